@@ -1,0 +1,40 @@
+# Two commands for a newcomer: `make test` and `make demo`. Both set up .venv first, and again when what they need changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train a generator of handwritten digits on this machine, draw samples and score them (minutes)
+	$(BIN)/drifting pretrain --config=configs/mae_digits.py --workdir=runs/mae_digits
+	$(BIN)/drifting train --config=configs/digits.py --workdir=runs/demo
+	$(BIN)/drifting sample --workdir=runs/demo --out=runs/demo/samples.png
+	$(BIN)/drifting evaluate --workdir=runs/demo
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## style, types and all tests, on the CPU
+	$(BIN)/python -m pytest -q
+
+bench: $(READY)  ## time the kernels, the losses and a training step on this machine
+	$(BIN)/python -m scripts.bench
+
+clean:  ## remove the environment, caches and the demo's runs; other runs stay
+	rm -rf .venv runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Scores of generated images: Fréchet distance, precision and recall, inception score, and scores of small images."""

@@ -1,0 +1,62 @@
+"""Classifier-free guidance inside the objective: the prior of the guidance scale and the weight of its negatives.
+
+Source: "Generative Modeling via Drifting" (Deng et al.), classifier-free guidance, and its released recipe.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def draw_alpha(
+    u: ArrayLike,
+    u_one: ArrayLike,
+    *,
+    alpha_min: ArrayLike,
+    alpha_max: ArrayLike,
+    exponent: ArrayLike,
+    p_one: ArrayLike,
+) -> Array:
+    """Guidance scales from `p(α) ∝ α^(-k)` on `[alpha_min, alpha_max]`, with probability `p_one` of `α = 1` instead.
+
+    Inverse CDF with `p = 1 - k`: `α = (α_min^p + u (α_max^p - α_min^p))^(1/p)`, whose limit at `k = 1` is
+    `α_min (α_max/α_min)^u`. It is evaluated in logarithms, so that it has no cancellation near `k = 1`. Every
+    argument may be traced: sweeping one never recompiles.
+
+    Args:
+      u: `[...]` float32 uniforms on `[0, 1)` that choose the scale.
+      u_one: `[...]` float32 uniforms on `[0, 1)`; `α = 1` where `u_one < p_one`.
+      alpha_min: smallest scale, > 0.
+      alpha_max: largest scale, >= alpha_min.
+      exponent: `k`; larger values favour small scales.
+      p_one: probability of no guidance, in `[0, 1]`.
+
+    Returns:
+      `[...]` float32 guidance scales `α`.
+    """
+    low, high = jnp.float32(alpha_min), jnp.float32(alpha_max)
+    power = 1.0 - jnp.asarray(exponent, jnp.float32)
+    log_ratio = jnp.log(high / low)
+    # `where` on the operand too: the branch that is not taken must not divide by zero.
+    safe_power = jnp.where(power == 0.0, 1.0, power)
+    u = jnp.asarray(u, jnp.float32)
+    exponent_form = jnp.log1p(u * jnp.expm1(safe_power * log_ratio)) / safe_power
+    log_alpha = jnp.where(power == 0.0, u * log_ratio, exponent_form)
+    alpha = jnp.clip(low * jnp.exp(log_alpha), low, high)
+    return jnp.where(jnp.asarray(u_one) < p_one, jnp.float32(1.0), alpha)
+
+
+def unconditional_weight(alpha: ArrayLike, n_generated: int, n_unconditional: int) -> Array:
+    """Weight `w_u = (α - 1)(N_gen - 1) / max(U, 1)` of one unconditional negative.
+
+    The negatives then follow `((N-1) q + U w_u p_∅) / ((N-1) + U w_u)`; `α = 1` switches the unconditional ones off.
+
+    Args:
+      alpha: `[...]` guidance scales.
+      n_generated: generated samples of one drift problem, the query among them.
+      n_unconditional: unconditional negatives of one drift problem; 0 is allowed.
+
+    Returns:
+      `[...]` float32 weights; the weight of a generated negative is 1.
+    """
+    return (jnp.asarray(alpha, jnp.float32) - 1.0) * ((n_generated - 1) / max(1, n_unconditional))

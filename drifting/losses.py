@@ -1,0 +1,290 @@
+"""From feature maps to a scalar loss: normalisation, fields and potentials, and their gradient in closed form.
+
+Every feature map gives one loss term. It holds one drift problem for each class label and position; the problems share
+the feature scale and the field normalisation, both reductions over the whole (global) batch, as the released recipe has
+it. Targets are constants of the gradient, so the gradient with respect to the generated features is known without
+differentiating anything: it is attached to the loss by `attach_gradient`, and no activation of the loss is kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+from jax.typing import ArrayLike
+
+from drifting.fields import FIELDS, Affinities, Pairs, density_weights, displace, log_density
+from drifting.kernels import Kernel, centred_distance, inverse_log_sharp, pairwise_distance
+
+# Constants of the released recipe: raw distances are at least DISTANCE_FLOOR; the feature scale is clamped below by
+# SCALE_FLOOR, separately for distances and for coordinates; the mean square of a field by FIELD_FLOOR.
+DISTANCE_FLOOR = 1e-4
+SCALE_FLOOR = 1e-3
+FIELD_FLOOR = 1e-8
+
+FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
+
+Link = Callable[[Array, Kernel, ArrayLike], Array]
+
+
+def log_link(log_density: Array, kernel: Kernel, width: ArrayLike) -> Array:
+    """`g(v) = log v`: the log-KDE loss ("Drifting Fields are not Conservative", Eq. 19)."""
+    return log_density
+
+
+def identity_link(log_density: Array, kernel: Kernel, width: ArrayLike) -> Array:
+    """`g(v) = v`: the (squared) MMD loss (Eq. 6), whose gradient decays in the tails."""
+    return jnp.exp(log_density)
+
+
+def inverse_profile_link(log_density: Array, kernel: Kernel, width: ArrayLike) -> Array:
+    """`g(v) = -phi^-1(v)` with `phi` the profile of `k#`: minus the squared distance at which one sample would give the
+    density `v`, so that the gradient grows linearly in the tails (Section 6, future work)."""
+
+    @jax.custom_jvp
+    def link(log_v: Array, width: Array) -> Array:
+        return -jnp.square(inverse_log_sharp(kernel, log_v, width))
+
+    @link.defjvp
+    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        # d(r^2)/d(log k#) = -2 k# / k at the distance r, from dk#/dr = -r k.
+        log_v, width = primals
+        value = link(log_v, width)
+        r = jnp.sqrt(-value)
+        return value, 2 * jnp.exp(kernel.log_sharp(r, width) - kernel.log_k(r, width)) * tangents[0]
+
+    return link(log_density, jax.lax.stop_gradient(jnp.asarray(width, log_density.dtype)))
+
+
+# Objectives that are potentials: the loss is mean_i [g(q#(x_i)) - g(p#(x_i))] with the link g.
+LOSSES: dict[str, Link] = {
+    "log_kde": log_link,
+    "mmd_kde": identity_link,
+    "inverse_profile_kde": inverse_profile_link,
+}
+
+
+def log_sharp_densities(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> tuple[Array, Array]:
+    """`log p#` and `log q#` at the generated samples of one problem, each `[N]`; a sample's own pair is excluded."""
+    log_p = log_density(kernel.log_sharp(pairs.d_pos, width), pairs.w_pos)
+    log_q = log_density(kernel.log_sharp(pairs.d_neg, width), pairs.w_neg, pairs.is_self)
+    return log_p, log_q
+
+
+def potential(pairs: Pairs, kernel: Kernel, width: ArrayLike, link: Link) -> Array:
+    """`g(q#(x_i)) - g(p#(x_i))` for each generated sample of one problem, `[N]`.
+
+    Its mean is the scalar loss; minus its gradient with respect to `x_i`, negatives held constant, is the field.
+    """
+    log_p, log_q = log_sharp_densities(pairs, kernel, width)
+    return link(log_q, kernel, width) - link(log_p, kernel, width)
+
+
+def potential_affinities(pairs: Pairs, kernel: Kernel, width: ArrayLike, link: Link) -> Affinities:
+    """Affinities of `-grad potential`, from the defining property of the sharp kernel, `grad k# = k (y - x)`."""
+    log_p, log_q = log_sharp_densities(pairs, kernel, width)
+    slope_p, slope_q = (
+        jax.jvp(lambda log_v: link(log_v, kernel, width), (log_v,), (jnp.ones_like(log_v),))[1] for log_v in (log_p, log_q)
+    )
+    pos = density_weights(kernel.log_k(pairs.d_pos, width), pairs.w_pos, log_p)
+    neg = density_weights(kernel.log_k(pairs.d_neg, width), pairs.w_neg, log_q, pairs.is_self)
+    return Affinities(slope_p[:, None] * pos, -slope_q[:, None] * neg)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The static part of a loss; kernel widths are traced and apart.
+
+    Attributes:
+        name: a key of `FIELDS` (trained through the stop-gradient objective) or of `LOSSES` (a potential).
+        kernel: the radial kernel.
+        normalise_field: divide each width's field by its root mean square over the map. A potential's gradient is
+            normalised the same way and then trained through the stop-gradient objective.
+        feature_scale: 'per_map' (one scale for all problems of a map: the released recipe), 'per_problem', or 'none'
+            and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
+            per-class neighbour scale).
+    """
+
+    name: str
+    kernel: Kernel
+    normalise_field: bool = True
+    feature_scale: str = "per_map"
+
+    def affinities(self, pairs: Pairs, width: ArrayLike) -> Affinities:
+        """Affinities of the objective's field for one problem and one width."""
+        if self.name in LOSSES:
+            return potential_affinities(pairs, self.kernel, width, LOSSES[self.name])
+        return FIELDS[self.name](pairs, self.kernel, width)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether the loss is the potential itself (and not the square of a field)."""
+        return self.name in LOSSES and not self.normalise_field
+
+
+class MapMetrics(NamedTuple):
+    """What one feature map tells about training; float32 scalars, reduced over its problems and the widths.
+
+    Attributes:
+        loss: this map's term of the loss. With one width and field normalisation it is 1 by construction.
+        gap: `mean(log q# - log p#)`, the log-KDE gap, whatever the objective: it falls towards 0 as the sets agree.
+        field_norm: `[W]` root mean square of the field of each width before any normalisation.
+        scale: the feature scale (its mean, if there is one for each problem).
+    """
+
+    loss: Array
+    gap: Array
+    field_norm: Array
+    scale: Array
+
+
+@jax.custom_vjp
+def attach_gradient(x: Array, value: Array, gradient: Array) -> Array:
+    """A scalar `value` whose derivative with respect to `x` is declared to be `gradient` (of `x`'s shape)."""
+    return value
+
+
+def _attach_forward(x: Array, value: Array, gradient: Array) -> tuple[Array, Array]:
+    return value, gradient.astype(x.dtype)
+
+
+def _attach_backward(gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
+    return (cotangent * gradient).astype(gradient.dtype), None, None
+
+
+attach_gradient.defvjp(_attach_forward, _attach_backward)
+
+
+def map_loss(
+    objective: Objective, widths: Array, gen: Array, pos: Array, unc: Array, w_gen: Array, w_pos: Array, w_unc: Array
+) -> tuple[Array, MapMetrics]:
+    """Loss of one feature map and its metrics.
+
+    Args:
+        objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
+        gen: `[L, N, F, C]` features of the generated samples: labels, samples, positions, channels; the only argument
+            that carries gradient. pos: `[L, P, F, C]` positives. unc: `[L, U, F, C]` unconditional samples, U >= 0.
+        w_gen, w_pos, w_unc: `[L, N]`, `[L, P]`, `[L, U]` weights.
+
+    Returns:
+        The loss (float32 scalar) and its `MapMetrics`.
+    """
+    labels, n, positions, channels = gen.shape
+    x, y_pos, y_unc = (rearrange(jax.lax.stop_gradient(a).astype(jnp.float32), "l n f c -> (l f) n c") for a in (gen, pos, unc))
+    centre = jnp.mean(y_pos, axis=1, keepdims=True)
+    x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
+    y_neg = jnp.concatenate([x, y_unc], axis=1)
+    w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), positions, axis=0)
+    w_pos = jnp.repeat(w_pos, positions, axis=0)
+    is_self = jnp.eye(n, y_neg.shape[1], dtype=bool)
+
+    distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
+    d_pos, d_neg = distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
+    scale = _feature_scale(objective.feature_scale, d_pos, d_neg, w_pos, w_neg)
+    if scale is None:
+        distance_unit = coordinate_unit = jnp.ones((1, 1, 1))
+    else:
+        distance_unit = jnp.maximum(scale, SCALE_FLOOR)
+        coordinate_unit = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
+
+    pairs = Pairs(d_pos / distance_unit, d_neg / distance_unit, w_pos, w_neg, is_self)
+    coordinates = (x / coordinate_unit, y_pos / coordinate_unit, y_neg / coordinate_unit)
+    over_problems = Pairs(0, 0, 0, 0, None)  # type: ignore[arg-type]
+    total, value, gap, norms = jnp.zeros_like(x), jnp.float32(0), jnp.float32(0), []
+    for width in widths:
+        affinities = jax.vmap(objective.affinities, in_axes=(over_problems, None))(pairs, width)
+        field = jax.vmap(displace)(affinities, *coordinates)
+        mean_square = jnp.mean(jnp.square(field))
+        total += field * jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR)) if objective.normalise_field else field
+        norms.append(jnp.sqrt(mean_square))
+        gap += jnp.mean(_potential(log_link, objective, over_problems, pairs, width)) / len(widths)
+        if objective.is_scalar:
+            value += jnp.mean(_potential(LOSSES[objective.name], objective, over_problems, pairs, width))
+
+    if objective.is_scalar:
+        gradient = -total * (coordinate_unit / jnp.square(distance_unit)) / (total.shape[0] * n)
+    else:
+        value = jnp.mean(jnp.square(total))
+        gradient = -2 * total / coordinate_unit / total.size
+    loss = attach_gradient(gen, value, rearrange(gradient, "(l f) n c -> l n f c", l=labels))
+    mean_scale = jnp.float32(1) if scale is None else jnp.mean(scale)
+    return loss, MapMetrics(value, gap, jnp.stack(norms), mean_scale)
+
+
+def _potential(link: Link, objective: Objective, over_problems: Pairs, pairs: Pairs, width: Array) -> Array:
+    function = partial(potential, kernel=objective.kernel, link=link)
+    return jax.vmap(lambda pairs, width: function(pairs, width=width), in_axes=(over_problems, None))(pairs, width)
+
+
+def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array | None:
+    """Weighted mean distance over queries and targets (the diagonal included), `[1, 1, 1]` or `[B, 1, 1]`; None: one.
+
+    Released recipe: `mean(w_j d_ij) / mean(w_j)`, both over all problems of the map. One label's scale then depends on
+    the others in the batch; 'per_problem' is the version without that coupling.
+    """
+    if kind in ("none", "neighbour"):
+        return None
+    axes = (0, 1, 2) if kind == "per_map" else (1, 2)
+    queries = d_pos.shape[1]
+    weighted = [jnp.sum(d * w[:, None], axis=axes, keepdims=True) for d, w in ((d_pos, w_pos), (d_neg, w_neg))]
+    weights = [jnp.sum(w[:, None], axis=axes, keepdims=True) for w in (w_pos, w_neg)]
+    return sum(weighted) / (queries * sum(weights))
+
+
+def objective_loss(
+    objective: Objective,
+    widths: Array,
+    gen: dict[str, Array],
+    pos: dict[str, Array],
+    unc: dict[str, Array],
+    w_unc: Array,
+) -> tuple[Array, dict[str, MapMetrics]]:
+    """The training loss: the sum over feature maps of each map's loss.
+
+    Args:
+        objective, widths: see `map_loss`.
+        gen, pos, unc: the same feature maps, `{name: [labels, samples, positions, channels]}`, of generated, positive and
+            unconditional samples. Only `gen` carries gradient.
+        w_unc: `[labels]` float32 weight of each label's unconditional negatives (`guidance.unconditional_weight`).
+
+    Returns:
+        The loss (float32 scalar) and the metrics of every map.
+    """
+    total, metrics = jnp.float32(0), {}
+    for name, x in gen.items():
+        weights = (jnp.ones(x.shape[:2]), jnp.ones(pos[name].shape[:2]), jnp.broadcast_to(w_unc[:, None], unc[name].shape[:2]))
+        loss, metrics[name] = map_loss(objective, widths, x, pos[name], unc[name], *weights)
+        total += loss
+    return total, metrics
+
+
+def neighbour_distance(real: Array, neighbours: int = 5) -> Array:
+    """Mean distance from each real sample to its `neighbours` nearest others of the batch: `[L, P, D]` to `[L]`.
+
+    The per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5).
+    """
+
+    def one_class(real: Array) -> Array:
+        d = pairwise_distance(real, real) + jnp.where(jnp.eye(real.shape[0], dtype=bool), jnp.inf, 0.0)
+        return -jnp.mean(jax.lax.top_k(-d, neighbours)[0])
+
+    return jax.vmap(one_class)(real)
+
+
+def collapse_ratio(gen: Array, real: Array) -> Array:
+    """Mean distance between generated samples of a class over that between real ones, float32 scalar.
+
+    `[L, N, D]` and `[L, P, D]`, N and P at least 2. One is right; towards zero the generator collapses to one image for
+    each class.
+    """
+
+    def mean_distance(samples: Array) -> Array:
+        n = samples.shape[0]
+        d = jnp.where(jnp.eye(n, dtype=bool), 0.0, pairwise_distance(samples, samples))
+        return jnp.sum(d) / (n * (n - 1))
+
+    return jnp.mean(jax.vmap(mean_distance)(gen)) / jnp.mean(jax.vmap(mean_distance)(real))

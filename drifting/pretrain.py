@@ -1,0 +1,145 @@
+"""Pre-training the feature encoder: a masked autoencoder, optionally finished with a classifier."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax import Array
+
+from drifting import build, loop
+from drifting.checkpoint import write_config
+from drifting.config import MAEConfig, PretrainConfig
+from drifting.data.pipeline import Pipeline
+from drifting.hub import save_artifact
+from drifting.models.mae import draw_mask, mae_loss
+from drifting.monitor import save_grid
+from drifting.state import Optimizer, TrainState, apply_gradients, create
+from drifting.validate import check, check_sizes
+
+ARTIFACT = "encoder"
+GRID_IMAGES = 10
+
+
+def pretrain(config: PretrainConfig, workdir: Path) -> int:
+    """Trains a masked autoencoder in `workdir`, going on from its latest checkpoint; returns the step reached.
+
+    At the end the averaged parameters are written as an artifact to `workdir/encoder`, which `features.path` of a
+    generator's configuration names.
+
+    Raises:
+        ConfigError: the settings cannot work, or are not those of the run in `workdir`.
+        ValueError: the data cannot be read. loop.TrainingError: the loss is not finite.
+    """
+    check(config)
+    source = build.source(config.data)
+    check_sizes(config, source.shape, source.num_classes)
+    train = config.train
+    batch_size = min(train.batch_size, len(source))
+    pipeline = Pipeline(source, batch_size, train.seed, flip=config.data.flip, prefetch=config.data.prefetch)
+    write_config(workdir, config)
+
+    arguments = build.mae_arguments(config.mae, source.shape[2], source.num_classes)
+    key = jax.random.key(train.seed)
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, key)))
+    optimizer = build.optimizer(config.optimizer, train.steps)
+
+    def empty_state() -> TrainState:
+        params = nnx.to_pure_dict(nnx.state(build.autoencoder(arguments, key)))
+        return create(params, optimizer, ema_decays=train.ema_decays)
+
+    step_fn = jax.jit(partial(pretrain_step, graphdef, optimizer, config), donate_argnums=0)
+    step, state = loop.run(
+        workdir=workdir,
+        label="pretrain",
+        config=train,
+        pipeline=pipeline,
+        empty=empty_state,
+        initial=jax.jit(empty_state),
+        step_fn=lambda state, batch: step_fn(state, batch, key),
+        callbacks=loop.Callbacks(
+            flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
+            shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
+            watch=lambda step, values: None,
+            draw=ReconstructionDrawer(config, graphdef, pipeline, workdir),
+        ),
+        identity={"data": [source.name, len(source), source.num_classes]},
+    )
+    pipeline.close()
+    if step >= train.steps:
+        decay = str(float(train.ema_decays[0]))
+        save_artifact(
+            workdir / ARTIFACT,
+            kind="mae",
+            model_config=arguments,
+            params=jax.device_get(state.ema[decay]),
+            step=step,
+            ema_decay=float(decay),
+            extra={"data": source.name, "class_names": list(source.class_names)},
+        )
+    return step
+
+
+def pretrain_step(
+    graphdef: Any, optimizer: Optimizer, config: PretrainConfig, state: TrainState, batch: dict[str, Array], key: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update of the masked autoencoder; the mask follows from the run's key and the step number.
+
+    Args:
+        graphdef, optimizer, config: static.
+        state: parameters, optimiser and averages. batch: `image` `[B, H, W, C]` float32, `label` `[B]` int32.
+        key: the run's key.
+
+    Returns:
+        The next state, and float32 scalar metrics, means over the batch.
+    """
+    images, labels = jnp.asarray(batch["image"]), batch["label"]
+    mask = masks(config.mae, jax.random.fold_in(key, state.step), images.shape)
+    weight = classifier_weight(config, state.step)
+
+    def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
+        outputs = nnx.merge(graphdef, params)(images, labels, mask)
+        loss = jnp.mean(mae_loss(outputs, weight))
+        names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
+        return loss, {"loss": loss, **{name: jnp.mean(outputs[name]) for name in names if name in outputs}}
+
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    state, update_metrics = apply_gradients(state, gradient, optimizer, config.optimizer.no_op_steps)
+    return state, metrics | update_metrics
+
+
+def masks(mae: MAEConfig, key: Array, shape: tuple[int, ...]) -> Array:
+    """Masks for images of `shape` `[B, H, W, C]`: see `drifting.models.mae.draw_mask`."""
+    height, width = (size // mae.input_patch_size for size in shape[1:3])
+    return draw_mask(key, shape[0], height, width, mae.patch_size, mae.mask_ratio_min, mae.mask_ratio_max)
+
+
+def classifier_weight(config: PretrainConfig, step: Array) -> Array:
+    """Weight of the classifier's loss at a step: 0, then over the last `cls_steps` ramped up to `lambda_cls`."""
+    start = config.train.steps - config.mae.cls_steps
+    ramp = (step - start) / max(config.mae.cls_ramp_steps, 1)
+    return config.mae.lambda_cls * jnp.clip(ramp, 0.0, 1.0)
+
+
+class ReconstructionDrawer:
+    """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
+
+    def __init__(self, config: PretrainConfig, graphdef: Any, pipeline: Pipeline, workdir: Path) -> None:
+        images, self._labels = pipeline.source.__getitems__(np.arange(min(GRID_IMAGES, len(pipeline.source))))
+        self._images, self._workdir, self._patch = images, workdir, config.mae.input_patch_size
+        self._mask = masks(config.mae, jax.random.key(config.train.seed), images.shape)
+        self._decay = str(float(config.train.ema_decays[0]))
+        self._apply = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs)["recon"])
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Draws the state after `step`, masked parts replaced by their reconstruction."""
+        recon = np.asarray(self._apply(state.ema[self._decay], self._images, self._labels, self._mask))
+        p = self._patch
+        recon = rearrange(recon, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
+        mask = np.repeat(np.repeat(np.asarray(self._mask), p, axis=1), p, axis=2)
+        rows = [self._images, self._images * (1 - mask), self._images * (1 - mask) + recon * mask]
+        save_grid(np.concatenate(rows), self._workdir / "samples" / f"step_{step:07d}.png", len(self._images))

@@ -1,0 +1,211 @@
+"""One training step: the page to read first.
+
+Push the new real samples into the banks, draw class labels, draw positives and unconditional negatives, draw the guidance
+scale, generate, extract features, compute the loss, update the parameters and their averages. Pure and jitted; everything
+random follows from the run's key, the step number and the purpose.
+"""
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from drifting import bank
+from drifting.build import FeatureFn, Generator, Params
+from drifting.config import Config
+from drifting.guidance import draw_alpha, unconditional_weight
+from drifting.losses import MapMetrics, Objective, collapse_ratio, neighbour_distance, objective_loss
+from drifting.state import Optimizer, TrainState, apply_gradients
+
+Batch = dict[str, Array]
+
+
+class Purpose(enum.IntEnum):
+    """What a random stream of a step is for. Numbers are part of a run's reproducibility: append, never renumber."""
+
+    LABELS = 0
+    POSITIVES = 1
+    UNCONDITIONAL = 2
+    ALPHA = 3
+    ALPHA_ONE = 4
+    NOISE = 5
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The static parts of a step."""
+
+    config: Config
+    generator: Generator
+    features: FeatureFn
+    objective: Objective
+    optimizer: Optimizer
+    num_classes: int
+
+
+class Draw(NamedTuple):
+    """Everything random that one step's loss depends on.
+
+    Attributes:
+        labels: `[L]` int32 class labels.
+        positives: `[L, P, H, W, C]` real samples of each label's class.
+        unconditional: `[L, U, H, W, C]` real samples of any class.
+        alpha: `[L]` guidance scales.
+        noise: generator noise of `L * N` samples, those of one label together.
+    """
+
+    labels: Array
+    positives: Array
+    unconditional: Array
+    alpha: Array
+    noise: dict[str, Array]
+
+
+def train_step(
+    parts: Parts, state: TrainState, batch: Batch, encoder: Params, widths: Array, key: Array
+) -> tuple[TrainState, dict[str, Any]]:
+    """One step of training by drifting ("Generative Modeling via Drifting", Algorithm 1, with any objective).
+
+    Args:
+        parts: static; `jax.jit` it with `functools.partial`, the state donated.
+        state: parameters, optimiser, averages, banks.
+        batch: new real samples, `image` `[B, H, W, C]` float32 and `label` `[B]` int32. Without banks: the positives
+            themselves, as many of each of the labels, grouped.
+        encoder: parameters of the frozen feature encoder.
+        widths: `[W]` kernel widths.
+        key: the run's key; the step number is folded in.
+
+    Returns:
+        The next state, and metrics: float32 scalars, and under `maps` a `MapMetrics` for each feature map.
+    """
+    key = jax.random.fold_in(key, state.step)
+    state = push_batch(state, batch)
+    draw = draw_samples(parts, state, batch, key)
+    state, lengths = update_neighbour_scale(parts, state, draw)
+
+    def loss_fn(params: Params) -> tuple[Array, tuple[Array, dict[str, MapMetrics]]]:
+        samples = generate(parts, params, draw)
+        loss, maps = drift_loss(parts, samples, draw, encoder, widths, lengths)
+        return loss, (samples, maps)
+
+    (loss, (samples, maps)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    state, update_metrics = apply_gradients(state, gradient, parts.optimizer, parts.config.optimizer.no_op_steps)
+    metrics = {
+        "loss": loss,
+        "gap": jnp.mean(jnp.stack([m.gap for m in maps.values()])),
+        "field_norm": jnp.mean(jnp.stack([m.field_norm for m in maps.values()])),
+        "collapse": collapse_ratio(*(a.reshape(*a.shape[:2], -1) for a in (samples, draw.positives))),
+        "alpha": jnp.mean(draw.alpha),
+        "bank_fill": bank_fill(state),
+        "maps": maps,
+    }
+    return state, metrics | update_metrics
+
+
+def push_batch(state: TrainState, batch: Batch) -> TrainState:
+    """The state with the new real samples in its banks, if it has any."""
+    if not state.banks:
+        return state
+    unlabelled = jnp.zeros_like(batch["label"])
+    banks = {"class": bank.push(state.banks["class"], batch["image"], batch["label"])}
+    if "unconditional" in state.banks:
+        banks["unconditional"] = bank.push(state.banks["unconditional"], batch["image"], unlabelled)
+    return dataclasses.replace(state, banks=banks)
+
+
+def draw_samples(parts: Parts, state: TrainState, batch: Batch, key: Array) -> Draw:
+    """Labels, real samples, guidance scales and noise of one step; `key` is the step's own."""
+    loss, guidance = parts.config.loss, parts.config.guidance
+    keys = {purpose: jax.random.fold_in(key, purpose) for purpose in Purpose}
+    if state.banks:
+        labels = draw_labels(keys[Purpose.LABELS], loss.labels, parts.num_classes)
+        positives = bank.sample(state.banks["class"], keys[Purpose.POSITIVES], labels, loss.positives)
+    else:
+        labels = batch["label"].reshape(loss.labels, loss.positives)[:, 0]
+        positives = batch["image"].reshape(loss.labels, loss.positives, *parts.generator.shape)
+    if loss.unconditional:
+        anything = jnp.zeros_like(labels)
+        unconditional = bank.sample(
+            state.banks["unconditional"], keys[Purpose.UNCONDITIONAL], anything, loss.unconditional
+        )
+    else:
+        unconditional = jnp.zeros((loss.labels, 0, *parts.generator.shape), positives.dtype)
+    alpha = draw_alpha(
+        jax.random.uniform(keys[Purpose.ALPHA], (loss.labels,)),
+        jax.random.uniform(keys[Purpose.ALPHA_ONE], (loss.labels,)),
+        alpha_min=guidance.alpha_min,
+        alpha_max=guidance.alpha_max,
+        exponent=guidance.exponent,
+        p_one=guidance.p_one,
+    )
+    noise_keys = jax.vmap(lambda i: jax.random.fold_in(keys[Purpose.NOISE], i))(jnp.arange(loss.labels * loss.generated))
+    return Draw(labels, positives, unconditional, alpha, parts.generator.sample_noise(state.params, noise_keys))
+
+
+def draw_labels(key: Array, count: int, num_classes: int) -> Array:
+    """`count` class labels `[count]` int32, as evenly as can be: without replacement within each pass over the classes."""
+    passes = -(-count // num_classes)
+    keys = jax.random.split(key, passes)
+    return jax.vmap(lambda k: jax.random.permutation(k, num_classes))(keys).reshape(-1)[:count].astype(jnp.int32)
+
+
+def generate(parts: Parts, params: Params, draw: Draw) -> Array:
+    """The generated samples `[L, N, H, W, C]` float32."""
+    labels, generated = draw.labels.shape[0], parts.config.loss.generated
+    samples = parts.generator(params, draw.noise, jnp.repeat(draw.labels, generated), jnp.repeat(draw.alpha, generated))
+    return samples.reshape(labels, generated, *parts.generator.shape)
+
+
+def drift_loss(
+    parts: Parts, samples: Array, draw: Draw, encoder: Params, widths: Array, lengths: Array | None = None
+) -> tuple[Array, dict[str, MapMetrics]]:
+    """The loss of generated `samples` `[L, N, H, W, C]` against the drawn real ones, in feature space.
+
+    Args:
+        lengths: `[L]` length unit of each label's class (the neighbour scale), or None.
+
+    Returns:
+        The loss, float32 scalar, differentiable in `samples`; and the metrics of every feature map.
+    """
+
+    def maps_of(x: Array) -> dict[str, Array]:
+        features = parts.features(encoder, x.reshape(-1, *x.shape[2:]))
+        features = {name: f.reshape(*x.shape[:2], *f.shape[1:]) for name, f in features.items()}
+        if lengths is None:
+            return features
+        return {name: f / lengths[:, None, None, None] for name, f in features.items()}
+
+    n_pos, n_unc = draw.positives.shape[1], draw.unconditional.shape[1]
+    # One pass over all real samples, for which no activation is kept.
+    real = jax.lax.stop_gradient(maps_of(jnp.concatenate([draw.positives, draw.unconditional], axis=1)))
+    positives = {name: f[:, :n_pos] for name, f in real.items()}
+    unconditional = {name: f[:, n_pos:] for name, f in real.items()}
+    w_unc = unconditional_weight(draw.alpha, samples.shape[1], n_unc)
+    return objective_loss(parts.objective, widths, maps_of(samples), positives, unconditional, w_unc)
+
+
+def update_neighbour_scale(parts: Parts, state: TrainState, draw: Draw) -> tuple[TrainState, Array | None]:
+    """Per-class neighbour scale: its moving average brought up to date, and its value for each drawn label.
+
+    The first batch of a class sets its scale; afterwards `beta old + (1 - beta) new` ("Drifting Fields are not
+    Conservative", Section 5). Labels are distinct within a step.
+    """
+    if state.neighbour_scale is None:
+        return state, None
+    loss = parts.config.loss
+    new = neighbour_distance(draw.positives.reshape(*draw.positives.shape[:2], -1), loss.neighbours)
+    old = state.neighbour_scale[draw.labels]
+    lengths = jnp.where(old == 0, new, loss.neighbour_decay * old + (1 - loss.neighbour_decay) * new)
+    scale = state.neighbour_scale.at[draw.labels].set(lengths)
+    return dataclasses.replace(state, neighbour_scale=scale), lengths
+
+
+def bank_fill(state: TrainState) -> Array:
+    """Mean share of the class bank that holds samples, in [0, 1]; 1 without banks."""
+    if not state.banks:
+        return jnp.float32(1)
+    return jnp.mean(bank.fill(state.banks["class"])) / state.banks["class"].capacity

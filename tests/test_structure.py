@@ -1,0 +1,288 @@
+"""The shape of the code base: imports point downward, numerics know no files, nothing global, nothing unpickled."""
+
+import ast
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The top layer last. A module may import from its own layer and from those below, and there are no cycles.
+LAYERS = [
+    {"kernels", "sharding", "config"},
+    {"fields", "bank", "guidance", "models"},
+    {"state", "losses", "features"},
+    {"step", "build", "validate", "checkpoint", "data", "monitor", "hub"},
+    {"train", "pretrain", "loop", "sample", "evaluate", "sweep", "report", "plan", "analysis"},
+    {"cli", "__main__"},
+]
+NUMERICAL = {"kernels", "fields", "losses", "guidance", "bank", "features", "models"}
+HANDS_OFF = {"config", "validate", "build", "sharding", "checkpoint", "data", "monitor", "hub"}
+HANDS_OFF_PACKAGES = {"logging", "absl", "ml_collections", "orbax", "grain", "os", "pathlib", "shutil"}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LOCAL_GENERATORS = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "RandomState", "BitGenerator"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> dict[str, str]:
+    """Dotted name → text of every module of the package."""
+    return {module_name(path): path.read_text(encoding="utf-8") for path in python_files("drifting")}
+
+
+def packages() -> set[str]:
+    return {module_name(path) for path in python_files("drifting") if path.name == "__init__.py"}
+
+
+# --- what the tests look for, as functions of a source text -----------------------------------------------------------
+
+
+def imports(module: str, text: str, is_package: bool = False) -> Iterator[str]:
+    """Every dotted name that a source imports, wherever in it; `from a import b` counts as `a.b`."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parents = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parents, base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str | None:
+    """`drifting.models.dit` is in the room `models`; None for the package itself and for other packages."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "drifting" and len(parts) > 1 else None
+
+
+def layer(name: str) -> int:
+    found = [level for level, rooms in enumerate(LAYERS) if name in rooms]
+    assert found, f"drifting.{name} has no layer: give it one in {Path(__file__).name}"
+    return found[0]
+
+
+def upward_imports(module: str, text: str) -> list[str]:
+    here = room(module)
+    if here is None:  # the package root imports nothing of its own
+        return [name for name in imports(module, text, True) if name.startswith("drifting")]
+    targets = {name for name in imports(module, text, module in packages()) if room(name) in set().union(*LAYERS)}
+    return sorted(f"{module} -> {name}" for name in targets if layer(str(room(name))) > layer(here))
+
+
+def impurities(module: str, text: str) -> list[str]:
+    """Imports that a numerical module must not have: configuration, devices, files, loggers."""
+    return sorted(
+        f"{module} -> {name}"
+        for name in imports(module, text, module in packages())
+        if room(name) in HANDS_OFF or name.split(".")[0] in HANDS_OFF_PACKAGES
+    )
+
+
+def is_numerical(module: str) -> bool:
+    """The rooms of numerics, and the metrics: everything in `evaluate` but the tool that runs them."""
+    return room(module) in NUMERICAL or module.startswith("drifting.evaluate.")
+
+
+def dotted(node: ast.AST) -> str:
+    """`np.random.rand` for the expression that spells it, "" for anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def global_state(text: str) -> list[str]:
+    """Uses of NumPy's or Python's global generator, and of anything that unpickles."""
+    found = []
+    for name in imports("", text):
+        head, _, tail = name.partition(".")
+        if head in UNPICKLERS or head == "random":
+            found.append(f"import {name}")
+        if head == "numpy" and tail.startswith("random.") and tail.split(".")[1] not in LOCAL_GENERATORS:
+            found.append(f"import {name}")
+    for node in ast.walk(ast.parse(text)):
+        match = re.fullmatch(r"(?:np|numpy)\.random\.(\w+)", dotted(node))
+        if match and match[1] not in LOCAL_GENERATORS:
+            found.append(dotted(node))
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+            unsafe = (node.arg, node.value.value) in {("allow_pickle", True), ("weights_only", False)}
+            found += [f"{node.arg}={node.value.value}"] * unsafe
+    return found
+
+
+# Written so that this file does not match itself.
+MACHINE = re.compile(
+    r"(?<![\w.:/*$}-])/(?:work|farm|root|home/\w+|Users/\w+)/\w"  # a folder of one machine
+    r"|/opt/(?:py)pi|file:///(?!\{)\w"
+    r"|https?://(?!pypi\.org)[\w.-]*(?:pypi|devpi|artifactory|nexus)[\w.-]*"  # a package index of one place
+    r"|index-url[ =]+(?!https://(?:pypi\.org|download\.pytorch\.org)/)\S"
+    r"|https?://(?!127\.0\.0\.1|0\.0\.0\.0)(?:\d{1,3}\.){3}\d"
+)
+
+
+def committed_text_files() -> Iterator[tuple[Path, str]]:
+    """Every text file that .gitignore does not name."""
+    skipped = {line.strip().rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()} | {".git"}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in skipped and not name.endswith(".egg-info")]
+        for name in names:
+            path = Path(folder, name)
+            try:
+                yield path, path.read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError):
+                continue
+
+
+# --- the code base ----------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_layer():
+    for module in sources():
+        if name := room(module):
+            layer(name)
+
+
+def test_imports_point_downward():
+    assert not [found for module, text in sources().items() for found in upward_imports(module, text)]
+
+
+def test_no_import_cycles():
+    texts = sources()
+    graph: dict[str, set[str]] = {}
+    for module, text in texts.items():
+        names = set(imports(module, text, module in packages()))
+        graph[module] = {m for m in texts if m in names or m in {n.rpartition(".")[0] for n in names}} - {module}
+    assert not find_cycle(graph)
+
+
+def test_numerical_modules_know_no_config_mesh_file_or_logger():
+    found = [found for module, text in sources().items() if is_numerical(module) for found in impurities(module, text)]
+    assert not found
+
+
+@pytest.mark.parametrize("path", python_files("drifting", "scripts"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_uses_a_global_generator_or_unpickles(path):
+    assert not global_state(path.read_text(encoding="utf-8"))
+
+
+def test_no_file_names_a_machine_or_a_package_index():
+    seen, found = 0, []
+    for path, text in committed_text_files():
+        seen += 1
+        for number, line in enumerate(text.splitlines(), start=1):
+            found += [f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"] * bool(MACHINE.search(line))
+    assert seen > 20 and not found
+
+
+def test_constraints_are_exact_and_cover_the_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+
+    def canonical(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.split(r"[\[=<>~! ]", name)[0]).lower()
+
+    pinned = {canonical(line) for line in lines}
+    wanted = {canonical(name) for name in project["dependencies"] + project["optional-dependencies"]["dev"]}
+    assert wanted <= pinned
+
+
+# --- and that the tests above can fail --------------------------------------------------------------------------------
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Some cycle of a graph, [] without one."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node not in done:
+            for target in sorted(graph[node]):
+                if cycle := walk(target, [*path, node]):
+                    return cycle
+            done.add(node)
+        return []
+
+    return next((cycle for node in sorted(graph) if (cycle := walk(node, []))), [])
+
+
+def test_cycles_are_found():
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "module,text,upward",
+    [
+        ("drifting.kernels", "import drifting.cli", True),
+        ("drifting.fields", "from drifting import kernels", False),
+        ("drifting.fields", "from drifting import losses", True),
+        ("drifting.fields", "def f():\n    from .state import TrainState", True),
+        ("drifting.models.dit", "from ..train import run", True),
+        ("drifting.models.dit", "from .layers import Block", False),
+        ("drifting.cli", "from drifting.train import run\nimport numpy", False),
+        ("drifting", "from drifting.bank import Bank", True),
+    ],
+)
+def test_upward_imports_are_found(module, text, upward):
+    assert bool(upward_imports(module, text)) == upward
+
+
+@pytest.mark.parametrize(
+    "text,impure",
+    [
+        ("import logging", True),
+        ("from absl import logging", True),
+        ("from drifting.config import Config", True),
+        ("from drifting import hub", True),
+        ("from drifting import kernels\nimport jax", False),
+    ],
+)
+def test_impurities_are_found(text, impure):
+    assert bool(impurities("drifting.losses", text)) == impure
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ("import numpy as np\nnp.random.seed(0)", True),
+        ("import numpy as np\nf = np.random.permutation", True),
+        ("from numpy.random import rand", True),
+        ("import random", True),
+        ("import pickle", True),
+        ("np.load(path, allow_pickle=True)", True),
+        ("torch.load(path, weights_only=False)", True),
+        ("rng = np.random.default_rng(0)\nnp.random.RandomState(2020)\nnp.load(path, allow_pickle=False)", False),
+        ("import jax\njax.random.normal(key)\nfrom jax import random", False),
+    ],
+)
+def test_global_state_is_found(text, found):
+    assert bool(global_state(text)) == found
+
+
+@pytest.mark.parametrize(
+    "line,found",
+    [
+        ("root = '/" + "work/data'", True),
+        ("see /home/" + "someone/code", True),
+        ("--index" + "-url https://mirror.example/simple", True),
+        ("https://" + "pypi.example.com/simple", True),
+        ("https://pypi.org/simple", False),
+        ("see docs/work/plan.md, ~/data, /tmp/x, gs://bucket/root/x and ${HOME}/root/x", False),
+    ],
+)
+def test_machine_names_are_found(line, found):
+    assert bool(MACHINE.search(line)) == found
