@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ from flax import nnx
 from jax import Array
 
 from drifting import state as train_state
-from drifting.config import Config, DataConfig, FeaturesConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.config import Config, ConfigError, DataConfig, FeaturesConfig, MAEConfig, ModelConfig, OptimizerConfig
 from drifting.data.sources import LabelledSource, make_source
 from drifting.features import mae_features, pixel_features
-from drifting.hub import load_artifact
+from drifting.hub import Artifact, load_artifact
 from drifting.kernels import KERNELS
 from drifting.losses import Objective
 from drifting.models.dit import PRESETS, DiT
@@ -25,8 +26,21 @@ FeatureFn = Callable[[Params, Array], dict[str, Array]]
 
 
 def source(data: DataConfig, split: str = "train") -> LabelledSource:
-    """The real samples of `data`. Raises ValueError in one line where the source refuses its arguments."""
-    return make_source(data.name, path=data.path, split=split, image_size=data.image_size, channels=data.channels)
+    """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
+    try:
+        return make_source(data.name, path=data.path, split=split, image_size=data.image_size, channels=data.channels)
+    except ValueError as error:
+        raise ConfigError(f"data.name={data.name!r}: {error}") from error
+
+
+def data_facts(source: LabelledSource) -> dict[str, Any]:
+    """What a run depends on of its data, JSON-able: enough to use its model without them, and to tell others apart."""
+    return {
+        "data": source.name,
+        "samples": len(source),
+        "shape": list(source.shape),
+        "classes": list(source.class_names),
+    }
 
 
 def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
@@ -134,22 +148,21 @@ class FeatureEncoder:
     checksum: str
 
 
-def feature_encoder(config: FeaturesConfig, channels: int) -> FeatureEncoder:
-    """The feature space of `config`, its weights read from `config.path`.
+def feature_encoder(config: FeaturesConfig, shape: tuple[int, int, int]) -> FeatureEncoder:
+    """The feature space of `config` for samples of `shape`, its weights read from `config.path`.
 
     Raises:
-        ValueError: the artifact is missing, damaged, of another kind, or for samples of other channels.
+        ConfigError: the artifact is missing, damaged, of another kind, or for samples of another shape.
     """
     if config.encoder == "none":
         return FeatureEncoder(lambda params, x: pixel_features(x), {}, "")
-    assert config.path is not None
-    artifact = load_artifact(config.path)
-    if artifact.kind != "mae":
-        raise ValueError(f"features.path={config.path!r}: holds a {artifact.kind!r}, not a 'mae'; give an encoder's folder")
+    artifact = _encoder_artifact(config.path or "")
     arguments = artifact.model_config | {"dtype": config.dtype}
-    if arguments["in_channels"] != channels:
-        raise ValueError(
-            f"features.path={config.path!r}: this encoder takes {arguments['in_channels']} channels, the data has {channels}"
+    channels, patch = arguments["in_channels"], arguments["input_patch_size"]
+    if channels != shape[2] or shape[0] % patch or shape[1] % patch:
+        raise ConfigError(
+            f"features.path={config.path!r}: this encoder takes {channels} channels and sides divisible by {patch}, "
+            f"the samples are {'x'.join(map(str, shape))}; pre-train one on this data"
         )
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: autoencoder(arguments, jax.random.key(0))).encoder)
 
@@ -168,6 +181,15 @@ def feature_encoder(config: FeaturesConfig, channels: int) -> FeatureEncoder:
 
     params = jax.tree.map(jnp.asarray, artifact.params["encoder"])
     return FeatureEncoder(features, params, artifact.metadata["sha256"])
+
+
+def _encoder_artifact(path: str) -> Artifact:
+    if not Path(path).is_dir():
+        raise ConfigError(f"features.path={path!r}: there is no such folder; run `drifting pretrain` first")
+    try:
+        return load_artifact(path, kind="mae")
+    except ValueError as error:
+        raise ConfigError(f"features.path={path!r}: holds no usable encoder ({error})") from error
 
 
 def objective(config: Config) -> Objective:

@@ -1,7 +1,7 @@
 """Checkpoints and run directories: state, data position and configuration together, written by Orbax.
 
-    RUN/config.json      every setting of the run
-    RUN/checkpoints/N/   after step N: `state` (one pytree) and `run` (JSON: settings, data position, encoder's checksum)
+`RUN/config.json` holds every setting of the run. `RUN/checkpoints/N/` is what there was after step N: `state`, one
+pytree, and `run`, JSON with the position in the data and the facts the run depends on.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from drifting.config import AnyConfig, ConfigError, differences, to_dict
+from drifting.config import AnyConfig, Config, ConfigError, PretrainConfig, command_of, differences, parse, to_dict
 from drifting.monitor import atomic_path
 
 CONFIG_FILE = "config.json"
@@ -33,103 +33,133 @@ RESUMABLE = (
 )
 
 
+def check_config(workdir: Path, config: AnyConfig) -> None:
+    """Checks that `workdir` holds no run, or one of these settings but for those that may change on resuming.
+
+    Raises:
+        ConfigError: the directory holds another run; says which settings differ.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir}: is a file; give a folder")
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    old, new = read_config(workdir, type(config)), config
+    changed = differences(to_dict(old), to_dict(new))
+    fixed = "train.steps" if _schedule_ends(config) else None
+    changed = {key: pair for key, pair in changed.items() if key == fixed or not key.startswith(RESUMABLE)}
+    if changed:
+        listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
+        remedy = "put them back or choose another --workdir"
+        raise ConfigError(f"--workdir={workdir}: holds a run with other settings ({listed}); {remedy}")
+
+
+def _schedule_ends(config: AnyConfig) -> bool:
+    """Whether what a step does depends on how many there will be."""
+    ramp = isinstance(config, PretrainConfig) and config.mae.lambda_cls > 0
+    return ramp or config.optimizer.decay != "constant"
+
+
 def write_config(workdir: Path, config: AnyConfig) -> None:
-    """Writes `config.json`, or checks the one that is there.
+    """Writes `config.json`, creating the directory.
 
     Raises:
-        ConfigError: the directory holds a run with other settings; says which.
+        ConfigError: it cannot be written.
     """
-    path = workdir / CONFIG_FILE
-    new = json.loads(json.dumps(to_dict(config)))
-    if path.exists():
-        changed = differences(read_config(workdir), new)
-        changed = {key: pair for key, pair in changed.items() if not key.startswith(RESUMABLE)}
-        if changed:
-            listed = "; ".join(f"{key} was {old!r}, is {now!r}" for key, (old, now) in changed.items())
-            raise ConfigError(f"--workdir={workdir}: holds a run with other settings ({listed}); choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The settings of a run as a nested dict.
-
-    Raises:
-        ConfigError: the directory holds no run.
-    """
-    path = workdir / CONFIG_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"--workdir={workdir}: holds no run ({CONFIG_FILE} is missing)") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
+        workdir.mkdir(parents=True, exist_ok=True)
+        with atomic_path(workdir / CONFIG_FILE) as temporary:
+            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror}); choose another") from error
+
+
+def read_config(workdir: Path, kind: type[AnyConfig] = Config) -> AnyConfig:
+    """The settings of a run; keys that are younger than the run have their defaults.
+
+    Raises:
+        ConfigError: the directory holds no run, one of another command, or one that cannot be read.
+    """
+    path = workdir / CONFIG_FILE
+    wanted = command_of(to_dict(kind()))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"--workdir={workdir}: holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} cannot be read ({error}); restore it") from error
+    if isinstance(settings, dict) and (found := command_of(settings)) != wanted:
+        raise ConfigError(f"--workdir={workdir}: holds a run of `drifting {found}`; give one of `drifting {wanted}`")
+    try:
+        return parse(settings, kind)
+    except ConfigError as error:
+        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} is of another version ({error})") from error
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Saving is asynchronous: the state is copied first, so that its buffers may be donated to the next step, and written
-    in the background. A checkpoint appears only when whole; what a killed process leaves is ignored and cleaned up.
+    in the background. A checkpoint appears only when whole; what a killed process leaves is ignored, and removed at
+    the next save. Whoever does not save changes nothing in the directory, so a run that is going on can be read.
 
     Args:
         workdir: the run directory.
         keep: how many of the latest to keep.
-        read_only: for tools that look at a run which may still be going on.
     """
 
-    def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False) -> None:
+    def __init__(self, workdir: Path, keep: int = 1) -> None:
         self._directory = (workdir / CHECKPOINTS).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-        )
-        exists = self._directory.is_dir() or not read_only
-        self._manager = ocp.CheckpointManager(self._directory, options=options) if exists else None
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
-        return self._manager.latest_step() if self._manager is not None else None
+        steps = ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []
+        return max(steps, default=None)
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
-        """Starts saving after `step`. `state`: a pytree of arrays; `run`: JSON. Saving a step twice does nothing."""
-        assert self._manager is not None
-        if self._manager.latest_step() == step:
-            return
+        """Starts saving after `step`. `state`: a pytree of arrays; `run`: JSON."""
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
         arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
         self._manager.save(step, args=arguments, force=True)
 
-    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
-        """State and JSON of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
+    def restore(self, step: int, target: Any) -> Any:
+        """The state of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
 
         Raises:
-            ValueError: the checkpoint does not hold such a state.
+            ValueError: the checkpoint does not hold such a state, or is damaged.
         """
-        assert self._manager is not None
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        arguments = ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(target, restore_args=restore_args), run=ocp.args.JsonRestore()
-        )
-        try:
-            restored = self._manager.restore(step, args=arguments)
-        except (ValueError, KeyError, TypeError) as error:
-            message = " ".join(str(error).split())[:300]
-            raise ValueError(f"{self._directory / str(step)}: not a checkpoint of this model ({message})") from error
-        return restored["state"], restored["run"]
+        return self._read(step, state=_restore_args(target))["state"]
 
     def restore_part(self, step: int, name: str, target: Any) -> Any:
-        """One top-level part of the state, such as `ema`, without reading the rest."""
-        assert self._manager is not None
-        part = {name: target}
-        arguments = ocp.args.PyTreeRestore(
-            part, restore_args=ocp.checkpoint_utils.construct_restore_args(part), partial_restore=True
-        )
-        # A fresh manager: Orbax fixes the kind of handler of an item at its first use.
-        with ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-            return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"][name]
+        """One top-level part of the state, such as `ema`, without reading the rest.
+
+        Raises:
+            ValueError: the checkpoint does not hold such a part, or is damaged.
+        """
+        return self._read(step, state=_restore_args({name: target}, partial_restore=True))["state"][name]
+
+    def read_run(self, step: int) -> dict[str, Any]:
+        """The JSON of a step.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        return self._read(step, run=ocp.args.JsonRestore())["run"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        path = self._directory / str(step)
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                return reader.restore(path, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            message = " ".join(str(error).split())[:300]
+            remedy = "remove that folder to use the one before"
+            raise ValueError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
 
     def wait(self) -> None:
         """Blocks until everything started is on disk; raises what went wrong."""
@@ -141,6 +171,11 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _restore_args(target: Any, **options: bool) -> ocp.args.PyTreeRestore:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    return ocp.args.PyTreeRestore(target, restore_args=restore_args, **options)
 
 
 def abstract(tree: Any) -> Any:

@@ -1,11 +1,16 @@
 """The command line: `drifting COMMAND --flags`.
 
 Exit codes: 0 done (or stopped and saved on request), 1 something failed on the way, 2 the command or its settings are
-wrong. Whatever is wrong with the input is one line on standard error.
+wrong. Whatever is wrong with the input is one line on standard error, written before anything is compiled or created.
 """
 
+import difflib
+import importlib.util
 import logging
+import re
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +18,28 @@ from typing import Any
 
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.text import Text
 
-from drifting.config import Config, ConfigError, PretrainConfig, parse, unknown_key
+from drifting.config import (
+    AnyConfig,
+    Config,
+    ConfigError,
+    PretrainConfig,
+    accepts_none,
+    annotation,
+    command_of,
+    parse,
+    to_config_dict,
+    to_dict,
+    wrong_type,
+)
 
 logger = logging.getLogger("drifting")
+
+PACKAGE = Path(__file__).resolve().parent
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -30,24 +50,29 @@ class Command:
         summary: a line for the overview.
         define: declares its flags.
         run: does it, and returns the exit code.
+        settings: the configuration that `--config` gives, for a command that takes one.
     """
 
     summary: str
     define: Callable[[flags.FlagValues], None]
     run: Callable[[flags.FlagValues], int]
+    settings: type[AnyConfig] | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0 if arguments else 2
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return 2
     name, *rest = arguments
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
     if name not in COMMANDS:
-        return _fail(f"{name}: there is no such command; use one of {', '.join(COMMANDS)}")
+        return _fail(f"{name}: there is no such command; use one of {', '.join(COMMANDS)}{_close(name, COMMANDS)}")
     if {"-h", "--help"} & set(rest):
-        print(_help(name))
+        print(command_help(name))
         return 0
     _configure_logging()
     try:
@@ -55,10 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, flags.Error) as error:
         return _fail(_one_line(error))
     except (ValueError, OSError, RuntimeError) as error:
-        expected = type(error).__module__.startswith("drifting") or type(error) in (ValueError, FileNotFoundError)
-        if not expected:
-            raise
+        if not isinstance(error, OSError) and not _raised_here(error):
+            raise  # out of a library: a bug of ours, which its traceback helps to find
         return _fail(_one_line(error), code=2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        return _fail(f"{name}: interrupted", code=INTERRUPTED)
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -70,91 +96,203 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _raised_here(error: BaseException) -> bool:
+    """Whether a line of this package raised the error, which then is a message to the person."""
+    return PACKAGE in Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parents
+
+
+def _close(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _configure_logging() -> None:
+    """Our messages to standard error, a line each; the libraries' only when they warn."""
+    logger.handlers = [_StandardError()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+class _StandardError(logging.Handler):
+    """A line for each message, however long; above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = record.levelno >= logging.WARNING
+        text = Text(f"warning: {record.getMessage()}" if warning else record.getMessage())
+        # A console of its own each time: while a bar is drawn, sys.stderr is another.
+        Console(stderr=True).print(text, style="yellow" if warning else "", soft_wrap=True, highlight=False)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
 def overview() -> str:
     """The commands, a line each."""
     lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: drifting COMMAND --flags", "", *lines, "", "drifting COMMAND --help lists its flags."])
 
 
-def _help(name: str) -> str:
-    values = flags.FlagValues()
-    COMMANDS[name].define(values)
-    lines = [f"usage: drifting {name} --flags", "", COMMANDS[name].summary, ""]
-    for flag in values.get_flags_for_module(sys.argv[0]) or [values[key] for key in sorted(values)]:
-        default = "" if flag.default is None else f" (default {flag.default})"
-        lines.append(f"  --{flag.name:<12} {flag.help}{default}")
-    return "\n".join(lines)
+def command_help(name: str) -> str:
+    """A command's flags, and for a training all settings with their defaults."""
+    command, values = COMMANDS[name], flags.FlagValues()
+    command.define(values)
+    rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
+    usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
+    if command.settings is not None:
+        usage = f"usage: drifting {name} --config=FILE --workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+        rows = [
+            ("--config=FILE", "the experiment, a Python file such as those in configs/"),
+            ("--config.SECTION.KEY=VALUE", "changes one of its settings, e.g. --config.train.steps=500"),
+            *rows,
+        ]
+        settings = ["", "settings and their defaults:", *_settings_help(command.settings)]
+    width = max(len(flag) for flag, _ in rows)
+    lines = [f"  {flag:<{width}}  {text}" for flag, text in rows]
+    return "\n".join([usage, "", f"{command.summary[0].upper()}{command.summary[1:]}.", "", *lines, *settings])
+
+
+def _settings_help(kind: type[AnyConfig]) -> list[str]:
+    lines = []
+    for section, keys in to_dict(kind()).items():
+        # A default that has blanks in it stays on one line.
+        items = " ".join(f"{key}={value!r}".replace(" ", "\0") for key, value in keys.items())
+        wrapped = textwrap.wrap(items, 104, break_long_words=False, break_on_hyphens=False)
+        lines += [f"  {section if i == 0 else '':<10}  {line}".replace("\0", " ") for i, line in enumerate(wrapped)]
+    return lines
+
+
+# --- flags and settings -----------------------------------------------------------------------------------------------
 
 
 def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`."""
-    values = flags.FlagValues()
+    values, kind = flags.FlagValues(), COMMANDS[name].settings
     COMMANDS[name].define(values)
+    known = [*values, "config"] if kind else list(values)
     try:
+        if kind is not None:
+            arguments = _define_settings(name, kind, arguments, values)
         rest = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        key = str(getattr(error, "flagname", ""))
-        raise ConfigError(unknown_key(f"--{key.lstrip('-')}", [f"--{n}" for n in values], "")) from error
-    except (AttributeError, KeyError) as error:
-        raise ConfigError(_unknown_setting(error, arguments)) from error
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ConfigError(f"--config: {_one_line(error)}") from error
+        flag = error.flagname.removeprefix("--")
+        raise ConfigError(f"--{flag}: there is no such flag; use {_listed(known)}{_close(flag, known)}") from error
+    except flags.IllegalFlagValueError as error:
+        raise ConfigError(_illegal_value(error, values, kind)) from error
     if rest:
-        raise ConfigError(f"{rest[0]!r}: not a flag; settings are given as --config.section.key=value")
+        raise ConfigError(f"{rest[0]!r}: not a flag; flags are given as --flag=value")
     return values
 
 
-def _unknown_setting(error: BaseException, arguments: list[str]) -> str:
-    """One line for a `--config.a.b=...` whose key does not exist."""
-    given = [a.removeprefix("--config.").partition("=")[0] for a in arguments if a.startswith("--config.")]
-    for kind in (Config, PretrainConfig):
-        for path in given:
-            try:
-                nested: Any = 0
-                for part in reversed(path.split(".")):
-                    nested = {part: nested}
-                parse(nested, kind)
-            except ConfigError as unknown:
-                if "there is no such key" in str(unknown):
-                    return str(unknown)
-    return _one_line(error)
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
 
 
-def _configure_logging() -> None:
-    """Our messages to standard error, a line each; the libraries' only when they warn."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    absl_logging.set_verbosity(absl_logging.WARNING)
+def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], values: flags.FlagValues) -> list[str]:
+    """Declares the flag `config` with the settings of its file and what overrides them; returns the other arguments."""
+    path, arguments = _take_config(arguments)
+    settings = load_settings(path)
+    if (owner := command_of(settings)) != name:
+        raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
+    try:
+        settings = to_config_dict(parse(settings, kind))
+    except ConfigError as error:
+        raise ConfigError(f"--config={path}: {error}") from error
+    rest = []
+    for argument in arguments:
+        match = re.fullmatch(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
+            section, _, key = match[1].rpartition(".")
+            settings[section][key] = None  # which flags cannot say
+            continue
+        if match:
+            annotation(kind, match[1], match[2])
+        rest.append(argument)
+    config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
+    return rest
+
+
+def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of `--config`, the last if there are several, and the other arguments."""
+    path, rest, remaining = "", [], iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            path = value if equals else next(remaining, "")
+        else:
+            rest.append(argument)
+    if not path:
+        raise ConfigError("--config: give the experiment's file, such as one out of configs/")
+    return path, rest
+
+
+def load_settings(given: str) -> ConfigDict:
+    """What `get_config()` of a Python file returns; of `FILE:ARGUMENT`, what `get_config(ARGUMENT)` returns.
+
+    Raises:
+        ConfigError: there is no such file, it fails (the message names the line), or it returns no `ConfigDict`.
+    """
+    name, *argument = given.split(":", 1)
+    path = Path(name)
+    if not path.is_file():
+        beside = sorted(str(other) for other in path.parent.glob("*.py"))
+        raise ConfigError(f"--config={given}: there is no such file{_close(name, beside)}")
+    spec = importlib.util.spec_from_file_location("drifting_config_file", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={given}: must be a Python file, ending in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"--config={given}: defines no function get_config()")
+        settings = module.get_config(*argument)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"--config={given}{_where(error, path)}: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    if not isinstance(settings, ConfigDict):
+        raise ConfigError(f"--config={given}: get_config() returned {settings!r}; return the ConfigDict")
+    return settings
+
+
+def _where(error: Exception, path: Path) -> str:
+    """`, line N` of the file at `path`, if the error comes from there."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
+    return f", line {frames[-1].lineno}" if frames else ""
+
+
+def _illegal_value(error: Exception, values: flags.FlagValues, kind: type[AnyConfig] | None) -> str:
+    """One line for a flag whose value is of the wrong type."""
+    match = re.match(r"flag --([^=]+)=(.*?): ", str(error), re.DOTALL)
+    if match is None:
+        return _one_line(error)
+    flag, value = match[1], match[2]
+    if kind is not None and flag.startswith("config."):
+        path = flag.removeprefix("config.")
+        return wrong_type(path, value, annotation(kind, path, value))
+    return f"--{flag}={value}: expected {values[flag].parser.syntactic_help} ({values[flag].help})"
 
 
 def _workdir(values: flags.FlagValues) -> Path:
     if not values.workdir:
-        raise ConfigError("--workdir=None: give the run's folder")
+        raise ConfigError("--workdir: give the run's folder")
     return Path(values.workdir)
 
 
-def _settings(values: flags.FlagValues, kind: Any) -> Any:
-    if values["config"].value is None:
-        raise ConfigError("--config=None: give a file out of configs/")
-    return parse(values["config"].value, kind)
-
-
 def _define_training(values: flags.FlagValues) -> None:
-    config_flags.DEFINE_config_file(
-        "config", None, "configuration file; --config.section.key=value changes a setting", flag_values=values
-    )
-    flags.DEFINE_string("workdir", None, "run directory; a run that is there goes on", flag_values=values)
+    flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
 
 
 def _define_sample(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
     flags.DEFINE_string("out", None, "PNG to write; default WORKDIR/samples.png", flag_values=values)
-    flags.DEFINE_list("classes", None, "class labels, a row each; default all, at most 10", flag_values=values)
-    flags.DEFINE_integer("columns", 10, "images of each class", lower_bound=1, flag_values=values)
+    flags.DEFINE_list("classes", None, "names or numbers, a row each; default all, at most 10", flag_values=values)
+    flags.DEFINE_integer("columns", 10, "images of each class; default 10", lower_bound=1, flag_values=values)
     flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "seed of the first image; each has its own", lower_bound=0, flag_values=values)
+    seed = "seed of the first image, each has its own; default 0"
+    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
     flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
 
 
@@ -165,28 +303,34 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
 
 
-# Commands import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
+# --- the commands -----------------------------------------------------------------------------------------------------
+# They import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
 
 
 def _train(values: flags.FlagValues) -> int:
+    workdir, config = _workdir(values), parse(values["config"].value, Config)
     from drifting.train import train
 
-    train(_settings(values, Config), _workdir(values))
+    assert isinstance(config, Config)
+    train(config, workdir)
     return 0
 
 
 def _pretrain(values: flags.FlagValues) -> int:
+    workdir, config = _workdir(values), parse(values["config"].value, PretrainConfig)
     from drifting.pretrain import pretrain
 
-    pretrain(_settings(values, PretrainConfig), _workdir(values))
+    assert isinstance(config, PretrainConfig)
+    pretrain(config, workdir)
     return 0
 
 
 def _sample(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
     from drifting.sample import write_samples
 
     path = write_samples(
-        _workdir(values),
+        workdir,
         out=Path(values.out) if values.out else None,
         classes=values.classes,
         columns=values.columns,
@@ -199,16 +343,17 @@ def _sample(values: flags.FlagValues) -> int:
 
 
 def _evaluate(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
     from drifting.scores import evaluate, score_table
 
-    scores = evaluate(_workdir(values), alpha=values.alpha, num_samples=values.num, ema_decay=values.ema)
+    scores = evaluate(workdir, alpha=values.alpha, num_samples=values.num, ema_decay=values.ema)
     print(score_table(scores))
     return 0
 
 
 COMMANDS = {
-    "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain),
-    "train": Command("train a one-step generator", _define_training, _train),
+    "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
+    "train": Command("train a one-step generator", _define_training, _train, Config),
     "sample": Command("draw images of a run as a PNG grid", _define_sample, _sample),
     "evaluate": Command("score a run against its real samples", _define_evaluate, _evaluate),
 }

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,7 @@ class BankConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """Prior of the guidance scale: `p(alpha) ~ alpha^-exponent` on `[alpha_min, alpha_max]`, and a share `p_one` at 1."""
+    """Prior of the guidance scale: `p(alpha) ~ alpha^-exponent` in `[alpha_min, alpha_max]`; a share `p_one` is 1."""
 
     alpha_min: float = 1.0
     alpha_max: float = 4.0
@@ -126,15 +127,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The loop: how long, how often it logs, saves and draws. Intervals are in steps; 0 turns a thing off."""
+    """The loop: how long it is, and every how many steps it logs, draws and saves. It always saves at the end."""
 
     steps: int = 30_000
     seed: int = 0
     batch_size: int = 8192  # pretrain only: a generator's batch follows from `loss` and `bank`
     ema_decays: tuple[float, ...] = (0.999,)
     log_every: int = 100
-    sample_every: int = 1000
-    checkpoint_every: int = 1000
+    sample_every: int = 1000  # 0: never
+    checkpoint_every: int = 1000  # 0: only at the end
     keep_checkpoints: int = 2
     tensorboard: bool = True
     wandb_project: str | None = None
@@ -250,19 +251,19 @@ def parse(settings: ConfigDict | dict[str, Any], kind: type[AnyConfig] = Config)
 
 def _inner_type(hint: Any) -> Any:
     """`int` of `int | None`."""
-    if isinstance(hint, types.UnionType):
+    if accepts_none(hint):
         return next(t for t in typing.get_args(hint) if t is not type(None))
     return hint
 
 
 def _parse_section(kind: Any, settings: Any, prefix: str) -> Any:
     if not isinstance(settings, dict):
-        raise ConfigError(f"{prefix.rstrip('.')}={settings!r}: expected a section of keys")
+        raise ConfigError(f"{prefix.rstrip('.') or 'settings'}={settings!r}: expected a section of keys, not a value")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in settings:
         if key not in fields:
-            raise ConfigError(unknown_key(prefix + key, list(fields), prefix))
+            raise ConfigError(unknown_key(prefix + key, settings[key], fields))
     values = {}
     for key, value in settings.items():
         hint = hints[key]
@@ -273,26 +274,70 @@ def _parse_section(kind: Any, settings: Any, prefix: str) -> Any:
     return kind(**values)
 
 
-def unknown_key(path: str, known: list[str], prefix: str) -> str:
-    """One line for a key that does not exist, with the nearest that do."""
-    close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1, cutoff=0.5)
-    remedy = f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(known)}"
-    return f"{path}: there is no such key; {remedy}"
+def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
+    """One line for a dotted `path` whose last part is none of the `known` keys there, with the nearest that is."""
+    prefix, dot, name = path.rpartition(".")
+    given = path if isinstance(value, dict) else f"{path}={value!r}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {prefix}{dot}{close[0]}?" if close else f"known keys: {', '.join(known)}"
+    return f"{given}: there is no such key; {remedy}"
+
+
+def annotation(kind: type[AnyConfig], path: str, value: Any) -> Any:
+    """The annotated type of a dotted key such as `loss.widths`.
+
+    Raises:
+        ConfigError: there is no such key, or it is a section. The message names `value`, which it was to be set to.
+    """
+    hint: Any = kind
+    parts = path.split(".")
+    for depth, part in enumerate(parts, start=1):
+        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        if not hints:
+            raise ConfigError(
+                f"{path}={value!r}: {'.'.join(parts[: depth - 1])} is a setting and has no keys of its own"
+            )
+        if part not in hints:
+            raise ConfigError(unknown_key(".".join(parts[:depth]), value if depth == len(parts) else {}, hints))
+        hint = hints[part]
+    if dataclasses.is_dataclass(hint):
+        first = dataclasses.fields(hint)[0].name
+        raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.{first}=...")
+    return hint
+
+
+def accepts_none(hint: Any) -> bool:
+    """Whether an annotated type is `... | None`."""
+    return isinstance(hint, types.UnionType)
+
+
+def wrong_type(path: str, value: Any, hint: Any) -> str:
+    """One line for a value that is not of the annotated type."""
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)"
+    kind, none = _inner_type(hint), " or None" if accepts_none(hint) else ""
+    return f"{path}={value!r}: expected {kind.__name__}{none}, for example {_example(kind)}"
+
+
+def command_of(settings: Mapping[str, Any]) -> str:
+    """The command these settings belong to, by their sections: `train` or `pretrain`."""
+    return "pretrain" if "mae" in settings else "train"
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else."""
-    if isinstance(hint, types.UnionType):
+    if accepts_none(hint):
         return None if value is None else _convert(_inner_type(hint), value, path)
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)")
+            raise ConfigError(wrong_type(path, value, hint))
         return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{path}={value!r}: expected {hint.__name__}, for example {_example(hint)}")
+        raise ConfigError(wrong_type(path, value, hint))
     return value
 
 

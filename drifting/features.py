@@ -1,10 +1,10 @@
-"""Features in which samples drift: a frozen encoder's maps and their local statistics, `{name: [B, positions, channels]}`.
+"""Features in which samples drift, `{name: [B, positions, channels]}`: a frozen encoder's maps and their statistics.
 
-Source: "Generative Modeling via Drifting" (Deng et al.), App. A.5, and its released recipe. Each entry is one term of the
-loss; each of its positions is one drift problem. Every function is differentiable in the samples.
+Source: "Generative Modeling via Drifting" (Deng et al.), App. A.5, and its released recipe. Each entry is one term of
+the loss, and each of its positions one drift problem. Every function is differentiable in the samples.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from drifting.models.layers import EPSILON
 from drifting.models.mae import Encoder
 
 Features = dict[str, jax.Array]
+Size = tuple[int, int]
 
 
 def pixel_features(x: jax.Array) -> Features:
@@ -32,8 +33,8 @@ def multi_scale_statistics(
     locations: bool = True,
     mean: bool,
     std: bool,
-    mean_patches: Iterable[int],
-    std_patches: Iterable[int],
+    mean_patches: Sequence[int],
+    std_patches: Sequence[int],
 ) -> Features:
     """Each map's locations, and the mean and standard deviation of the whole map and of its `s` x `s` patches.
 
@@ -51,18 +52,21 @@ def multi_scale_statistics(
     features: Features = {}
     for name, x in maps.items():
         height, width = x.shape[1:3]
+        whole = (height, width)
+        patches = {s: (s, s) for s in (*mean_patches, *std_patches) if height % s == width % s == 0}
+        moments = _moments(x, {whole, *patches.values()})
         if locations:
-            features[name] = x.reshape(x.shape[0], height * width, x.shape[-1])
+            features[name] = _positions(x)
         if mean:
-            features[f"{name}_mean"] = _patches(x, height, width).mean(axis=2)
+            features[f"{name}_mean"] = _positions(moments[whole][0].astype(x.dtype))
         if std:
-            features[f"{name}_std"] = _std(_patches(x, height, width))
+            features[f"{name}_std"] = _positions(jnp.sqrt(moments[whole][1] + EPSILON))
         for s in mean_patches:
-            if height % s == 0 and width % s == 0:
-                features[f"{name}_mean_{s}"] = _patches(x, s, s).mean(axis=2)
+            if s in patches:
+                features[f"{name}_mean_{s}"] = _positions(moments[s, s][0].astype(x.dtype))
         for s in std_patches:
-            if height % s == 0 and width % s == 0:
-                features[f"{name}_std_{s}"] = _std(_patches(x, s, s))
+            if s in patches:
+                features[f"{name}_std_{s}"] = _positions(jnp.sqrt(moments[s, s][1] + EPSILON))
     return features
 
 
@@ -73,8 +77,8 @@ def mae_features(
     locations: bool = True,
     mean: bool = True,
     std: bool = True,
-    mean_patches: tuple[int, ...] = (2, 4),
-    std_patches: tuple[int, ...] = (2, 4),
+    mean_patches: Sequence[int] = (2, 4),
+    std_patches: Sequence[int] = (2, 4),
     every_k_block: int = 2,
 ) -> Features:
     """All features of the released recipe: `global`, `norm_x`, then the statistics of the encoder's maps.
@@ -103,12 +107,30 @@ def _wanted(name: str, every_k_block: int) -> bool:
     return not is_block or (every_k_block > 0 and int(number) % every_k_block == 0)
 
 
-def _patches(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """`[B, h, w, C]` to `[B, patches, rows*columns, C]`, both in row-major order."""
+def _positions(x: jax.Array) -> jax.Array:
+    """`[B, h, w, C]` to `[B, h*w, C]`."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _moments(x: jax.Array, sizes: Iterable[Size]) -> dict[Size, tuple[jax.Array, jax.Array]]:
+    """Float32 mean and biased variance of every patch of `[B, h, w, C]`, for patches of each size (rows, columns).
+
+    Coarser patches are made from finer ones, so that the map itself is read once, forward and backward: the variance of
+    a patch is the mean of its parts' variances plus the variance of their means.
+    """
+    x = x.astype(jnp.float32)
+    moments = {(1, 1): (x, jnp.zeros_like(x))}
+    for rows, columns in sorted(sizes):
+        finer = max(size for size in moments if rows % size[0] == 0 and columns % size[1] == 0)
+        means, variances = moments[finer]
+        parts = (rows // finer[0], columns // finer[1])
+        mean = _split(means, parts).mean(axis=(2, 4), keepdims=True)
+        variance = _split(variances, parts) + jnp.square(_split(means, parts) - mean)
+        moments[rows, columns] = mean[:, :, 0, :, 0], variance.mean(axis=(2, 4))
+    return moments
+
+
+def _split(x: jax.Array, size: Size) -> jax.Array:
+    """`[B, h, w, C]` to `[B, h/rows, rows, w/columns, columns, C]`."""
     b, h, w, c = x.shape
-    x = x.reshape(b, h // rows, rows, w // columns, columns, c).swapaxes(2, 3)
-    return x.reshape(b, (h // rows) * (w // columns), rows * columns, c)
-
-
-def _std(patches: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.var(patches.astype(jnp.float32), axis=2) + EPSILON)
+    return x.reshape(b, h // size[0], size[0], w // size[1], size[1], c)

@@ -5,8 +5,8 @@ Every field of the papers is a signed sum of displacements,
     V_i = sum_j b_pos[i, j] (y_pos_j - x_i) + sum_j b_neg[i, j] (y_neg_j - x_i),
 
 and its *affinities* `b_pos >= 0`, `b_neg <= 0` depend on distances and weights alone. So a field is one function from
-`Pairs` to `Affinities` and one entry in `FIELDS`; `displace` turns affinities into vectors, in one place and in float32.
-Fields are written for one problem and batched outside with `jax.vmap`.
+`Pairs` to `Affinities` and one entry in `FIELDS`; `displace` turns affinities into vectors, in one place and in
+float32. Fields are written for one problem and batched outside with `jax.vmap`.
 
 Notation of the sources: positives are real samples of the class, negatives are the generated samples themselves (each
 one's pair with itself excluded) followed by unconditional real samples of weight `w_u` (classifier-free guidance).
@@ -106,7 +106,8 @@ def mean_shift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
 
 
 def mmd(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
-    """The field without normalisation, `-grad [q# - p#]` (Eq. 8, Proposition 7): conservative, vanishing in the tails."""
+    """The field without normalisation, `-grad [q# - p#]` (Eq. 8, Proposition 7): conservative, it vanishes in the
+    tails."""
     return _difference_of_means(pairs, kernel, width, kernel.log_k, None)
 
 

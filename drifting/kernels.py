@@ -12,6 +12,7 @@ Both have closed forms for the kernels of that paper's Table 1. A kernel that ha
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +106,12 @@ def _exp_sinh_rule(nodes: int = 96, reach: float = 3.1) -> tuple[np.ndarray, np.
 
 
 def _log_sharp_by_quadrature(log_profile: LogProfile, d: Array, width: Array) -> Array:
-    """`log k#(d) = log integral_d^inf s k(s) ds` with `s = d + width t`, accurate to about 1e-5 in float32.
+    """`log k#(d) = log integral_d^inf s k(s) ds` with `s = d + width t`, to the rounding of float32.
 
     The nodes span 15 decades around the kernel width, so one rule serves tails that fall like a Gaussian and tails that
-    fall like a power. They are visited one by one with a running log-sum-exp: memory is that of `d`, whatever their
-    number. The derivative is the defining one, `dk#/dd = -d k`, not that of the quadrature.
+    fall like a power (`d^-3` or faster; what lies beyond `4e7 width` is cut off). They are visited one by one with a
+    running log-sum-exp: memory is that of `d`, whatever their number. The derivative is the defining one,
+    `dk#/dd = -d k`, not that of the quadrature.
     """
     t, log_weight = (jnp.asarray(a, d.dtype) for a in _exp_sinh_rule())
 
@@ -140,10 +142,10 @@ def pairwise_distance(x: Array, y: Array, floor: float = 0.0) -> Array:
     """Euclidean distances between the rows of `x` `[N, D]` and of `y` `[M, D]`: `[N, M]`, float32.
 
     The expansion `|x|^2 + |y|^2 - 2 x.y` loses every digit of a distance that is small against the norms, and features
-    often share a large mean. So a common centre (the mean of `y`) is subtracted first; what is left is an error of about
-    `1e-7 r^2 / d` in a distance `d` between points that lie within `r` of that centre.
+    often share a large mean. So a common centre (the mean of `y`) is subtracted first; what is left is an error of
+    about `1e-7 r^2 / d` in a distance `d` between points that lie within `r` of that centre (docs/small-widths.md).
 
-    The value and the gradient are finite everywhere: at and below `floor` the distance is `floor` and its gradient zero.
+    Value and gradient are finite everywhere: at and below `floor` the distance is `floor` and its gradient zero.
     """
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     centre = jax.lax.stop_gradient(jnp.mean(y, axis=0))
@@ -163,6 +165,7 @@ def safe_sqrt(squared: Array, floor: float = 0.0) -> Array:
     return jnp.where(above, jnp.sqrt(jnp.where(above, squared, 1.0)), floor)
 
 
+@partial(jax.jit, static_argnames="kernel")
 def inverse_log_sharp(kernel: Kernel, log_value: Array, width: ArrayLike) -> Array:
     """The distance `d >= 0` with `log k#(d) = log_value`, elementwise (0 where `log_value` exceeds `log k#(0)`).
 

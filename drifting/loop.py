@@ -2,8 +2,10 @@
 
 import logging
 import math
+import reprlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +13,18 @@ from typing import Any
 
 import jax
 
-from drifting.checkpoint import Checkpoints, abstract
-from drifting.config import RunConfig
+from drifting.checkpoint import Checkpoints, abstract, check_config, write_config
+from drifting.config import AnyConfig, ConfigError
 from drifting.data.pipeline import BatchIterator
-from drifting.monitor import MetricsWriter, Progress
+from drifting.data.sources import LabelledSource
+from drifting.monitor import MetricsWriter, Progress, duration
 
 logger = logging.getLogger("drifting")
 
 StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+# If these are finite after a step, so is every number that its checkpoint holds.
+WATCHED = ("loss", "grad_norm", "param_norm")
 
 
 class TrainingError(RuntimeError):
@@ -30,7 +36,7 @@ class Callbacks:
     """What differs between the trainings.
 
     Attributes:
-        flatten: metrics of a step on the host, to named numbers.
+        flatten: metrics of a step on the host, to named numbers, `WATCHED` among them.
         shown: names of the metrics on the progress bar, in order.
         watch: called with the step and the named numbers whenever they are logged, to warn.
         draw: `(step, state)` draws pictures.
@@ -45,109 +51,155 @@ class Callbacks:
 def run(
     *,
     workdir: Path,
-    label: str,
-    config: RunConfig,
+    config: AnyConfig,
     pipeline: BatchIterator,
     empty: Callable[[], Any],
     initial: Callable[[], Any],
     step_fn: StepFn,
     callbacks: Callbacks,
     identity: dict[str, Any],
+    label: str,
+    about: Iterable[str],
 ) -> tuple[int, Any]:
-    """Trains until `config.steps`, from the latest checkpoint if there is one.
+    """Trains until `config.train.steps`, from the latest checkpoint if there is one.
 
-    A run that was killed and is started again ends with the same state and the same `metrics.jsonl` as one that was not:
-    state, data position and metrics go back to the checkpoint together. On SIGTERM and Ctrl-C the step is finished and
-    saved first.
+    A run that was killed and is started again ends with the same state and the same `metrics.jsonl` as one that was
+    not: state, data position and metrics go back to the checkpoint together. On SIGTERM and Ctrl-C the step is finished
+    and saved first.
 
     Args:
-        workdir: the run directory. label: what the progress bar calls this.
+        workdir: the run directory; created once the run can start.
+        config: all settings; those of the run that is there, if there is one.
         pipeline: batches; its position is part of the checkpoint.
         empty: makes a state of the right structure; only its shapes are used, on resuming.
         initial: makes the state before the first step; it may read batches.
-        step_fn: jitted `(state, batch) -> (state, metrics)`; state donated. Metrics hold `loss` and `grad_norm`.
-        identity: facts the run depends on that are not settings, compared on resuming.
+        step_fn: jitted `(state, batch) -> (state, metrics)`; state donated.
+        callbacks: see `Callbacks`.
+        identity: facts (JSON) the run depends on that are not settings, compared on resuming.
+        label: what the progress bar calls this.
+        about: lines logged at the start, once nothing can be wrong with the input any more.
 
     Returns:
-        The step reached (less than `config.steps` if interrupted) and the state.
+        The step reached (less than `config.train.steps` if interrupted) and the state.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; the last checkpoint is intact.
-        ValueError: the checkpoint is of another model, or depends on other facts.
+        ConfigError: `workdir` holds a run with other settings or facts.
+        TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
+        ValueError: the checkpoint is of another model.
     """
-    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-    start = checkpoints.latest()
-    if start is None:
-        start, state = 0, initial()
-    else:
-        state, saved = checkpoints.restore(start, abstract(jax.eval_shape(empty)))
-        _check_identity(workdir, saved["identity"], identity)
-        pipeline.restore(saved["data"])
-        logger.info("%s: going on after step %d of %s", label, start, workdir)
-    if start >= config.steps:
-        logger.info("%s: finished already, %d steps in %s", label, start, workdir)
-        checkpoints.close()
-        return start, state
-
-    def save(step: int) -> None:
-        checkpoints.save(step, state, {"identity": identity, "data": pipeline.state()})
-
-    step, metrics = start, None
-    writer = MetricsWriter(
-        workdir, tensorboard=config.tensorboard, wandb_project=config.wandb_project, last_step=start
-    )
+    began, steps = time.monotonic(), config.train.steps
+    check_config(workdir, config)
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     try:
-        with writer, Progress(config.steps, start=start, label=label) as progress, _interrupts() as interrupted:
-            while step < config.steps and not interrupted():
-                batch = next(pipeline)
+        start = checkpoints.latest() or 0
+        if start:
+            saved = checkpoints.read_run(start)
+            _check_identity(workdir, saved["identity"], identity)
+            state = checkpoints.restore(start, abstract(jax.eval_shape(empty)))
+            pipeline.restore(saved["data"])
+        write_config(workdir, config)
+        if start >= steps:
+            logger.info("%s: finished already, %d steps in %s", label, start, workdir)
+            return start, state
+        for line in about:
+            logger.info(line)
+        logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
+        if not start:
+            state = initial()
+        with _interrupts() as interrupted:
+            loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints)
+            step, state = loop.run(start, state, interrupted)
+            checkpoints.wait()
+        ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
+        seconds = duration(time.monotonic() - began)
+        logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, steps, workdir, seconds)
+        return step, state
+    finally:
+        checkpoints.close()
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The steps of one process. Attributes: see `run`."""
+
+    workdir: Path
+    config: AnyConfig
+    pipeline: BatchIterator
+    step_fn: StepFn
+    callbacks: Callbacks
+    identity: dict[str, Any]
+    label: str
+    checkpoints: Checkpoints
+
+    def run(self, step: int, state: Any, interrupted: Callable[[], bool]) -> tuple[int, Any]:
+        train, metrics, stop = self.config.train, None, False
+        writer = MetricsWriter(
+            self.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
+        )
+        with writer, Progress(train.steps, start=step, label=self.label) as progress:
+            while step < train.steps and not stop:
+                batch = self._next_batch(step)
                 previous = metrics
-                state, metrics = step_fn(state, batch)
+                state, metrics = self.step_fn(state, batch)
                 step += 1
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
-                due = {key: _due(step, getattr(config, f"{key}_every"), config.steps) for key in ("log", "sample", "checkpoint")}
-                if due["log"] or due["checkpoint"] or step == 1:
-                    values = callbacks.flatten(jax.device_get(metrics))
-                    _require_finite(step, values, checkpoints)
-                    progress.update(step, {name: values[name] for name in callbacks.shown})
-                    if due["log"] or step == 1:
-                        writer.write(step, values)
-                        callbacks.watch(step, values)
-                if due["sample"]:
-                    callbacks.draw(step, state)
-                if due["checkpoint"]:
-                    save(step)
-        if step < config.steps:
-            save(step)
-            logger.warning("%s: stopped after step %d, saved; the same command goes on from there", label, step)
-    finally:
-        checkpoints.close()
-    return step, state
+                last, stop = step == train.steps, interrupted()
+                log = last or step == 1 or step % train.log_every == 0
+                draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
+                save = last or stop or (train.checkpoint_every > 0 and step % train.checkpoint_every == 0)
+                if not (log or draw or save):
+                    continue
+                values = self.callbacks.flatten(jax.device_get(metrics))
+                self._require_finite(step, values)
+                progress.update(step, {name: values[name] for name in self.callbacks.shown})
+                if log:
+                    writer.write(step, values)
+                    self.callbacks.watch(step, values)
+                if draw:
+                    self.callbacks.draw(step, state)
+                if save:
+                    self.checkpoints.save(step, state, {"identity": self.identity, "data": self.pipeline.state()})
+        return step, state
+
+    def _next_batch(self, step: int) -> dict[str, Any]:
+        try:
+            return next(self.pipeline)
+        except ValueError as error:
+            raise TrainingError(f"data after step {step}: {error}; {self._kept()}") from error
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
+        for name in WATCHED:
+            if not math.isfinite(values[name]):
+                remedy = "try a lower optimizer.learning_rate in another --workdir"
+                raise TrainingError(f"{name} is {values[name]} at step {step}; {self._kept()}; {remedy}")
+
+    def _kept(self) -> str:
+        self.checkpoints.wait()
+        saved = self.checkpoints.latest()
+        return "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
 
 
-def _due(step: int, every: int, last: int) -> bool:
-    """Whether a thing done every so many steps (0 = never), and at the end, is due."""
-    return every > 0 and (step % every == 0 or step == last)
+def describe_data(source: LabelledSource) -> str:
+    """A line about the real samples."""
+    shape = "x".join(map(str, source.shape))
+    return f"data: {source.name}, {len(source):,} samples of {shape}, {source.num_classes} classes"
 
 
-def _require_finite(step: int, values: Mapping[str, float], checkpoints: Checkpoints) -> None:
-    # A gradient that is not finite makes every later loss so: looking at this step's covers all since the last look.
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(values[name]):
-            checkpoints.wait()
-            saved = checkpoints.latest()
-            kept = "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
-            raise TrainingError(
-                f"{name} is {values[name]} at step {step}; {kept}. Lower optimizer.learning_rate or use larger loss.widths"
-            )
+def describe_model(name: str, params: Any) -> str:
+    """A line about a network of these parameters (or their shapes), and where it runs."""
+    devices = jax.devices()
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"model: {name}, {count:,} parameters, on {len(devices)} x {devices[0].device_kind}"
 
 
 def _check_identity(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
         if saved.get(name) != value:
-            raise ValueError(
-                f"--workdir={workdir}: was trained with {name} {saved.get(name)!r}, now it is {value!r}; "
-                "put back what it was trained with, or choose another --workdir"
+            raise ConfigError(
+                f"--workdir={workdir}: was trained with {name} {reprlib.repr(saved.get(name))}, now it is "
+                f"{reprlib.repr(value)}; put back what it was trained with, or choose another --workdir"
             )
 
 

@@ -88,7 +88,8 @@ def potential_affinities(pairs: Pairs, kernel: Kernel, width: ArrayLike, link: L
     """Affinities of `-grad potential`, from the defining property of the sharp kernel, `grad k# = k (y - x)`."""
     log_p, log_q = log_sharp_densities(pairs, kernel, width)
     slope_p, slope_q = (
-        jax.jvp(lambda log_v: link(log_v, kernel, width), (log_v,), (jnp.ones_like(log_v),))[1] for log_v in (log_p, log_q)
+        jax.jvp(lambda log_v: link(log_v, kernel, width), (log_v,), (jnp.ones_like(log_v),))[1]
+        for log_v in (log_p, log_q)
     )
     pos = density_weights(kernel.log_k(pairs.d_pos, width), pairs.w_pos, log_p)
     neg = density_weights(kernel.log_k(pairs.d_neg, width), pairs.w_neg, log_q, pairs.is_self)
@@ -107,12 +108,21 @@ class Objective:
         feature_scale: 'per_map' (one scale for all problems of a map: the released recipe), 'per_problem', or 'none'
             and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
             per-class neighbour scale).
+
+    Raises:
+        ValueError: the name or the feature scale is none of these.
     """
 
     name: str
     kernel: Kernel
     normalise_field: bool = True
     feature_scale: str = "per_map"
+
+    def __post_init__(self) -> None:
+        if self.name not in LOSSES and self.name not in FIELDS:
+            raise ValueError(f"name={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")
+        if self.feature_scale not in FEATURE_SCALES:
+            raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
 
     def affinities(self, pairs: Pairs, width: ArrayLike) -> Affinities:
         """Affinities of the objective's field for one problem and one width."""
@@ -174,7 +184,8 @@ def map_loss(
         The loss (float32 scalar) and its `MapMetrics`.
     """
     labels, n, positions, channels = gen.shape
-    x, y_pos, y_unc = (rearrange(jax.lax.stop_gradient(a).astype(jnp.float32), "l n f c -> (l f) n c") for a in (gen, pos, unc))
+    features = (jax.lax.stop_gradient(a).astype(jnp.float32) for a in (gen, pos, unc))
+    x, y_pos, y_unc = (rearrange(a, "l n f c -> (l f) n c") for a in features)
     centre = jnp.mean(y_pos, axis=1, keepdims=True)
     x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
     y_neg = jnp.concatenate([x, y_unc], axis=1)
@@ -193,17 +204,18 @@ def map_loss(
 
     pairs = Pairs(d_pos / distance_unit, d_neg / distance_unit, w_pos, w_neg, is_self)
     coordinates = (x / coordinate_unit, y_pos / coordinate_unit, y_neg / coordinate_unit)
-    over_problems = Pairs(0, 0, 0, 0, None)  # type: ignore[arg-type]
+    each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
     total, value, gap, norms = jnp.zeros_like(x), jnp.float32(0), jnp.float32(0), []
     for width in widths:
-        affinities = jax.vmap(objective.affinities, in_axes=(over_problems, None))(pairs, width)
+        affinities = each_problem(partial(objective.affinities, width=width))(pairs)
         field = jax.vmap(displace)(affinities, *coordinates)
         mean_square = jnp.mean(jnp.square(field))
         total += field * jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR)) if objective.normalise_field else field
         norms.append(jnp.sqrt(mean_square))
-        gap += jnp.mean(_potential(log_link, objective, over_problems, pairs, width)) / len(widths)
+        potential_of = partial(potential, kernel=objective.kernel, width=width)
+        gap += jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs)) / len(widths)
         if objective.is_scalar:
-            value += jnp.mean(_potential(LOSSES[objective.name], objective, over_problems, pairs, width))
+            value += jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs))
 
     if objective.is_scalar:
         gradient = -total * (coordinate_unit / jnp.square(distance_unit)) / (total.shape[0] * n)
@@ -215,11 +227,6 @@ def map_loss(
     return loss, MapMetrics(value, gap, jnp.stack(norms), mean_scale)
 
 
-def _potential(link: Link, objective: Objective, over_problems: Pairs, pairs: Pairs, width: Array) -> Array:
-    function = partial(potential, kernel=objective.kernel, link=link)
-    return jax.vmap(lambda pairs, width: function(pairs, width=width), in_axes=(over_problems, None))(pairs, width)
-
-
 def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array | None:
     """Weighted mean distance over queries and targets (the diagonal included), `[1, 1, 1]` or `[B, 1, 1]`; None: one.
 
@@ -228,11 +235,10 @@ def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: A
     """
     if kind in ("none", "neighbour"):
         return None
-    axes = (0, 1, 2) if kind == "per_map" else (1, 2)
+    total = partial(jnp.sum, axis=(0, 1, 2) if kind == "per_map" else (1, 2), keepdims=True)
+    w_pos, w_neg = w_pos[:, None], w_neg[:, None]
     queries = d_pos.shape[1]
-    weighted = [jnp.sum(d * w[:, None], axis=axes, keepdims=True) for d, w in ((d_pos, w_pos), (d_neg, w_neg))]
-    weights = [jnp.sum(w[:, None], axis=axes, keepdims=True) for w in (w_pos, w_neg)]
-    return sum(weighted) / (queries * sum(weights))
+    return (total(d_pos * w_pos) + total(d_neg * w_neg)) / (queries * (total(w_pos) + total(w_neg)))
 
 
 def objective_loss(
@@ -247,8 +253,8 @@ def objective_loss(
 
     Args:
         objective, widths: see `map_loss`.
-        gen, pos, unc: the same feature maps, `{name: [labels, samples, positions, channels]}`, of generated, positive and
-            unconditional samples. Only `gen` carries gradient.
+        gen, pos, unc: the same feature maps, `{name: [labels, samples, positions, channels]}`, of generated, positive
+            and unconditional samples. Only `gen` carries gradient.
         w_unc: `[labels]` float32 weight of each label's unconditional negatives (`guidance.unconditional_weight`).
 
     Returns:
@@ -256,8 +262,9 @@ def objective_loss(
     """
     total, metrics = jnp.float32(0), {}
     for name, x in gen.items():
-        weights = (jnp.ones(x.shape[:2]), jnp.ones(pos[name].shape[:2]), jnp.broadcast_to(w_unc[:, None], unc[name].shape[:2]))
-        loss, metrics[name] = map_loss(objective, widths, x, pos[name], unc[name], *weights)
+        y_pos, y_unc = pos[name], unc[name]
+        weights = (jnp.ones(x.shape[:2]), jnp.ones(y_pos.shape[:2]), jnp.broadcast_to(w_unc[:, None], y_unc.shape[:2]))
+        loss, metrics[name] = map_loss(objective, widths, x, y_pos, y_unc, *weights)
         total += loss
     return total, metrics
 
@@ -266,7 +273,14 @@ def neighbour_distance(real: Array, neighbours: int = 5) -> Array:
     """Mean distance from each real sample to its `neighbours` nearest others of the batch: `[L, P, D]` to `[L]`.
 
     The per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5).
+
+    Raises:
+        ValueError: a sample has fewer than `neighbours` others.
     """
+    if not 0 < neighbours < real.shape[1]:
+        raise ValueError(
+            f"neighbours={neighbours}: must be at least 1 and below the {real.shape[1]} samples of a class"
+        )
 
     def one_class(real: Array) -> Array:
         d = pairwise_distance(real, real) + jnp.where(jnp.eye(real.shape[0], dtype=bool), jnp.inf, 0.0)

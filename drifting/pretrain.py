@@ -1,5 +1,8 @@
 """Pre-training the feature encoder: a masked autoencoder, optionally finished with a classifier."""
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,19 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from einops import rearrange
 from flax import nnx
 from jax import Array
 
 from drifting import build, loop
-from drifting.checkpoint import write_config
 from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
+from drifting.data.sources import LabelledSource
 from drifting.hub import save_artifact
 from drifting.models.mae import draw_mask, mae_loss
 from drifting.monitor import save_grid
 from drifting.state import Optimizer, TrainState, apply_gradients, create
 from drifting.validate import check, check_sizes
+
+logger = logging.getLogger("drifting")
 
 ARTIFACT = "encoder"
 GRID_IMAGES = 10
@@ -32,17 +38,13 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     generator's configuration names.
 
     Raises:
-        ConfigError: the settings cannot work, or are not those of the run in `workdir`.
-        ValueError: the data cannot be read. loop.TrainingError: the loss is not finite.
+        ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
+        loop.TrainingError: the loss is not finite, or a batch cannot be read.
     """
     check(config)
     source = build.source(config.data)
     check_sizes(config, source.shape, source.num_classes)
     train = config.train
-    batch_size = min(train.batch_size, len(source))
-    pipeline = Pipeline(source, batch_size, train.seed, flip=config.data.flip, prefetch=config.data.prefetch)
-    write_config(workdir, config)
-
     arguments = build.mae_arguments(config.mae, source.shape[2], source.num_classes)
     key = jax.random.key(train.seed)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, key)))
@@ -53,35 +55,48 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         return create(params, optimizer, ema_decays=train.ema_decays)
 
     step_fn = jax.jit(partial(pretrain_step, graphdef, optimizer, config), donate_argnums=0)
-    step, state = loop.run(
-        workdir=workdir,
-        label="pretrain",
-        config=train,
-        pipeline=pipeline,
-        empty=empty_state,
-        initial=jax.jit(empty_state),
-        step_fn=lambda state, batch: step_fn(state, batch, key),
-        callbacks=loop.Callbacks(
-            flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
-            shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
-            watch=lambda step, values: None,
-            draw=ReconstructionDrawer(config, graphdef, pipeline, workdir),
-        ),
-        identity={"data": [source.name, len(source), source.num_classes]},
-    )
-    pipeline.close()
+    batch_size = min(train.batch_size, len(source))
+    batches = Pipeline(source, batch_size, train.seed, flip=config.data.flip, prefetch=config.data.prefetch)
+    with closing(batches) as pipeline:
+        step, state = loop.run(
+            workdir=workdir,
+            config=config,
+            pipeline=pipeline,
+            empty=empty_state,
+            initial=jax.jit(empty_state),
+            step_fn=lambda state, batch: step_fn(state, batch, key),
+            callbacks=loop.Callbacks(
+                flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
+                shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
+                watch=lambda step, values: None,
+                draw=ReconstructionDrawer(config, graphdef, source, workdir),
+            ),
+            identity=build.data_facts(source),
+            label="pretrain",
+            about=describe(config, source, lambda: empty_state().params),
+        )
     if step >= train.steps:
-        decay = str(float(train.ema_decays[0]))
+        decay = train.ema_decays[0]
         save_artifact(
             workdir / ARTIFACT,
             kind="mae",
             model_config=arguments,
-            params=jax.device_get(state.ema[decay]),
+            params=jax.device_get(state.ema[str(decay)]),
             step=step,
-            ema_decay=float(decay),
+            ema_decay=decay,
             extra={"data": source.name, "class_names": list(source.class_names)},
         )
+        logger.info("pretrain: the encoder is features.path=%s", workdir / ARTIFACT)
     return step
+
+
+def describe(config: PretrainConfig, source: LabelledSource, init: Callable[[], Any]) -> Iterator[str]:
+    """What is about to be trained, in a few lines. `init` makes the parameters, of which only the shapes count."""
+    mae = config.mae
+    yield loop.describe_model("mae", jax.eval_shape(init))
+    yield loop.describe_data(source)
+    finish = f", a classifier in the last {mae.cls_steps} steps" if mae.lambda_cls else ""
+    yield f"loss: squared error of masked tokens{finish}"
 
 
 def pretrain_step(
@@ -109,7 +124,7 @@ def pretrain_step(
 
     gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
     state, update_metrics = apply_gradients(state, gradient, optimizer, config.optimizer.no_op_steps)
-    return state, metrics | update_metrics
+    return state, metrics | update_metrics | {"param_norm": optax.tree.norm(state.params)}
 
 
 def masks(mae: MAEConfig, key: Array, shape: tuple[int, ...]) -> Array:
@@ -128,11 +143,11 @@ def classifier_weight(config: PretrainConfig, step: Array) -> Array:
 class ReconstructionDrawer:
     """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
 
-    def __init__(self, config: PretrainConfig, graphdef: Any, pipeline: Pipeline, workdir: Path) -> None:
-        images, self._labels = pipeline.source.__getitems__(np.arange(min(GRID_IMAGES, len(pipeline.source))))
+    def __init__(self, config: PretrainConfig, graphdef: Any, source: LabelledSource, workdir: Path) -> None:
+        images, self._labels = source.__getitems__(np.arange(min(GRID_IMAGES, len(source))))
         self._images, self._workdir, self._patch = images, workdir, config.mae.input_patch_size
         self._mask = masks(config.mae, jax.random.key(config.train.seed), images.shape)
-        self._decay = str(float(config.train.ema_decays[0]))
+        self._decay = str(config.train.ema_decays[0])
         self._apply = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs)["recon"])
 
     def __call__(self, step: int, state: TrainState) -> None:

@@ -1,6 +1,7 @@
 """Images from a generator: each depends on its own seed, its class and the guidance scale, and on nothing else."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from jax import Array
 
 from drifting import build
 from drifting.checkpoint import Checkpoints, abstract, read_config
-from drifting.config import Config, ConfigError, parse
+from drifting.config import Config, ConfigError
 from drifting.monitor import save_grid
+from drifting.validate import require
 
 logger = logging.getLogger("drifting")
 
@@ -56,44 +58,61 @@ def balanced_labels(count: int, num_classes: int) -> np.ndarray:
     return (np.arange(count) % num_classes).astype(np.int32)
 
 
+def ema_decay(config: Config, wanted: float | None = None) -> float:
+    """Which average of the parameters to use: `wanted`, or `eval.ema_decay`, or the first of `train.ema_decays`.
+
+    Raises:
+        ConfigError: the run does not keep the one that is wanted.
+    """
+    kept = config.train.ema_decays
+    if wanted is None:
+        return kept[0] if config.eval.ema_decay is None else config.eval.ema_decay
+    if wanted not in kept:
+        raise ConfigError(f"--ema={wanted}: the run does not keep it, use one of {', '.join(map(str, kept))}")
+    return wanted
+
+
 class TrainedGenerator:
-    """The generator of a run directory, its averaged parameters read from the latest checkpoint.
+    """The generator of a run directory, its averaged parameters read from the latest checkpoint. Needs no data.
 
     Args:
         workdir: what `drifting train` wrote.
-        ema_decay: which average; None: `eval.ema_decay` of the run, or the first of `train.ema_decays`.
+        average: decay of the average to use; None: see `ema_decay`.
+
+    Attributes:
+        config: the run's settings. step: that of the checkpoint. ema_decay: the average in use.
+        data: facts about the data of the run, see `build.data_facts`.
+        generator, params: the network and its parameters.
 
     Raises:
         ConfigError: there is no run, no checkpoint, or no such average.
     """
 
-    def __init__(self, workdir: Path, ema_decay: float | None = None) -> None:
-        config = parse(read_config(workdir))
+    def __init__(self, workdir: Path, average: float | None = None) -> None:
+        config = read_config(workdir, Config)
         assert isinstance(config, Config)
-        self.config, self.workdir = config, workdir
-        decays = config.train.ema_decays
-        if ema_decay is None:
-            ema_decay = config.eval.ema_decay
-        self.ema_decay = decays[0] if ema_decay is None else ema_decay
-        if self.ema_decay not in decays:
-            raise ConfigError(f"eval.ema_decay={self.ema_decay}: the run keeps {', '.join(map(str, decays))}")
-        self.train_source = build.source(config.data)
-        self.generator, init = build.generator(
-            config.model, self.train_source.shape, self.train_source.num_classes, config.train.seed
-        )
-        checkpoints = Checkpoints(workdir, read_only=True)
+        self.config, self.ema_decay = config, ema_decay(config, average)
+        checkpoints = Checkpoints(workdir)
         step = checkpoints.latest()
         if step is None:
             raise ConfigError(f"--workdir={workdir}: has no checkpoint yet; run `drifting train` first")
-        self.step = step
-        key = str(float(self.ema_decay))
-        target = {key: abstract(jax.eval_shape(init))}
-        self.params: Any = checkpoints.restore_part(step, "ema", target)[key]
-        checkpoints.close()
+        self.step, key = step, str(self.ema_decay)
+        self.data: dict[str, Any] = checkpoints.read_run(step)["identity"]
+        height, width, channels = self.data["shape"]
+        self.class_names: list[str] = self.data["classes"]
+        self.generator, init = build.generator(
+            config.model, (height, width, channels), len(self.class_names), config.train.seed
+        )
+        self.params: Any = checkpoints.restore_part(step, "ema", {key: abstract(jax.eval_shape(init))})[key]
 
     def alpha(self, alpha: float | None) -> float:
-        """The guidance scale asked for, or `eval.alpha`; warns about one the generator was not trained with."""
+        """The guidance scale asked for, or `eval.alpha`; warns about one the generator was not trained with.
+
+        Raises:
+            ConfigError: it is not a positive number.
+        """
         alpha = self.config.eval.alpha if alpha is None else alpha
+        require(0 < alpha < math.inf, "--alpha", alpha, "use a positive guidance scale")
         guidance = self.config.guidance
         if not guidance.alpha_min <= alpha <= guidance.alpha_max:
             logger.warning(
@@ -129,15 +148,16 @@ def write_samples(
     Raises:
         ConfigError: no such run, class or average.
     """
+    path = workdir / "samples.png" if out is None else out
+    require(path.suffix == ".png", "--out", str(path), "must end in .png")
     trained = TrainedGenerator(workdir, ema_decay)
-    names = trained.train_source.class_names
+    names = trained.class_names
     rows = list(range(min(len(names), 10))) if classes is None else [_class_label(c, names) for c in classes]
     if not rows:
         raise ConfigError("--classes=: give at least one class, or leave it out")
     labels = np.repeat(np.asarray(rows, np.int32), columns)
     scale = trained.alpha(alpha)
     images = trained.draw(labels, seed, scale, trained.config.eval.batch_size)
-    path = workdir / "samples.png" if out is None else out
     save_grid(images, path, columns)
     return path
 

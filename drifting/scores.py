@@ -6,9 +6,11 @@ from typing import Any
 
 from drifting import build
 from drifting.config import ConfigError
+from drifting.data.sources import Batch, LabelledSource
 from drifting.evaluate.pixels import pixel_scores
 from drifting.monitor import atomic_path
 from drifting.sample import TrainedGenerator, balanced_labels
+from drifting.validate import require
 
 EVAL_FILE = "eval.json"
 
@@ -26,27 +28,29 @@ def evaluate(
         The keys of `pixel_scores`, and `step alpha seed ema_decay data`.
 
     Raises:
-        ConfigError: no such run or average, or no held-out data.
+        ConfigError: no such run or average, no held-out data, or other data than the run was trained on.
     """
     trained = TrainedGenerator(workdir, ema_decay)
-    settings = trained.config.eval
+    settings, data = trained.config.eval, trained.config.data
+    count = settings.num_samples if num_samples is None else num_samples
+    require(count > settings.neighbours, "--num", count, f"must exceed eval.neighbours={settings.neighbours}")
+    train, heldout = build.source(data), build.source(data, split="heldout")
+    facts = build.data_facts(train)
+    if changed := [name for name, value in facts.items() if trained.data[name] != value]:
+        raise ConfigError(f"data.name={data.name!r}: {' and '.join(changed)} are not what {workdir} was trained with")
     scale = trained.alpha(alpha)
-    labels = balanced_labels(num_samples or settings.num_samples, trained.train_source.num_classes)
+    labels = balanced_labels(count, train.num_classes)
     images = trained.draw(labels, settings.seed, scale, settings.batch_size).clip(-1, 1)
-    try:
-        heldout = build.source(trained.config.data, split="heldout")
-    except ValueError as error:
-        raise ConfigError(f"evaluate needs held-out samples: {error}") from error
-    train_images, train_labels = trained.train_source.__getitems__(range(len(trained.train_source)))
-    heldout_images, heldout_labels = heldout.__getitems__(range(len(heldout)))
-    scores: dict[str, Any] = pixel_scores(
-        images, labels, train_images, train_labels, heldout_images, heldout_labels, settings.neighbours
-    )
+    scores: dict[str, Any] = pixel_scores(images, labels, *_all(train), *_all(heldout), settings.neighbours)
     scores |= {"step": trained.step, "alpha": scale, "seed": settings.seed, "ema_decay": trained.ema_decay}
-    scores |= {"data": trained.config.data.name}
+    scores |= {"data": data.name}
     with atomic_path(workdir / EVAL_FILE) as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     return scores
+
+
+def _all(source: LabelledSource) -> Batch:
+    return source.__getitems__(range(len(source)))
 
 
 def score_table(scores: dict[str, Any]) -> str:

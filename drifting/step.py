@@ -1,17 +1,19 @@
 """One training step: the page to read first.
 
-Push the new real samples into the banks, draw class labels, draw positives and unconditional negatives, draw the guidance
-scale, generate, extract features, compute the loss, update the parameters and their averages. Pure and jitted; everything
-random follows from the run's key, the step number and the purpose.
+Push the new real samples into the banks, draw class labels, draw positives and unconditional negatives, draw the
+guidance scale, generate, extract features, compute the loss, update the parameters and their averages. Pure and jitted;
+everything random follows from the run's key, the step number and the purpose.
 """
 
 import dataclasses
 import enum
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from drifting import bank
@@ -101,6 +103,7 @@ def train_step(
         "collapse": collapse_ratio(*(a.reshape(*a.shape[:2], -1) for a in (samples, draw.positives))),
         "alpha": jnp.mean(draw.alpha),
         "bank_fill": bank_fill(state),
+        "param_norm": optax.tree.norm(state.params),
         "maps": maps,
     }
     return state, metrics | update_metrics
@@ -142,12 +145,13 @@ def draw_samples(parts: Parts, state: TrainState, batch: Batch, key: Array) -> D
         exponent=guidance.exponent,
         p_one=guidance.p_one,
     )
-    noise_keys = jax.vmap(lambda i: jax.random.fold_in(keys[Purpose.NOISE], i))(jnp.arange(loss.labels * loss.generated))
+    samples = jnp.arange(loss.labels * loss.generated)
+    noise_keys = jax.vmap(partial(jax.random.fold_in, keys[Purpose.NOISE]))(samples)
     return Draw(labels, positives, unconditional, alpha, parts.generator.sample_noise(state.params, noise_keys))
 
 
 def draw_labels(key: Array, count: int, num_classes: int) -> Array:
-    """`count` class labels `[count]` int32, as evenly as can be: without replacement within each pass over the classes."""
+    """`count` class labels `[count]` int32, as evenly as can be: each class once in every pass over the classes."""
     passes = -(-count // num_classes)
     keys = jax.random.split(key, passes)
     return jax.vmap(lambda k: jax.random.permutation(k, num_classes))(keys).reshape(-1)[:count].astype(jnp.int32)

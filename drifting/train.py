@@ -1,7 +1,8 @@
 """Training a generator: set up the parts, fill the banks, run the loop."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from drifting import bank, build, loop
-from drifting.checkpoint import write_config
 from drifting.config import Config
 from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
 from drifting.data.sources import LabelledSource
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
-from drifting.sample import Sampler
+from drifting.sample import Sampler, ema_decay
 from drifting.state import TrainState, create
 from drifting.step import Parts, push_batch, train_step
-from drifting.validate import check, check_sizes
+from drifting.validate import check, check_sizes, require
 
 logger = logging.getLogger("drifting")
 
@@ -34,16 +34,13 @@ def train(config: Config, workdir: Path) -> int:
     """Trains a generator in `workdir`, going on from its latest checkpoint; returns the step reached.
 
     Raises:
-        ConfigError: the settings cannot work, or are not those of the run in `workdir`.
-        ValueError: data or encoder cannot be read, or do not fit. loop.TrainingError: the loss is not finite.
+        ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
+        loop.TrainingError: the loss is not finite, or a batch cannot be read.
     """
     check(config)
     source = build.source(config.data)
     check_sizes(config, source.shape, source.num_classes)
-    encoder = build.feature_encoder(config.features, source.shape[2])
-    pipeline = make_pipeline(config, source)
-    write_config(workdir, config)
-
+    encoder = build.feature_encoder(config.features, source.shape)
     generator, init_params = build.generator(config.model, source.shape, source.num_classes, config.train.seed)
     optimizer = build.optimizer(config.optimizer, config.train.steps)
     parts = Parts(config, generator, encoder.features, build.objective(config), optimizer, source.num_classes)
@@ -57,38 +54,59 @@ def train(config: Config, workdir: Path) -> int:
             neighbour_scale=jnp.zeros(source.num_classes) if config.loss.feature_scale == "neighbour" else None,
         )
 
-    def initial() -> TrainState:
-        return fill_banks(config, source, pipeline, jax.jit(empty_state)())
-
     widths = jnp.asarray(config.loss.widths, jnp.float32)
     key = jax.random.key(config.train.seed)
     jitted = jax.jit(partial(train_step, parts), donate_argnums=0)
-    step, _ = loop.run(
-        workdir=workdir,
-        label="train",
-        config=config.train,
-        pipeline=pipeline,
-        empty=empty_state,
-        initial=initial,
-        step_fn=lambda state, batch: jitted(state, batch, encoder.params, widths, key),
-        callbacks=loop.Callbacks(
-            flatten=partial(named_metrics, config.loss.widths),
-            shown=("gap", "collapse", "loss"),
-            watch=CollapseWatch(config.train.steps),
-            draw=GridDrawer(config, generator, source.num_classes, workdir),
-        ),
-        identity={"encoder": encoder.checksum, "data": [source.name, len(source), source.num_classes]},
-    )
-    pipeline.close()
+    with closing(make_pipeline(config, source)) as pipeline:
+        step, _ = loop.run(
+            workdir=workdir,
+            config=config,
+            pipeline=pipeline,
+            empty=empty_state,
+            initial=lambda: fill_banks(config, source, pipeline, jax.jit(empty_state)()),
+            step_fn=lambda state, batch: jitted(state, batch, encoder.params, widths, key),
+            callbacks=loop.Callbacks(
+                flatten=partial(named_metrics, config.loss.widths),
+                shown=("gap", "collapse", "loss"),
+                watch=CollapseWatch(config.train.steps),
+                draw=GridDrawer(config, generator, source.num_classes, workdir),
+            ),
+            identity=build.data_facts(source) | {"encoder": encoder.checksum},
+            label="train",
+            about=describe(config, source, encoder, init_params),
+        )
     return step
 
 
+def describe(
+    config: Config, source: LabelledSource, encoder: build.FeatureEncoder, init: Callable[[], build.Params]
+) -> Iterator[str]:
+    """What is about to be trained, in a few lines. `init` makes the parameters, of which only the shapes count."""
+    loss = config.loss
+    sample = jax.ShapeDtypeStruct((1, *source.shape), jnp.float32)
+    maps = jax.eval_shape(encoder.features, encoder.params, sample)
+    positions = sum(f.shape[1] for f in maps.values())
+    origin = "the samples themselves" if config.features.encoder == "none" else config.features.path
+    yield loop.describe_model(config.model.name, jax.eval_shape(init))
+    yield loop.describe_data(source)
+    yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
+    yield f"features: {origin}, {len(maps)} maps, {positions} drift problems a label"
+
+
 def make_pipeline(config: Config, source: LabelledSource) -> BatchIterator:
-    """Batches of the new samples for the banks, or without banks class-balanced batches of the positives."""
+    """Batches of the new samples for the banks, or without banks class-balanced batches of the positives.
+
+    Raises:
+        ConfigError: without banks, a class has too few samples.
+    """
     data, loss, seed = config.data, config.loss, config.train.seed
     if config.bank.per_class:
         batch = min(config.bank.push, len(source))
         return Pipeline(source, batch, seed, flip=data.flip, prefetch=data.prefetch)
+    counts = np.bincount(source.labels, minlength=source.num_classes)
+    fewest = int(counts.argmin())
+    remedy = f"exceeds the {counts[fewest]} samples of class {source.class_names[fewest]!r}: use fewer, or a bank"
+    require(loss.positives <= counts[fewest], "loss.positives", loss.positives, remedy)
     return ClassBalanced(source, loss.labels, loss.positives, seed, flip=data.flip, prefetch=data.prefetch)
 
 
@@ -129,7 +147,7 @@ def fill_banks(config: Config, source: LabelledSource, pipeline: BatchIterator, 
 
 
 def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[str, float]:
-    """Flat names and numbers of a step's metrics; those of a feature map as `gap/NAME`, those of a width `.../WIDTH`."""
+    """Flat names and numbers of a step's metrics: `gap/NAME` for a feature map, `field_norm/NAME/WIDTH` for a width."""
     maps: dict[str, MapMetrics] = metrics["maps"]
     flat = {name: float(value) for name, value in metrics.items() if name != "maps"}
     for name, m in maps.items():
@@ -167,7 +185,6 @@ class GridDrawer:
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`."""
-        decay = str(float(self._config.eval.ema_decay or self._config.train.ema_decays[0]))
-        seeds = np.arange(len(self._labels))
-        images = self._sampler(state.ema[decay], self._labels, seeds, self._config.eval.alpha)
+        seeds, params = np.arange(len(self._labels)), state.ema[str(ema_decay(self._config))]
+        images = self._sampler(params, self._labels, seeds, self._config.eval.alpha)
         save_grid(images, self._workdir / "samples" / f"step_{step:07d}.png", GRID_COLUMNS)

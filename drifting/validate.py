@@ -4,14 +4,29 @@ Every failure is a `ConfigError` of one line: the key, its value, and what would
 """
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
-from drifting.config import AnyConfig, Config, ConfigError, ModelConfig, OptimizerConfig, PretrainConfig, RunConfig
+from drifting.config import (
+    AnyConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    EvalConfig,
+    FeaturesConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+)
+from drifting.data.sources import SOURCES
 from drifting.fields import FIELDS
 from drifting.kernels import KERNELS
 from drifting.losses import FEATURE_SCALES, LOSSES
 from drifting.models.dit import PRESETS
+
+SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
 
 
 def check(config: AnyConfig) -> None:
@@ -20,13 +35,18 @@ def check(config: AnyConfig) -> None:
     Raises:
         ConfigError: naming the first.
     """
-    _check_run(config.train, config.optimizer)
+    _check_run(config.train)
+    _check_optimizer(config.optimizer, config.train.steps)
+    _check_data(config.data)
     if isinstance(config, PretrainConfig):
         _check_mae(config)
         return
     _check_loss(config)
+    _check_guidance(config)
+    _check_features(config.features)
     _check_model(config.model)
     _check_bank(config)
+    _check_eval(config.eval, config.train)
 
 
 def require(condition: bool, key: str, value: Any, remedy: str) -> None:
@@ -43,41 +63,71 @@ def one_of(key: str, value: str | None, known: Iterable[str]) -> None:
     require(value in known, key, value, f"use one of {', '.join(known)}{hint}")
 
 
-def _check_run(run: RunConfig, optimizer: OptimizerConfig) -> None:
-    require(run.steps > 0, "train.steps", run.steps, "use at least 1")
-    require(run.seed >= 0, "train.seed", run.seed, "use 0 or more")
-    require(run.log_every > 0, "train.log_every", run.log_every, "use at least 1")
+def _at_least(least: int, section: str, config: Any, *keys: str) -> None:
+    for key in keys:
+        require(getattr(config, key) >= least, f"{section}.{key}", getattr(config, key), f"use {least} or more")
+
+
+def _check_seed(key: str, seed: int) -> None:
+    require(0 <= seed < SEED_LIMIT, key, seed, "a seed lies in [0, 2^32)")
+
+
+def _check_run(run: RunConfig) -> None:
+    _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints")
+    _check_seed("train.seed", run.seed)
     for key in ("sample_every", "checkpoint_every"):
-        require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (never) or more")
-    require(run.keep_checkpoints > 0, "train.keep_checkpoints", run.keep_checkpoints, "use at least 1")
-    require(len(run.ema_decays) > 0, "train.ema_decays", run.ema_decays, "give at least one decay; 0.0 copies the weights")
-    require(len(set(run.ema_decays)) == len(run.ema_decays), "train.ema_decays", run.ema_decays, "give each decay once")
-    for decay in run.ema_decays:
-        require(0 <= decay < 1, "train.ema_decays", run.ema_decays, "decays lie in [0, 1)")
+        require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
+    decays = run.ema_decays
+    require(len(decays) > 0, "train.ema_decays", decays, "give at least one decay; 0.0 copies the weights")
+    require(len(set(decays)) == len(decays), "train.ema_decays", decays, "give each decay once")
+    require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
+
+
+def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
     one_of("optimizer.decay", optimizer.decay, ("constant", "cosine"))
-    require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "use a positive rate")
-    require(optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "use a positive norm")
-    require(optimizer.weight_decay >= 0, "optimizer.weight_decay", optimizer.weight_decay, "use 0 or more")
-    for key in ("warmup_steps", "no_op_steps"):
-        require(getattr(optimizer, key) >= 0, f"optimizer.{key}", getattr(optimizer, key), "use 0 or more")
+    for key in ("learning_rate", "clip_norm", "eps"):
+        value = getattr(optimizer, key)
+        require(0 < value < math.inf, f"optimizer.{key}", value, "use a positive number")
+    for key in ("b1", "b2"):
+        require(0 <= getattr(optimizer, key) < 1, f"optimizer.{key}", getattr(optimizer, key), "a decay lies in [0, 1)")
+    require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "use 0 or more")
+    _at_least(0, "optimizer", optimizer, "warmup_steps", "no_op_steps")
     before = optimizer.no_op_steps + optimizer.warmup_steps
     if optimizer.decay == "cosine":
-        remedy = f"must exceed no_op_steps + warmup_steps = {before} for a cosine"
-        require(run.steps > before, "train.steps", run.steps, remedy)
+        remedy = f"must exceed optimizer.no_op_steps + warmup_steps = {before} for a cosine"
+        require(steps > before, "train.steps", steps, remedy)
+
+
+def _check_data(data: DataConfig) -> None:
+    one_of("data.name", data.name, SOURCES)
+    _at_least(0, "data", data, "prefetch")
 
 
 def _check_loss(config: Config) -> None:
-    loss, guidance, features = config.loss, config.guidance, config.features
+    loss = config.loss
     one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
     one_of("loss.kernel", loss.kernel, KERNELS)
     one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
     require(len(loss.widths) > 0, "loss.widths", loss.widths, "give at least one kernel width, for example (0.3,)")
-    require(all(w > 0 for w in loss.widths), "loss.widths", loss.widths, "kernel widths are positive")
-    require(loss.labels > 0, "loss.labels", loss.labels, "use at least 1")
-    require(loss.generated > 1, "loss.generated", loss.generated, "use at least 2: a sample drifts away from the others")
-    require(loss.positives > 1, "loss.positives", loss.positives, "use at least 2: real samples are compared as well")
+    require(all(0 < w < math.inf for w in loss.widths), "loss.widths", loss.widths, "kernel widths are positive")
+    _at_least(1, "loss", loss, "labels")
+    # A sample drifts away from the other generated ones, and real ones are compared among themselves.
+    _at_least(2, "loss", loss, "generated", "positives")
     require(loss.unconditional >= 0, "loss.unconditional", loss.unconditional, "use 0 (no guidance) or more")
-    require(guidance.alpha_min > 0, "guidance.alpha_min", guidance.alpha_min, "use a positive scale, usually 1.0")
+    if loss.feature_scale == "neighbour":
+        remedy = f"must be positive and below loss.positives={loss.positives}"
+        require(0 < loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
+        require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
+        remedy = "loss.feature_scale='neighbour' measures the samples themselves: use 'none'"
+        require(config.features.encoder == "none", "features.encoder", config.features.encoder, remedy)
+
+
+def _check_guidance(config: Config) -> None:
+    loss, guidance = config.loss, config.guidance
+    for key in ("alpha_min", "alpha_max"):
+        value = getattr(guidance, key)
+        require(0 < value < math.inf, f"guidance.{key}", value, "use a positive scale, usually 1.0 or more")
+    require(math.isfinite(guidance.exponent), "guidance.exponent", guidance.exponent, "use a finite number")
     remedy = f"must be at least guidance.alpha_min={guidance.alpha_min}"
     require(guidance.alpha_max >= guidance.alpha_min, "guidance.alpha_max", guidance.alpha_max, remedy)
     require(0 <= guidance.p_one <= 1, "guidance.p_one", guidance.p_one, "a probability lies in [0, 1]")
@@ -87,15 +137,18 @@ def _check_loss(config: Config) -> None:
     else:
         remedy = "below 1 unconditional negatives would weigh less than nothing: use 1.0 or more"
         require(guidance.alpha_min >= 1, "guidance.alpha_min", guidance.alpha_min, remedy)
+
+
+def _check_features(features: FeaturesConfig) -> None:
     one_of("features.encoder", features.encoder, ("mae", "none"))
-    if features.encoder == "mae":
-        require(features.path is not None, "features.path", features.path, "give the folder that `drifting pretrain` wrote")
     _check_dtype("features.dtype", features.dtype)
     require(features.every_k_block >= 0, "features.every_k_block", features.every_k_block, "use 0 (no block) or more")
-    if loss.feature_scale == "neighbour":
-        remedy = f"must be below loss.positives={loss.positives}"
-        require(0 < loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
-        require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
+    for key in ("mean_patches", "std_patches"):
+        sides = getattr(features, key)
+        require(all(side > 0 for side in sides), f"features.{key}", sides, "sides of patches are at least 1")
+    if features.encoder == "mae":
+        remedy = "give the folder that `drifting pretrain` wrote, or set features.encoder='none'"
+        require(features.path is not None, "features.path", features.path, remedy)
 
 
 def _check_dtype(key: str, dtype: str | None) -> None:
@@ -107,44 +160,80 @@ def _check_model(model: ModelConfig) -> None:
     _check_dtype("model.dtype", model.dtype)
     if model.attention_dtype is not None:
         _check_dtype("model.attention_dtype", model.attention_dtype)
+    _at_least(0, "model", model, "register_tokens", "style_tokens")
+    _at_least(1, "model", model, "patch_size", "style_codebook", "noise_dim")
+    require(0 < model.mlp_ratio < math.inf, "model.mlp_ratio", model.mlp_ratio, "use a positive number")
+    if model.cond_dim is not None:
+        _at_least(1, "model", model, "cond_dim")
+    if model.name == "mlp":
+        remedy = "presets are sizes of model.name='dit': give model.hidden_size and model.depth"
+        require(model.preset is None, "model.preset", model.preset, remedy)
+        for key, least in {"hidden_size": 1, "depth": 2}.items():
+            value = getattr(model, key)
+            require(value is not None and value >= least, f"model.{key}", value, f"give {least} or more")
+    else:
+        _check_dit_size(model)
+
+
+def _check_dit_size(model: ModelConfig) -> None:
     sizes = {"hidden_size": model.hidden_size, "depth": model.depth, "num_heads": model.num_heads}
     if model.preset is not None:
         one_of("model.preset", model.preset, PRESETS)
         for key, value in sizes.items():
-            require(value is None, f"model.{key}", value, f"model.preset={model.preset!r} sets it: give one or the other")
-    else:
-        needed = sizes if model.name == "dit" else {k: v for k, v in sizes.items() if k != "num_heads"}
-        for key, value in needed.items():
-            require(value is not None, f"model.{key}", value, f"give it, or a model.preset out of {', '.join(PRESETS)}")
-            require(value > 0, f"model.{key}", value, "use at least 1")  # type: ignore[operator]
-    for key in ("register_tokens", "style_tokens"):
-        require(getattr(model, key) >= 0, f"model.{key}", getattr(model, key), "use 0 (none) or more")
-    require(model.patch_size > 0, "model.patch_size", model.patch_size, "use at least 1")
+            remedy = f"model.preset={model.preset!r} sets it: give one or the other"
+            require(value is None, f"model.{key}", value, remedy)
+        return
+    for key, value in sizes.items():
+        remedy = f"give it, or a model.preset out of {', '.join(PRESETS)}"
+        require(value is not None, f"model.{key}", value, remedy)
+        require(value is not None and value > 0, f"model.{key}", value, "use 1 or more")
+    hidden, heads = model.hidden_size or 0, model.num_heads or 1
+    require(hidden % 4 == 0, "model.hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
+    require(hidden % heads == 0, "model.num_heads", heads, f"must divide model.hidden_size={hidden}")
+    remedy = f"model.rope needs heads of even width, these have {hidden // heads}"
+    require(not model.rope or hidden // heads % 2 == 0, "model.num_heads", heads, remedy)
 
 
 def _check_bank(config: Config) -> None:
     bank, loss = config.bank, config.loss
     require(bank.per_class >= 0, "bank.per_class", bank.per_class, "use 0 (no bank) or more")
     if bank.per_class == 0:
-        require(loss.unconditional == 0, "loss.unconditional", loss.unconditional, "needs a bank: set bank.per_class above 0")
+        remedy = "needs a bank: set bank.per_class above 0"
+        require(loss.unconditional == 0, "loss.unconditional", loss.unconditional, remedy)
         return
     remedy = f"exceeds bank.per_class={bank.per_class}: draw fewer or keep more"
     require(loss.positives <= bank.per_class, "loss.positives", loss.positives, remedy)
     remedy = f"exceeds bank.unconditional={bank.unconditional}: draw fewer or keep more"
     require(loss.unconditional <= bank.unconditional, "loss.unconditional", loss.unconditional, remedy)
-    require(bank.push > 0, "bank.push", bank.push, "use at least 1 new sample a step")
-    require(loss.feature_scale != "neighbour", "loss.feature_scale", "neighbour", "needs bank.per_class=0 (the MNIST recipe)")
+    _at_least(1, "bank", bank, "push")
+    remedy = "needs class-balanced batches: set bank.per_class=0 (the MNIST recipe)"
+    require(loss.feature_scale != "neighbour", "loss.feature_scale", loss.feature_scale, remedy)
+
+
+def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
+    require(0 < evaluation.alpha < math.inf, "eval.alpha", evaluation.alpha, "use a positive guidance scale")
+    _at_least(1, "eval", evaluation, "batch_size", "neighbours")
+    _at_least(2, "eval", evaluation, "num_samples")
+    _check_seed("eval.seed", evaluation.seed)
+    if evaluation.ema_decay is not None:
+        remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"
+        require(evaluation.ema_decay in run.ema_decays, "eval.ema_decay", evaluation.ema_decay, remedy)
 
 
 def _check_mae(config: PretrainConfig) -> None:
-    mae, train = config.mae, config.train
-    require(train.batch_size > 0, "train.batch_size", train.batch_size, "use at least 1")
-    require(mae.base_channels > 0, "mae.base_channels", mae.base_channels, "use at least 1")
-    require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, all at least 1")
-    in_order = 0 <= mae.mask_ratio_min <= mae.mask_ratio_max <= 1
-    remedy = f"must lie in [mask_ratio_min={mae.mask_ratio_min}, 1]"
-    require(in_order, "mae.mask_ratio_max", mae.mask_ratio_max, remedy)
+    mae = config.mae
+    _at_least(1, "train", config.train, "batch_size")
+    _at_least(1, "mae", mae, "base_channels", "patch_size", "input_patch_size")
+    require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, 1 or more")
+    require(0 <= mae.mask_ratio_min <= 1, "mae.mask_ratio_min", mae.mask_ratio_min, "a share lies in [0, 1]")
+    remedy = f"must lie in [mae.mask_ratio_min={mae.mask_ratio_min}, 1]"
+    require(mae.mask_ratio_min <= mae.mask_ratio_max <= 1, "mae.mask_ratio_max", mae.mask_ratio_max, remedy)
     require(0 <= mae.lambda_cls <= 1, "mae.lambda_cls", mae.lambda_cls, "a weight lies in [0, 1]")
+    if mae.lambda_cls > 0:
+        remedy = f"must lie in [0, train.steps={config.train.steps}], whose last steps train the classifier"
+        require(0 <= mae.cls_steps <= config.train.steps, "mae.cls_steps", mae.cls_steps, remedy)
+        remedy = f"must lie in [0, mae.cls_steps={mae.cls_steps}], of which they are the first"
+        require(0 <= mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
     _check_dtype("mae.dtype", mae.dtype)
 
 
@@ -159,16 +248,21 @@ def check_sizes(config: AnyConfig, shape: tuple[int, int, int], num_classes: int
         ConfigError: naming the first setting that does not fit.
     """
     height, width, _ = shape
+    samples = f"the {height}x{width} samples of data.name={config.data.name!r}"
     if isinstance(config, PretrainConfig):
-        side = config.mae.patch_size * config.mae.input_patch_size
-        remedy = f"mask_patch x input_patch = {side} must divide the {height}x{width} samples of {config.data.name!r}"
-        require(height % side == 0 and width % side == 0, "mae.patch_size", config.mae.patch_size, remedy)
+        mae = config.mae
+        token, patch = mae.input_patch_size, mae.patch_size * mae.input_patch_size
+        fits = height % token == 0 and width % token == 0
+        require(fits, "mae.input_patch_size", token, f"must divide {samples}")
+        fits = height % patch == 0 and width % patch == 0
+        remedy = f"times mae.input_patch_size it is {patch}, which must divide {samples}"
+        require(fits, "mae.patch_size", mae.patch_size, remedy)
         return
     model = config.model
     if model.name == "dit":
         require(height == width, "data.image_size", (height, width), "the generator draws square samples")
-        sizes = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
-        remedy = f"must divide the {height}x{width} samples of data.name={config.data.name!r}: use one of {sizes}"
+        sides = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
+        remedy = f"must divide {samples}: use one of {', '.join(map(str, sides))}"
         require(height % model.patch_size == 0, "model.patch_size", model.patch_size, remedy)
     if config.bank.per_class == 0:
         remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"

@@ -31,7 +31,9 @@ def split(**changes: Any) -> tuple[Any, dict[str, Any]]:
     graphdef, state = nnx.split(DiT(**TINY | changes, rngs=nnx.Rngs(0)))
     leaves, tree = jax.tree.flatten(nnx.to_pure_dict(state))
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return graphdef, tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+    return graphdef, tree.unflatten(
+        [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def inputs(graphdef: Any, params: Any) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
@@ -96,7 +98,7 @@ def test_golden_outputs(reference: Any):
 def test_golden_gradients(reference: Any):
     z, ours = reference
     assert relative(ours["dx"], z["dL_dx"]) < 1e-4
-    norms = dict(zip(z["grad_norm_names"].tolist(), z["grad_norms"]))
+    norms = dict(zip(z["grad_norm_names"].tolist(), z["grad_norms"], strict=True))
     assert set(norms) == set(ours["grads"])
     for name, norm in norms.items():
         np.testing.assert_allclose(np.linalg.norm(ours["grads"][name]), norm, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -118,7 +120,9 @@ def test_initialisation_is_the_released_one(golden: Path, case: str):
         assert list(x.shape) == stats["shape"], name
         if stats["std"] == 0 or name.endswith("pos_embed"):
             found = [x.mean(), x.std(), x.min(), x.max()]
-            np.testing.assert_allclose(found, [stats[k] for k in ("mean", "std", "min", "max")], rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                found, [stats[k] for k in ("mean", "std", "min", "max")], rtol=1e-5, err_msg=name
+            )
             continue
         # Both sides are samples: standard errors of a mean and of a spread, generously for the kurtosis of a normal.
         error = stats["std"] / np.sqrt(x.size)

@@ -7,10 +7,12 @@ import pytest
 from flax import nnx
 
 from drifting.models.layers import (
+    Conv,
     GroupNorm,
     LayerNorm,
     Linear,
     RMSNorm,
+    attend,
     fourier_features,
     group_count,
     patchify,
@@ -94,6 +96,29 @@ def test_norms_keep_bf16_but_reduce_in_float32(norm: nnx.Module):
     assert y.dtype == jnp.bfloat16
     # In bf16 the mean square of values near 30 would be off by several per cent.
     np.testing.assert_allclose(y.astype(jnp.float32), norm(x.astype(jnp.float32)), rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (2, 5), (4, 4), (6, 5)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolution_is_its_sum_whatever_the_size_of_the_map(size: int, height: int, width: int, stride: int):
+    """Every output is the sum over the kernel around it, zeros outside; small maps take a path of their own."""
+    layer = Conv(3, 4, size, stride=stride, bias=True, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.asarray(draw(4))
+    x, kernel = draw(2, height, width, 3), np.asarray(layer.kernel[...], np.float64)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    expected = [
+        [np.einsum("bijc,ijco->bo", padded[:, i : i + size, j : j + size], kernel) for j in range(0, width, stride)]
+        for i in range(0, height, stride)
+    ]
+    np.testing.assert_allclose(layer(jnp.asarray(x)), np.stack(expected).transpose(2, 0, 1, 3) + draw(4), atol=1e-5)
+
+
+def test_attention_is_its_formula():
+    q, k, v = (draw(2, 3, 5, 4, seed=s) for s in range(3))
+    weights = np.exp(np.einsum("bhnd,bhmd->bhnm", q.astype(np.float64), k) / 2)
+    expected = np.einsum("bhnm,bhmd->bhnd", weights / weights.sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), expected, atol=1e-5)
 
 
 def test_rotary_products_depend_on_the_distance_alone():

@@ -40,6 +40,15 @@ def test_is_the_composition_of_its_layers():
     np.testing.assert_allclose(model(noise, jnp.zeros(6, jnp.int32), 1.0), x, atol=1e-5)
 
 
+def test_layers_keep_their_order_beyond_ten():
+    """Parameters travel as sorted dicts, in which `layer10` comes before `layer2`."""
+    model = build(depth=13, noise_dim=16)
+    graphdef, state = nnx.split(model)
+    merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, nnx.to_pure_dict(state)))
+    noise, labels = batch(model), jnp.zeros(6, jnp.int32)
+    np.testing.assert_array_equal(merged(noise, labels, 1.0), model(noise, labels, 1.0))
+
+
 def test_depth_counts_linear_layers():
     kernels = [x for x in jax.tree.leaves(nnx.to_pure_dict(nnx.state(build(depth=4)))) if x.ndim == 2]
     assert len(kernels) == 4

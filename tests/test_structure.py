@@ -17,7 +17,7 @@ LAYERS = [
     {"fields", "bank", "guidance", "models"},
     {"state", "losses", "features"},
     {"step", "build", "validate", "checkpoint", "data", "monitor", "hub"},
-    {"train", "pretrain", "loop", "sample", "evaluate", "sweep", "report", "plan", "analysis"},
+    {"train", "pretrain", "loop", "sample", "scores", "evaluate", "sweep", "report", "plan", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "guidance", "bank", "features", "models"}

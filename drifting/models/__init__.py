@@ -1,4 +1,4 @@
-"""Networks: the transformer generator, the MLP generator and the masked autoencoder. No sharding, config or files here."""
+"""Networks: transformer and MLP generators, masked autoencoder. No sharding, configuration or files in here."""
 
 from drifting.models.dit import PRESETS, DiT
 from drifting.models.mae import MAE

@@ -15,6 +15,7 @@ from drifting.models.layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    attend,
     fourier_features,
     patchify,
     rotary_angles,
@@ -69,7 +70,7 @@ class Block(nnx.Module):
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=_xavier, rngs=rngs)
 
-        self.num_heads, self.rope, self.swiglu = num_heads, rope, swiglu
+        self.num_heads, self.rope = num_heads, rope
         self.attention_dtype = jnp.dtype(dtype if attention_dtype is None else attention_dtype)
         head = hidden_size // num_heads
         self.norm1, self.norm2 = make_norm(hidden_size, rms_norm), make_norm(hidden_size, rms_norm)
@@ -99,9 +100,7 @@ class Block(nnx.Module):
             angles = rotary_angles(n, q.shape[-1])
             q, k = rotate(q, *angles), rotate(k, *angles)
         q, k, v = (a.astype(self.attention_dtype) for a in (q, k, v))
-        logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(self.attention_dtype)
-        out = jnp.einsum("bhnm,bhmd->bhnd", weights, v).swapaxes(1, 2)
+        out = attend(q, k, v).astype(x.dtype).swapaxes(1, 2)
         return self.attention_out(out.reshape(b, n, hidden))
 
     def mlp(self, x: jax.Array) -> jax.Array:
@@ -131,7 +130,7 @@ class DiT(nnx.Module):
         qk_norm, swiglu, rope, rms_norm: the LightningDiT options.
         dtype: what the network computes in; parameters, norm statistics, condition and output are float32.
         attention_dtype: what queries, keys and values are cast to; None = `dtype`.
-        remat: recompute each block's activations in the backward pass.
+        remat: keep only each block's input for the backward pass; otherwise also its products with weights.
 
     Raises:
         ValueError: sizes that do not divide each other.
@@ -187,8 +186,8 @@ class DiT(nnx.Module):
         self.register_proj = linear(cond_dim, hidden_size, _xavier) if register_tokens else None
         self.register_embed = table(register_tokens, hidden_size) if register_tokens else None
 
-        block = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, swiglu=swiglu)
-        block |= dict(rope=rope, rms_norm=rms_norm, dtype=dtype, attention_dtype=attention_dtype)
+        block: dict[str, Any] = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm)
+        block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=dtype, attention_dtype=attention_dtype)
         # One array each for all blocks, so that one matrix product modulates them all.
         self.modulation_kernel = nnx.Param(jnp.zeros((depth, cond_dim, 6 * hidden_size), jnp.float32))
         self.modulation_bias = nnx.Param(jnp.zeros((depth, 6 * hidden_size), jnp.float32))
@@ -229,7 +228,7 @@ class DiT(nnx.Module):
         return condition + ALPHA_WEIGHT * self.alpha_norm(scale)
 
     def sample_noise(self, key: jax.Array) -> Noise:
-        """The noise of one sample, without a batch axis: map it over per-sample keys and batch layout changes nothing."""
+        """The noise of one sample, without a batch axis: mapped over per-sample keys, batch layout changes nothing."""
         image_key, style_key = jax.random.split(key)
         shape = (self.input_size, self.input_size, self.in_channels)
         noise = {"image": jax.random.normal(image_key, shape, jnp.float32)}
@@ -261,7 +260,9 @@ class DiT(nnx.Module):
             params, modulation = layer
             return nnx.merge(graphdef, params)(x, modulation), None
 
-        body = jax.checkpoint(block, prevent_cse=False) if self.remat else block
+        # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
+        keep = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        body = jax.checkpoint(block, policy=keep, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
 
 

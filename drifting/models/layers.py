@@ -4,6 +4,7 @@ Everything here is a pure function or a small `nnx.Module` whose parameters are 
 """
 
 import math
+from collections.abc import Sized
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from jax.typing import DTypeLike
 
 EPSILON = 1e-6
 """Added to variances and mean squares by every norm of the released recipe."""
+
+
+def numbered(prefix: str, modules: Sized) -> list[str]:
+    """Names `prefix1`, `prefix2`, .. of the modules of a dict, in that order.
+
+    A module merged from parameters has its dicts sorted by name, `layer10` before `layer2`: never rely on their order.
+    """
+    return [f"{prefix}{k}" for k in range(1, len(modules) + 1)]
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:
@@ -43,9 +52,7 @@ def layer_norm(x: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """`x @ kernel + bias` over the last axis; float32 parameters, computed in `dtype`."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, dtype: DTypeLike, init: nnx.Initializer, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, init: nnx.Initializer, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
         self.dtype = jnp.dtype(dtype)
@@ -82,6 +89,49 @@ class LayerNorm(nnx.Module):
         return (layer_norm(x.astype(jnp.float32)) * self.gain[...] + self.bias[...]).astype(x.dtype)
 
 
+class Conv(nnx.Module):
+    """Square convolution with symmetric padding (`SAME` pads strided ones on one side only); float32 parameters."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        bias: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
+        self.stride, self.dtype = stride, jnp.dtype(dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, ceil(H/stride), ceil(W/stride), outputs]`."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        pad = kernel.shape[0] // 2
+        # XLA's CPU backend is up to fifty times slower than matrix products where the kernel is larger than the map.
+        if -(-min(x.shape[1:3]) // self.stride) < kernel.shape[0]:
+            y = _convolve_few(x, kernel, self.stride)
+        else:
+            strides, padding, layout = (self.stride,) * 2, ((pad, pad),) * 2, ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def _convolve_few(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same convolution as one matrix product for each kernel element."""
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    products = [
+        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j] for i in range(size) for j in range(size)
+    ]
+    return sum(products[1:], start=products[0])
+
+
 def group_count(channels: int) -> int:
     """The largest divisor of `channels` that is at most 32."""
     return max(g for g in range(1, min(32, channels) + 1) if channels % g == 0)
@@ -96,8 +146,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to the same shape and dtype."""
-        b, h, w, c = x.shape
-        groups = group_count(c)
+        groups = group_count(x.shape[-1])
         y = x.astype(jnp.float32)
         # Channels first, groups after: both reductions then run over whole rows of the contiguous channel axis.
         mean = _over_group(jnp.mean(y, axis=(1, 2)), groups)
@@ -126,6 +175,13 @@ def rotate(x: jax.Array, cos: np.ndarray, sin: np.ndarray) -> jax.Array:
     y = x.astype(jnp.float32)
     first, second = jnp.split(y, 2, axis=-1)
     return y * cos + jnp.concatenate([-second, first], axis=-1) * sin
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of `[B, heads, N, d]`, scaled by `1/sqrt(d)`; products in the inputs' dtype, result float32."""
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, v, preferred_element_type=jnp.float32)
 
 
 def sincos_table(height: int, width: int, features: int) -> np.ndarray:

@@ -8,26 +8,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from drifting.models.layers import GroupNorm, patchify
-
-
-def _conv(inputs: int, outputs: int, size: int, dtype: DTypeLike, rngs: nnx.Rngs, stride: int = 1) -> nnx.Conv:
-    """Bias-free convolution with symmetric padding (`SAME` would pad strided ones on one side only)."""
-    pad = size // 2
-    padding = ((pad, pad), (pad, pad))
-    return nnx.Conv(
-        inputs, outputs, (size, size), strides=stride, padding=padding, use_bias=False, dtype=dtype, rngs=rngs
-    )
+from drifting.models.layers import Conv, GroupNorm, Linear, numbered, patchify
 
 
 class ResidualBlock(nnx.Module):
     """Basic ResNet block with group norm; the shortcut is projected where shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.conv1, self.norm1 = _conv(inputs, outputs, 3, dtype, rngs, stride), GroupNorm(outputs)
-        self.conv2, self.norm2 = _conv(outputs, outputs, 3, dtype, rngs), GroupNorm(outputs)
+        self.conv1 = Conv(inputs, outputs, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.norm1, self.norm2 = GroupNorm(outputs), GroupNorm(outputs)
         same = inputs == outputs and stride == 1
-        self.shortcut_conv = None if same else _conv(inputs, outputs, 1, dtype, rngs, stride)
+        self.shortcut_conv = None if same else Conv(inputs, outputs, 1, stride=stride, dtype=dtype, rngs=rngs)
         self.shortcut_norm = None if same else GroupNorm(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -46,15 +38,17 @@ class Stage(nnx.Module):
     ) -> None:
         widths = [inputs] + [outputs] * (blocks - 1)
         strides = [stride] + [1] * (blocks - 1)
-        layers = (ResidualBlock(w, outputs, stride=s, dtype=dtype, rngs=rngs) for w, s in zip(widths, strides))
-        self.blocks = nnx.Dict({f"blk{k}": block for k, block in enumerate(layers, start=1)})
+        self.blocks: nnx.Dict[ResidualBlock] = nnx.Dict()
+        for k in range(blocks):
+            block = ResidualBlock(widths[k], outputs, stride=strides[k], dtype=dtype, rngs=rngs)
+            self.blocks[f"blk{k + 1}"] = block
         self.norm = GroupNorm(outputs)
         self.remat = remat
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The normalised output `[B, H/stride, W/stride, outputs]`, and every block's own by its name."""
         outputs = {}
-        for name in (f"blk{k}" for k in range(1, len(self.blocks) + 1)):  # a merged dict is sorted: blk10 before blk2
+        for name in numbered("blk", self.blocks):
             x = outputs[name] = _apply(self.blocks[name], x, self.remat)
         return self.norm(x), outputs
 
@@ -84,7 +78,7 @@ class Encoder(nnx.Module):
         dtype = jnp.dtype(dtype)
         self.input_patch_size, self.dtype = input_patch_size, dtype
         widths = [base_channels] + [base_channels * 2**s for s in range(len(layers))]
-        self.conv1 = _conv(in_channels * input_patch_size**2, base_channels, 3, dtype, rngs)
+        self.conv1 = Conv(in_channels * input_patch_size**2, base_channels, 3, dtype=dtype, rngs=rngs)
         self.norm1 = GroupNorm(base_channels)
         stages = (
             Stage(widths[s], widths[s + 1], n, stride=1 if s == 0 else 2, dtype=dtype, remat=remat, rngs=rngs)
@@ -106,9 +100,10 @@ class Encoder(nnx.Module):
         Keys in order: `conv1`, `layer1` .. (each stage's normalised output), then `layer1_blk1` .. (each block's).
         """
         x = jax.nn.relu(self.norm1(self.conv1(tokens.astype(self.dtype))))
-        maps, blocks = {"conv1": x}, {}
-        for name, stage in self.stages.items():
-            x, outputs = stage(x)
+        maps = {"conv1": x}
+        blocks: dict[str, jax.Array] = {}
+        for name in numbered("layer", self.stages):
+            x, outputs = self.stages[name](x)
             maps[name] = x
             blocks |= {f"{name}_{block}": output for block, output in outputs.items()}
         return maps | blocks
@@ -118,7 +113,7 @@ class ConvNormReLU(nnx.Module):
     """3x3 convolution, group norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.conv, self.norm = _conv(inputs, outputs, 3, dtype, rngs), GroupNorm(outputs)
+        self.conv, self.norm = Conv(inputs, outputs, 3, dtype=dtype, rngs=rngs), GroupNorm(outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, inputs]` to `[B, H, W, outputs]`."""
@@ -147,16 +142,18 @@ class Decoder(nnx.Module):
         self.bridge = ConvNormReLU(widths[-1], widths[-1], dtype=dtype, rngs=rngs)
         # up43 joins layer4 and layer3, ..., up10 layer1 and conv1; the last two are equally wide.
         skips = [*reversed(widths[:-1]), base_channels]
-        self.ups = nnx.Dict()
-        for level, (inputs, skip) in zip(range(stages, 0, -1), zip([widths[-1], *skips], skips)):
+        self.ups: nnx.Dict[Up] = nnx.Dict()
+        inputs = widths[-1]
+        for level, skip in zip(range(stages, 0, -1), skips, strict=True):
             self.ups[f"up{level}{level - 1}"] = Up(inputs, skip, skip, dtype=dtype, rngs=rngs)
-        self.head = nnx.Conv(base_channels, channels, (1, 1), dtype=dtype, rngs=rngs)
+            inputs = skip
+        self.head = Conv(base_channels, channels, 1, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, maps: dict[str, jax.Array]) -> jax.Array:
         """The encoder's maps to the reconstruction `[B, h, w, channels]` of its patchified input."""
         skips = [maps["conv1"], *(maps[f"layer{s}"] for s in range(1, len(self.ups) + 1))]
         x = self.bridge(skips.pop())
-        for level in range(len(self.ups), 0, -1):  # by name: merging from parameters sorts a dict
+        for level in range(len(self.ups), 0, -1):
             x = self.ups[f"up{level}{level - 1}"](x, skips.pop())
         return self.head(x)
 
@@ -202,7 +199,8 @@ class MAE(nnx.Module):
         stages = len(layers)
         self.decoder = Decoder(channels=tokens, base_channels=base_channels, stages=stages, dtype=dtype, rngs=rngs)
         top = base_channels * 2 ** (stages - 1)
-        self.classifier = nnx.Linear(top, num_classes, dtype=dtype, rngs=rngs) if num_classes else None
+        init = nnx.initializers.lecun_normal()
+        self.classifier = Linear(top, num_classes, dtype=dtype, init=init, rngs=rngs) if num_classes else None
 
     def encode(self, x: jax.Array) -> dict[str, jax.Array]:
         """Feature maps of unmasked `[B, H, W, C]`, see `Encoder.maps`."""
@@ -230,8 +228,8 @@ class MAE(nnx.Module):
         outputs |= {"mask_ratio": jnp.mean(mask, axis=(1, 2, 3)), "recon": recon}
         if self.classifier is None:
             return outputs
-        top = list(self.encoder.stages)[-1]
-        logits = self.classifier(jnp.mean(maps[top], axis=(1, 2))).astype(jnp.float32)
+        top = maps[f"layer{len(self.encoder.stages)}"]
+        logits = self.classifier(jnp.mean(top, axis=(1, 2))).astype(jnp.float32)
         log_p = jax.nn.log_softmax(logits)
         outputs["cls_loss"] = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
         outputs["accuracy"] = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.models.dit import Noise
+from drifting.models.layers import Linear, numbered
 
 
 class MLP(nnx.Module):
@@ -38,8 +39,8 @@ class MLP(nnx.Module):
 
         dtype = jnp.dtype(dtype)
 
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, dtype=dtype, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, dtype=dtype, init=nnx.initializers.he_normal(), rngs=rngs)
 
         self.noise_dim, self.dtype = noise_dim, dtype
         self.first = linear(noise_dim, hidden_size)
@@ -54,8 +55,8 @@ class MLP(nnx.Module):
         if self.label_embed is not None and self.alpha_embed is not None:
             alphas = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), labels.shape)
             x += self.label_embed(labels) + self.alpha_embed(jnp.log(alphas)[:, None])
-        for layer in self.hidden.values():
-            x = layer(jax.nn.silu(x))
+        for name in numbered("layer", self.hidden):
+            x = self.hidden[name](jax.nn.silu(x))
         return self.last(jax.nn.silu(x)).astype(jnp.float32)
 
     def sample_noise(self, key: jax.Array) -> Noise:
