@@ -2,8 +2,8 @@
 
     python -m scripts.bench
 
-Times are medians on this machine and move with it; floating-point operations and temporary memory are the compiler's own
-figures and do not. The released code's column was measured on a 2-core CPU under jax 0.10.2 and is repeated here as
+Times are medians on this machine and move with it; floating-point operations and temporary memory are the compiler's
+own figures and do not. The released code's column was measured on a 2-core CPU under jax 0.10.2 and is repeated here as
 given: compare ratios of runs on one machine.
 """
 

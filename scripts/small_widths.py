@@ -7,18 +7,17 @@ Compares two ways of computing distances in float32 with exact differences in fl
 is equal. Writes docs/small-widths.png and prints the tables of docs/small-widths.md. Takes seconds on a CPU.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from jax import Array
 
 from drifting.fields import FIELDS, Pairs, displace
-from drifting.kernels import KERNELS, centred_distance, pairwise_distance
+from drifting.kernels import KERNELS, centred_distance
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "small-widths.png"
 DIMENSION = 4096
@@ -27,7 +26,7 @@ NEAR = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # distances of ne
 WIDTHS = (0.5, 0.2, 0.1, 0.05, 0.02)
 COPIES = 3  # near duplicates of each kind at each distance
 
-METHODS: dict[str, Callable[[Array, Array], Array]] = {"textbook": centred_distance, "centred": pairwise_distance}
+METHODS = ("textbook", "centred")
 # Titles of the fields that are compared: log-KDE's is the sharp field.
 COMPARED = {
     "log-KDE, Gaussian": ("sharp", "gaussian"),
@@ -76,57 +75,74 @@ def features(offset: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([of_positives, fresh, of_generated]).astype(np.float32), y.astype(np.float32)
 
 
-def exact_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distances of the rows from their differences, in float64."""
+class Distances(NamedTuple):
+    """Distances of the generated samples to the positives and among themselves."""
+
+    pos: np.ndarray
+    neg: np.ndarray
+
+
+def float32_distances(method: str, x: np.ndarray, y: np.ndarray) -> Distances:
+    """What `losses.map_loss` computes ('centred': the mean of the positives is the origin), or without a centre."""
+    query, positives = jnp.asarray(x), jnp.asarray(y)
+    centre = jnp.mean(positives, axis=0) if method == "centred" else 0.0
+    return Distances(*(np.asarray(centred_distance(query - centre, a - centre)) for a in (positives, query)))
+
+
+def exact_distances(x: np.ndarray, y: np.ndarray) -> Distances:
+    """From the differences, in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
-    return np.stack([np.linalg.norm(row - y, axis=1) for row in x])
+    return Distances(*(np.stack([np.linalg.norm(row - a, axis=1) for row in x]) for a in (y, x)))
 
 
-def field(
-    name: str, kernel: str, width: float, d: tuple[np.ndarray, np.ndarray], x: np.ndarray, y: np.ndarray
-) -> Array:
-    """A field of unit root mean square, in the precision of the distances `d` (to positives, to negatives)."""
-    centre = y.astype(np.float64).mean(axis=0)
-    x, y = ((a - centre).astype(d[0].dtype) for a in (x, y))
-    ones = jnp.ones(len(y), d[0].dtype), jnp.ones(len(x), d[0].dtype)
-    pairs = Pairs(jnp.asarray(d[0]), jnp.asarray(d[1]), *ones, jnp.eye(len(x), dtype=bool))
-    v = displace(FIELDS[name](pairs, KERNELS[kernel], width), jnp.asarray(x), jnp.asarray(y), jnp.asarray(x))
-    return v / jnp.sqrt(jnp.mean(jnp.square(v)))
+def near_pairs(d: Distances) -> np.ndarray:
+    """The distances of the near duplicates, `[pairs, len(NEAR)]`."""
+    n = len(NEAR) * COPIES
+    pairs = np.concatenate([np.diagonal(d.pos[:n]), np.diagonal(d.neg[n : 2 * n, 2 * n :])])
+    return pairs.reshape(-1, len(NEAR))
+
+
+def all_pairs(d: Distances) -> np.ndarray:
+    """Every distance but a sample's to itself."""
+    return np.concatenate([d.pos.ravel(), d.neg[~np.eye(len(d.neg), dtype=bool)]])
+
+
+def log_kernel(kernel: str, width: float, d: np.ndarray) -> np.ndarray:
+    """`log k`, in the precision of the distances."""
+    with jax.enable_x64(d.dtype == np.float64):
+        return np.asarray(KERNELS[kernel].log_k(jnp.asarray(d), width))
+
+
+def field(name: str, kernel: str, width: float, d: Distances, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A field of unit root mean square, in the precision of the distances."""
+    centre = y.mean(axis=0, dtype=np.float64)
+    x, y = ((a - centre).astype(d.pos.dtype) for a in (x, y))
+    with jax.enable_x64(d.pos.dtype == np.float64):
+        w_pos, w_neg = (jnp.ones(len(a), d.pos.dtype) for a in (y, x))
+        pairs = Pairs(jnp.asarray(d.pos), jnp.asarray(d.neg), w_pos, w_neg, jnp.eye(len(x), dtype=bool))
+        coordinates = (jnp.asarray(a) for a in (x, y, x))
+        v = displace(FIELDS[name](pairs, KERNELS[kernel], width), *coordinates)
+        return np.asarray(v / jnp.sqrt(jnp.mean(jnp.square(v))))
 
 
 def measure(method: str, offset: float) -> Errors:
     """Errors of one of METHODS on features of that offset."""
     x, y = features(offset)
-    to_pos, to_neg = (np.asarray(METHODS[method](jnp.asarray(x), jnp.asarray(a))) for a in (y, x))
-    got = to_pos, to_neg
-    want = exact_distance(x, y), exact_distance(x, x)
+    got, want = float32_distances(method, x, y), exact_distances(x, y)
+    distance = np.abs(near_pairs(got) / near_pairs(want) - 1).max(axis=0)
 
-    count = len(NEAR) * COPIES
-    rows = np.arange(count)
-    pairs = ((0, rows, rows), (1, rows + count, rows + 2 * count))  # (to positives or negatives, query, target)
-    relative = np.concatenate([np.abs(got[k][i, j] / want[k][i, j] - 1) for k, i, j in pairs])
-    distance = relative.reshape(-1, len(NEAR)).max(axis=0)
-
-    off_diagonal = ~np.eye(len(x), dtype=bool)
-    every_got, every_want = (np.concatenate([d[0].ravel(), d[1][off_diagonal]]) for d in (got, want))
     log_k: dict[str, list[float]] = {}
+    for kernel in ("gaussian", "laplace"):
+        values = [[log_kernel(kernel, width, all_pairs(d)) for d in (got, want)] for width in WIDTHS]
+        log_k[kernel] = [float(np.abs(a - b).max()) for a, b in values]
+
     fields: dict[tuple[str, str], list[float]] = {}
-    for width in WIDTHS:
-        for kernel in ("gaussian", "laplace"):
-            value = np.asarray(KERNELS[kernel].log_k(jnp.asarray(every_got), width), np.float64)
-            with jax.enable_x64(True):
-                reference = np.asarray(KERNELS[kernel].log_k(jnp.asarray(every_want), width))
-            log_k.setdefault(kernel, []).append(float(np.abs(value - reference).max()))
-        for which, kept in ((APART, slice(count, 2 * count)), (ALL, slice(None))):
-            for title, (name, kernel) in COMPARED.items():
-                value = np.asarray(
-                    field(name, kernel, width, (got[0][kept], got[1][kept, kept]), x[kept], y), np.float64
-                )
-                with jax.enable_x64(True):
-                    d = want[0][kept], want[1][kept, kept]
-                    reference = np.asarray(field(name, kernel, width, d, x[kept], y))
-                error = np.linalg.norm(value - reference) / np.linalg.norm(reference)
-                fields.setdefault((which, title), []).append(float(error))
+    n = len(NEAR) * COPIES
+    for which, kept in ((APART, slice(n, 2 * n)), (ALL, slice(None))):
+        sets = [Distances(d.pos[kept], d.neg[kept, kept]) for d in (got, want)]
+        for title, (name, kernel) in COMPARED.items():
+            values = [[field(name, kernel, width, d, x[kept], y) for d in sets] for width in WIDTHS]
+            fields[which, title] = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in values]
     return Errors(distance.tolist(), log_k, fields)
 
 

@@ -1,6 +1,5 @@
 """Real runs for the tests: the tiny configuration, the command in a process of its own, and what a run left behind."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -42,12 +41,12 @@ def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
 
 
-@functools.cache
 def finished_run(factory: pytest.TempPathFactory) -> Path:
     """The directory of one uninterrupted run of the tiny configuration, trained once for all test files. Read-only."""
-    workdir = factory.mktemp("finished") / "run"
-    done = finish(train_command(workdir))
-    assert done.returncode == 0, done.stderr
+    workdir = factory.getbasetemp() / "finished_run"
+    if not workdir.exists():
+        done = finish(train_command(workdir))
+        assert done.returncode == 0, done.stderr
     return workdir
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from scipy.integrate import quad
 
 from drifting.kernels import KERNELS, Kernel, centred_distance, inverse_log_sharp, pairwise_distance, safe_sqrt
+from scripts import small_widths
 from tests import reference
 
 WIDTHS = (0.02, 0.3, 2.0)
@@ -203,6 +205,65 @@ def test_distances_do_not_feel_a_common_offset():
     np.testing.assert_allclose(got, reference.distances(x, y), rtol=2e-6)
     lost = centred_distance(x + np.float32(1024), y + np.float32(1024))
     assert np.abs(np.asarray(lost) / reference.distances(x, y) - 1).max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def far_from_the_origin() -> dict[str, Any]:
+    """The 4096-dimensional features of docs/small-widths.md: length 100, mean distance 1; distances in three ways."""
+    x, y = small_widths.features(100)
+    distances = {method: small_widths.float32_distances(method, x, y) for method in small_widths.METHODS}
+    exact = small_widths.Distances(reference.distances(x, y), reference.distances(x, x))
+    return {"x": x, "y": y, "exact": exact, **distances}
+
+
+def test_near_duplicates_are_told_apart(far_from_the_origin):
+    """Where the textbook expansion is off by tens of per cent and more, the package is right to one in a thousand."""
+    exact = small_widths.near_pairs(far_from_the_origin["exact"])
+    error = {
+        method: np.abs(small_widths.near_pairs(far_from_the_origin[method]) / exact - 1).max(axis=0)
+        for method in small_widths.METHODS
+    }
+    true = np.array(small_widths.NEAR)
+    np.testing.assert_allclose(np.median(exact, axis=0), true, rtol=1e-3)
+    assert error["textbook"][true <= 0.05].min() > 0.1
+    assert error["centred"][true >= 0.02].max() < 1e-3
+    # What is left is 1e-7 r²/d, with r² = ½ about the centre of the positives.
+    assert (error["centred"] * true < 4 * 1e-7 * 0.5 / true).all()
+
+
+@pytest.mark.parametrize("width", small_widths.WIDTHS)
+@pytest.mark.parametrize("kernel", reference.LOG_K)
+def test_narrow_kernels_of_far_features(far_from_the_origin, kernel, width):
+    """`log k` over all pairs, near duplicates included, down to a width of 0.02."""
+    exact = reference.LOG_K[kernel](small_widths.all_pairs(far_from_the_origin["exact"]), width)
+    error = {
+        method: np.abs(
+            small_widths.log_kernel(kernel, width, small_widths.all_pairs(far_from_the_origin[method])) - exact
+        )
+        for method in small_widths.METHODS
+    }
+    assert error["centred"].max() < 1e-2
+    assert error["centred"].max() < 1e-2 * error["textbook"].max()
+    if width <= 0.05:
+        assert error["textbook"].max() > 1
+
+
+@pytest.mark.parametrize("name", ["sharp", "drift"])
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace"])
+def test_narrow_fields_of_far_features(far_from_the_origin, name, kernel):
+    """Normalised fields of samples that are not near each other, at a width of 0.02."""
+    rows, columns = slice(27, 39), slice(0, 16)
+    x, y = far_from_the_origin["x"][rows], far_from_the_origin["y"][columns]
+    exact = reference.FIELDS[name](reference.problem(x, y, x, own=True), reference.LOG_K[kernel], 0.02)
+    exact /= np.sqrt(np.mean(exact**2))
+    error = {}
+    for method in small_widths.METHODS:
+        d = far_from_the_origin[method]
+        kept = small_widths.Distances(d.pos[rows, columns], d.neg[rows, rows])
+        got = small_widths.field(name, kernel, 0.02, kept, x, y)
+        error[method] = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+    assert error["centred"] < 1e-3
+    assert error["textbook"] > (0.1 if kernel == "gaussian" else 0.02)
 
 
 def test_gradient_of_the_distance():

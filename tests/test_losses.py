@@ -24,6 +24,7 @@ from drifting.losses import (
     potential,
     potential_affinities,
 )
+from scripts import small_widths
 from tests import reference
 from tests.golden_files import group, load, meta
 
@@ -371,6 +372,21 @@ def test_a_kernel_given_by_its_profile_alone(name):
     (want, _), want_gradient = evaluate(Objective(name, KERNELS["laplace"], False), [0.5], *args)
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     assert relative(gradient, want_gradient) < 2e-5
+
+
+@pytest.mark.parametrize(("name", "field"), [("log_kde", "sharp"), ("drift", "drift")])
+def test_narrow_kernels_on_4096_channels_with_a_common_offset(name, field):
+    """The whole loss keeps its digits at a width of 0.02, where features are a hundred times as long as apart."""
+    x, y = small_widths.features(100)
+    rows = [0, 4, 27, 28, 29, 30, 31, 54, 58]  # near duplicates of positives, fresh samples, near duplicates of those
+    gen, pos = x[rows][None, :, None], y[:16][None, :, None]
+    weights = [np.ones(a.shape[:2], np.float32) for a in (gen, pos, gen[:, :0])]
+    args = [gen, pos, gen[:, :0], *weights]
+    objective = Objective(name, KERNELS["laplace"])
+    (_, metrics), gradient = quick(partial(evaluate, objective, [0.02]))(*args)
+    want = reference.field_map_loss(field, reference.log_profile("laplace"), [0.02], args, True, "per_map")
+    assert relative(metrics.scale, want.scale) < 1e-5
+    assert relative(gradient, want.gradient) < 1e-3
 
 
 # --- all maps together -----------------------------------------------------------------------------------------------

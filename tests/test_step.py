@@ -36,6 +36,7 @@ from tests.golden_files import group, load, mae_params_a, meta
 from tests.runs import tiny_config
 
 KEY = jax.random.key(7)
+QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile, and little to run
 
 
 def make_parts(config: Config) -> tuple[Parts, Any]:
@@ -108,12 +109,11 @@ def released(golden: Path) -> Released:
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
 
     # The gradient is taken at the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding of
-    # our samples could put it on the other side. Compiled without optimisation, in half the time.
+    # our samples could put it on the other side.
     def loss_fn(samples: jax.Array) -> Any:
         return drift_loss(parts, samples, draw, encoder, jnp.asarray(config.loss.widths))
 
-    quick = {"xla_backend_optimization_level": 0}
-    at_golden = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=quick)
+    at_golden = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK)
     (loss, maps), pull = at_golden(jnp.asarray(z["gen_samples"]).reshape(2, 8, 8, 8, 4))
     samples, pull_back = jax.vjp(jax.jit(lambda params: generate(parts, params, draw)), params)
     (gradient,) = pull_back(pull)
@@ -239,19 +239,22 @@ class Tiny:
 def tiny() -> Tiny:
     parts, init = make_parts(tiny_config())
     state = push_batch(first_state(parts, init), batch_of(np.arange(400, 800)))
-    return Tiny(parts, state, jax.jit(partial(train_step, parts), donate_argnums=0))
+    return Tiny(parts, state, jax.jit(partial(train_step, parts), donate_argnums=0, compiler_options=QUICK))
 
 
 def test_a_step_is_its_parts_in_order(tiny: Tiny):
     """Push, draw, generate, loss, update: the page as it reads, composed by hand."""
     batch, widths = batch_of(np.arange(16)), jnp.asarray([0.4])
     pushed = push_batch(tiny.state, batch)
-    draw = draw_samples(tiny.parts, pushed, batch, jax.random.fold_in(KEY, 0))
+    draw = jax.jit(partial(draw_samples, tiny.parts))(pushed, batch, jax.random.fold_in(KEY, 0))
 
     def loss_fn(params: Any) -> jax.Array:
         return drift_loss(tiny.parts, generate(tiny.parts, params, draw), draw, {}, widths)[0]
 
-    expected, _ = jax.jit(lambda s: apply_gradients(s, jax.grad(loss_fn)(s.params), tiny.parts.optimizer))(pushed)
+    def update(state: TrainState) -> TrainState:
+        return apply_gradients(state, jax.grad(loss_fn)(state.params), tiny.parts.optimizer)[0]
+
+    expected = jax.jit(update, compiler_options=QUICK)(pushed)
     found, metrics = tiny(tiny.state)
     jax.tree.map(np.testing.assert_array_equal, found.banks, expected.banks)
     assert int(found.step) == int(expected.step) == 1

@@ -1,0 +1,246 @@
+"""Checkpoints hold the whole state, appear whole or not at all, and can be read while the run goes on."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drifting import bank
+from drifting.checkpoint import Checkpoints, abstract, check_config, read_config, write_config
+from drifting.config import Config, ConfigError, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
+from drifting.state import TrainState, create, make_optimizer
+
+RUN = {"identity": {"data": "x", "shape": [2, 2, 1]}, "data": {"position": 3}}
+
+
+def make_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
+    optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0)
+    params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (3, 4))}, "b": jnp.arange(5.0) + seed}
+    images = jax.random.normal(jax.random.key(seed), (7, 2, 2, 1))
+    banks = {"class": bank.push(bank.create(3, 4, (2, 2, 1)), images, jnp.asarray([0, 1, 2, 0, 0, 0, 0]))}
+    banks["unconditional"] = bank.create(1, 5, (2, 2, 1), jnp.bfloat16)
+    return create(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def save(workdir: Path, *steps: int, keep: int = 1) -> None:
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step), RUN | {"step": step})
+    checkpoints.close()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("scale", [None, jnp.ones(3)], ids=["", "neighbour_scale"])
+def test_the_whole_state_comes_back(tmp_path: Path, scale: Any):
+    state = make_state(1, scale)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, state, RUN)
+    checkpoints.wait()
+    restored = checkpoints.restore(5, abstract(jax.eval_shape(lambda: make_state(0, scale))))
+    assert_same(jax.device_get(restored), jax.device_get(state))
+    assert checkpoints.read_run(5) == RUN and checkpoints.latest() == 5
+    checkpoints.close()
+
+
+def test_saving_goes_on_in_the_background_of_donated_steps(tmp_path: Path):
+    """The buffers of a state that is being saved are donated to the next steps at once, and the file holds the old."""
+    advance = jax.jit(lambda x: jax.tree.map(lambda a: a + 1, x), donate_argnums=0)
+    state = {"big": jnp.zeros((500, 1000)), "small": jnp.zeros(3)}
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in range(1, 4):
+        state = advance(state)
+        checkpoints.save(step, state, RUN)
+    for _ in range(20):
+        state = advance(state)
+    checkpoints.wait()
+    for step in range(1, 4):
+        for array in jax.tree.leaves(jax.device_get(checkpoints.restore(step, abstract(state)))):
+            np.testing.assert_array_equal(array, step)
+    checkpoints.close()
+
+
+def test_a_part_without_the_rest(tmp_path: Path):
+    save(tmp_path, 2)
+    state = make_state(2)
+    # Without the files of the other parts there is nothing but the asked-for part to read.
+    target = {"0.999": abstract(jax.eval_shape(lambda: make_state().params))}
+    part = Checkpoints(tmp_path).restore_part(2, "ema", target)
+    assert set(part) == {"0.999"}
+    assert_same(jax.device_get(part["0.999"]), jax.device_get(state.ema["0.999"]))
+
+
+def test_only_the_latest_are_kept(tmp_path: Path):
+    save(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+    assert Checkpoints(tmp_path).latest() == 4
+
+
+def test_nothing_yet(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path / "new")
+    assert checkpoints.latest() is None
+    checkpoints.wait()
+    checkpoints.close()
+    assert not (tmp_path / "new").exists()
+
+
+def test_looking_at_a_run_changes_nothing(tmp_path: Path):
+    """A run that is going on writes to temporary folders, which a reader must not take for leftovers."""
+    save(tmp_path, 4)
+    shutil.copytree(tmp_path / "checkpoints" / "4", tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp")
+    before = tree(tmp_path)
+    reader = Checkpoints(tmp_path)
+    assert reader.latest() == 4
+    reader.read_run(4)
+    reader.restore(4, abstract(jax.eval_shape(make_state)))
+    reader.restore_part(4, "ema", {"0.9": abstract(jax.eval_shape(lambda: make_state().params))})
+    reader.close()
+    assert tree(tmp_path) == before
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path: Path):
+    save(tmp_path, 4)
+    leftover = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", leftover)
+    save(tmp_path, 8)
+    assert not leftover.exists() and Checkpoints(tmp_path).read_run(8)["step"] == 8
+
+
+def test_a_removal_that_was_cut_short_does_no_harm(tmp_path: Path):
+    """Old checkpoints are removed file by file: what a kill leaves of one must not hinder the newer ones."""
+    save(tmp_path, 4, 8, keep=2)
+    shutil.rmtree(tmp_path / "checkpoints" / "4" / "state")
+    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").unlink()
+    assert Checkpoints(tmp_path).latest() == 8
+    save(tmp_path, 12, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "8"]
+
+
+def smaller() -> dict[str, jax.Array]:
+    return {"a": jnp.zeros((3, 4))}
+
+
+@pytest.mark.parametrize("what", ["other tree", "other shape", "missing file", "cut file"])
+def test_a_checkpoint_that_does_not_fit_is_one_clear_line(tmp_path: Path, what: str):
+    save(tmp_path, 4)
+    target = abstract(jax.eval_shape(make_state))
+    files = sorted((tmp_path / "checkpoints" / "4" / "state").rglob("d/*"), key=lambda path: -path.stat().st_size)
+    if what == "other tree":
+        target = abstract(jax.eval_shape(smaller))
+    elif what == "other shape":
+        shapes = {"kernel": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=target.params["b"].sharding)}
+        target = dataclasses.replace(target, params=target.params | {"a": shapes})
+    elif what == "missing file":
+        for file in files:
+            file.unlink()
+    else:
+        for file in files:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"checkpoints/4: not a checkpoint of this model, or damaged") as error:
+        Checkpoints(tmp_path).restore(4, target)
+    assert "\n" not in str(error.value)
+
+
+# --- config.json ------------------------------------------------------------------------------------------------------
+
+
+def test_a_config_comes_back(tmp_path: Path):
+    for config in (Config(), PretrainConfig(mae=MAEConfig(layers=(1, 2)))):
+        write_config(tmp_path / "new" / "run", config)
+        assert read_config(tmp_path / "new" / "run", type(config)) == config
+        check_config(tmp_path / "new" / "run", config)
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["config.json"]
+
+
+def test_keys_younger_than_the_run_have_their_defaults(tmp_path: Path):
+    write_config(tmp_path, Config())
+    settings = to_dict(Config())
+    del settings["loss"]["neighbour_decay"], settings["guidance"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_config(tmp_path) == Config()
+    check_config(tmp_path, Config())
+
+
+RESUMED = dict(steps=7, log_every=7, sample_every=7, checkpoint_every=7, keep_checkpoints=7, tensorboard=False)
+
+
+def test_what_may_change_on_resuming(tmp_path: Path):
+    config = Config()
+    write_config(tmp_path, config)
+    changed = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, **RESUMED),
+        data=dataclasses.replace(config.data, path="moved", prefetch=0),
+        features=dataclasses.replace(config.features, path="moved"),
+        eval=dataclasses.replace(config.eval, alpha=2.0, batch_size=7),
+    )
+    check_config(tmp_path, changed)
+
+
+def test_all_that_differs_is_listed(tmp_path: Path):
+    config = Config()
+    write_config(tmp_path, config)
+    other = dataclasses.replace(
+        config,
+        loss=dataclasses.replace(config.loss, widths=(0.1, 0.2)),
+        train=dataclasses.replace(config.train, seed=3, steps=7),
+    )
+    with pytest.raises(ConfigError) as error:
+        check_config(tmp_path, other)
+    listed = "(loss.widths was (0.4,), is (0.1, 0.2); train.seed was 0, is 3)"
+    assert listed in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(optimizer=OptimizerConfig(decay="cosine")),
+        PretrainConfig(MAEConfig(lambda_cls=0.5), optimizer=OptimizerConfig()),
+    ],
+)
+def test_the_end_of_a_schedule_may_not_move(tmp_path: Path, config: Any):
+    write_config(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"train\.steps was 30000, is 40000"):
+        check_config(tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, steps=40_000)))
+
+
+def test_folders_that_hold_no_such_run(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path, tmp_path / "nowhere", file):
+        with pytest.raises(ConfigError, match=r"holds no run \(no config\.json\)"):
+            read_config(path)
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        check_config(file, Config())
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_config(file / "below", Config())
+    check_config(tmp_path, Config())
+    check_config(tmp_path / "nowhere", Config())
+
+
+def test_a_run_of_the_other_command(tmp_path: Path):
+    write_config(tmp_path, PretrainConfig(train=RunConfig()))
+    for call in (lambda: read_config(tmp_path), lambda: check_config(tmp_path, Config())):
+        with pytest.raises(ConfigError, match="holds a run of `drifting pretrain`; give one of `drifting train`"):
+            call()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"loss": {"widhts": [1.0]}}', '{"loss": 3}'])
+def test_a_damaged_config(tmp_path: Path, text: str):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json (cannot be read|is of another version) \(.+\)"):
+        read_config(tmp_path)

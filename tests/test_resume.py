@@ -1,0 +1,108 @@
+"""Real runs that are killed and started again end as one that never was: to the last bit."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drifting.checkpoint import Checkpoints
+from tests.runs import assert_same_run, finish, finished_run, metrics, saved, train_command
+
+IN_PROGRESS = "orbax-checkpoint-tmp"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory)
+
+
+def names(workdir: Path) -> list[str]:
+    """What is in the checkpoint folder: finished ones by their step, and those that are being written."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.listdir(workdir / "checkpoints")
+    return []
+
+
+def logged(workdir: Path) -> int:
+    """The last step in the metrics file."""
+    with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
+        return int(json.loads((workdir / "metrics.jsonl").read_bytes().splitlines()[-1])["step"])
+    return 0
+
+
+def stop(workdir: Path, number: int, when: Callable[[], bool]) -> int:
+    """Starts the run, sends it a signal as soon as `when()`, and returns its exit code."""
+    process = subprocess.Popen(train_command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 240
+    try:
+        while not when():
+            assert process.poll() is None, "the run ended before it could be stopped"
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+    finally:
+        process.send_signal(number)
+        process.communicate(timeout=240)
+    return process.returncode
+
+
+def test_killed_at_many_points(whole: Path, tmp_path: Path):
+    """SIGKILL before the first checkpoint, while one is being written, and between two."""
+    run = tmp_path / "run"
+    assert stop(run, signal.SIGKILL, lambda: logged(run) >= 1) == -signal.SIGKILL
+    assert any(killed_while_saving(run) for _ in range(4))
+    reached = logged(run)
+    assert stop(run, signal.SIGKILL, lambda: logged(run) > max(reached, 24)) == -signal.SIGKILL
+    done = finish(train_command(run))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(run, whole)
+    assert not any(IN_PROGRESS in name for name in names(run))
+
+
+def killed_while_saving(run: Path) -> bool:
+    """Kills the run as soon as it starts writing a checkpoint; whether it came in time."""
+    already = set(names(run))  # what a kill before left behind does not count
+    stop(run, signal.SIGKILL, lambda: any(IN_PROGRESS in name for name in set(names(run)) - already))
+    return any(IN_PROGRESS in name for name in set(names(run)) - already)
+
+
+def test_stopped_politely(whole: Path, tmp_path: Path):
+    """SIGTERM, then SIGINT: saved at once, exit code 0; more steps need no more than the same command."""
+    run = tmp_path / "run"
+    assert stop(run, signal.SIGTERM, lambda: logged(run) >= 4) == 0
+    step, _, _ = saved(run)
+    assert 4 <= step < 60
+    assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 0
+    assert saved(run)[0] > step
+    done = finish(train_command(run))
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    assert_same_run(run, whole)
+
+
+def test_the_state_is_not_trivial(whole: Path):
+    """What is compared holds the banks and two averages, which differ, and every number is finite."""
+    _, arrays, _ = saved(whole)
+    fast, slow = ([array for name, array in arrays.items() if f"['ema']['{d}']" in name] for d in ("0.9", "0.99"))
+    assert len(fast) == len(slow) > 10
+    assert any(np.any(a != b) for a, b in zip(fast, slow, strict=True))
+    assert np.any(arrays["['banks']['class']['samples']"] != 0) and np.all(arrays["['banks']['class']['pushed']"] > 8)
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_divergence_leaves_the_last_checkpoint(tmp_path: Path):
+    done = finish(train_command(tmp_path / "run", "--config.optimizer.learning_rate=1e30"))
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("drifting: error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    assert " is nan at step " in lines[0] or " is inf at step " in lines[0]
+    for line in metrics(tmp_path / "run"):
+        assert all(np.isfinite(value) for value in line.values())
+    latest = Checkpoints(tmp_path / "run").latest()
+    assert latest is None or all(np.isfinite(array).all() for array in saved(tmp_path / "run")[1].values())
