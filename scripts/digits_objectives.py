@@ -1,4 +1,4 @@
-"""Objectives on the digits: four objectives at three widths each, the demo's recipe and budget otherwise.
+"""Objectives on the digits: four objectives at three widths each, the demo's recipe otherwise.
 
     python -m scripts.digits_objectives --out=runs/objectives
 
@@ -16,7 +16,7 @@ from drifting.scores import evaluate
 from drifting.train import train
 
 OUT = flags.DEFINE_string("out", "runs/objectives", "folder of the runs")
-STEPS = flags.DEFINE_integer("steps", 1000, "training steps of each run")
+STEPS = flags.DEFINE_integer("steps", 600, "training steps of each run")
 
 # The paper's name, objective and kernel.
 OBJECTIVES = (
