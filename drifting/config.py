@@ -246,7 +246,7 @@ def parse(settings: ConfigDict | dict[str, Any], kind: type[AnyConfig] = Config)
     """
     if isinstance(settings, ConfigDict):
         settings = settings.to_dict()
-    return _parse_section(kind, settings, "")
+    return _parse_section(kind(), settings, "")
 
 
 def _inner_type(hint: Any) -> Any:
@@ -256,22 +256,19 @@ def _inner_type(hint: Any) -> Any:
     return hint
 
 
-def _parse_section(kind: Any, settings: Any, prefix: str) -> Any:
+def _parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
     if not isinstance(settings, dict):
         raise ConfigError(f"{prefix.rstrip('.') or 'settings'}={settings!r}: expected a section of keys, not a value")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key in settings:
-        if key not in fields:
-            raise ConfigError(unknown_key(prefix + key, settings[key], fields))
+    hints = typing.get_type_hints(type(defaults))
     values = {}
     for key, value in settings.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            values[key] = _parse_section(hint, value, f"{prefix}{key}.")
+        if key not in hints:
+            raise ConfigError(unknown_key(prefix + key, value, hints))
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
         else:
-            values[key] = _convert(hint, value, prefix + key)
-    return kind(**values)
+            values[key] = _convert(hints[key], value, prefix + key)
+    return dataclasses.replace(defaults, **values)
 
 
 def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from drifting.checkpoint import Checkpoints
 from drifting.cli import load_settings
 from drifting.config import Config, parse
 
-TINY = Path(__file__).with_name("tiny_digits.py")
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny_digits.py"
 
 
 def tiny_config(**sections: dict[str, Any]) -> Config:

@@ -1,0 +1,155 @@
+"""What a generator's training sets up: batches, banks that cover every class, metrics by name, warnings, pictures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from drifting import bank, build
+from drifting.config import Config, ConfigError, FeaturesConfig
+from drifting.data.pipeline import ClassBalanced, Pipeline
+from drifting.data.sources import ArraySource, digits
+from drifting.losses import MapMetrics
+from drifting.state import TrainState
+from drifting.train import CollapseWatch, GridDrawer, describe, empty_banks, fill_banks, make_pipeline, named_metrics
+from tests.runs import finished_run, metrics, tiny_config
+
+
+def source_of(counts: list[int]) -> ArraySource:
+    """So many images of each class; the pixels are the image's number."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.broadcast_to(
+        np.arange(len(labels), dtype=np.float32)[:, None, None, None] / 1000, (len(labels), 2, 2, 1)
+    )
+    return ArraySource("array", images, labels, tuple(f"c{i}" for i in range(len(counts))))
+
+
+def empty(config: Config, source: ArraySource) -> TrainState:
+    return TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, source))
+
+
+def fill(config: Config, source: ArraySource) -> tuple[TrainState, Any]:
+    pipeline = make_pipeline(config, source)
+    return fill_banks(config, source, pipeline, empty(config, source)), pipeline
+
+
+def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
+    config = tiny_config(bank=dict(push=8))
+    state, pipeline = fill(config, digits())
+    counts = np.asarray(bank.fill(state.banks["class"]))
+    assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks["unconditional"])) >= 2)
+    batches = pipeline.state()["position"]
+    shorter = empty(config, digits())
+    again = make_pipeline(config, digits())
+    for _ in range(batches - 1):
+        labels = next(again)["label"]
+        images = jnp.zeros((len(labels), 8, 8, 1))
+        shorter = TrainState(shorter.step, {}, {}, {}, {"class": bank.push(shorter.banks["class"], images, labels)})
+    assert np.asarray(bank.fill(shorter.banks["class"])).min() < config.loss.positives
+
+
+def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFixture):
+    source = source_of([30, 1, 30])
+    config = tiny_config(bank=dict(push=8))
+    with caplog.at_level(logging.WARNING, "drifting"):
+        state, pipeline = fill(config, source)
+    assert "1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
+    assert pipeline.state()["position"] == 8  # ceil(61 / 8)
+    held = np.asarray(state.banks["class"].samples[1, :, 0, 0, 0])
+    assert int(bank.fill(state.banks["class"])[1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
+
+
+def test_a_class_without_samples_is_an_error():
+    source = source_of([30, 30])
+    source.class_names, source.num_classes = ("c0", "c1", "nothing"), 3
+    with pytest.raises(ValueError, match="nothing"):
+        fill(tiny_config(), source)
+
+
+def test_which_banks_there_are():
+    assert set(empty_banks(tiny_config(), digits())) == {"class", "unconditional"}
+    without = dict(loss=dict(unconditional=0), guidance=dict(alpha_max=1.0))
+    assert set(empty_banks(tiny_config(**without), digits())) == {"class"}
+    config = tiny_config(bank=dict(per_class=0), **without)
+    assert empty_banks(config, digits()) == {}
+    state = TrainState(jnp.int32(0), {}, {}, {}, {})
+    pipeline = make_pipeline(config, digits())
+    assert fill_banks(config, digits(), pipeline, state) is state and pipeline.state() == {"position": 0}
+
+
+def test_batches_with_and_without_banks():
+    config = tiny_config()
+    pipeline = make_pipeline(config, digits())
+    assert isinstance(pipeline, Pipeline) and pipeline.batch_size == 16
+    assert make_pipeline(config, source_of([5, 4])).batch_size == 9  # no more than there are
+    config = tiny_config(bank=dict(per_class=0), loss=dict(labels=3, positives=4, unconditional=0))
+    pipeline = make_pipeline(config, digits())
+    assert isinstance(pipeline, ClassBalanced)
+    labels = next(pipeline)["label"].reshape(3, 4)
+    assert len(set(labels[:, 0])) == 3 and np.all(labels == labels[:, :1])
+    with pytest.raises(ConfigError, match=r"^loss\.positives=4: exceeds the 2 samples of class 'c1'"):
+        make_pipeline(config, source_of([9, 2, 9]))
+
+
+def test_named_metrics():
+    maps = {
+        name: MapMetrics(*(jnp.float32(x) for x in (i, i + 0.5)), jnp.asarray([1.0, 2.0]) * i, jnp.float32(9))
+        for i, name in enumerate("ab")
+    }
+    named = named_metrics((0.05, 0.4), {"loss": jnp.float32(7), "maps": maps})
+    assert named == {
+        "loss": 7.0,
+        "loss/a": 0.0, "gap/a": 0.5, "scale/a": 9.0, "field_norm/a/0.05": 0.0, "field_norm/a/0.4": 0.0,
+        "loss/b": 1.0, "gap/b": 1.5, "scale/b": 9.0, "field_norm/b/0.05": 1.0, "field_norm/b/0.4": 2.0,
+    }  # fmt: skip
+
+
+def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
+    watch = CollapseWatch(steps=100)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        for step, collapse in ((1, 0.0), (9, 0.1), (10, 0.31), (20, 0.29), (30, 0.2), (40, 0.5), (50, 0.2)):
+            watch(step, {"collapse": collapse})
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == 2  # not at the start, not again while it lasts
+    assert found[0].startswith("collapse 0.29 at step 20:") and found[1].startswith("collapse 0.20 at step 50:")
+
+
+def test_description():
+    config, encoder = tiny_config(), build.feature_encoder(FeaturesConfig(encoder="none"), (8, 8, 1))
+    lines = list(describe(config, digits(), encoder, lambda: {"w": jnp.zeros(5)}))
+    assert lines[0].startswith("model: dit, 5 parameters, on ") and lines[1].startswith("data: digits, 1,400 samples")
+    assert lines[2] == "loss: log_kde, gaussian kernel of width 0.4"
+    assert lines[3] == "features: the samples themselves, 1 maps, 1 drift problems a label"
+
+
+def test_what_a_run_leaves(tmp_path_factory: pytest.TempPathFactory):
+    run = finished_run(tmp_path_factory)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "samples"]
+    pictures = sorted((run / "samples").iterdir())
+    assert [path.name for path in pictures] == ["step_0000025.png", "step_0000050.png", "step_0000060.png"]
+    with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
+        assert first.size == last.size and first.mode == "L"
+        assert np.any(np.asarray(first) != np.asarray(last))
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == [1, *range(4, 61, 4)]
+    wanted = "loss gap collapse field_norm grad_norm grad_norm_clipped param_norm learning_rate bank_fill alpha"
+    for line in lines:
+        assert set(wanted.split()) | {"gap/global", "scale/global", "field_norm/global/0.4"} <= set(line)
+        assert line["grad_norm_clipped"] <= min(2.0, line["grad_norm"]) + 1e-6
+    assert lines[-1]["learning_rate"] == pytest.approx(2e-4)
+
+
+def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
+    config = tiny_config(eval=dict(ema_decay=0.99))
+    generator, init = build.generator(config.model, (8, 8, 1), 10, seed=0)
+    params = jax.jit(init)()
+    brighter = params | {"final": {"kernel": params["final"]["kernel"], "bias": params["final"]["bias"] + 1}}
+    state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter}, {})
+    GridDrawer(config, generator, 10, tmp_path)(7, state)
+    with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
+        assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
