@@ -19,8 +19,6 @@ from typing import Any
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
-from rich.text import Text
 
 from drifting.config import (
     AnyConfig,
@@ -115,13 +113,11 @@ def _configure_logging() -> None:
 
 
 class _StandardError(logging.Handler):
-    """A line for each message, however long; above the progress bar if there is one."""
+    """A line for each message, however long; above the progress bar, which takes the place of `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warning = record.levelno >= logging.WARNING
-        text = Text(f"warning: {record.getMessage()}" if warning else record.getMessage())
-        # A console of its own each time: while a bar is drawn, sys.stderr is another.
-        Console(stderr=True).print(text, style="yellow" if warning else "", soft_wrap=True, highlight=False)
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{warning}{record.getMessage()}", file=sys.stderr)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

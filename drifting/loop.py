@@ -105,7 +105,8 @@ def run(
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         if not start:
-            state = initial()
+            with _reading(0, checkpoints):
+                state = initial()
         with _interrupts() as interrupted:
             loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints)
             step, state = loop.run(start, state, interrupted)
@@ -138,7 +139,8 @@ class _Loop:
         )
         with writer, Progress(train.steps, start=step, label=self.label) as progress:
             while step < train.steps and not stop:
-                batch = self._next_batch(step)
+                with _reading(step, self.checkpoints):
+                    batch = next(self.pipeline)
                 previous = metrics
                 state, metrics = self.step_fn(state, batch)
                 step += 1
@@ -162,23 +164,27 @@ class _Loop:
                     self.checkpoints.save(step, state, {"identity": self.identity, "data": self.pipeline.state()})
         return step, state
 
-    def _next_batch(self, step: int) -> dict[str, Any]:
-        try:
-            return next(self.pipeline)
-        except ValueError as error:
-            raise TrainingError(f"data after step {step}: {error}; {self._kept()}") from error
-
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
         for name in WATCHED:
             if not math.isfinite(values[name]):
                 remedy = "try a lower optimizer.learning_rate in another --workdir"
-                raise TrainingError(f"{name} is {values[name]} at step {step}; {self._kept()}; {remedy}")
+                raise TrainingError(f"{name} is {values[name]} at step {step}; {_kept(self.checkpoints)}; {remedy}")
 
-    def _kept(self) -> str:
-        self.checkpoints.wait()
-        saved = self.checkpoints.latest()
-        return "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
+
+@contextmanager
+def _reading(step: int, checkpoints: Checkpoints) -> Iterator[None]:
+    """Data that cannot be read, such as a damaged image, ends the training."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(f"data after step {step}: {error}; {_kept(checkpoints)}") from error
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    checkpoints.wait()
+    saved = checkpoints.latest()
+    return "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
 
 
 def describe_data(source: LabelledSource) -> str:

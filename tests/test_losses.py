@@ -36,12 +36,12 @@ quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def features(seed: int = 0, scale: float = 1.0) -> list[np.ndarray]:
-    """`gen, pos, unc, w_gen, w_pos, w_unc` with a common offset and guidance weights of each label's own."""
+    """`gen, pos, unc, w_gen, w_pos, w_unc` with a common offset and weights of each label's own."""
     rng = np.random.default_rng(seed)
     shifts = ((N, 0.0), (P, 0.8), (U, -0.4))
     gen, pos, unc = ((scale * (rng.normal(size=(L, n, F, C)) + shift + 2)).astype(np.float32) for n, shift in shifts)
-    w_unc = np.repeat(np.float32([[0.4], [1.7]]), U, axis=1)
-    return [gen, pos, unc, np.ones((L, N), np.float32), np.ones((L, P), np.float32), w_unc]
+    w_gen, w_pos = (rng.uniform(0.5, 1.5, (L, n)).astype(np.float32) for n in (N, P))
+    return [gen, pos, unc, w_gen, w_pos, np.repeat(np.float32([[0.4], [1.7]]), U, axis=1)]
 
 
 def evaluate(objective: Objective, widths, gen, *others):
@@ -138,6 +138,21 @@ def test_potential_against_the_restatement(name, kernel):
     got = potential(pairs_of(x, y_pos, y_unc, w_pos, w_neg), KERNELS[kernel], 0.9, LOSSES[name])
     want = reference.potential(name, p, reference.log_profile(kernel), 0.9)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * np.abs(want).max())
+
+
+@PER_KERNEL
+@pytest.mark.parametrize("name", LOSSES)
+def test_slope_of_the_link(name, kernel):
+    """Its declared derivative is the one that its values have; `g` increases, so that a field attracts and repels."""
+    width, step = 0.7, 0.02
+    log_v = KERNELS[kernel].log_sharp(jnp.linspace(0.2, 3.0, N), width)
+
+    def link(log_v):
+        return LOSSES[name](log_v, KERNELS[kernel], width)
+
+    slope = jax.jvp(link, (log_v,), (jnp.ones_like(log_v),))[1]
+    np.testing.assert_allclose(slope, (link(log_v + step) - link(log_v - step)) / (2 * step), rtol=5e-3)
+    assert (slope > 0).all()
 
 
 @PER_KERNEL
