@@ -107,6 +107,8 @@ def run(
         if not start:
             with _reading(0, checkpoints):
                 state = initial()
+            # Placed as a restored state is, so that both are trained by one and the same compiled step.
+            state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
         with _interrupts() as interrupted:
             loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints)
             step, state = loop.run(start, state, interrupted)
