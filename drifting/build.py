@@ -1,5 +1,6 @@
 """From a checked configuration to the objects it describes: source, generator, encoder, objective, optimiser."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -22,6 +24,9 @@ from drifting.models.mae import MAE, Encoder
 from drifting.models.mlp import MLP
 
 Params = dict[str, Any]
+PROBES = 32
+"""Images that the checksum of a data set covers."""
+
 FeatureFn = Callable[[Params, Array], dict[str, Array]]
 
 
@@ -34,12 +39,19 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
 
 
 def data_facts(source: LabelledSource) -> dict[str, Any]:
-    """What a run depends on of its data, JSON-able: enough to use its model without them, and to tell others apart."""
+    """What a run depends on of its data, JSON-able: enough to use its model without them, and to tell others apart.
+
+    The checksum covers all labels and `PROBES` images spread over the data: cheap on any size, and a data set that was
+    exchanged or reordered under the same path is noticed.
+    """
+    images, _ = source.__getitems__(np.linspace(0, len(source) - 1, PROBES).astype(np.int64))
+    checksum = hashlib.sha256(source.labels.tobytes() + images.tobytes()).hexdigest()
     return {
         "data": source.name,
         "samples": len(source),
         "shape": list(source.shape),
         "classes": list(source.class_names),
+        "checksum": checksum,
     }
 
 

@@ -104,6 +104,7 @@ def run(
         for line in about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
+        logger.info("%s: compiling the first step, which can take a minute", label)
         if not start:
             with _reading(0, checkpoints):
                 state = initial()

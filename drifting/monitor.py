@@ -237,8 +237,8 @@ class Progress:
         """
         self._total, self._step, self._label, self._interval, self._clock = total, start, label, interval, clock
         self._console = console or Console(stderr=True)
-        # Rate over the last minute: the compilation of the first step does not spoil the time left for long.
-        self._seen: deque[tuple[float, int]] = deque([(clock(), start)])
+        # Rate over the last minute, counted from the first update: that step was mostly compilation.
+        self._seen: deque[tuple[float, int]] = deque()
         self._last_line: float | None = None
         self._printed = start
         self._metrics: dict[str, float] = {}
@@ -280,7 +280,9 @@ class Progress:
         rate = done / elapsed if elapsed > 0 else 0.0
         left = (self._total - self._step) / rate if rate > 0 else math.inf
         parts = [f"{name} {value:.4g}" for name, value in self._metrics.items()]
-        return "  ".join([*parts, f"{rate:.3g} steps/s", f"ETA {duration(left)}"])
+        if rate > 0:
+            parts += [f"{rate:.3g} steps/s", f"ETA {duration(left)}"]
+        return "  ".join(parts)
 
     def _print_line(self, now: float) -> None:
         self._last_line = now

@@ -36,8 +36,8 @@ def evaluate(
     require(count > settings.neighbours, "--num", count, f"must exceed eval.neighbours={settings.neighbours}")
     train, heldout = build.source(data), build.source(data, split="heldout")
     facts = build.data_facts(train)
-    if changed := [name for name, value in facts.items() if trained.data[name] != value]:
-        raise ConfigError(f"data.name={data.name!r}: {' and '.join(changed)} are not what {workdir} was trained with")
+    if changed := [name for name, value in facts.items() if trained.data.get(name) != value]:
+        raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {workdir} was trained with")
     scale = trained.alpha(alpha)
     labels = balanced_labels(count, train.num_classes)
     images = trained.draw(labels, settings.seed, scale, settings.batch_size).clip(-1, 1)

@@ -157,7 +157,7 @@ def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[st
 
 
 class CollapseWatch:
-    """Warns once when the generator draws nearly one image for each class, after a tenth of the run."""
+    """Warns when the generator comes to draw nearly one image for each class, from a tenth of the run on."""
 
     def __init__(self, steps: int) -> None:
         self._from, self._warned = min(1000, steps // 10), False

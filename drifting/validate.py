@@ -260,7 +260,8 @@ def check_sizes(config: AnyConfig, shape: tuple[int, int, int], num_classes: int
         return
     model = config.model
     if model.name == "dit":
-        require(height == width, "data.image_size", (height, width), "the generator draws square samples")
+        remedy = f"its samples are {height}x{width}, but the transformer draws squares: crop or pad them"
+        require(height == width, "data.name", config.data.name, remedy)
         sides = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
         remedy = f"must divide {samples}: use one of {', '.join(map(str, sides))}"
         require(height % model.patch_size == 0, "model.patch_size", model.patch_size, remedy)

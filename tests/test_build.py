@@ -25,7 +25,7 @@ from drifting.config import (
     command_of,
     parse,
 )
-from drifting.data.sources import digits
+from drifting.data.sources import ArraySource, digits
 from drifting.features import mae_features
 from drifting.hub import save_artifact
 from drifting.kernels import KERNELS
@@ -247,8 +247,17 @@ def test_facts_tell_data_apart():
     train, heldout = build.source(DataConfig()), build.source(DataConfig(), split="heldout")
     facts = build.data_facts(train)
     assert facts == json.loads(json.dumps(facts))
+    assert len(facts.pop("checksum")) == 64
     assert facts == {"data": "digits", "samples": 1400, "shape": [8, 8, 1], "classes": list("0123456789")}
-    assert build.data_facts(heldout) != facts
+    assert build.data_facts(heldout) != build.data_facts(train)
+
+
+def test_facts_notice_data_exchanged_under_the_same_name():
+    images, labels = build.source(DataConfig()).__getitems__(range(100))
+    names = tuple("0123456789")
+    exchanged = [(images[:, ::-1], labels), (images[::-1], labels[::-1]), (images, (labels + 1) % 10)]
+    checksums = {build.data_facts(ArraySource("array", *data, names))["checksum"] for data in exchanged}
+    assert len(checksums | {build.data_facts(ArraySource("array", images, labels, names))["checksum"]}) == 4
 
 
 def test_objective_and_optimizer_take_their_settings():

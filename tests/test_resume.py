@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drifting.checkpoint import Checkpoints
 from tests.runs import assert_same_run, finish, finished_run, metrics, saved, train_command
 
 IN_PROGRESS = "orbax-checkpoint-tmp"
@@ -97,12 +97,16 @@ def test_the_state_is_not_trivial(whole: Path):
 
 
 def test_divergence_leaves_the_last_checkpoint(tmp_path: Path):
-    done = finish(train_command(tmp_path / "run", "--config.optimizer.learning_rate=1e30"))
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith("drifting: error:")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr
-    assert " is nan at step " in lines[0] or " is inf at step " in lines[0]
-    for line in metrics(tmp_path / "run"):
-        assert all(np.isfinite(value) for value in line.values())
-    latest = Checkpoints(tmp_path / "run").latest()
-    assert latest is None or all(np.isfinite(array).all() for array in saved(tmp_path / "run")[1].values())
+    """The first step is harmless (a warm-up starts at 1e-6) and saved; the second leaves no finite number."""
+    run = tmp_path / "run"
+    flags = ["--config.optimizer.learning_rate=1e30", "--config.train.checkpoint_every=1"]
+    done = finish(train_command(run, *flags))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("drifting: error:")]
+    assert len(errors) == 1 and errors[0] == done.stderr.splitlines()[-1]
+    assert re.search(r"_norm is (nan|inf) at step 2; the checkpoint after step 1 is intact; try a lower", errors[0])
+    step, arrays, _ = saved(run)
+    assert step == 1 and all(np.isfinite(array).all() for array in arrays.values())
+    assert [line["step"] for line in metrics(run)] == [1]
+    again = finish(train_command(run, *flags))  # from the checkpoint it goes the same way
+    assert again.returncode == 1 and again.stderr.splitlines()[-1] == errors[0]

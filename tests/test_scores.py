@@ -61,7 +61,7 @@ def test_what_cannot_be_scored(run: Path, tmp_path: Path):
         (
             "whole",
             dict(image=images[1:], label=labels[1:], image_heldout=images[:1], label_heldout=labels[:1]),
-            r"data and samples are not what .* was trained with",
+            r"data, samples, checksum are not what .* was trained with",
         ),
     ]:
         np.savez(tmp_path / f"{name}.npz", **arrays)

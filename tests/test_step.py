@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting import build, losses
+from drifting import build
 from drifting.build import Generator
 from drifting.config import Config, parse
 from drifting.data.sources import digits
@@ -109,14 +109,12 @@ def released(golden: Path) -> Released:
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
 
     # The gradient is taken at the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding of
-    # our samples could put it on the other side. Compiled map by map: many of the 26 have the same shape.
+    # our samples could put it on the other side.
     def loss_fn(samples: jax.Array) -> Any:
         return drift_loss(parts, samples, draw, encoder, jnp.asarray(config.loss.widths))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "map_loss", jax.jit(losses.map_loss, static_argnums=0))
-        stored = jnp.asarray(z["gen_samples"]).reshape(2, 8, 8, 8, 4)
-        (loss, maps), pull = jax.value_and_grad(loss_fn, has_aux=True)(stored)
+    at_golden = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK)
+    (loss, maps), pull = at_golden(jnp.asarray(z["gen_samples"]).reshape(2, 8, 8, 8, 4))
     samples, pull_back = jax.vjp(jax.jit(lambda params: generate(parts, params, draw)), params)
     (gradient,) = pull_back(pull)
     state = create(jax.tree.map(jnp.asarray, params), optimizer, ema_decays=config.train.ema_decays)
@@ -131,8 +129,7 @@ def released_features(golden: Path, config: dict[str, Any]) -> tuple[Any, Any]:
     kwargs = mae_kwargs_from_released(config)
     params = mae_from_released(mae_params_a(golden), **kwargs)["encoder"]
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: MAE(**kwargs, rngs=nnx.Rngs(0)).encoder))
-    features = jax.jit(lambda params, x: mae_features(nnx.merge(graphdef, params), x, mean=False, std=False))
-    return features, params
+    return lambda params, x: mae_features(nnx.merge(graphdef, params), x, mean=False, std=False), params
 
 
 def test_released_samples(released: Released):
@@ -240,7 +237,7 @@ class Tiny:
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
-    parts, init = make_parts(tiny_config())
+    parts, init = make_parts(tiny_config(model=dict(name="mlp", num_heads=None, depth=2)))
     state = push_batch(first_state(parts, init), batch_of(np.arange(400, 800)))
     return Tiny(parts, state, jax.jit(partial(train_step, parts), donate_argnums=0, compiler_options=QUICK))
 
@@ -265,9 +262,7 @@ def test_a_step_is_its_parts_in_order(tiny: Tiny):
     jax.tree.map(close, found.opt_state, expected.opt_state)
     for name, value in {"params": found.params, "0.9": found.ema["0.9"], "0.99": found.ema["0.99"]}.items():
         jax.tree.map(close, value, expected.params if name == "params" else expected.ema[name])
-    assert np.any(
-        np.asarray(found.params["final"]["kernel"]) != 0
-    )  # where a new DiT, which is zero there, learns first
+    assert np.any(np.asarray(found.params["last"]["kernel"] != tiny.state.params["last"]["kernel"]))
     norm = np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(found.params)))
     np.testing.assert_allclose(metrics["param_norm"], norm, rtol=1e-5)
 
@@ -292,7 +287,7 @@ def test_metrics(tiny: Tiny):
     assert set(metrics["maps"]) == {"global"}
     assert metrics["bank_fill"] == 1 and 1 <= metrics["alpha"] <= 4
     np.testing.assert_allclose(metrics["loss"], 1, rtol=1e-5)  # one width, normalised: constant by construction
-    assert metrics["collapse"] == 0  # a new DiT draws grey, whatever its noise
+    assert 0 < metrics["collapse"] < 100
 
 
 def test_a_step_is_a_function_of_state_batch_and_key(tiny: Tiny):

@@ -185,7 +185,12 @@ def test_what_can_pretrain(changes: dict[str, Any]):
             (8, 8, 1),
             "model.patch_size=3: must divide the 8x8 samples of data.name='digits'",
         ),
-        (Config, {}, (8, 16, 1), "data.image_size=(8, 16): the generator draws square samples"),
+        (
+            Config,
+            {},
+            (8, 16, 1),
+            "data.name='digits': its samples are 8x16, but the transformer draws squares: crop or pad them",
+        ),
         (
             Config,
             NO_BANK | {"loss.labels": 11},

@@ -135,7 +135,9 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
             arrays = {k: archive[k] for k in (f"image{suffix}", f"label{suffix}", "label") if k in archive.files}
     # TypeError: a bare .npy loads as an array, which is no context manager.
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"path={str(path)!r} cannot be read as an .npz file of plain arrays: {error}") from error
+        # NumPy takes a file it does not know for a pickle and advises to allow that.
+        reason = "it is something else, or holds pickled objects" if "pickle" in str(error).lower() else error
+        raise ValueError(f"path={str(path)!r} cannot be read as an .npz file of plain arrays: {reason}") from error
     for key in (f"image{suffix}", f"label{suffix}", "label"):
         if key not in arrays:
             raise ValueError(f"path={str(path)!r} has no key {key!r}, which split={split!r} needs: add it")
