@@ -156,8 +156,8 @@ class Checkpoints:
         try:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
                 return reader.restore(path, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            message = " ".join(str(error).split())[:300]
+        except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             remedy = "remove that folder to use the one before"
             raise ValueError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
 

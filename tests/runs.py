@@ -65,6 +65,11 @@ def saved(workdir: Path) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
     return step, arrays, checkpoints.read_run(step)
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 

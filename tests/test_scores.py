@@ -30,7 +30,7 @@ def test_scores(run: Path):
     assert not list(run.glob(".*"))  # written in one piece
     wanted = {*PAIRS, *(f"{name}_heldout" for name in PAIRS), "frechet_ratio", "n_generated"}
     assert set(scores) == wanted | {"step", "alpha", "seed", "ema_decay", "data"}
-    facts = {"n_generated": 40, "step": 60, "alpha": 1.5, "seed": 0, "ema_decay": 0.99, "data": "digits"}
+    facts = {"n_generated": 40, "step": 120, "alpha": 1.5, "seed": 0, "ema_decay": 0.99, "data": "digits"}
     assert {name: scores[name] for name in facts} == facts
 
     labels = balanced_labels(40, 10)
@@ -45,7 +45,7 @@ def test_scores(run: Path):
     table = score_table(scores)
     for name in PAIRS:
         assert f"{scores[name]:.4f}" in table and f"{scores[name + '_heldout']:.4f}" in table
-    assert table.splitlines()[-1] == "40 images, alpha 1.5, step 60"
+    assert table.splitlines()[-1] == "40 images, alpha 1.5, step 120"
 
 
 def test_what_cannot_be_scored(run: Path, tmp_path: Path):

@@ -1,6 +1,10 @@
 """What a generator's training sets up: batches, banks that cover every class, metrics by name, warnings, pictures."""
 
 import logging
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,12 @@ from drifting.data.sources import ArraySource, digits
 from drifting.losses import MapMetrics
 from drifting.state import TrainState
 from drifting.train import CollapseWatch, GridDrawer, describe, empty_banks, fill_banks, make_pipeline, named_metrics
-from tests.runs import finished_run, metrics, tiny_config
+from tests.runs import finish, finished_run, metrics, saved, tiny_config, train_command, tree
+
+
+@pytest.fixture
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory)
 
 
 def source_of(counts: list[int]) -> ArraySource:
@@ -127,16 +136,15 @@ def test_description():
     assert lines[3] == "features: the samples themselves, 1 maps, 1 drift problems a label"
 
 
-def test_what_a_run_leaves(tmp_path_factory: pytest.TempPathFactory):
-    run = finished_run(tmp_path_factory)
+def test_what_a_run_leaves(run: Path):
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "samples"]
     pictures = sorted((run / "samples").iterdir())
-    assert [path.name for path in pictures] == ["step_0000025.png", "step_0000050.png", "step_0000060.png"]
+    assert [path.name for path in pictures] == ["step_0000050.png", "step_0000100.png", "step_0000120.png"]
     with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
         assert first.size == last.size and first.mode == "L"
         assert np.any(np.asarray(first) != np.asarray(last))
     lines = metrics(run)
-    assert [line["step"] for line in lines] == [1, *range(4, 61, 4)]
+    assert [line["step"] for line in lines] == [1, *range(4, 121, 4)]
     wanted = "loss gap collapse field_norm grad_norm grad_norm_clipped param_norm learning_rate bank_fill alpha"
     for line in lines:
         assert set(wanted.split()) | {"gap/global", "scale/global", "field_norm/global/0.4"} <= set(line)
@@ -153,3 +161,61 @@ def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
     GridDrawer(config, generator, 10, tmp_path)(7, state)
     with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
         assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
+
+
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_what_it_does(run: Path, tmp_path: Path):
+    """Standard error of a short run of its own, from the first line to the last: nothing from the libraries."""
+    shutil.copytree(run, tmp_path / "run")
+    done = finish(train_command(tmp_path / "run", "--config.train.steps=122"))
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    about = (
+        "model: dit, ",
+        "data: digits, 1,400 samples",
+        "loss: log_kde, gaussian",
+        "features: the samples themselves",
+    )
+    assert [line[: len(words)] for line, words in zip(lines, about, strict=False)] == list(about)
+    assert lines[4] == f"train: going on after step 120 of {tmp_path / 'run'}"
+    assert lines[-1].startswith(f"train: done: step 122 of 122 in {tmp_path / 'run'} after 0:")
+    assert all(line.startswith(("train: ", "train 12", "warning: collapse")) for line in lines[5:-1])
+    assert saved(tmp_path / "run")[0] == metrics(tmp_path / "run")[-1]["step"] == 122
+
+
+def test_a_finished_run_says_so(run: Path):
+    before = tree(run)
+    done = finish(train_command(run))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"train: finished already, 120 steps in {run}\n"
+    assert tree(run) == before
+
+
+def test_an_image_that_cannot_be_read_is_exit_code_1(tmp_path: Path):
+    """Found only when it is read, long after the settings were right."""
+    images, labels = digits().__getitems__(np.arange(60))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "data" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((image[..., 0] + 1) * 127).astype(np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "data" / "3" / "broken.png").write_bytes(b"\x89PNG nothing")
+    data = [
+        f"--config.data.{key}"
+        for key in ("name=imagefolder", f"path={tmp_path / 'data'}", "image_size=8", "channels=1")
+    ]
+    done = finish(train_command(tmp_path / "run", *data))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("drifting: error: data after step ") and "broken.png" in done.stderr
+
+
+def test_ctrl_c_before_the_first_step(tmp_path: Path):
+    """While it is still setting up there is nothing to save: exit code 130, no traceback."""
+    process = subprocess.Popen(train_command(tmp_path / "run"), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("model:")
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=240)[1]
+    assert process.returncode in (0, 130) and "Traceback" not in rest  # 0: the loop had already begun

@@ -21,9 +21,9 @@ def get_config():
     config.bank.unconditional = 16
     config.bank.push = 16
     config.optimizer.warmup_steps = 3
-    config.train.steps = 60
+    config.train.steps = 120
     config.train.log_every = 4
-    config.train.sample_every = 25
+    config.train.sample_every = 50
     config.train.checkpoint_every = 10
     config.train.ema_decays = (0.9, 0.99)
     config.train.tensorboard = False
