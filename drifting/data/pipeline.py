@@ -5,6 +5,7 @@ and neither prefetching nor the number of processes changes what is read. Only *
 images are then read by one call for each batch, in Grain's prefetch threads.
 """
 
+import abc
 import sys
 from collections.abc import Mapping
 from typing import Any, Self
@@ -19,7 +20,7 @@ from drifting.data.sources import LabelledSource, Source
 _ORDER, _FLIP, _CLASSES = range(3)
 
 
-class BatchIterator:
+class BatchIterator(abc.ABC):
     """An iterator of `{"image": float32 [B, H, W, C], "label": int32 [B]}` that can be resumed at any batch.
 
     `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, flips, prefetches and counts.
@@ -73,9 +74,9 @@ class BatchIterator:
         options = grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)
         self._batches = iter(grain.MapDataset.range(num_batches).map(self.batch).to_iter_dataset(options))
 
+    @abc.abstractmethod
     def indices(self, position: int) -> NDArray[np.int64]:
         """Indices into the source of this process's rows of batch `position`, `[B / process_count]`."""
-        raise NotImplementedError
 
     def batch(self, position: int) -> dict[str, NDArray]:
         """This process's rows of batch number `position`, whatever has been read before."""
