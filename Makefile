@@ -4,11 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench parity clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -30,11 +30,23 @@ lint: $(READY)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and all tests, on the CPU
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# An environment of its own: the tests show that the project stands without PyTorch.
+PARITY := .venv-parity/bin
+
+.venv-parity/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-parity
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(PARITY)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,dev]'
+	@touch $@
+
+parity: .venv-parity/.installed  ## compare the networks with their PyTorch references (installs PyTorch for the CPU)
+	$(PARITY)/python -m pytest -q tests/parity
 
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
-	rm -rf .venv runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-parity runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
 
     # Pixels, and means and standard deviations of the encoder's maps over 4x4 patches: 8 maps. The encoder's first two
     # are normalised channel by channel, which makes their mean and deviation over the whole map constants: left out.
-    config.features.path = "runs/mae_digits/encoder"
+    config.features.mae = "runs/mae_digits/encoder"
     config.features.locations = False
     config.features.mean = False
     config.features.std = False

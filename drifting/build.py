@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,29 +12,34 @@ from flax import nnx
 from jax import Array
 
 from drifting import state as train_state
-from drifting.config import Config, ConfigError, DataConfig, FeaturesConfig, MAEConfig, ModelConfig, OptimizerConfig
-from drifting.data.sources import LabelledSource, make_source
-from drifting.features import mae_features, pixel_features
-from drifting.hub import Artifact, load_artifact
+from drifting.config import Config, ConfigError, DataConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.data.source import LabelledSource, OneClass
+from drifting.data.sources import make_source
 from drifting.kernels import KERNELS
 from drifting.losses import Objective
 from drifting.models.dit import PRESETS, DiT
-from drifting.models.mae import MAE, Encoder
+from drifting.models.mae import MAE
 from drifting.models.mlp import MLP
 
 Params = dict[str, Any]
 PROBES = 32
 """Images that the checksum of a data set covers."""
 
-FeatureFn = Callable[[Params, Array], dict[str, Array]]
-
 
 def source(data: DataConfig, split: str = "train") -> LabelledSource:
     """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
     try:
-        return make_source(data.name, path=data.path, split=split, image_size=data.image_size, channels=data.channels)
+        found = make_source(
+            data.name,
+            split=split,
+            path=data.path,
+            image_size=data.image_size,
+            channels=data.channels,
+            classes=data.classes,
+        )
     except ValueError as error:
         raise ConfigError(f"data.name={data.name!r}: {error}") from error
+    return OneClass(found) if data.unconditional else found
 
 
 def data_facts(source: LabelledSource) -> dict[str, Any]:
@@ -117,13 +121,17 @@ def generator(
 ) -> tuple[Generator, Callable[[], Params]]:
     """The generator, and a jittable function that draws its initial parameters from `seed`."""
     arguments = generator_arguments(model, shape, num_classes)
-    kind = MLP if model.name == "mlp" else DiT
+    return generator_of(arguments, shape), lambda: nnx.to_pure_dict(nnx.state(_create(arguments, seed)))
 
-    def create(key: Array) -> nnx.Module:
-        return kind(**_with_dtypes(arguments), rngs=nnx.Rngs(params=key))
 
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: create(jax.random.key(0))))
-    return Generator(graphdef, shape), lambda: nnx.to_pure_dict(nnx.state(create(jax.random.key(seed))))
+def generator_of(arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> Generator:
+    """The generator that `generator_arguments` describe, for samples of `shape`."""
+    return Generator(nnx.split(nnx.eval_shape(lambda: _create(arguments, 0)))[0], shape)
+
+
+def _create(arguments: Mapping[str, Any], seed: int) -> nnx.Module:
+    kind = MLP if "noise_dim" in arguments else DiT
+    return kind(**_with_dtypes(arguments), rngs=nnx.Rngs(params=jax.random.key(seed)))
 
 
 def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, Any]:
@@ -143,65 +151,6 @@ def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, 
 def autoencoder(arguments: Mapping[str, Any], key: Array) -> MAE:
     """The masked autoencoder that `mae_arguments` describe, its parameters drawn from `key`."""
     return MAE(**_with_dtypes(arguments) | {"layers": tuple(arguments["layers"])}, rngs=nnx.Rngs(params=key))
-
-
-@dataclass(frozen=True)
-class FeatureEncoder:
-    """A frozen feature space.
-
-    Attributes:
-        features: `(params, samples [B, H, W, C]) -> {name: [B, positions, channels]}`.
-        params: the encoder's parameters, constants of training; empty for raw samples.
-        checksum: SHA-256 of the weights, so that a run cannot be resumed in another feature space; '' for none.
-    """
-
-    features: FeatureFn
-    params: Params
-    checksum: str
-
-
-def feature_encoder(config: FeaturesConfig, shape: tuple[int, int, int]) -> FeatureEncoder:
-    """The feature space of `config` for samples of `shape`, its weights read from `config.path`.
-
-    Raises:
-        ConfigError: the artifact is missing, damaged, of another kind, or for samples of another shape.
-    """
-    if config.encoder == "none":
-        return FeatureEncoder(lambda params, x: pixel_features(x), {}, "")
-    artifact = _encoder_artifact(config.path or "")
-    arguments = artifact.model_config | {"dtype": config.dtype}
-    channels, patch = arguments["in_channels"], arguments["input_patch_size"]
-    if channels != shape[2] or shape[0] % patch or shape[1] % patch:
-        raise ConfigError(
-            f"features.path={config.path!r}: this encoder takes {channels} channels and sides divisible by {patch}, "
-            f"the samples are {'x'.join(map(str, shape))}; pre-train one on this data"
-        )
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: autoencoder(arguments, jax.random.key(0))).encoder)
-
-    def features(params: Params, x: Array) -> dict[str, Array]:
-        encoder: Encoder = nnx.merge(graphdef, params)
-        return mae_features(
-            encoder,
-            x,
-            locations=config.locations,
-            mean=config.mean,
-            std=config.std,
-            mean_patches=config.mean_patches,
-            std_patches=config.std_patches,
-            every_k_block=config.every_k_block,
-        )
-
-    params = jax.tree.map(jnp.asarray, artifact.params["encoder"])
-    return FeatureEncoder(features, params, artifact.metadata["sha256"])
-
-
-def _encoder_artifact(path: str) -> Artifact:
-    if not Path(path).is_dir():
-        raise ConfigError(f"features.path={path!r}: there is no such folder; run `drifting pretrain` first")
-    try:
-        return load_artifact(path, kind="mae")
-    except ValueError as error:
-        raise ConfigError(f"features.path={path!r}: holds no usable encoder ({error})") from error
 
 
 def objective(config: Config) -> Objective:

@@ -17,7 +17,8 @@ from drifting.monitor import atomic_path
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
-# Settings that may change when a run is resumed: they do not alter what has been computed so far.
+# Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
+# weights lie) what is there is compared by itself.
 RESUMABLE = (
     "train.steps",
     "train.log_every",
@@ -28,7 +29,9 @@ RESUMABLE = (
     "train.wandb_project",
     "data.path",
     "data.prefetch",
-    "features.path",
+    "data.vae",
+    "features.mae",
+    "features.convnext",
     "eval.",
 )
 

@@ -49,12 +49,14 @@ class Command:
         define: declares its flags.
         run: does it, and returns the exit code.
         settings: the configuration that `--config` gives, for a command that takes one.
+        usage: the flags that have to be given, where they are not `--workdir`.
     """
 
     summary: str
     define: Callable[[flags.FlagValues], None]
     run: Callable[[flags.FlagValues], int]
     settings: type[AnyConfig] | None = None
+    usage: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         print(overview(), file=sys.stderr)
         return 2
-    name, *rest = arguments
+    name, *rest = _join_name(arguments)
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -83,6 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_one_line(error), code=2 if isinstance(error, ValueError) else 1)
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", code=INTERRUPTED)
+
+
+def _join_name(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a name of two words, such as `hub push`, as one."""
+    joined = " ".join(arguments[:2])
+    return [joined, *arguments[2:]] if joined in COMMANDS else list(arguments)
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -143,6 +151,8 @@ def command_help(name: str) -> str:
             *rows,
         ]
         settings = ["", "settings and their defaults:", *_settings_help(command.settings)]
+    elif command.usage:
+        usage = f"usage: drifting {name} {command.usage}"
     width = max(len(flag) for flag, _ in rows)
     lines = [f"  {flag:<{width}}  {text}" for flag, text in rows]
     return "\n".join([usage, "", f"{command.summary[0].upper()}{command.summary[1:]}.", "", *lines, *settings])
@@ -240,10 +250,10 @@ def load_settings(given: str) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise ConfigError(f"--config={given}: defines no function get_config()")
+            raise ConfigError("defines no function get_config()")
         settings = module.get_config(*argument)
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"--config={given}: {error}") from error
     except Exception as error:
         raise ConfigError(
             f"--config={given}{_where(error, path)}: {type(error).__name__}: {_one_line(error)}"
@@ -277,19 +287,61 @@ def _workdir(values: flags.FlagValues) -> Path:
     return Path(values.workdir)
 
 
+def _out(values: flags.FlagValues) -> Path:
+    if not values.out:
+        raise ConfigError("--out: give the folder to write")
+    return Path(values.out)
+
+
+def _weights(values: flags.FlagValues) -> str:
+    if not values.weights:
+        raise ConfigError("--weights: give a folder of weights, or hf://OWNER/REPO[/FOLDER] where they are downloaded")
+    return str(values.weights)
+
+
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
 
 
+WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
+
+
 def _define_sample(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
-    flags.DEFINE_string("out", None, "PNG to write; default WORKDIR/samples.png", flag_values=values)
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
+    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --workdir", flag_values=values)
+    flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
+    flags.DEFINE_string("out", None, "PNG to write; default samples.png in WORKDIR or here", flag_values=values)
     flags.DEFINE_list("classes", None, "names or numbers, a row each; default all, at most 10", flag_values=values)
     flags.DEFINE_integer("columns", 10, "images of each class; default 10", lower_bound=1, flag_values=values)
     flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
     seed = "seed of the first image, each has its own; default 0"
     flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
-    flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
+    flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images drawn at a time; default 64", lower_bound=1, flag_values=values)
+
+
+def _define_export(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train` or `pretrain`", flag_values=values)
+    _define_out(values)
+    flags.DEFINE_float("ema", None, "which average of a generator's parameters; default its own", flag_values=values)
+
+
+def _define_import(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("weights", None, WEIGHTS, flag_values=values)
+    _define_out(values)
+
+
+def _define_out(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "folder to write", flag_values=values)
+    formats = "safetensors (default), or released: the layout and tensor names of the released weights"
+    flags.DEFINE_string("format", "safetensors", formats, flag_values=values)
+
+
+def _define_push(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("weights", None, "folder that `drifting export` or `import` wrote", flag_values=values)
+    flags.DEFINE_string("repo", None, "where to: OWNER/NAME; made if it is not there", flag_values=values)
+    flags.DEFINE_string("revision", None, "branch; default main", flag_values=values)
+    flags.DEFINE_boolean("private", False, "make a new repository private", flag_values=values)
 
 
 def _define_evaluate(values: flags.FlagValues) -> None:
@@ -322,19 +374,58 @@ def _pretrain(values: flags.FlagValues) -> int:
 
 
 def _sample(values: flags.FlagValues) -> int:
-    workdir = _workdir(values)
+    if bool(values.workdir) == bool(values.weights):
+        raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
+    if values.weights and values.ema is not None:
+        raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
+    if values.workdir and values.vae:
+        raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
     from drifting.sample import write_samples
+    from drifting.trained import TrainedGenerator
 
-    path = write_samples(
-        workdir,
-        out=Path(values.out) if values.out else None,
+    if values.weights:
+        trained = TrainedGenerator.from_weights(values.weights, values.vae)
+    else:
+        trained = TrainedGenerator.from_run(Path(values.workdir), values.ema)
+    path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
+    write_samples(
+        trained,
+        path,
         classes=values.classes,
         columns=values.columns,
         alpha=values.alpha,
         seed=values.seed,
-        ema_decay=values.ema,
+        batch_size=values.batch,
     )
     print(path)
+    return 0
+
+
+def _export(values: flags.FlagValues) -> int:
+    workdir, out = _workdir(values), _out(values)
+    from drifting.publish import export_run
+
+    export_run(workdir, out, average=values.ema, layout=values.format)
+    print(out)
+    return 0
+
+
+def _import(values: flags.FlagValues) -> int:
+    weights, out = _weights(values), _out(values)
+    from drifting.publish import import_weights
+
+    import_weights(weights, out, layout=values.format)
+    print(out)
+    return 0
+
+
+def _push(values: flags.FlagValues) -> int:
+    weights = _weights(values)
+    if not values.repo:
+        raise ConfigError("--repo: give the repository, OWNER/NAME")
+    from drifting.hub.push import push
+
+    print(push(weights, values.repo, revision=values.revision, private=values.private))
     return 0
 
 
@@ -350,8 +441,31 @@ def _evaluate(values: flags.FlagValues) -> int:
 COMMANDS = {
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
-    "sample": Command("draw images of a run as a PNG grid", _define_sample, _sample),
+    "sample": Command(
+        "draw images of a run or of published weights as a PNG grid",
+        _define_sample,
+        _sample,
+        usage="--workdir=DIR|--weights=WEIGHTS [--flags]",
+    ),
     "evaluate": Command("score a run against its real samples", _define_evaluate, _evaluate),
+    "export": Command(
+        "write a run's weights as a folder to publish",
+        _define_export,
+        _export,
+        usage="--workdir=DIR --out=DIR [--flags]",
+    ),
+    "import": Command(
+        "turn published weights of any kind into a folder of ours",
+        _define_import,
+        _import,
+        usage="--weights=WEIGHTS --out=DIR [--flags]",
+    ),
+    "hub push": Command(
+        "upload a folder of weights to the Hugging Face hub",
+        _define_push,
+        _push,
+        usage="--weights=DIR --repo=OWNER/NAME",
+    ),
 }
 
 

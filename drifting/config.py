@@ -85,17 +85,26 @@ class GuidanceConfig:
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """The feature space of the loss: a frozen encoder's maps, or the samples themselves (`encoder='none'`)."""
+    """The feature space of the loss: the samples themselves, and the maps of frozen encoders.
 
-    encoder: str = "mae"
-    path: str | None = None  # artifact folder of `drifting pretrain`
-    locations: bool = True
+    An encoder's weights are a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or, untrained, to try out a machine,
+    `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
+    """
+
+    encoders: tuple[str, ...] = ("mae",)  # of 'mae' and 'convnext'; (): the samples alone
+    mae: str | None = None  # weights, such as the folder `encoder` that `drifting pretrain` writes
+    convnext: str | None = "hf://facebook/convnextv2-base-22k-224"
+    locations: bool = True  # this and the following: which features of the mae
     mean: bool = True
     std: bool = True
     mean_patches: tuple[int, ...] = (2, 4)
     std_patches: tuple[int, ...] = (2, 4)
     every_k_block: int = 2
-    dtype: str = "float32"
+    mae_size: int | None = None  # images are resized to this many pixels for the mae; None: not
+    convnext_size: int = 224  # and for the convnext
+    mae_dtype: str = "float32"
+    convnext_dtype: str = "float32"
+    remat: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,10 @@ class DataConfig:
     path: str | None = None
     image_size: int | None = None
     channels: int | None = None
+    classes: int | None = None  # synthetic only
+    unconditional: bool = False  # ignore the labels: all samples are of one class
     flip: bool = False
+    vae: str | None = None  # train on latents: images are encoded by this VAE, and samples decoded
     prefetch: int = 2  # batches read ahead by background threads
 
 
@@ -208,6 +220,59 @@ def train_config() -> ConfigDict:
 def pretrain_config() -> ConfigDict:
     """Every key of a feature encoder's run with its default, to be changed by a file in `configs/`."""
     return to_config_dict(PretrainConfig())
+
+
+def read_variant(given: str, known: Iterable[str] = ()) -> tuple[str, bool]:
+    """Which of its variants a file in `configs/` is asked for, and whether `tiny`: `NAME`, `tiny` or `NAME,tiny`.
+
+    Args:
+        given: what follows the colon of `--config=FILE:GIVEN`; '' asks for the first of the known.
+        known: names of the variants; none where a file has only the one.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    names, known = [name for name in given.split(",") if name], list(known)
+    chosen = [name for name in names if name != "tiny"]
+    if len(chosen) > 1 or not set(chosen) <= set(known):
+        raise ConfigError(
+            f"variant {given!r}: use {' or '.join([*known, 'tiny'])}" + (", or NAME,tiny" if known else "")
+        )
+    return (chosen or known or [""])[0], "tiny" in names
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The same experiment as small as it can be: made-up images, untrained encoders, two steps; changed in place.
+
+    Files in `configs/` return it as their variant `tiny`, so that a machine, a launcher or an edited file can be tried
+    out in a minute without data or downloads. What makes the experiment what it is stays: objective, dtypes, guidance.
+    """
+    pretrain = command_of(config) == "pretrain"
+    latent = config.data.vae is not None
+    patch = 2 * config.mae.input_patch_size if pretrain else config.model.patch_size
+    channels = 3 if latent else config.data.channels
+    config.data.update(name="synthetic", path=None, channels=channels or 3, classes=4)
+    config.data.image_size = max(8, 2 * patch) * (2 if latent else 1)
+    if latent:
+        config.data.vae = "random://smoke"
+    config.optimizer.update(warmup_steps=1, no_op_steps=0)
+    config.train.update(steps=2, log_every=1, checkpoint_every=0, tensorboard=False, wandb_project=None)
+    if pretrain:
+        config.train.batch_size = 4
+        config.mae.update(base_channels=8, layers=(1, 1), cls_steps=1, cls_ramp_steps=1)
+        return config
+    config.model.update(preset=None, hidden_size=16, depth=1, num_heads=2, cond_dim=None)
+    config.model.update(register_tokens=1, style_tokens=1, style_codebook=4)
+    config.loss.update(labels=1 if config.data.unconditional else 2, generated=4, positives=4, neighbours=2)
+    config.loss.unconditional = min(config.loss.unconditional, 2)
+    config.bank.update(per_class=min(config.bank.per_class, 8), unconditional=16, push=16)
+    config.features.mae = f"random://{'latent' if latent else 'pixel'}_smoke"
+    config.features.update(convnext="random://smoke", convnext_size=32)
+    config.features.update(std=False, mean_patches=(2,), std_patches=(), every_k_block=0)
+    if config.features.mae_size is not None:
+        config.features.mae_size = 16
+    config.eval.update(num_samples=8, batch_size=8)
+    return config
 
 
 def to_config_dict(config: AnyConfig) -> ConfigDict:
@@ -315,6 +380,11 @@ def wrong_type(path: str, value: Any, hint: Any) -> str:
         return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)"
     kind, none = _inner_type(hint), " or None" if accepts_none(hint) else ""
     return f"{path}={value!r}: expected {kind.__name__}{none}, for example {_example(kind)}"
+
+
+def unusable(key: str, reference: str, error: ValueError) -> str:
+    """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
+    return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"
 
 
 def command_of(settings: Mapping[str, Any]) -> str:

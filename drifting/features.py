@@ -9,11 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from drifting.models.convnext import ConvNeXtV2
 from drifting.models.layers import EPSILON
 from drifting.models.mae import Encoder
 
 Features = dict[str, jax.Array]
 Size = tuple[int, int]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1], with which the networks of PyTorch's libraries were trained."""
 
 
 def pixel_features(x: jax.Array) -> Features:
@@ -81,7 +86,9 @@ def mae_features(
     std_patches: Sequence[int] = (2, 4),
     every_k_block: int = 2,
 ) -> Features:
-    """All features of the released recipe: `global`, `norm_x`, then the statistics of the encoder's maps.
+    """A masked autoencoder's features of the released recipe: `norm_x`, then the statistics of the encoder's maps.
+
+    The recipe's `global`, the sample itself, is `pixel_features`.
 
     Args:
         encoder: a masked autoencoder's encoder, e.g. `nnx.merge(graphdef, params)` of `nnx.split(mae.encoder)`.
@@ -99,7 +106,47 @@ def mae_features(
     statistics = multi_scale_statistics(
         maps, locations=locations, mean=mean, std=std, mean_patches=mean_patches, std_patches=std_patches
     )
-    return pixel_features(x) | {"norm_x": norm_x(tokens)} | statistics
+    return {"norm_x": norm_x(tokens)} | statistics
+
+
+def convnext_features(net: ConvNeXtV2, x: jax.Array, resolution: int = 224) -> Features:
+    """All features of the released recipe from a ConvNeXt V2: each stage's normalised map and its statistics.
+
+    Args:
+        net: the frozen network, of three colours.
+        x: images `[B, H, W, 3]` float32 in [-1, 1]; what lies beyond is not clipped, so that it has a gradient.
+        resolution: side to which they are resized, bilinearly with antialiasing.
+
+    Returns:
+        For each stage, in order, `convnext_stageK [B, h*w, C]` (not of the first), `convnext_stageK_mean` and
+        `convnext_stageK_std [B, 1, C]`; then `convnext_pooled [B, 1, C]`, the network's own pooled output, and
+        `convnext_pooled_std`, which is the last stage's std once more: the released recipe counts that term twice.
+        Standard deviations are float32, all others in the network's dtype.
+    """
+    y = ((x.astype(jnp.float32) + 1) / 2 - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+    maps = net.stages(jax.image.resize(y, (x.shape[0], resolution, resolution, x.shape[-1]), "bilinear"))
+    last = f"stage{len(maps)}"
+    features: Features = {}
+    for name, stage in maps.items():
+        features |= multi_scale_statistics(
+            {f"convnext_{name}": _normalise_channels(stage)},
+            locations=name != "stage1",
+            mean=True,
+            std=True,
+            mean_patches=(),
+            std_patches=(),
+        )
+    features["convnext_pooled"] = net.pooled(maps[last])[:, None]
+    return features | {"convnext_pooled_std": features[f"convnext_{last}_std"]}
+
+
+def _normalise_channels(x: jax.Array) -> jax.Array:
+    """`(x - mean) / (std + 1e-3)` over the channels of each position, biased; shape and dtype of `x`."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    # The root of zero has no gradient; 1e-12 gives it one and is nothing beside the 1e-3.
+    std = jnp.sqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-12)
+    return (y / (std + 1e-3)).astype(x.dtype)
 
 
 def _wanted(name: str, every_k_block: int) -> bool:

@@ -16,7 +16,7 @@ import jax
 from drifting.checkpoint import Checkpoints, abstract, check_config, write_config
 from drifting.config import AnyConfig, ConfigError
 from drifting.data.pipeline import BatchIterator
-from drifting.data.sources import LabelledSource
+from drifting.data.source import LabelledSource
 from drifting.monitor import MetricsWriter, Progress, duration
 
 logger = logging.getLogger("drifting")

@@ -205,26 +205,33 @@ def map_loss(
     pairs = Pairs(d_pos / distance_unit, d_neg / distance_unit, w_pos, w_neg, is_self)
     coordinates = (x / coordinate_unit, y_pos / coordinate_unit, y_neg / coordinate_unit)
     each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
-    total, value, gap, norms = jnp.zeros_like(x), jnp.float32(0), jnp.float32(0), []
-    for width in widths:
+
+    def at_width(total: Array, width: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        """Adds one width's field to the sum; its potential (0 for a field), gap and norm."""
         affinities = each_problem(partial(objective.affinities, width=width))(pairs)
         field = jax.vmap(displace)(affinities, *coordinates)
         mean_square = jnp.mean(jnp.square(field))
-        total += field * jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR)) if objective.normalise_field else field
-        norms.append(jnp.sqrt(mean_square))
         potential_of = partial(potential, kernel=objective.kernel, width=width)
-        gap += jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs)) / len(widths)
+        gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs))
+        value = jnp.float32(0)
         if objective.is_scalar:
-            value += jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs))
+            value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs))
+        if objective.normalise_field:
+            field *= jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
+        return total + field, (value, gap, jnp.sqrt(mean_square))
 
+    # A loop, not its unrolling: less to compile, and one width's affinities at a time in memory.
+    total, (values, gaps, norms) = jax.lax.scan(at_width, jnp.zeros_like(x), widths)
+    value, gap = jnp.sum(values), jnp.mean(gaps)
     if objective.is_scalar:
         gradient = -total * (coordinate_unit / jnp.square(distance_unit)) / (total.shape[0] * n)
     else:
         value = jnp.mean(jnp.square(total))
-        gradient = -2 * total / coordinate_unit / total.size
+        # As a float: the count exceeds 32-bit integers in the ImageNet recipes.
+        gradient = -2 * total / coordinate_unit / float(total.size)
     loss = attach_gradient(gen, value, rearrange(gradient, "(l f) n c -> l n f c", l=labels))
     mean_scale = jnp.float32(1) if scale is None else jnp.mean(scale)
-    return loss, MapMetrics(value, gap, jnp.stack(norms), mean_scale)
+    return loss, MapMetrics(value, gap, norms, mean_scale)
 
 
 def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array | None:

@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
 from flax import nnx
 from jax import Array
 
 from drifting import build, loop
 from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
-from drifting.data.sources import LabelledSource
-from drifting.hub import save_artifact
+from drifting.data.source import LabelledSource
+from drifting.frozen import SampleSpace, sample_space
+from drifting.hub.artifact import save_artifact
+from drifting.models.layers import unpatchify
 from drifting.models.mae import draw_mask, mae_loss
 from drifting.monitor import save_grid
 from drifting.state import Optimizer, TrainState, apply_gradients, create
@@ -34,7 +35,7 @@ GRID_IMAGES = 10
 def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """Trains a masked autoencoder in `workdir`, going on from its latest checkpoint; returns the step reached.
 
-    At the end the averaged parameters are written as an artifact to `workdir/encoder`, which `features.path` of a
+    At the end the averaged parameters are written as an artifact to `workdir/encoder`, which `features.mae` of a
     generator's configuration names.
 
     Raises:
@@ -43,9 +44,10 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """
     check(config)
     source = build.source(config.data)
-    check_sizes(config, source.shape, source.num_classes)
+    space = sample_space(config.data.vae, source.shape)
+    check_sizes(config, space.shape, source.num_classes)
     train = config.train
-    arguments = build.mae_arguments(config.mae, source.shape[2], source.num_classes)
+    arguments = build.mae_arguments(config.mae, space.shape[2], source.num_classes)
     key = jax.random.key(train.seed)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, key)))
     optimizer = build.optimizer(config.optimizer, train.steps)
@@ -54,7 +56,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         params = nnx.to_pure_dict(nnx.state(build.autoencoder(arguments, key)))
         return create(params, optimizer, ema_decays=train.ema_decays)
 
-    step_fn = jax.jit(partial(pretrain_step, graphdef, optimizer, config), donate_argnums=0)
+    step_fn = jax.jit(partial(pretrain_step, graphdef, space, optimizer, config), donate_argnums=0)
     batch_size = min(train.batch_size, len(source))
     batches = Pipeline(source, batch_size, train.seed, flip=config.data.flip, prefetch=config.data.prefetch)
     with closing(batches) as pipeline:
@@ -64,14 +66,14 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
             pipeline=pipeline,
             empty=empty_state,
             initial=jax.jit(empty_state),
-            step_fn=lambda state, batch: step_fn(state, batch, key),
+            step_fn=lambda state, batch: step_fn(state, batch, space.params, key),
             callbacks=loop.Callbacks(
                 flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
                 shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
                 watch=lambda step, values: None,
-                draw=ReconstructionDrawer(config, graphdef, source, workdir),
+                draw=ReconstructionDrawer(config, graphdef, space, source, workdir),
             ),
-            identity=build.data_facts(source),
+            identity=build.data_facts(source) | {"weights": space.checksums},
             label="pretrain",
             about=describe(config, source, lambda: empty_state().params),
         )
@@ -84,9 +86,9 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
             params=jax.device_get(state.ema[str(decay)]),
             step=step,
             ema_decay=decay,
-            extra={"data": source.name, "class_names": list(source.class_names)},
+            extra={"data": source.name, "class_names": list(source.class_names), "vae": config.data.vae},
         )
-        logger.info("pretrain: the encoder is features.path=%s", workdir / ARTIFACT)
+        logger.info("pretrain: the encoder is features.mae=%s", workdir / ARTIFACT)
     return step
 
 
@@ -100,24 +102,32 @@ def describe(config: PretrainConfig, source: LabelledSource, init: Callable[[], 
 
 
 def pretrain_step(
-    graphdef: Any, optimizer: Optimizer, config: PretrainConfig, state: TrainState, batch: dict[str, Array], key: Array
+    graphdef: Any,
+    space: SampleSpace,
+    optimizer: Optimizer,
+    config: PretrainConfig,
+    state: TrainState,
+    batch: dict[str, Array],
+    frozen: build.Params,
+    key: Array,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update of the masked autoencoder; the mask follows from the run's key and the step number.
+    """One update of the masked autoencoder; mask and latents follow from the run's key and the step number.
 
     Args:
-        graphdef, optimizer, config: static.
+        graphdef, space, optimizer, config: static.
         state: parameters, optimiser and averages. batch: `image` `[B, H, W, C]` float32, `label` `[B]` int32.
-        key: the run's key.
+        frozen: `space.params`. key: the run's key.
 
     Returns:
         The next state, and float32 scalar metrics, means over the batch.
     """
-    images, labels = jnp.asarray(batch["image"]), batch["label"]
-    mask = masks(config.mae, jax.random.fold_in(key, state.step), images.shape)
+    mask_key, encode_key = jax.random.split(jax.random.fold_in(key, state.step))
+    samples, labels = space.encode(frozen, jnp.asarray(batch["image"]), encode_key), batch["label"]
+    mask = masks(config.mae, mask_key, samples.shape)
     weight = classifier_weight(config, state.step)
 
     def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
-        outputs = nnx.merge(graphdef, params)(images, labels, mask)
+        outputs = nnx.merge(graphdef, params)(samples, labels, mask)
         loss = jnp.mean(mae_loss(outputs, weight))
         names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
         return loss, {"loss": loss, **{name: jnp.mean(outputs[name]) for name in names if name in outputs}}
@@ -143,18 +153,27 @@ def classifier_weight(config: PretrainConfig, step: Array) -> Array:
 class ReconstructionDrawer:
     """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
 
-    def __init__(self, config: PretrainConfig, graphdef: Any, source: LabelledSource, workdir: Path) -> None:
-        images, self._labels = source.__getitems__(np.arange(min(GRID_IMAGES, len(source))))
-        self._images, self._workdir, self._patch = images, workdir, config.mae.input_patch_size
-        self._mask = masks(config.mae, jax.random.key(config.train.seed), images.shape)
-        self._decay = str(config.train.ema_decays[0])
-        self._apply = jax.jit(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs)["recon"])
+    def __init__(
+        self, config: PretrainConfig, graphdef: Any, space: SampleSpace, source: LabelledSource, workdir: Path
+    ) -> None:
+        images, labels = source.__getitems__(np.arange(min(GRID_IMAGES, len(source))))
+        key = jax.random.key(config.train.seed)
+        samples = jax.jit(space.encode)(space.params, images, key)
+        self._inputs = (samples, labels, masks(config.mae, key, samples.shape))
+        self._workdir, self._decay = workdir, str(config.train.ema_decays[0])
+        self._space, self._patch, self._graphdef = space, config.mae.input_patch_size, graphdef
+        self._draw = jax.jit(self._rows)
+
+    def _rows(self, params: Any, frozen: build.Params, samples: Array, labels: Array, mask: Array) -> Array:
+        """All images of the grid, row by row: the samples, masked, and with the masked parts reconstructed."""
+        p = self._patch
+        recon = unpatchify(nnx.merge(self._graphdef, params)(samples, labels, mask)["recon"], p)
+        mask = jnp.repeat(jnp.repeat(mask, p, axis=1), p, axis=2)
+        rows = [samples, samples * (1 - mask), samples * (1 - mask) + recon * mask]
+        return self._space.decode(frozen, jnp.concatenate(rows))
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`, masked parts replaced by their reconstruction."""
-        recon = np.asarray(self._apply(state.ema[self._decay], self._images, self._labels, self._mask))
-        p = self._patch
-        recon = rearrange(recon, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
-        mask = np.repeat(np.repeat(np.asarray(self._mask), p, axis=1), p, axis=2)
-        rows = [self._images, self._images * (1 - mask), self._images * (1 - mask) + recon * mask]
-        save_grid(np.concatenate(rows), self._workdir / "samples" / f"step_{step:07d}.png", len(self._images))
+        images = self._draw(state.ema[self._decay], self._space.params, *self._inputs)
+        columns = len(self._inputs[0])
+        save_grid(np.asarray(images), self._workdir / "samples" / f"step_{step:07d}.png", columns)

@@ -6,10 +6,11 @@ from typing import Any
 
 from drifting import build
 from drifting.config import ConfigError
-from drifting.data.sources import Batch, LabelledSource
+from drifting.data.source import Batch, LabelledSource
 from drifting.evaluate.pixels import pixel_scores
 from drifting.monitor import atomic_path
-from drifting.sample import TrainedGenerator, balanced_labels
+from drifting.sample import balanced_labels, draw
+from drifting.trained import TrainedGenerator
 from drifting.validate import require
 
 EVAL_FILE = "eval.json"
@@ -30,17 +31,18 @@ def evaluate(
     Raises:
         ConfigError: no such run or average, no held-out data, or other data than the run was trained on.
     """
-    trained = TrainedGenerator(workdir, ema_decay)
+    trained = TrainedGenerator.from_run(workdir, ema_decay)
+    assert trained.config is not None
     settings, data = trained.config.eval, trained.config.data
     count = settings.num_samples if num_samples is None else num_samples
     require(count > settings.neighbours, "--num", count, f"must exceed eval.neighbours={settings.neighbours}")
     train, heldout = build.source(data), build.source(data, split="heldout")
     facts = build.data_facts(train)
-    if changed := [name for name, value in facts.items() if trained.data.get(name) != value]:
+    if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
         raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {workdir} was trained with")
     scale = trained.alpha(alpha)
     labels = balanced_labels(count, train.num_classes)
-    images = trained.draw(labels, settings.seed, scale, settings.batch_size).clip(-1, 1)
+    images = draw(trained, labels, settings.seed, scale, settings.batch_size).clip(-1, 1)
     scores: dict[str, Any] = pixel_scores(images, labels, *_all(train), *_all(heldout), settings.neighbours)
     scores |= {"step": trained.step, "alpha": scale, "seed": settings.seed, "ema_decay": trained.ema_decay}
     scores |= {"data": data.name}

@@ -17,8 +17,9 @@ import optax
 from jax import Array
 
 from drifting import bank
-from drifting.build import FeatureFn, Generator, Params
+from drifting.build import Generator, Params
 from drifting.config import Config
+from drifting.frozen import FeatureFn, SampleSpace
 from drifting.guidance import draw_alpha, unconditional_weight
 from drifting.losses import MapMetrics, Objective, collapse_ratio, neighbour_distance, objective_loss
 from drifting.state import Optimizer, TrainState, apply_gradients
@@ -35,6 +36,7 @@ class Purpose(enum.IntEnum):
     ALPHA = 3
     ALPHA_ONE = 4
     NOISE = 5
+    ENCODE = 6
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Parts:
 
     config: Config
     generator: Generator
+    space: SampleSpace
     features: FeatureFn
     objective: Objective
     optimizer: Optimizer
@@ -68,16 +71,16 @@ class Draw(NamedTuple):
 
 
 def train_step(
-    parts: Parts, state: TrainState, batch: Batch, encoder: Params, widths: Array, key: Array
+    parts: Parts, state: TrainState, batch: Batch, frozen: Params, widths: Array, key: Array
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step of training by drifting ("Generative Modeling via Drifting", Algorithm 1, with any objective).
 
     Args:
         parts: static; `jax.jit` it with `functools.partial`, the state donated.
         state: parameters, optimiser, averages, banks.
-        batch: new real samples, `image` `[B, H, W, C]` float32 and `label` `[B]` int32. Without banks: the positives
+        batch: new real images, `image` `[B, H, W, C]` float32 and `label` `[B]` int32. Without banks: the positives
             themselves, as many of each of the labels, grouped.
-        encoder: parameters of the frozen feature encoder.
+        frozen: parameters of the frozen networks: feature encoders, and the VAE of latents.
         widths: `[W]` kernel widths.
         key: the run's key; the step number is folded in.
 
@@ -85,13 +88,14 @@ def train_step(
         The next state, and metrics: float32 scalars, and under `maps` a `MapMetrics` for each feature map.
     """
     key = jax.random.fold_in(key, state.step)
+    batch = encode_batch(parts.space, frozen, batch, key)
     state = push_batch(state, batch)
     draw = draw_samples(parts, state, batch, key)
     state, lengths = update_neighbour_scale(parts, state, draw)
 
     def loss_fn(params: Params) -> tuple[Array, tuple[Array, dict[str, MapMetrics]]]:
         samples = generate(parts, params, draw)
-        loss, maps = drift_loss(parts, samples, draw, encoder, widths, lengths)
+        loss, maps = drift_loss(parts, samples, draw, frozen, widths, lengths)
         return loss, (samples, maps)
 
     (loss, (samples, maps)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -107,6 +111,11 @@ def train_step(
         "maps": maps,
     }
     return state, metrics | update_metrics
+
+
+def encode_batch(space: SampleSpace, frozen: Params, batch: Batch, key: Array) -> Batch:
+    """The batch with samples in place of images, which are the same thing unless samples are latents."""
+    return batch | {"image": space.encode(frozen, batch["image"], jax.random.fold_in(key, Purpose.ENCODE))}
 
 
 def push_batch(state: TrainState, batch: Batch) -> TrainState:
@@ -165,7 +174,7 @@ def generate(parts: Parts, params: Params, draw: Draw) -> Array:
 
 
 def drift_loss(
-    parts: Parts, samples: Array, draw: Draw, encoder: Params, widths: Array, lengths: Array | None = None
+    parts: Parts, samples: Array, draw: Draw, frozen: Params, widths: Array, lengths: Array | None = None
 ) -> tuple[Array, dict[str, MapMetrics]]:
     """The loss of generated `samples` `[L, N, H, W, C]` against the drawn real ones, in feature space.
 
@@ -177,7 +186,7 @@ def drift_loss(
     """
 
     def maps_of(x: Array) -> dict[str, Array]:
-        features = parts.features(encoder, x.reshape(-1, *x.shape[2:]))
+        features = parts.features(frozen, x.reshape(-1, *x.shape[2:]))
         features = {name: f.reshape(*x.shape[:2], *f.shape[1:]) for name, f in features.items()}
         if lengths is None:
             return features

@@ -10,16 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from drifting import bank, build, loop
 from drifting.config import Config
 from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
-from drifting.data.sources import LabelledSource
+from drifting.data.source import LabelledSource
+from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, sample_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
-from drifting.sample import Sampler, ema_decay
+from drifting.sample import Sampler
 from drifting.state import TrainState, create
-from drifting.step import Parts, push_batch, train_step
+from drifting.step import Batch, Parts, encode_batch, push_batch, train_step
+from drifting.trained import ema_decay
 from drifting.validate import check, check_sizes, require
 
 logger = logging.getLogger("drifting")
@@ -28,6 +31,7 @@ logger = logging.getLogger("drifting")
 COLLAPSED = 0.3
 GRID_COLUMNS = 10
 GRID_CLASSES = 10
+FILL = 2**32 - 1  # where a step's number goes into the key: no step has this one
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -39,21 +43,10 @@ def train(config: Config, workdir: Path) -> int:
     """
     check(config)
     source = build.source(config.data)
-    check_sizes(config, source.shape, source.num_classes)
-    encoder = build.feature_encoder(config.features, source.shape)
-    generator, init_params = build.generator(config.model, source.shape, source.num_classes, config.train.seed)
-    optimizer = build.optimizer(config.optimizer, config.train.steps)
-    parts = Parts(config, generator, encoder.features, build.objective(config), optimizer, source.num_classes)
-
-    def empty_state() -> TrainState:
-        return create(
-            init_params(),
-            optimizer,
-            ema_decays=config.train.ema_decays,
-            banks=empty_banks(config, source),
-            neighbour_scale=jnp.zeros(source.num_classes) if config.loss.feature_scale == "neighbour" else None,
-        )
-
+    space = sample_space(config.data.vae, source.shape)
+    check_sizes(config, space.shape, source.num_classes)
+    encoder = feature_encoder(config.features, space)
+    parts, empty_state = set_up(config, space, encoder, source.num_classes)
     widths = jnp.asarray(config.loss.widths, jnp.float32)
     key = jax.random.key(config.train.seed)
     jitted = jax.jit(partial(train_step, parts), donate_argnums=0)
@@ -63,34 +56,58 @@ def train(config: Config, workdir: Path) -> int:
             config=config,
             pipeline=pipeline,
             empty=empty_state,
-            initial=lambda: fill_banks(config, source, pipeline, jax.jit(empty_state)()),
+            initial=lambda: fill_banks(config, space, source, pipeline, jax.jit(empty_state)(), key),
             step_fn=lambda state, batch: jitted(state, batch, encoder.params, widths, key),
             callbacks=loop.Callbacks(
                 flatten=partial(named_metrics, config.loss.widths),
                 shown=("gap", "collapse", "loss"),
                 watch=CollapseWatch(config.train.steps),
-                draw=GridDrawer(config, generator, source.num_classes, workdir),
+                draw=GridDrawer(parts, workdir),
             ),
-            identity=build.data_facts(source) | {"encoder": encoder.checksum},
+            identity=build.data_facts(source)
+            | {"sample_shape": list(space.shape)}
+            | {"weights": encoder.checksums | space.checksums},
             label="train",
-            about=describe(config, source, encoder, init_params),
+            about=describe(parts, source, encoder, empty_state),
         )
     return step
 
 
+def set_up(
+    config: Config, space: SampleSpace, encoder: FeatureEncoder, num_classes: int
+) -> tuple[Parts, Callable[[], TrainState]]:
+    """The static parts of a step, and a jittable function that makes the state before the first, banks still empty."""
+    generator, init_params = build.generator(config.model, space.shape, num_classes, config.train.seed)
+    optimizer = build.optimizer(config.optimizer, config.train.steps)
+    parts = Parts(config, generator, space, encoder.features, build.objective(config), optimizer, num_classes)
+
+    def empty_state() -> TrainState:
+        return create(
+            init_params(),
+            optimizer,
+            ema_decays=config.train.ema_decays,
+            banks=empty_banks(config, space.shape, num_classes),
+            neighbour_scale=jnp.zeros(num_classes) if config.loss.feature_scale == "neighbour" else None,
+        )
+
+    return parts, empty_state
+
+
 def describe(
-    config: Config, source: LabelledSource, encoder: build.FeatureEncoder, init: Callable[[], build.Params]
+    parts: Parts, source: LabelledSource, encoder: FeatureEncoder, empty_state: Callable[[], TrainState]
 ) -> Iterator[str]:
-    """What is about to be trained, in a few lines. `init` makes the parameters, of which only the shapes count."""
+    """What is about to be trained, in a few lines; only shapes of the state are looked at."""
+    config, shape = parts.config, parts.space.shape
     loss = config.loss
-    sample = jax.ShapeDtypeStruct((1, *source.shape), jnp.float32)
-    maps = jax.eval_shape(encoder.features, encoder.params, sample)
+    maps = jax.eval_shape(encoder.features, encoder.params, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     positions = sum(f.shape[1] for f in maps.values())
-    origin = "the samples themselves" if config.features.encoder == "none" else config.features.path
-    yield loop.describe_model(config.model.name, jax.eval_shape(init))
+    encoders = ", ".join(f"{name} {getattr(config.features, name)}" for name in config.features.encoders)
+    yield loop.describe_model(config.model.name, jax.eval_shape(empty_state).params)
     yield loop.describe_data(source)
+    if parts.space.vae is not None:
+        yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"
     yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
-    yield f"features: {origin}, {len(maps)} maps, {positions} drift problems a label"
+    yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
 
 
 def make_pipeline(config: Config, source: LabelledSource) -> BatchIterator:
@@ -110,17 +127,24 @@ def make_pipeline(config: Config, source: LabelledSource) -> BatchIterator:
     return ClassBalanced(source, loss.labels, loss.positives, seed, flip=data.flip, prefetch=data.prefetch)
 
 
-def empty_banks(config: Config, source: LabelledSource) -> dict[str, bank.Bank]:
-    """The banks of `config`, without samples."""
+def empty_banks(config: Config, shape: tuple[int, int, int], num_classes: int) -> dict[str, bank.Bank]:
+    """The banks of `config` for samples of `shape`, without samples."""
     if config.bank.per_class == 0:
         return {}
-    banks = {"class": bank.create(source.num_classes, config.bank.per_class, source.shape)}
+    banks = {"class": bank.create(num_classes, config.bank.per_class, shape)}
     if config.loss.unconditional:
-        banks["unconditional"] = bank.create(1, config.bank.unconditional, source.shape)
+        banks["unconditional"] = bank.create(1, config.bank.unconditional, shape)
     return banks
 
 
-def fill_banks(config: Config, source: LabelledSource, pipeline: BatchIterator, state: TrainState) -> TrainState:
+def fill_banks(
+    config: Config,
+    space: SampleSpace,
+    source: LabelledSource,
+    pipeline: BatchIterator,
+    state: TrainState,
+    key: Array,
+) -> TrainState:
     """Pushes batches until every class can give its positives without repeating one, but for one epoch at most.
 
     Raises:
@@ -128,9 +152,14 @@ def fill_banks(config: Config, source: LabelledSource, pipeline: BatchIterator, 
     """
     if not state.banks:
         return state
-    push = jax.jit(push_batch, donate_argnums=0)
-    for _ in range(-(-len(source) // pipeline.batch_size)):
-        state = push(state, next(pipeline))
+
+    def encode_and_push(state: TrainState, batch: Batch, frozen: build.Params, number: int) -> TrainState:
+        return push_batch(state, encode_batch(space, frozen, batch, jax.random.fold_in(fill_key, number)))
+
+    fill_key = jax.random.fold_in(key, FILL)
+    push = jax.jit(encode_and_push, donate_argnums=0)
+    for number in range(-(-len(source) // pipeline.batch_size)):
+        state = push(state, next(pipeline), space.params, number)
         counts = np.asarray(bank.fill(state.banks["class"]))
         unconditional = state.banks.get("unconditional")
         enough = unconditional is None or int(bank.fill(unconditional)[0]) >= config.loss.unconditional
@@ -177,11 +206,11 @@ class CollapseWatch:
 class GridDrawer:
     """Draws `samples/step_N.png` with the averaged parameters: a row for each class, always the same seeds."""
 
-    def __init__(self, config: Config, generator: build.Generator, num_classes: int, workdir: Path) -> None:
-        rows = min(num_classes, GRID_CLASSES)
+    def __init__(self, parts: Parts, workdir: Path) -> None:
+        rows = min(parts.num_classes, GRID_CLASSES)
         self._labels = np.repeat(np.arange(rows, dtype=np.int32), GRID_COLUMNS)
-        self._sampler = Sampler(generator, len(self._labels))
-        self._config, self._workdir = config, workdir
+        self._sampler = Sampler(parts.generator, parts.space, len(self._labels))
+        self._config, self._workdir = parts.config, workdir
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`."""

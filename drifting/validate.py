@@ -118,8 +118,8 @@ def _check_loss(config: Config) -> None:
         remedy = f"must be positive and below loss.positives={loss.positives}"
         require(0 < loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
         require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
-        remedy = "loss.feature_scale='neighbour' measures the samples themselves: use 'none'"
-        require(config.features.encoder == "none", "features.encoder", config.features.encoder, remedy)
+        remedy = "loss.feature_scale='neighbour' measures the samples themselves: use ()"
+        require(not config.features.encoders, "features.encoders", config.features.encoders, remedy)
 
 
 def _check_guidance(config: Config) -> None:
@@ -140,15 +140,22 @@ def _check_guidance(config: Config) -> None:
 
 
 def _check_features(features: FeaturesConfig) -> None:
-    one_of("features.encoder", features.encoder, ("mae", "none"))
-    _check_dtype("features.dtype", features.dtype)
+    names = features.encoders
+    for name in names:
+        one_of("features.encoders", name, ("mae", "convnext"))
+        remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "
+        remedy += "features.encoders; () compares the samples themselves"
+        require(getattr(features, name) is not None, f"features.{name}", None, remedy)
+    require(len(set(names)) == len(names), "features.encoders", names, "name each encoder once")
+    _check_dtype("features.mae_dtype", features.mae_dtype)
+    _check_dtype("features.convnext_dtype", features.convnext_dtype)
+    _at_least(32, "features", features, "convnext_size")
     require(features.every_k_block >= 0, "features.every_k_block", features.every_k_block, "use 0 (no block) or more")
     for key in ("mean_patches", "std_patches"):
         sides = getattr(features, key)
         require(all(side > 0 for side in sides), f"features.{key}", sides, "sides of patches are at least 1")
-    if features.encoder == "mae":
-        remedy = "give the folder that `drifting pretrain` wrote, or set features.encoder='none'"
-        require(features.path is not None, "features.path", features.path, remedy)
+    if features.mae_size is not None:
+        _at_least(1, "features", features, "mae_size")
 
 
 def _check_dtype(key: str, dtype: str | None) -> None:

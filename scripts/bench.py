@@ -21,7 +21,8 @@ from rich.table import Table
 
 from drifting import bank, build
 from drifting.config import Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
-from drifting.features import mae_features
+from drifting.features import mae_features, pixel_features
+from drifting.frozen import sample_space
 from drifting.kernels import KERNELS
 from drifting.losses import Objective, map_loss
 from drifting.state import create
@@ -72,7 +73,8 @@ def workload_t() -> tuple[Parts, Any, Any, Any]:
     parts = Parts(
         config,
         generator,
-        lambda params, x: mae_features(nnx.merge(graphdef, params), x),
+        sample_space(None, SHAPE),
+        lambda params, x: pixel_features(x) | mae_features(nnx.merge(graphdef, params), x),
         build.objective(config),
         optimizer,
         CLASSES,

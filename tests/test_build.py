@@ -1,7 +1,6 @@
-"""From settings to objects: generators, encoders, data; and every file in `configs/` describes something that works."""
+"""From settings to objects: generators, encoders, data."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,101 +11,21 @@ import pytest
 from flax import nnx
 
 from drifting import build
-from drifting.cli import load_settings
 from drifting.config import (
     Config,
     ConfigError,
     DataConfig,
-    FeaturesConfig,
     MAEConfig,
     ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
-    command_of,
     parse,
 )
-from drifting.data.sources import ArraySource, digits
-from drifting.features import mae_features
-from drifting.hub import save_artifact
+from drifting.data.source import ArraySource
 from drifting.kernels import KERNELS
 from drifting.losses import Objective
-from drifting.pretrain import pretrain_step
-from drifting.state import create
-from drifting.step import Parts, train_step
-from drifting.train import empty_banks, make_pipeline
-from drifting.validate import check, check_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (8, 8, 1)
-
-
-# --- configuration files ----------------------------------------------------------------------------------------------
-
-
-def config_files(command: str) -> list[Path]:
-    files = sorted((ROOT / "configs").rglob("*.py"))
-    return [path for path in files if path.stem != "__init__" and command_of(load_settings(str(path))) == command]
-
-
-def test_there_are_configurations():
-    assert config_files("train") and config_files("pretrain")
-
-
-@pytest.mark.parametrize("path", config_files("train"), ids=lambda path: path.stem)
-def test_a_configuration_of_a_generator_describes_a_step(path: Path):
-    config = parse(load_settings(str(path)))
-    assert isinstance(config, Config)
-    check(config)
-    if config.data.name != "digits":
-        return  # the data is not embedded
-    source = build.source(config.data)
-    check_sizes(config, source.shape, source.num_classes)
-    # The encoder's artifact is not there: the samples themselves stand in for its features.
-    encoder = build.feature_encoder(FeaturesConfig(encoder="none"), source.shape)
-    generator, init = build.generator(config.model, source.shape, source.num_classes, config.train.seed)
-    optimizer = build.optimizer(config.optimizer, config.train.steps)
-    parts = Parts(config, generator, encoder.features, build.objective(config), optimizer, source.num_classes)
-
-    def first() -> Any:
-        return create(
-            init(), optimizer, ema_decays=config.train.ema_decays, banks=empty_banks(config, source),
-            neighbour_scale=jnp.zeros(source.num_classes) if config.loss.feature_scale == "neighbour" else None,
-        )  # fmt: skip
-
-    state = jax.eval_shape(first)
-    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(make_pipeline(config, source))))
-    widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32)
-    after, metrics = jax.eval_shape(partial(train_step, parts), state, batch, {}, widths, jax.random.key(0))
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
-    assert metrics["loss"].shape == ()
-
-
-@pytest.mark.parametrize("path", config_files("pretrain"), ids=lambda path: path.stem)
-def test_a_configuration_of_an_encoder_describes_a_step(path: Path):
-    config = parse(load_settings(str(path)), PretrainConfig)
-    assert isinstance(config, PretrainConfig)
-    check(config)
-    if config.data.name != "digits":
-        return
-    source = build.source(config.data)
-    check_sizes(config, source.shape, source.num_classes)
-    arguments = build.mae_arguments(config.mae, source.shape[2], source.num_classes)
-    optimizer = build.optimizer(config.optimizer, config.train.steps)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, jax.random.key(0))))
-    state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
-    images = jax.ShapeDtypeStruct((4, *source.shape), jnp.float32)
-    batch = {"image": images, "label": jax.ShapeDtypeStruct((4,), jnp.int32)}
-    step = partial(pretrain_step, graphdef, optimizer, config)
-    after, _ = jax.eval_shape(step, state, batch, jax.random.key(0))
-    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
-
-
-@pytest.mark.parametrize("path", config_files("train") + config_files("pretrain"), ids=lambda path: path.stem)
-def test_a_configuration_says_how_it_is_run(path: Path):
-    text, name = path.read_text(), str(path.relative_to(ROOT))
-    command = command_of(load_settings(str(path)))
-    assert f"drifting {command} --config={name} --workdir=" in text
-    assert 15 <= len(text.splitlines()) <= 70
 
 
 # --- generators -------------------------------------------------------------------------------------------------------
@@ -167,62 +86,6 @@ def test_dtypes_are_given_by_name():
     ))  # fmt: skip
     assert "bf16" in text
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(init))} == {jnp.dtype("float32")}
-
-
-# --- feature encoders -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Any]:
-    """An encoder's folder, the constructor's arguments, and the autoencoder itself."""
-    arguments = build.mae_arguments(MAEConfig(base_channels=4, layers=(1, 1)), 1, 10)
-    model = build.autoencoder(arguments, jax.random.key(3))
-    folder = tmp_path_factory.mktemp("encoder") / "encoder"
-    params = nnx.to_pure_dict(nnx.state(model))
-    save_artifact(folder, kind="mae", model_config=arguments, params=params, step=1, ema_decay=0.9)
-    return folder, arguments, model
-
-
-def test_an_encoder_gives_the_features_of_what_was_saved(artifact: Any):
-    folder, _, model = artifact
-    images = digits().__getitems__(np.arange(3))[0]
-    config = FeaturesConfig(path=str(folder), std=False, std_patches=(2,), every_k_block=1)
-    encoder = build.feature_encoder(config, SHAPE)
-    expected = mae_features(model.encoder, jnp.asarray(images), std=False, std_patches=(2,), every_k_block=1)
-    found = encoder.features(encoder.params, images)
-    assert list(found) == list(expected) and "layer1_mean_4" in found and "layer1_std" not in found
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
-    assert encoder.checksum == json.loads((folder / "metadata.json").read_text())["sha256"]
-
-
-def test_no_encoder_is_the_samples_themselves():
-    encoder = build.feature_encoder(FeaturesConfig(encoder="none"), SHAPE)
-    images = digits().__getitems__(np.arange(2))[0]
-    found = encoder.features(encoder.params, jnp.asarray(images))
-    np.testing.assert_array_equal(found["global"], images.reshape(2, 1, 64))
-    assert (encoder.params, encoder.checksum) == ({}, "")
-
-
-def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Path):
-    folder, arguments, model = artifact
-    damaged, other, empty = tmp_path / "damaged", tmp_path / "other", tmp_path / "empty"
-    for path in (damaged, other):
-        params = nnx.to_pure_dict(nnx.state(model))
-        kind = "mae" if path is damaged else "generator"
-        save_artifact(path, kind=kind, model_config=arguments, params=params, step=1, ema_decay=None)
-    (damaged / "params.safetensors").write_bytes(b"nothing")
-    empty.mkdir()
-    cases = [
-        (tmp_path / "nowhere", SHAPE, "there is no such folder; run `drifting pretrain` first"),
-        (empty, SHAPE, "holds no usable encoder (no file"),
-        (damaged, SHAPE, "holds no usable encoder ("),
-        (other, SHAPE, "holds no usable encoder ("),
-        (folder, (8, 8, 3), "this encoder takes 1 channels and sides divisible by 1, the samples are 8x8x3"),
-    ]
-    for path, shape, words in cases:
-        with pytest.raises(ConfigError) as error:
-            build.feature_encoder(FeaturesConfig(path=str(path)), shape)
-        assert str(error.value).startswith(f"features.path={str(path)!r}: {words}") and "\n" not in str(error.value)
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

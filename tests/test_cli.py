@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import flags
 from rich.console import Console
 
 from drifting import cli
@@ -68,9 +69,9 @@ WRONG_SETTINGS = [
     ("loss.objective=drfit", "loss.objective='drfit': use one of log_kde, "),
     ("model.preset=M", "model.preset='M': use one of S, B, L, XL"),
     ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine (did you mean 'cosine'?)"),
-    ("data.name=digts", "data.name='digts': use one of digits, array, imagefolder (did you mean 'digits'?)"),
+    ("data.name=digts", "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ("data.path=x", "data.name='digits': source 'digits' takes no path (got 'x'): leave it None"),
-    ("features.encoder=mae", "features.path=None: give the folder that `drifting pretrain` wrote"),
+    ("features.encoders=('mae',)", "features.mae=None: give a folder (that `drifting pretrain` wrote, for a mae)"),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays=(0.9, 0.99)"),
 ]
 
@@ -85,8 +86,8 @@ def test_wrong_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path, sett
 def test_a_missing_encoder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     nowhere = tmp_path / "encoder"
     arguments = ["train", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={tmp_path / 'new'}"]
-    line = line_of(capsys, [*arguments, f"--config.features.path={nowhere}"])
-    assert line == f"features.path='{nowhere}': there is no such folder; run `drifting pretrain` first"
+    line = line_of(capsys, [*arguments, f"--config.features.mae={nowhere}"])
+    assert line == f"features.mae='{nowhere}': there is no such folder"
     assert not list(tmp_path.iterdir())
 
 
@@ -220,7 +221,8 @@ def test_the_directory_of_another_run(capsys: pytest.CaptureFixture[str], run: P
 
 @pytest.mark.parametrize("name", ["sample", "evaluate"])
 def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path, name: str):
-    assert line_of(capsys, [name]) == "--workdir: give the run's folder"
+    wanted = "--workdir: give the run's folder" if name == "evaluate" else "--workdir or --weights: give one, "
+    assert line_of(capsys, [name]).startswith(wanted)
     for path in (tmp_path, tmp_path / "nowhere"):
         line = line_of(capsys, [name, f"--workdir={path}"])
         assert line == f"--workdir={path}: holds no run (no config.json); give the folder of a `drifting train`"
@@ -241,7 +243,7 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
     [
         (
             ["trian"],
-            "trian: there is no such command; use one of pretrain, train, sample, evaluate (did you mean train?)",
+            "trian: there is no such command; use one of pretrain, train, sample, evaluate, export, import, ",
         ),
         (["--workdir=x"], "--workdir=x: there is no such command; use one of pretrain"),
         (
@@ -250,7 +252,10 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
         ),
         (["train", f"--config={TINY}", "--workdir=x", "stray"], "'stray': not a flag; flags are given as --flag=value"),
         (["train", f"--config={TINY}", "--workdir"], "Missing value for flag --workdir"),
-        (["sample", "--clases=1"], "--clases: there is no such flag; use --workdir, --out, --classes, --columns,"),
+        (
+            ["sample", "--clases=1"],
+            "--clases: there is no such flag; use --workdir, --weights, --vae, --out, --classes,",
+        ),
         (["sample", "--columns=x"], "--columns=x: expected a positive integer (images of each class"),
         (["sample", "--columns=0"], "--columns=0: expected a positive integer"),
         (["sample", "--seed=-1"], "--seed=-1: expected an integer in the range [0, 2147483647]"),
@@ -290,10 +295,13 @@ def test_help(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command_names_every_flag_and_setting(capsys: pytest.CaptureFixture[str], name: str):
-    assert main([name, "--help"]) == 0
+    assert main([*name.split(), "--help"]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and max(map(len, captured.out.splitlines())) <= 120
-    assert captured.out.startswith(f"usage: drifting {name} ") and "--workdir" in captured.out
+    assert captured.out.startswith(f"usage: drifting {name} --")
+    values = flags.FlagValues()
+    cli.COMMANDS[name].define(values)
+    assert len(list(values)) >= 1 and all(f"\n  --{flag}=" in captured.out for flag in values)
     settings = {"train": Config, "pretrain": PretrainConfig}.get(name)
     for section, keys in to_dict(settings()).items() if settings else ():
         assert f"\n  {section} " in captured.out

@@ -72,7 +72,9 @@ def test_the_keys_left_out_of_a_section_have_the_defaults_of_the_whole():
 @pytest.mark.parametrize(("kind", "path", "hint"), keys())
 def test_every_key_takes_its_type_and_no_other(kind: Any, path: str, hint: Any):
     good = {int: 3, float: 0.5, str: "a", bool: False, tuple[int, ...]: (1, 2), tuple[float, ...]: (0.5, 2.0)}
+    good |= {tuple[str, ...]: ("a", "b")}
     bad = {int: 0.5, float: "0.5", str: 3, bool: 1, tuple[int, ...]: (0.5,), tuple[float, ...]: 0.5}
+    bad |= {tuple[str, ...]: "ab"}
     kind_of_value = plain(hint)
     assert read(parse(at(path, good[kind_of_value]), kind), path) == good[kind_of_value]
     assert annotation(kind, path, None) == hint

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.hub import generator_from_released, generator_kwargs_from_released, generator_to_released
+from drifting.hub.released_names import generator_from_released, generator_kwargs_from_released, generator_to_released
 from drifting.models.dit import PRESETS, DiT, swiglu_width
 from tests.golden_files import group, load, meta
 

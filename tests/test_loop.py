@@ -18,7 +18,8 @@ from drifting import loop
 from drifting.checkpoint import Checkpoints
 from drifting.config import ConfigError, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.pipeline import Pipeline
-from drifting.data.sources import ArraySource, digits
+from drifting.data.source import ArraySource
+from drifting.data.sources import digits
 from drifting.loop import TrainingError
 
 

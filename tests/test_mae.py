@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.hub import mae_from_released, mae_kwargs_from_released, mae_to_released
+from drifting.hub.released_names import mae_from_released, mae_kwargs_from_released, mae_to_released
 from drifting.models.mae import MAE, Stage, Up, draw_mask, mae_loss
 from tests.golden_files import group, load, mae_params_a, mae_params_b, meta
 

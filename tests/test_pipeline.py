@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
-from drifting.data.sources import ArraySource, digits
+from drifting.data.source import ArraySource
+from drifting.data.sources import digits
 
 
 def numbered(n: int, classes: int = 1) -> ArraySource:

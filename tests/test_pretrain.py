@@ -18,6 +18,7 @@ from drifting import build
 from drifting import pretrain as module
 from drifting.config import FeaturesConfig, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.sources import digits
+from drifting.frozen import feature_encoder, sample_space
 from drifting.pretrain import classifier_weight, describe, masks, pretrain, pretrain_step
 from drifting.state import create
 from tests.runs import assert_same_run, metrics, saved
@@ -70,7 +71,8 @@ def test_masks_are_drawn_anew_each_step_and_follow_the_key(finished: Path):
     assert len(set(ratios)) > 6
     key = jax.random.key(CONFIG.train.seed)
     for step, ratio in enumerate(ratios):
-        mask = masks(CONFIG.mae, jax.random.fold_in(key, step), (32, 8, 8, 1))
+        mask_key, _ = jax.random.split(jax.random.fold_in(key, step))
+        mask = masks(CONFIG.mae, mask_key, (32, 8, 8, 1))
         np.testing.assert_allclose(mask.mean(), ratio, rtol=1e-5)
 
 
@@ -84,8 +86,8 @@ def test_masks_are_squares_of_tokens():
 
 def test_the_artifact_is_the_first_average_and_gives_features(finished: Path):
     _, arrays, _ = saved(finished)
-    encoder = build.feature_encoder(FeaturesConfig(path=str(finished / "encoder")), (8, 8, 1))
-    kernel = encoder.params["conv1"]["kernel"]
+    encoder = feature_encoder(FeaturesConfig(mae=str(finished / "encoder")), sample_space(None, (8, 8, 1)))
+    kernel = encoder.params["mae"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, arrays["['ema']['0.5']['encoder']['conv1']['kernel']"])
     assert np.any(np.asarray(kernel) != arrays["['params']['encoder']['conv1']['kernel']"])
     features = encoder.features(encoder.params, jnp.asarray(digits().__getitems__([0, 1])[0]))
@@ -143,10 +145,10 @@ def test_without_a_classifier_and_with_larger_tokens():
     optimizer = build.optimizer(config.optimizer, 3)
     state = create(nnx.to_pure_dict(params), optimizer, ema_decays=(0.9,))
     images, labels = digits().__getitems__(np.arange(16))
-    step = jax.jit(partial(pretrain_step, graphdef, optimizer, config))
+    step = jax.jit(partial(pretrain_step, graphdef, sample_space(None, (8, 8, 1)), optimizer, config))
     losses = []
     for _ in range(8):
-        state, found = step(state, {"image": images, "label": labels}, jax.random.key(0))
+        state, found = step(state, {"image": images, "label": labels}, {}, jax.random.key(0))
         losses.append(float(found["loss"]))
         assert found["loss"] == found["recon_loss"] and "accuracy" not in found
     assert np.mean(losses[4:]) < np.mean(losses[:4])

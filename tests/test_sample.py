@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from drifting.config import Config, ConfigError, parse
-from drifting.sample import Sampler, TrainedGenerator, balanced_labels, ema_decay, write_samples
+from drifting.sample import Sampler, balanced_labels, draw, write_samples
+from drifting.trained import TrainedGenerator, ema_decay
 from tests.runs import finished_run, saved, tiny_config
 
 
@@ -20,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(run: Path) -> TrainedGenerator:
-    return TrainedGenerator(run)
+    return TrainedGenerator.from_run(run)
 
 
 LABELS = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], np.int32)
@@ -28,23 +29,23 @@ LABELS = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], np.int32)
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_batches_do_not_matter(trained: TrainedGenerator, batch_size: int):
-    images = trained.draw(LABELS, seed=5, alpha=1.5, batch_size=7)
+    images = draw(trained, LABELS, seed=5, alpha=1.5, batch_size=7)
     assert images.shape == (10, 8, 8, 1) and images.dtype == np.float32 and np.isfinite(images).all()
-    other = trained.draw(LABELS, seed=5, alpha=1.5, batch_size=batch_size)
+    other = draw(trained, LABELS, seed=5, alpha=1.5, batch_size=batch_size)
     # Sums of another batch size may be taken in another order: not more than their rounding.
     np.testing.assert_allclose(other, images, rtol=0, atol=2e-6 * np.abs(images).max())
 
 
 def test_image_i_has_the_seed_of_the_first_plus_i(trained: TrainedGenerator):
-    whole = trained.draw(np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
-    tail = trained.draw(np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
+    whole = draw(trained, np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
+    tail = draw(trained, np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
     np.testing.assert_allclose(tail, whole[6:], rtol=0, atol=2e-6 * np.abs(whole).max())
     assert all(np.any(whole[i] != whole[j]) for i in range(10) for j in range(i))
 
 
 def test_class_seed_and_scale_all_matter(trained: TrainedGenerator):
     def image(label: int, seed: int, alpha: float) -> np.ndarray:
-        return trained.draw(np.asarray([label]), seed, alpha, batch_size=1)
+        return draw(trained, np.asarray([label]), seed, alpha, batch_size=1)
 
     first = image(3, 0, 1.0)
     np.testing.assert_array_equal(image(3, 0, 1.0), first)
@@ -53,7 +54,7 @@ def test_class_seed_and_scale_all_matter(trained: TrainedGenerator):
 
 
 def test_nothing_asked_for_is_nothing(trained: TrainedGenerator):
-    sampler = Sampler(trained.generator, 4)
+    sampler = Sampler(trained.generator, trained.space, 4)
     assert sampler(trained.params, np.zeros(0), np.zeros(0), 1.0).shape == (0, 8, 8, 1)
 
 
@@ -65,7 +66,7 @@ def test_balanced_labels():
 def test_the_average_that_is_asked_for_is_read(run: Path, trained: TrainedGenerator):
     step, arrays, _ = saved(run)
     assert (trained.step, trained.ema_decay) == (step, 0.9)
-    slow = TrainedGenerator(run, 0.99)
+    slow = TrainedGenerator.from_run(run, 0.99)
     for decay, generator in (("0.9", trained), ("0.99", slow)):
         expected = arrays[f"['ema']['{decay}']['final']['kernel']"]
         np.testing.assert_array_equal(np.asarray(generator.params["final"]["kernel"]), expected)
@@ -87,8 +88,10 @@ def test_no_data_is_needed(run: Path, tmp_path: Path):
     shutil.copytree(run, moved)
     text = (moved / "config.json").read_text()
     (moved / "config.json").write_text(text.replace('"name": "digits"', '"name": "imagefolder"'))
-    images = TrainedGenerator(moved).draw(LABELS, seed=5, alpha=1.0, batch_size=10)
-    np.testing.assert_array_equal(images, TrainedGenerator(run).draw(LABELS, seed=5, alpha=1.0, batch_size=10))
+    first, second = (
+        draw(TrainedGenerator.from_run(folder), LABELS, seed=5, alpha=1.0, batch_size=10) for folder in (moved, run)
+    )
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_scale_outside_the_trained_range_is_warned_of(trained: TrainedGenerator, caplog: pytest.LogCaptureFixture):
@@ -103,13 +106,14 @@ def test_a_scale_outside_the_trained_range_is_warned_of(trained: TrainedGenerato
 
 
 def test_a_grid_of_classes(run: Path, tmp_path: Path):
-    path = write_samples(run, out=tmp_path / "new" / "grid.png", classes=["7", "0"], columns=3, seed=4)
-    assert path == tmp_path / "new" / "grid.png" and [f.name for f in path.parent.iterdir()] == ["grid.png"]
+    path = tmp_path / "new" / "grid.png"
+    write_samples(TrainedGenerator.from_run(run), path, classes=["7", "0"], columns=3, seed=4)
+    assert [f.name for f in path.parent.iterdir()] == ["grid.png"]
     tile = 64 + 2
     with Image.open(path) as image:
         assert image.size == (3 * tile + 2, 2 * tile + 2)
         pixels = np.asarray(image).astype(np.int16)
-    drawn = TrainedGenerator(run).draw(np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
+    drawn = draw(TrainedGenerator.from_run(run), np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
     for i, sample in enumerate(drawn):
         top, left = i // 3 * tile + 2, i % 3 * tile + 2
         shown = pixels[top : top + 64 : 8, left : left + 64 : 8]
@@ -117,21 +121,21 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("classes", ["x", "10", "-1", "", "1.0"])
-def test_unknown_classes(run: Path, tmp_path: Path, classes: str):
+def test_unknown_classes(trained: TrainedGenerator, tmp_path: Path, classes: str):
     with pytest.raises(ConfigError, match=r"^--classes=.*: use names or numbers from 0 to 9, separated by commas"):
-        write_samples(run, out=tmp_path / "x.png", classes=[classes])
+        write_samples(trained, tmp_path / "x.png", classes=[classes])
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_sampled(run: Path, tmp_path: Path):
+def test_what_cannot_be_sampled(run: Path, trained: TrainedGenerator, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"^--out='.*x\.jpg': must end in \.png"):
-        write_samples(run, out=tmp_path / "x.jpg")
+        write_samples(trained, tmp_path / "x.jpg")
     with pytest.raises(ConfigError, match="give at least one class"):
-        write_samples(run, out=tmp_path / "x.png", classes=[])
+        write_samples(trained, tmp_path / "x.png", classes=[])
     new = tmp_path / "new"
     new.mkdir()
     shutil.copy(run / "config.json", new)
     with pytest.raises(ConfigError, match="has no checkpoint yet; run `drifting train` first"):
-        TrainedGenerator(new)
+        TrainedGenerator.from_run(new)
     with pytest.raises(ConfigError, match="holds no run"):
-        TrainedGenerator(tmp_path)
+        TrainedGenerator.from_run(tmp_path)

@@ -10,8 +10,9 @@ import pytest
 from drifting.config import ConfigError
 from drifting.data.sources import digits
 from drifting.evaluate.pixels import pixel_scores
-from drifting.sample import TrainedGenerator, balanced_labels
+from drifting.sample import balanced_labels, draw
 from drifting.scores import evaluate, score_table
+from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
 PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
@@ -34,7 +35,7 @@ def test_scores(run: Path):
     assert {name: scores[name] for name in facts} == facts
 
     labels = balanced_labels(40, 10)
-    images = TrainedGenerator(run, 0.99).draw(labels, seed=0, alpha=1.5, batch_size=40).clip(-1, 1)
+    images = draw(TrainedGenerator.from_run(run, 0.99), labels, seed=0, alpha=1.5, batch_size=40).clip(-1, 1)
     train, heldout = ([*source.__getitems__(np.arange(len(source)))] for source in (digits(), digits("heldout")))
     expected = pixel_scores(images, labels, *train, *heldout, 3)
     for name, value in expected.items():

@@ -7,16 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from drifting.data.sources import (
-    DIGITS_HELDOUT,
-    SOURCES,
-    array,
-    centre_crop,
-    digits,
-    imagefolder,
-    make_source,
-    to_float,
-)
+from drifting.data.folder import centre_crop, imagefolder
+from drifting.data.source import to_float
+from drifting.data.sources import DIGITS_HELDOUT, SOURCES, array, digits, make_source
+from tests.test_classic import write_grey, write_photographs
 
 
 def save(file: Path, pixels: np.ndarray, **options) -> Path:
@@ -55,8 +49,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=sorted(SOURCES))
-def source(request: pytest.FixtureRequest, npz, folder: Path):
+def source(request: pytest.FixtureRequest, npz, folder: Path, tmp_path: Path):
+    write_grey(tmp_path, packed=True)
+    write_photographs(tmp_path)
     arguments = {
+        "mnist": {"path": tmp_path},
+        "fashion_mnist": {"path": tmp_path},
+        "cifar10": {"path": tmp_path},
+        "synthetic": {"image_size": 6, "classes": 3},
         "digits": {},
         "array": {"path": npz(image=noise(6, 5, 7, 3), label=np.arange(6) % 3)},
         "imagefolder": {"path": folder, "image_size": 8},
@@ -251,8 +251,8 @@ def test_imagefolder_refuses_bad_folders(folder: Path, tmp_path: Path) -> None:
 def test_make_source_explains_its_arguments(folder: Path) -> None:
     assert len(make_source("digits", split="heldout")) == DIGITS_HELDOUT
     assert make_source("imagefolder", path=folder, image_size=4, channels=1).shape == (4, 4, 1)
-    with pytest.raises(ValueError, match="name='mnist' is unknown: use one of digits, array, imagefolder"):
-        make_source("mnist")
+    with pytest.raises(ValueError, match="name='minst' is unknown: use one of digits, array, imagefolder, mnist"):
+        make_source("minst")
     with pytest.raises(ValueError, match="'array' needs path"):
         make_source("array")
     with pytest.raises(ValueError, match="'imagefolder' needs image_size"):

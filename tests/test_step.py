@@ -15,9 +15,10 @@ from drifting import build
 from drifting.build import Generator
 from drifting.config import Config, parse
 from drifting.data.sources import digits
-from drifting.features import mae_features
+from drifting.features import mae_features, pixel_features
 from drifting.fields import FIELDS
-from drifting.hub import (
+from drifting.frozen import feature_encoder, sample_space
+from drifting.hub.released_names import (
     generator_from_released,
     generator_kwargs_from_released,
     generator_to_released,
@@ -42,15 +43,17 @@ def make_parts(config: Config) -> tuple[Parts, Any]:
     """The parts of a run on digits, and what draws the generator's first parameters."""
     source = digits()
     generator, init = build.generator(config.model, source.shape, source.num_classes, config.train.seed)
-    encoder = build.feature_encoder(config.features, source.shape)
+    space = sample_space(None, source.shape)
+    encoder = feature_encoder(config.features, space)
     optimizer = build.optimizer(config.optimizer, config.train.steps)
-    return Parts(config, generator, encoder.features, build.objective(config), optimizer, source.num_classes), init
+    objective = build.objective(config)
+    return Parts(config, generator, space, encoder.features, objective, optimizer, source.num_classes), init
 
 
 def first_state(parts: Parts, init: Any) -> TrainState:
     config = parts.config
     scale = jnp.zeros(parts.num_classes) if config.loss.feature_scale == "neighbour" else None
-    banks = empty_banks(config, digits())
+    banks = empty_banks(config, parts.space.shape, parts.num_classes)
     return create(
         jax.jit(init)(), parts.optimizer, ema_decays=config.train.ema_decays, banks=banks, neighbour_scale=scale
     )
@@ -99,7 +102,8 @@ def released(golden: Path) -> Released:
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: DiT(**kwargs, rngs=nnx.Rngs(0))))
     features, encoder = released_features(golden, m["mae_config"])
     optimizer = build.optimizer(config.optimizer, m["lr"]["total_steps"])
-    parts = Parts(config, Generator(graphdef, (8, 8, 4)), features, build.objective(config), optimizer, 10)
+    generator, space = Generator(graphdef, (8, 8, 4)), sample_space(None, (8, 8, 4))
+    parts = Parts(config, generator, space, features, build.objective(config), optimizer, 10)
     noise = {"image": jnp.asarray(z["noise_x"]), "style": jnp.asarray(z["noise_labels"])}
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
 
@@ -124,7 +128,11 @@ def released_features(golden: Path, config: dict[str, Any]) -> tuple[Any, Any]:
     kwargs = mae_kwargs_from_released(config)
     params = mae_from_released(mae_params_a(golden), **kwargs)["encoder"]
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: MAE(**kwargs, rngs=nnx.Rngs(0)).encoder))
-    return lambda params, x: mae_features(nnx.merge(graphdef, params), x, mean=False, std=False), params
+
+    def features(params: Any, x: jax.Array) -> dict[str, jax.Array]:
+        return pixel_features(x) | mae_features(nnx.merge(graphdef, params), x, mean=False, std=False)
+
+    return features, params
 
 
 def test_released_samples(released: Released):

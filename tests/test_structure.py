@@ -16,12 +16,13 @@ LAYERS = [
     {"kernels", "sharding", "config"},
     {"fields", "bank", "guidance", "models"},
     {"state", "losses", "features"},
-    {"step", "build", "validate", "checkpoint", "data", "monitor", "hub"},
-    {"train", "pretrain", "loop", "sample", "scores", "evaluate", "sweep", "report", "plan", "analysis"},
+    {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub"},
+    {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
+    | {"evaluate", "sweep", "report", "plan", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "guidance", "bank", "features", "models"}
-HANDS_OFF = {"config", "validate", "build", "sharding", "checkpoint", "data", "monitor", "hub"}
+HANDS_OFF = {"config", "validate", "build", "frozen", "sharding", "checkpoint", "data", "monitor", "hub"}
 HANDS_OFF_PACKAGES = {"logging", "absl", "ml_collections", "orbax", "grain", "os", "pathlib", "shutil"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 LOCAL_GENERATORS = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "RandomState", "BitGenerator"}

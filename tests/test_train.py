@@ -14,13 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drifting import bank, build
-from drifting.config import Config, ConfigError, FeaturesConfig
+from drifting import bank
+from drifting.config import Config, ConfigError
 from drifting.data.pipeline import ClassBalanced, Pipeline
-from drifting.data.sources import ArraySource, digits
+from drifting.data.source import ArraySource
+from drifting.data.sources import digits
+from drifting.frozen import feature_encoder, sample_space
 from drifting.losses import MapMetrics
 from drifting.state import TrainState
-from drifting.train import CollapseWatch, GridDrawer, describe, empty_banks, fill_banks, make_pipeline, named_metrics
+from drifting.train import (
+    CollapseWatch,
+    GridDrawer,
+    describe,
+    empty_banks,
+    fill_banks,
+    make_pipeline,
+    named_metrics,
+    set_up,
+)
 from tests.runs import finish, finished_run, metrics, saved, tiny_config, train_command, tree
 
 
@@ -39,12 +50,13 @@ def source_of(counts: list[int]) -> ArraySource:
 
 
 def empty(config: Config, source: ArraySource) -> TrainState:
-    return TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, source))
+    return TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, source.shape, source.num_classes))
 
 
 def fill(config: Config, source: ArraySource) -> tuple[TrainState, Any]:
     pipeline = make_pipeline(config, source)
-    return fill_banks(config, source, pipeline, empty(config, source)), pipeline
+    space = sample_space(None, source.shape)
+    return fill_banks(config, space, source, pipeline, empty(config, source), jax.random.key(0)), pipeline
 
 
 def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
@@ -81,14 +93,16 @@ def test_a_class_without_samples_is_an_error():
 
 
 def test_which_banks_there_are():
-    assert set(empty_banks(tiny_config(), digits())) == {"class", "unconditional"}
+    assert set(empty_banks(tiny_config(), (8, 8, 1), 10)) == {"class", "unconditional"}
     without = dict(loss=dict(unconditional=0), guidance=dict(alpha_max=1.0))
-    assert set(empty_banks(tiny_config(**without), digits())) == {"class"}
+    assert set(empty_banks(tiny_config(**without), (8, 8, 1), 10)) == {"class"}
     config = tiny_config(bank=dict(per_class=0), **without)
-    assert empty_banks(config, digits()) == {}
+    assert empty_banks(config, (8, 8, 1), 10) == {}
     state = TrainState(jnp.int32(0), {}, {}, {}, {})
     pipeline = make_pipeline(config, digits())
-    assert fill_banks(config, digits(), pipeline, state) is state and pipeline.state() == {"position": 0}
+    space = sample_space(None, (8, 8, 1))
+    filled = fill_banks(config, space, digits(), pipeline, state, jax.random.key(0))
+    assert filled is state and pipeline.state() == {"position": 0}
 
 
 def test_batches_with_and_without_banks():
@@ -129,11 +143,15 @@ def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
 
 
 def test_description():
-    config, encoder = tiny_config(), build.feature_encoder(FeaturesConfig(encoder="none"), (8, 8, 1))
-    lines = list(describe(config, digits(), encoder, lambda: {"w": jnp.zeros(5)}))
-    assert lines[0].startswith("model: dit, 5 parameters, on ") and lines[1].startswith("data: digits, 1,400 samples")
+    config, space = tiny_config(), sample_space(None, (8, 8, 1))
+    encoder = feature_encoder(config.features, space)
+    parts, empty_state = set_up(config, space, encoder, 10)
+    lines = list(describe(parts, digits(), encoder, empty_state))
+    count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(empty_state).params))
+    assert lines[0].startswith(f"model: dit, {count:,} parameters, on ")
+    assert lines[1].startswith("data: digits, 1,400 samples")
     assert lines[2] == "loss: log_kde, gaussian kernel of width 0.4"
-    assert lines[3] == "features: the samples themselves, 1 maps, 1 drift problems a label"
+    assert lines[3] == "features: the samples themselves: 1 maps, 1 drift problems a label"
 
 
 def test_what_a_run_leaves(run: Path):
@@ -154,11 +172,12 @@ def test_what_a_run_leaves(run: Path):
 
 def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
     config = tiny_config(eval=dict(ema_decay=0.99))
-    generator, init = build.generator(config.model, (8, 8, 1), 10, seed=0)
-    params = jax.jit(init)()
+    space = sample_space(None, (8, 8, 1))
+    parts, empty_state = set_up(config, space, feature_encoder(config.features, space), 10)
+    params = jax.jit(empty_state)().params
     brighter = params | {"final": {"kernel": params["final"]["kernel"], "bias": params["final"]["bias"] + 1}}
     state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter}, {})
-    GridDrawer(config, generator, 10, tmp_path)(7, state)
+    GridDrawer(parts, tmp_path)(7, state)
     with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
         assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
 

@@ -12,7 +12,7 @@ from drifting.models.dit import PRESETS
 from drifting.validate import check, check_sizes
 
 # The smallest settings that pass: everything else has a default that does.
-TRAIN: dict[str, Any] = {"model": {"preset": "S"}, "features": {"path": "runs/encoder"}}
+TRAIN: dict[str, Any] = {"model": {"preset": "S"}, "features": {"mae": "runs/encoder"}}
 NO_BANK: dict[str, Any] = {"bank.per_class": 0, "loss.unconditional": 0, "guidance.alpha_max": 1.0, "loss.labels": 5}
 SIZED: dict[str, Any] = {"model.preset": None, "model.hidden_size": 32, "model.depth": 2, "model.num_heads": 4}
 
@@ -56,7 +56,7 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
         {"optimizer.decay": "cosine", "train.steps": 5000},
         "train.steps=5000: must exceed optimizer.no_op_steps + warmup_steps = 5000 for a cosine",
     ),
-    ({"data.name": "digts"}, "data.name='digts': use one of digits, array, imagefolder (did you mean 'digits'?)"),
+    ({"data.name": "digts"}, "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ({"data.prefetch": -1}, "data.prefetch=-1: use 0 or more"),
     ({"loss.objective": "drfit"}, "loss.objective='drfit': use one of log_kde,"),
     ({"loss.kernel": "gausian"}, "loss.kernel='gausian': use one of gaussian,"),
@@ -79,9 +79,13 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"guidance.alpha_max": float("inf")}, "guidance.alpha_max=inf: use a positive scale"),
     ({"guidance.p_one": 1.5}, "guidance.p_one=1.5: a probability lies in [0, 1]"),
     ({"loss.unconditional": 0}, "guidance.alpha_max=4.0: guidance needs unconditional samples"),
-    ({"features.encoder": "vit"}, "features.encoder='vit': use one of mae, none"),
-    ({"features.path": None}, "features.path=None: give the folder that `drifting pretrain` wrote, or set"),
-    ({"features.dtype": "float16"}, "features.dtype='float16': use one of float32, bfloat16"),
+    ({"features.encoders": ("vit",)}, "features.encoders='vit': use one of mae, convnext"),
+    ({"features.encoders": ("mae", "mae")}, "features.encoders=('mae', 'mae'): name each encoder once"),
+    ({"features.mae": None}, "features.mae=None: give a folder (that `drifting pretrain` wrote, for a mae) or hf://"),
+    ({"features.encoders": ("convnext",), "features.convnext": None}, "features.convnext=None: give a folder"),
+    ({"features.mae_size": 0}, "features.mae_size=0: use 1 or more"),
+    ({"features.convnext_size": 31}, "features.convnext_size=31: use 32 or more"),
+    ({"features.mae_dtype": "float16"}, "features.mae_dtype='float16': use one of float32, bfloat16"),
     ({"features.every_k_block": -1}, "features.every_k_block=-1: use 0 (no block) or more"),
     ({"features.mean_patches": (2, 0)}, "features.mean_patches=(2, 0): sides of patches are at least 1"),
     ({"model.name": "unet"}, "model.name='unet': use one of dit, mlp"),
@@ -107,13 +111,13 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"eval.batch_size": 0}, "eval.batch_size=0: use 1 or more"),
     ({"eval.seed": -1}, "eval.seed=-1: a seed lies in"),
     ({"eval.ema_decay": 0.5}, "eval.ema_decay=0.5: is not kept: use one of train.ema_decays=(0.999,)"),
-    (NO_BANK | {"loss.feature_scale": "neighbour"}, "features.encoder='mae': loss.feature_scale='neighbour' measures"),
+    (NO_BANK | {"loss.feature_scale": "neighbour"}, "features.encoders=('mae',): loss.feature_scale='neighbour'"),
     (
-        NO_BANK | {"loss.feature_scale": "neighbour", "features.encoder": "none", "loss.neighbours": 64},
+        NO_BANK | {"loss.feature_scale": "neighbour", "features.encoders": (), "loss.neighbours": 64},
         "loss.neighbours=64: must be positive and below loss.positives=64",
     ),
     (
-        {"loss.feature_scale": "neighbour", "features.encoder": "none"},
+        {"loss.feature_scale": "neighbour", "features.encoders": ()},
         "loss.feature_scale='neighbour': needs class-balanced batches: set bank.per_class=0",
     ),
 ]
@@ -150,9 +154,9 @@ def test_what_cannot_pretrain(changes: dict[str, Any], message: str):
 RIGHT: list[dict[str, Any]] = [
     {},
     NO_BANK,
-    NO_BANK | {"loss.feature_scale": "neighbour", "features.encoder": "none"},
+    NO_BANK | {"loss.feature_scale": "neighbour", "features.encoders": ()},
     SIZED | {"model.name": "mlp", "model.num_heads": None},
-    {"features.encoder": "none", "features.path": None},
+    {"features.encoders": (), "features.mae": None},
     {"train.ema_decays": (0.0, 0.5), "eval.ema_decay": 0.0},
     {"optimizer.decay": "cosine", "optimizer.warmup_steps": 10, "train.steps": 11},
     {"model.attention_dtype": None, "model.dtype": "bfloat16"},

@@ -5,7 +5,7 @@ from drifting.config import train_config
 
 def get_config():
     config = train_config()
-    config.features.encoder = "none"
+    config.features.encoders = ()
     config.model.patch_size = 4
     config.model.hidden_size = 16
     config.model.depth = 1

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.sources import LabelledSource, Source
+from drifting.data.source import LabelledSource, Source
 
 # Purposes of the random streams, so that no two draws of a run share one.
 _ORDER, _FLIP, _CLASSES = range(3)

@@ -17,6 +17,10 @@ EPSILON = 1e-6
 """Added to variances and mean squares by every norm of the released recipe."""
 
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and after the rows, and before and after the columns, of a map."""
+
+
 def numbered(prefix: str, modules: Sized) -> list[str]:
     """Names `prefix1`, `prefix2`, .. of the modules of a dict, in that order.
 
@@ -90,44 +94,67 @@ class LayerNorm(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Square convolution with symmetric padding (`SAME` pads strided ones on one side only); float32 parameters."""
+    """Convolution with symmetric padding (`SAME` pads strided ones on one side only); float32 parameters.
+
+    Args:
+        inputs, outputs: channels.
+        size: height and width of the kernel, one number for both.
+        stride: of both axes.
+        padding: zeros before and after each spatial axis; None = half the kernel, rounded down, on all sides.
+        groups: the inputs are split into so many groups, each convolved by itself; `groups=inputs` is depthwise.
+        bias: add a learned one.
+        dtype: what it computes in.
+    """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        size: int,
+        size: int | tuple[int, int],
         *,
         stride: int = 1,
+        padding: Padding | None = None,
+        groups: int = 1,
         bias: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
+        size = (size, size) if isinstance(size, int) else size
         init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), (*size, inputs // groups, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
-        self.stride, self.dtype = stride, jnp.dtype(dtype)
+        before = [side // 2 for side in size]
+        self.padding: Padding = ((before[0],) * 2, (before[1],) * 2) if padding is None else padding
+        self.stride, self.groups, self.dtype = stride, groups, jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, inputs]` to `[B, ceil(H/stride), ceil(W/stride), outputs]`."""
+        """`[B, H, W, inputs]` to `[B, h, w, outputs]`, `h = (H + padding - size) // stride + 1`."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        pad = kernel.shape[0] // 2
         # XLA's CPU backend is up to fifty times slower than matrix products where the kernel is larger than the map.
-        if -(-min(x.shape[1:3]) // self.stride) < kernel.shape[0]:
-            y = _convolve_few(x, kernel, self.stride)
+        few = any(-(-side // self.stride) < k for side, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+        if few and self.groups == 1:
+            y = _convolve_few(x, kernel, self.stride, self.padding)
         else:
-            strides, padding, layout = (self.stride,) * 2, ((pad, pad),) * 2, ("NHWC", "HWIO", "NHWC")
-            y = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride,) * 2,
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
-def _convolve_few(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _convolve_few(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """The same convolution as one matrix product for each kernel element."""
-    size, pad = kernel.shape[0], kernel.shape[0] // 2
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
     products = [
-        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j] for i in range(size) for j in range(size)
+        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
+        for i in range(rows)
+        for j in range(columns)
     ]
     return sum(products[1:], start=products[0])
 
@@ -138,20 +165,20 @@ def group_count(channels: int) -> int:
 
 
 class GroupNorm(nnx.Module):
-    """Group norm (Wu & He 2018) over contiguous channel groups, `group_count` of them; biased variance."""
+    """Group norm (Wu & He 2018) over `groups` contiguous channel groups (None: `group_count`); biased variance."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        self.groups = group_count(channels) if groups is None else groups
         self.gain = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, C]` to the same shape and dtype."""
-        groups = group_count(x.shape[-1])
         y = x.astype(jnp.float32)
         # Channels first, groups after: both reductions then run over whole rows of the contiguous channel axis.
-        mean = _over_group(jnp.mean(y, axis=(1, 2)), groups)
+        mean = _over_group(jnp.mean(y, axis=(1, 2)), self.groups)
         y = y - mean[:, None, None, :]
-        variance = _over_group(jnp.mean(y * y, axis=(1, 2)), groups)
+        variance = _over_group(jnp.mean(y * y, axis=(1, 2)), self.groups)
         scale = jax.lax.rsqrt(variance + EPSILON) * self.gain[...]
         return (y * scale[:, None, None, :] + self.bias[...]).astype(x.dtype)
 
@@ -161,6 +188,14 @@ def _over_group(per_channel: jax.Array, groups: int) -> jax.Array:
     b, c = per_channel.shape
     means = jnp.mean(per_channel.reshape(b, groups, c // groups), axis=-1)
     return jnp.repeat(means, c // groups, axis=-1, total_repeat_length=c)
+
+
+def apply_remat(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
+    """`module(x)`, recomputed in the backward pass if `remat`."""
+    if not remat:
+        return module(x)
+    graphdef, params = nnx.split(module)
+    return jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
 
 
 def rotary_angles(length: int, features: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,23 @@
 Source: "Generative Modeling via Drifting" (Deng et al.), App. A.3, and its released recipe.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from drifting.models.layers import Conv, GroupNorm, Linear, numbered, patchify
+from drifting.models.layers import Conv, GroupNorm, Linear, apply_remat, numbered, patchify
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "latent_256": dict(in_channels=4, base_channels=256, layers=(3, 4, 6, 3), patch_size=2, input_patch_size=1),
+    "latent_640": dict(in_channels=4, base_channels=640, layers=(3, 4, 6, 3), patch_size=2, input_patch_size=1),
+    "pixel_640": dict(in_channels=3, base_channels=640, layers=(3, 4, 6, 3), patch_size=2, input_patch_size=8),
+    "latent_smoke": dict(in_channels=4, base_channels=8, layers=(1, 1), patch_size=2, input_patch_size=1),
+    "pixel_smoke": dict(in_channels=3, base_channels=8, layers=(1, 1), patch_size=2, input_patch_size=2),
+}
+"""The released encoders, and two small enough to try out a machine with."""
 
 
 class ResidualBlock(nnx.Module):
@@ -49,16 +60,8 @@ class Stage(nnx.Module):
         """The normalised output `[B, H/stride, W/stride, outputs]`, and every block's own by its name."""
         outputs = {}
         for name in numbered("blk", self.blocks):
-            x = outputs[name] = _apply(self.blocks[name], x, self.remat)
+            x = outputs[name] = apply_remat(self.blocks[name], x, self.remat)
         return self.norm(x), outputs
-
-
-def _apply(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
-    """`module(x)`, recomputed in the backward pass if `remat`."""
-    if not remat:
-        return module(x)
-    graphdef, params = nnx.split(module)
-    return jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
 
 
 class Encoder(nnx.Module):

@@ -1,0 +1,112 @@
+"""What a source is: a labelled image set that can be read at any index."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = Sequence[int] | NDArray[np.integer]
+Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+SPLITS = ("train", "heldout")
+
+
+class Source(Protocol):
+    """A labelled image set that can be read at any index, from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """The source's key in `SOURCES`."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape `(H, W, C)` of one image."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 .. num_classes - 1."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name for each label."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
+        """Image `[H, W, C]` float32 in [-1, 1], and its label."""
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        """Images `[B, H, W, C]` float32 in [-1, 1], and labels `[B]` int32: the fast path for a batch."""
+
+
+class LabelledSource(Source, Protocol):
+    """A source whose labels are known without reading an image, as drawing by class needs. Every source here is one."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """All labels, `[N]` int32."""
+
+
+def to_float(images: NDArray) -> NDArray[np.float32]:
+    """Images of any shape as float32: uint8 is mapped to [-1, 1] by x / 127.5 - 1, floats keep their values."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return images.astype(np.float32)
+
+
+class ArraySource:
+    """Images held in memory.
+
+    Args:
+        name: The source's name.
+        images: `[N, H, W, C]`, uint8 or float32 in [-1, 1]; kept in that dtype, delivered as float32.
+        labels: `[N]` integers.
+        class_names: One name for each class.
+    """
+
+    def __init__(self, name: str, images: NDArray, labels: NDArray, class_names: tuple[str, ...]) -> None:
+        self.name = name
+        self.labels: NDArray[np.int32] = labels.astype(np.int32)
+        self.class_names = class_names
+        self.num_classes = len(class_names)
+        self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
+        return to_float(self._images[index]), int(self.labels[index])
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        rows = np.asarray(indices, dtype=np.int64)
+        return to_float(self._images[rows]), self.labels[rows]
+
+
+class OneClass:
+    """Another source's images without their labels: all are of the class `all`."""
+
+    num_classes = 1
+    class_names = ("all",)
+
+    def __init__(self, source: LabelledSource) -> None:
+        self.name, self.shape = source.name, source.shape
+        self.labels: NDArray[np.int32] = np.zeros(len(source), np.int32)
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
+        return self._source[index][0], 0
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        images, labels = self._source.__getitems__(indices)
+        return images, np.zeros_like(labels)
+
+
+def check_split(split: str) -> None:
+    """Raises `ValueError` unless `split` is one of `SPLITS`."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")

@@ -1,0 +1,131 @@
+"""One way to all weights: a reference, and the kind of network that must be there."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from drifting.hub.artifact import FORMAT, METADATA, TENSORS, Artifact, check_kind, load_artifact, read_metadata
+from drifting.hub.convnext import CONVNEXT_CONFIG, CONVNEXT_TENSORS, load_convnext
+from drifting.hub.download import HubFolder, fetch, fetch_url, parse_reference
+from drifting.hub.inception import PT_INCEPTION_SHA256, load_inception
+from drifting.hub.released import KINDS, RELEASED_FORMAT, RELEASED_TENSORS, load_released
+from drifting.hub.vae import VAE_CONFIG, VAE_TENSORS, load_vae
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+"""The network that the Fréchet inception distance is defined with."""
+
+_FORMATS: dict[str, tuple[str, Callable[..., Artifact]]] = {
+    FORMAT: (TENSORS, load_artifact),
+    RELEASED_FORMAT: (RELEASED_TENSORS, load_released),
+}
+_CLASSES = {"AutoencoderKL": "vae", "convnextv2": "convnext"}
+"""What the configuration of a library calls the network, and what we do."""
+_LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[..., Artifact]]] = {
+    "vae": ((VAE_CONFIG, VAE_TENSORS), load_vae),
+    "convnext": ((CONVNEXT_CONFIG, CONVNEXT_TENSORS), load_convnext),
+}
+
+
+def load_weights(reference: str | None, kind: str) -> Artifact:
+    """Weights from a local folder or the hub, in whichever format they lie there.
+
+    Args:
+        reference: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`; of an Inception also its file, or None or '' for
+            the published one.
+        kind: `generator` or `mae`, in our format or the released one; `vae` of diffusers, `convnext` of transformers,
+            or `inception` of pytorch-fid.
+
+    Returns:
+        The artifact; its metadata say where it is from: `source` is the reference, `commit` the repository's (None
+        for a local folder), `sha256` the checksum of the tensors.
+
+    Raises:
+        ValueError: there is nothing at the reference, or it is damaged, a run directory, or not of that kind.
+        HubError: it cannot be downloaded.
+    """
+    if kind == "inception":
+        return _load_inception(reference)
+    if not reference:
+        raise ValueError(f"no weights given for the {kind}: give a folder or hf://OWNER/REPO")
+    place = parse_reference(reference)
+    if isinstance(place, Path):
+        _refuse_run_directory(place, kind)
+    if kind in _LIBRARIES:
+        names, load = _LIBRARIES[kind]
+        fetched = fetch(place, names)
+        return _with_source(load(fetched.path), reference, fetched.commit)
+    fetched = fetch(place, [METADATA])
+    tensors, load_format = _format(reference, read_metadata(fetched.path), kind)
+    if isinstance(place, HubFolder):
+        fetched = fetch(dataclasses.replace(place, revision=fetched.commit), [tensors])
+    return _with_source(load_format(fetched.path, kind=kind), reference, fetched.commit)
+
+
+def find_kind(reference: str) -> str:
+    """The kind of network at a reference, by what lies there: see `load_weights`.
+
+    Raises:
+        ValueError: there is nothing at the reference, or nothing of a kind that `load_weights` reads.
+        HubError: it cannot be downloaded.
+    """
+    place = parse_reference(reference)
+    if isinstance(place, Path) and place.is_file():
+        return "inception"
+    folder = fetch(place, [], optional=[METADATA, "config.json"]).path
+    if (folder / METADATA).is_file():
+        stated = read_metadata(folder, ("kind",))["kind"]
+        return KINDS.get(stated, stated)
+    if isinstance(place, Path):
+        _refuse_run_directory(place, "generator")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _CLASSES[config.get("_class_name", config.get("model_type"))]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError("no weights of a known kind: ours, released ones, a VAE, a ConvNeXt-V2") from error
+
+
+def load_folder(folder: Path, kind: str | None = None) -> Artifact:
+    """A local artifact in our format or the released one, of whichever kind it is.
+
+    Raises:
+        ValueError: it is missing, damaged, or not of that kind.
+    """
+    _, load_format = _format(str(folder), read_metadata(folder), kind)
+    return load_format(folder, kind=kind)
+
+
+def _format(reference: str, metadata: Mapping[str, Any], kind: str | None) -> tuple[str, Callable[..., Artifact]]:
+    """The file of tensors and its reader, if what the metadata describe is of that kind."""
+    stated = metadata.get("kind", kind)
+    check_kind(reference, KINDS.get(stated, stated), kind)
+    name = metadata.get("format", RELEASED_FORMAT)
+    if name not in _FORMATS:
+        raise ValueError(f"{reference}: format {name!r}, expected one of {', '.join(map(repr, _FORMATS))}")
+    return _FORMATS[name]
+
+
+def _refuse_run_directory(folder: Path, kind: str) -> None:
+    if not ((folder / "config.json").is_file() and (folder / "checkpoints").is_dir()):
+        return
+    if kind == "mae":
+        raise ValueError(f"{folder}: is a run; its encoder is {folder / 'encoder'}, written when pre-training ends")
+    raise ValueError(f"{folder}: is a run; give the folder that `drifting export` makes of it")
+
+
+def _load_inception(reference: str | None) -> Artifact:
+    if not reference:
+        return _with_source(load_inception(fetch_url(INCEPTION_URL, PT_INCEPTION_SHA256)), INCEPTION_URL, None)
+    place = parse_reference(reference)
+    if isinstance(place, Path):
+        if not place.exists():
+            raise ValueError(f"{reference}: there is no such file or folder")
+        return _with_source(load_inception(place), reference, None)
+    fetched = fetch(place, [], optional=[METADATA, TENSORS, INCEPTION_FILE])
+    return _with_source(load_inception(fetched.path), reference, fetched.commit)
+
+
+def _with_source(artifact: Artifact, source: str, commit: str | None) -> Artifact:
+    return dataclasses.replace(artifact, metadata=artifact.metadata | {"source": source, "commit": commit})

@@ -1,0 +1,201 @@
+"""A generator that has been trained, from a run's directory or from published weights; its data are not needed."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from drifting import build
+from drifting.checkpoint import Checkpoints, abstract, read_config
+from drifting.config import Config, ConfigError, unusable
+from drifting.frozen import SampleSpace, sample_space
+from drifting.hub.artifact import Artifact
+from drifting.hub.weights import load_weights
+from drifting.validate import require
+
+logger = logging.getLogger("drifting")
+
+GENERATOR = "generator"
+LATENT_CHANNELS, LATENT_FACTOR = 4, 8
+RELEASED_VAE = "hf://stabilityai/sd-vae-ft-mse"
+"""The VAE of the released generators of latents, which do not name it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What is needed to use a generator besides the network; JSON-able, part of published metadata.
+
+    Attributes:
+        image_shape: height, width, channels of its images.
+        vae: reference of the VAE that decodes its samples; None: they are images.
+        class_names: one for each label.
+        alpha: guidance scale to draw with.
+        alpha_range: lowest and highest it was trained with.
+    """
+
+    image_shape: Sequence[int]
+    vae: str | None
+    class_names: Sequence[str]
+    alpha: float
+    alpha_range: Sequence[float]
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator, its parameters, and what is needed to use them.
+
+    Attributes:
+        generator, params: the network and its parameters.
+        arguments: of the network's constructor, JSON-able.
+        space: what its samples are: images, or latents that it decodes.
+        usage: see `Usage`.
+        step: of training. ema_decay: of the average that `params` is; None: not an average.
+        facts: about a run's data and weights, see `build.data_facts`; of published weights, all of their metadata.
+        config: the run's settings; None for published weights.
+    """
+
+    generator: build.Generator
+    params: build.Params
+    arguments: dict[str, Any]
+    space: SampleSpace
+    usage: Usage
+    step: int
+    ema_decay: float | None
+    facts: dict[str, Any]
+    config: Config | None
+
+    @classmethod
+    def from_run(cls, workdir: Path, average: float | None = None) -> Self:
+        """The averaged generator of the latest checkpoint of what `drifting train` wrote.
+
+        Args:
+            workdir: the run's directory.
+            average: decay of the average to use; None: see `ema_decay`.
+
+        Raises:
+            ConfigError: there is no run, no checkpoint, or no such average.
+        """
+        config = read_config(workdir, Config)
+        assert isinstance(config, Config)
+        decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
+        step = checkpoints.latest()
+        if step is None:
+            raise ConfigError(f"--workdir={workdir}: has no checkpoint yet; run `drifting train` first")
+        facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
+        usage = Usage(
+            image_shape=facts["shape"],
+            vae=config.data.vae,
+            class_names=facts["classes"],
+            alpha=config.eval.alpha,
+            alpha_range=(config.guidance.alpha_min, config.guidance.alpha_max),
+        )
+        space = _space("data.vae", usage.vae, usage)
+        for name, checksum in space.checksums.items():
+            if facts["weights"].get(name) != checksum:
+                raise ConfigError(f"data.vae={usage.vae!r}: its weights are not those {workdir} was trained with")
+        generator, init = build.generator(config.model, space.shape, len(usage.class_names), config.train.seed)
+        average_of = {str(decay): abstract(jax.eval_shape(init))}
+        return cls(
+            generator=generator,
+            params=checkpoints.restore_part(step, "ema", average_of)[str(decay)],
+            arguments=build.generator_arguments(config.model, space.shape, len(usage.class_names)),
+            space=space,
+            usage=usage,
+            step=step,
+            ema_decay=decay,
+            facts=facts,
+            config=config,
+        )
+
+    @classmethod
+    def from_weights(cls, reference: str, vae: str | None = None) -> Self:
+        """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
+
+        Args:
+            reference: where the weights lie.
+            vae: where the VAE of its latents lies, if not where the weights say.
+
+        Raises:
+            ConfigError: the weights cannot be had, are no generator's, or do not fit the VAE.
+        """
+        try:
+            artifact = load_weights(reference, GENERATOR)
+        except ValueError as error:
+            raise ConfigError(unusable("--weights", reference, error)) from error
+        usage = _published_usage(artifact)
+        require(usage.vae is not None or vae is None, "--vae", vae, "this generator draws images: leave it out")
+        space = _space("--vae", vae or usage.vae, usage)
+        found, drawn = space.shape, _sample_shape(artifact, space.shape)
+        require(found == drawn, "--vae", vae or usage.vae, f"its latents are {found}, the generator's {drawn}")
+        return cls(
+            generator=build.generator_of(artifact.model_config, space.shape),
+            params=jax.tree.map(jnp.asarray, artifact.params),
+            arguments=artifact.model_config,
+            space=space,
+            usage=usage,
+            step=artifact.metadata["step"],
+            ema_decay=artifact.metadata["ema_decay"],
+            facts=artifact.metadata,
+            config=None,
+        )
+
+    def alpha(self, alpha: float | None) -> float:
+        """The guidance scale asked for, or the default; warns about one the generator was not trained with.
+
+        Raises:
+            ConfigError: it is not a positive number.
+        """
+        alpha = self.usage.alpha if alpha is None else alpha
+        require(0 < alpha < math.inf, "--alpha", alpha, "use a positive guidance scale")
+        low, high = self.usage.alpha_range
+        if not low <= alpha <= high:
+            logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
+        return alpha
+
+
+def ema_decay(config: Config, wanted: float | None = None) -> float:
+    """Which average of the parameters to use: `wanted`, or `eval.ema_decay`, or the first of `train.ema_decays`.
+
+    Raises:
+        ConfigError: the run does not keep the one that is wanted.
+    """
+    kept = config.train.ema_decays
+    if wanted is None:
+        return kept[0] if config.eval.ema_decay is None else config.eval.ema_decay
+    if wanted not in kept:
+        raise ConfigError(f"--ema={wanted}: the run does not keep it, use one of {', '.join(map(str, kept))}")
+    return wanted
+
+
+def _space(key: str, vae: str | None, usage: Usage) -> SampleSpace:
+    height, width, channels = usage.image_shape
+    return sample_space(vae, (height, width, channels), key)
+
+
+def _published_usage(artifact: Artifact) -> Usage:
+    """How to use published weights: as they say, or, for the released ones, as their recipes say."""
+    if "usage" in artifact.metadata:
+        return Usage(**artifact.metadata["usage"])
+    arguments = artifact.model_config
+    latent = arguments["in_channels"] == LATENT_CHANNELS
+    side = arguments["input_size"] * (LATENT_FACTOR if latent else 1)
+    return Usage(
+        image_shape=(side, side, 3 if latent else arguments["in_channels"]),
+        vae=RELEASED_VAE if latent else None,
+        class_names=tuple(str(label) for label in range(arguments["num_classes"])),
+        alpha=1.0,
+        alpha_range=(1.0, 4.0),
+    )
+
+
+def _sample_shape(artifact: Artifact, default: tuple[int, int, int]) -> tuple[int, int, int]:
+    """What a transformer draws; other networks draw whatever shape is asked of them."""
+    if "input_size" not in artifact.model_config:
+        return default
+    side = artifact.model_config["input_size"]
+    return (side, side, artifact.model_config["out_channels"])

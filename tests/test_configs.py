@@ -1,0 +1,184 @@
+"""Every file in `configs/` and every variant of it: it parses, fits at full size, and trains two steps when tiny."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from drifting import build
+from drifting.cli import load_settings, main
+from drifting.config import Config, ConfigError, PretrainConfig, command_of, parse
+from drifting.data.sources import make_source
+from drifting.fields import FIELDS
+from drifting.frozen import feature_encoder, sample_space
+from drifting.losses import LOSSES
+from drifting.pretrain import pretrain_step
+from drifting.state import create
+from drifting.step import train_step
+from drifting.train import set_up
+from drifting.validate import check, check_sizes
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+DIGITS = ("digits", "mae_digits")
+
+IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "digits": ((8, 8, 1), 10),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "imagefolder": ((256, 256, 3), 1000),
+}
+"""Shape of the images and number of classes of each source that a file names."""
+
+VARIANTS = {
+    "imagenet_ablation": ["drift", "logkde_gauss", "logkde_laplace", "mean_shift"],
+    "cifar10": ["mae_laplace", "mae_gauss", "convnext_laplace", "convnext_gauss"],
+    "mnist": ["logkde_gauss", "logkde_laplace", "mean_shift_laplace", "drift_gauss", "drift_laplace"],
+}
+VARIANTS["fashion_mnist"] = VARIANTS["mnist"]
+
+
+def names(command: str) -> list[str]:
+    found = {path.stem: command_of(load_settings(str(path))) for path in sorted(CONFIGS.glob("*.py"))}
+    return [name for name, owner in found.items() if owner == command]
+
+
+def settings(name: str, variant: str = "") -> Any:
+    loaded = load_settings(f"{CONFIGS / name}.py" + (f":{variant}" if variant else ""))
+    config = parse(loaded, PretrainConfig if command_of(loaded) == "pretrain" else Config)
+    check(config)
+    return config
+
+
+def test_the_files_that_there_are():
+    latent, pixel = [f"imagenet_latent_{size}" for size in "bl"], [f"imagenet_pixel_{size}" for size in "bl"]
+    small = ["cifar10", "digits", "fashion_mnist", "mnist"]
+    assert names("train") == sorted([*small, "imagenet_ablation", *latent, *pixel])
+    assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_pixel_640"]
+
+
+@pytest.mark.parametrize("name", names("train") + names("pretrain"))
+def test_a_file_says_how_it_is_run(name: str):
+    text = (CONFIGS / f"{name}.py").read_text()
+    command = command_of(load_settings(f"{CONFIGS / name}.py"))
+    assert f"drifting {command} --config=configs/{name}.py" in text
+    assert 15 <= len(text.splitlines()) <= 70
+    for variant in VARIANTS.get(name, []):
+        assert f"`{variant}`" in text or f" {variant} " in text
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in VARIANTS for variant in VARIANTS[name]])
+def test_variants_change_the_loss_alone(name: str, variant: str):
+    config, first = settings(name, variant), settings(name)
+    assert config.loss.objective in {*LOSSES, *FIELDS}
+    assert (config.loss == first.loss) == (variant == VARIANTS[name][0] or (name == "cifar10" and "laplace" in variant))
+    assert (config.model, config.data, config.bank) == (first.model, first.data, first.bank)
+    assert settings(name, f"{variant},tiny").loss.objective == config.loss.objective
+
+
+def test_variants_that_there_are_not():
+    for name, variant in (("mnist", "logkde"), ("mnist", "tiny,drift_gauss,logkde_gauss"), ("mae_latent_256", "drift")):
+        with pytest.raises(ConfigError, match=rf"^--config=.*{name}\.py:.*: variant '{variant}': use .*tiny") as error:
+            settings(name, variant)
+        assert "\n" not in str(error.value)
+
+
+# --- at full size, by shapes alone ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names("train"))
+def test_a_generator_at_full_size(name: str, golden: Path):
+    config = settings(name)
+    image_shape, classes = IMAGES[config.data.name]
+    classes = 1 if config.data.unconditional else classes
+    space = sample_space(config.data.vae, image_shape, abstract=True)
+    check_sizes(config, space.shape, classes)
+    # The digits' encoder is not published: the samples alone stand in for its features.
+    features = parse({"features": {"encoders": ()}}).features if name == "digits" else config.features  # type: ignore[union-attr]
+    encoder = feature_encoder(features, space, abstract=True)
+    parts, empty_state = set_up(config, space, encoder, classes)
+    state = jax.eval_shape(empty_state)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    published = json.loads((golden / "counts.json").read_text())["generator"]
+    if name.startswith("imagenet"):
+        kind, size = name.split("_")[1:] if name != "imagenet_ablation" else ("latent", "ablation")
+        (found,) = (file for file in published if file.lower().startswith(kind) and f"_{size}." in file.lower())
+        assert count == published[found]["total"]
+    if name.endswith("_l"):
+        return  # the step is that of the smaller model
+    new = config.bank.push if config.bank.per_class else config.loss.labels * config.loss.positives
+    batch = {
+        "image": jax.ShapeDtypeStruct((new, *image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((new,), jnp.int32),
+    }
+    widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32)
+    step = partial(train_step, parts)
+    after, metrics = jax.eval_shape(step, state, batch, encoder.params, widths, jax.random.key(0))
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    maps = {"imagenet_ablation": 86, "imagenet_latent_b": 86, "imagenet_pixel_b": 99, "cifar10": 86}
+    assert metrics["loss"].shape == () and len(metrics["maps"]) == maps.get(name, 1)
+
+
+@pytest.mark.parametrize("name", names("pretrain"))
+def test_an_encoder_at_full_size(name: str, golden: Path):
+    config = settings(name)
+    image_shape, classes = IMAGES[config.data.name]
+    space = sample_space(config.data.vae, image_shape, abstract=True)
+    check_sizes(config, space.shape, classes)
+    arguments = build.mae_arguments(config.mae, space.shape[2], classes)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, jax.random.key(0))))
+    published = json.loads((golden / "counts.json").read_text())["mae"]
+    if name.endswith("640"):  # the smaller encoder was released with a classifier that had never been trained
+        expected = published[f"{name.removeprefix('mae_')}.yaml"]["total"]
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    if name == "mae_latent_256":
+        encoder = sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(params)["encoder"]))
+        assert encoder == published["latent_ablation_256.yaml"]["encoder"]
+    optimizer = build.optimizer(config.optimizer, config.train.steps)
+    state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((4,), jnp.int32),
+    }
+    step = partial(pretrain_step, graphdef, space, optimizer, config)
+    after, metrics = jax.eval_shape(step, state, batch, space.params, jax.random.key(0))
+    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
+    assert ("cls_loss" in metrics) == (config.mae.lambda_cls > 0)
+
+
+# --- tiny, in earnest -------------------------------------------------------------------------------------------------
+
+TINY = [name for name in names("train") if name not in DIGITS]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_generator_trains_two_steps_and_draws(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    given = f"--config={CONFIGS / name}.py:tiny"
+    assert main(["train", given, f"--workdir={tmp_path}"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(list(line.values())).all() for line in lines)
+    assert main(["sample", f"--workdir={tmp_path}"]) == 0
+    assert (tmp_path / "samples.png").is_file() and (tmp_path / "samples" / "step_0000002.png").is_file()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", [name for name in names("pretrain") if name not in DIGITS])
+def test_a_tiny_encoder_trains_two_steps_and_is_used(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["pretrain", f"--config={CONFIGS / name}.py:tiny", f"--workdir={tmp_path}"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(list(line.values())).all() for line in lines)
+    config = settings(name, "tiny")
+    source = make_source("synthetic", image_size=config.data.image_size, channels=3, classes=4)
+    features = parse({"features": {"mae": str(tmp_path / "encoder")}}).features  # type: ignore[union-attr]
+    space = sample_space(config.data.vae, source.shape)
+    encoder = feature_encoder(features, space)
+    maps = jax.eval_shape(encoder.features, encoder.params, jax.ShapeDtypeStruct((2, *space.shape), jnp.float32))
+    assert "layer2_mean" in maps and set(encoder.checksums) == {"mae"}
+    capsys.readouterr()

@@ -1,0 +1,205 @@
+"""One way to all weights: every format and library, from a folder and from the hub, and what is refused."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from drifting.hub import weights
+from drifting.hub.artifact import Artifact, save_artifact
+from drifting.hub.released import save_released
+from drifting.hub.torch_names import to_torch
+from drifting.hub.vae import diffusers_name, vae_kwargs_from_diffusers
+from drifting.hub.weights import load_folder, load_weights
+from drifting.models.mae import MAE
+from drifting.models.vae import AutoencoderKL
+from tests import fake_hub
+from tests.fake_hub import FakeHub
+
+ENCODER: dict[str, Any] = dict(
+    num_classes=3, in_channels=1, base_channels=4, layers=[1, 1, 1, 1], patch_size=2, input_patch_size=1,
+    dtype="float32", remat=False,
+)  # fmt: skip
+VAE: dict[str, Any] = {
+    "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [8, 8], "in_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2, "latent_channels": 4,
+    "layers_per_block": 1, "norm_num_groups": 4, "out_channels": 3,
+}  # fmt: skip
+SAVERS = {"ours": save_artifact, "released": save_released}
+TENSORS = {"ours": "params.safetensors", "released": "ema_params.msgpack"}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """An empty hub."""
+    with fake_hub.serve() as served:
+        fake_hub.use(monkeypatch, served.url, tmp_path / "home")
+        yield served
+
+
+def random_params(build: Any) -> dict[str, Any]:
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(build)))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def params() -> dict[str, Any]:
+    return random_params(lambda: MAE(**ENCODER, rngs=nnx.Rngs(0)))
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize("layout", ["ours", "released"])
+def test_either_format_from_a_folder_and_from_the_hub(
+    hub: FakeHub, tmp_path: Path, params: dict[str, Any], layout: str
+):
+    folder = tmp_path / "encoder"
+    SAVERS[layout](folder, kind="mae", model_config=ENCODER, params=params, step=5, ema_decay=0.9)
+    hub.add_folder("me/nets", folder, prefix="a/b/")
+    commit = hub.add("me/nets", {"a/b/unasked.bin": b"x", "README.md": b"x"})
+    places = {str(folder): None, "hf://me/nets/a/b": commit, f"hf://me/nets@{commit}/a/b": commit}
+    for reference, expected in places.items():
+        artifact = load_weights(reference, "mae")
+        assert (artifact.kind, artifact.model_config) == ("mae", ENCODER)
+        assert (artifact.metadata["source"], artifact.metadata["commit"]) == (reference, expected)
+        assert artifact.metadata["sha256"] == hashlib.sha256((folder / TENSORS[layout]).read_bytes()).hexdigest()
+        assert_same(artifact.params, params)
+    assert hub.downloads() == ["metadata.json", TENSORS[layout]]
+    assert load_folder(folder).kind == "mae"
+
+
+def test_the_tensors_are_of_the_commit_of_the_metadata(
+    hub: FakeHub, tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Even if the branch moves between the two downloads."""
+    save_artifact(tmp_path / "old", kind="mae", model_config=ENCODER, params=params, step=1, ema_decay=None)
+    changed = jax.tree.map(lambda x: x + 1, params)
+    save_artifact(tmp_path / "new", kind="mae", model_config=ENCODER, params=changed, step=2, ema_decay=None)
+    hub.add_folder("me/nets", tmp_path / "old")
+    hub.repos["me/nets"]["kept"] = dict(hub.repos["me/nets"]["main"])  # as a commit stays when a branch moves
+    read = weights.read_metadata
+
+    def read_and_push(folder: Path) -> dict[str, Any]:
+        hub.add_folder("me/nets", tmp_path / "new")
+        return read(folder)
+
+    monkeypatch.setattr(weights, "read_metadata", read_and_push)
+    assert_same(load_weights("hf://me/nets", "mae").params, params)
+
+
+def test_another_kind_is_refused_before_its_tensors_are_downloaded(
+    hub: FakeHub, tmp_path: Path, params: dict[str, Any]
+):
+    for layout, save in SAVERS.items():
+        save(tmp_path / layout, kind="mae", model_config=ENCODER, params=params, step=1, ema_decay=None)
+        hub.add_folder(f"me/{layout}", tmp_path / layout)
+        for reference in (str(tmp_path / layout), f"hf://me/{layout}"):
+            with pytest.raises(ValueError, match="holds a 'mae', expected a 'generator'"):
+                load_weights(reference, "generator")
+    assert set(hub.downloads()) == {"metadata.json"}
+
+
+def test_a_released_name_is_loaded_from_its_folder(hub: FakeHub, tmp_path: Path, params: dict[str, Any]):
+    save_released(tmp_path / "net", kind="mae", model_config=ENCODER, params=params, step=1, ema_decay=None)
+    hub.add_folder("Goodeat/drifting", tmp_path / "net", prefix="models/mae/jax/mae_latent_256/")
+    assert_same(load_weights("hf://Goodeat/drifting/mae_latent_256", "mae").params, params)
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_vae_of_diffusers(hub: FakeHub, tmp_path: Path, where: str):
+    params = random_params(lambda: AutoencoderKL(**vae_kwargs_from_diffusers(VAE), rngs=nnx.Rngs(0)))
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(VAE))
+    save_file(to_torch(params, diffusers_name), folder / "diffusion_pytorch_model.safetensors")
+    commit = hub.add_folder("stable/diffusion", folder, prefix="vae/")
+    artifact = load_weights(str(folder) if where == "folder" else "hf://stable/diffusion/vae", "vae")
+    assert (artifact.kind, artifact.metadata["commit"]) == ("vae", None if where == "folder" else commit)
+    assert_same(artifact.params, params)
+
+
+def stub(kind: str, seen: list[Path]) -> Any:
+    """A reader that notes what it is given."""
+
+    def load(path: Path) -> Artifact:
+        seen.append(Path(path))
+        return Artifact(kind, {}, {}, {"sha256": ""})
+
+    return load
+
+
+def test_convnext_comes_with_its_two_files(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+    seen: list[Path] = []
+    names, _ = weights._LIBRARIES["convnext"]
+    monkeypatch.setitem(weights._LIBRARIES, "convnext", (names, stub("convnext", seen)))
+    hub.add("facebook/net", {"config.json": b"{}", "model.safetensors": b"x", "pytorch_model.bin": b"x"})
+    assert load_weights("hf://facebook/net", "convnext").metadata["source"] == "hf://facebook/net"
+    assert sorted(path.name for path in seen[0].iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("reference", [None, ""])
+def test_the_published_inception_comes_from_the_web(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, reference: Any):
+    assert weights.INCEPTION_URL.endswith("/fid_weights/pt_inception-2015-12-05-6726825d.pth")
+    seen: list[Path] = []
+    hub.files["inception.pth"] = b"weights"
+    monkeypatch.setattr(weights, "INCEPTION_URL", url := f"{hub.url}/files/inception.pth")
+    monkeypatch.setattr(weights, "PT_INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr(weights, "load_inception", stub("inception", seen))
+    assert load_weights(reference, "inception").metadata["source"] == url
+    assert seen[0].read_bytes() == b"weights"
+
+
+def test_an_inception_of_ones_own(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    seen: list[Path] = []
+    monkeypatch.setattr(weights, "load_inception", stub("inception", seen))
+    (tmp_path / "net.pth").write_bytes(b"x")
+    hub.add("me/inception", {weights.INCEPTION_FILE: b"x", "other": b"x"})
+    load_weights(str(tmp_path / "net.pth"), "inception")
+    load_weights("hf://me/inception", "inception")
+    assert seen[0] == tmp_path / "net.pth"
+    assert [path.name for path in seen[1].iterdir()] == [weights.INCEPTION_FILE]
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        load_weights(str(tmp_path / "none"), "inception")
+
+
+def test_a_run_given_by_mistake(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    for kind in ("generator", "vae"):
+        with pytest.raises(ValueError, match="is a run; give the folder that `drifting export` makes of it"):
+            load_weights(str(tmp_path), kind)
+    with pytest.raises(ValueError, match=rf"is a run; its encoder is {tmp_path / 'encoder'}"):
+        load_weights(str(tmp_path), "mae")
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [("", "no weights given for the mae"), ("none/here", "there is no such folder"), ("hf://x", "not a reference")],
+)
+def test_nothing_there(reference: str, words: str):
+    with pytest.raises(ValueError, match=words) as error:
+        load_weights(reference, "mae")
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_formats_and_damaged_metadata(tmp_path: Path):
+    for text, words in (
+        ('{"format": "pickle"}', "format 'pickle', expected one of 'drifting-safetensors-1', 'flax.msgpack'"),
+        ('{"format": ["x"]}', "not the description of an artifact"),
+        ("{", "not JSON"),
+        ('{"kind": "mae"}', "no model_config"),
+    ):
+        (tmp_path / "metadata.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load_weights(str(tmp_path), "mae")
