@@ -7,6 +7,7 @@ wrong. Whatever is wrong with the input is one line on standard error, written b
 import difflib
 import importlib.util
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -118,6 +119,8 @@ def _configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # Its retries without a network, twenty lines of them; what comes of them is our own message.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
 class _StandardError(logging.Handler):

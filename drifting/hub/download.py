@@ -7,19 +7,22 @@ at all; each is compared with the checksum under which it is kept, every time it
 
 import difflib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from huggingface_hub import hf_hub_download, parse_hf_uri
+from huggingface_hub import hf_hub_download, parse_hf_uri, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HfUriError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock
 
 from drifting.hub.artifact import sha256
 from drifting.hub.errors import FAILURES, HubError, explained
+
+logger = logging.getLogger("drifting")
 
 HUB = "hf://"
 RELEASED_REPO = "Goodeat/drifting"
@@ -119,6 +122,9 @@ def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Seq
         return Fetched(place, None)
     found = None
     for name in (*names, *optional):
+        cached = try_to_load_from_cache(place.repo, str(PurePosixPath(place.folder, name)), revision=place.revision)
+        if not isinstance(cached, str):
+            logger.info("%s: downloading %s", place.reference, name)
         try:
             path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
         except FAILURES as error:
