@@ -7,12 +7,13 @@ Variants: `drift` (the default, three widths), `logkde_gauss`, `logkde_laplace`,
 tries any of them out in a minute without data (`:logkde_gauss,tiny`). Published FID-50k after 30,000 steps:
 
     drift           8.46 with widths (.2, .05, .02); 10.62, 8.67, 8.96 with .02, .05, .2 alone ("Generative Modeling via
-                    Drifting"); the released weights 8.49, IS 144.0, alpha 2.0; by step 5k 35.20, 10k 13.33, 20k 9.47
+                    Drifting"); the released weights 8.49, IS 144.0, alpha 2.0; at the best alpha after 5k steps 35.20
+                    (3.5), 10k 13.33 (2.5), 15k 10.70 (2.0), 20k 9.47, 25k 8.84, 30k 8.34
     logkde_gauss    9.42 (F1 .53) with width .40     ("Drifting Fields are not Conservative"; widths .02 to .5)
     logkde_laplace  9.35 (F1 .50) with width .30
     mean_shift      no published number
 
-Published cost: 11 hours on 8 H200, 118 GB used on each. Not trained here yet.
+Published cost: 11 hours on 8 H200, 118 GB used on each; the released recipe ran on 64 TPU v6e. Not trained here yet.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 Published FID-50k after 100,000 steps: 1.76 (the released weights 1.73), IS 299.7 (300.1), sampled at alpha 1.0. The
 weights are `hf://Goodeat/drifting/pixel_B_sota`. It was trained on 128 TPU v6e, on random resized crops (scale .2 to
-1). Not trained here yet. `:tiny` tries it out.
+1). Its banks alone are 101 GB in float32: it needs several devices. Not trained here yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict

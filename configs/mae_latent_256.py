@@ -3,8 +3,8 @@
     drifting pretrain --config=configs/mae_latent_256.py --workdir=runs/mae_latent_256
 
 The released weights are `hf://Goodeat/drifting/mae_latent_256`, 431,354,348 parameters. They were trained with a
-batch of 8,192 on random resized crops (scale .2 to 1). With them the ablation reaches FID 8.46. Not trained here yet.
-`:tiny` tries it out.
+batch of 8,192 on random resized crops (scale .2 to 1). With them the ablation reaches FID 8.46. The cost is not
+published. Not trained here yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict

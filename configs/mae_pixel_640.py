@@ -4,7 +4,7 @@
 
 The released weights are `hf://Goodeat/drifting/mae_pixel_640`, 2,689,069,992 parameters. They were trained with a
 batch of 8,192 on random resized crops (scale .2 to 1), the last 3,000 steps with a classifier. With them and
-ConvNeXt-V2 Drift-L reaches FID 1.61. Not trained here yet. `:tiny` tries it out.
+ConvNeXt-V2 Drift-L reaches FID 1.61. The cost is not published. Not trained here yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,7 @@ wrong. Whatever is wrong with the input is one line on standard error, written b
 
 import difflib
 import importlib.util
+import inspect
 import logging
 import os
 import re
@@ -109,7 +110,7 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _close(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = [word for word in known if word.startswith(f"{name} ")] or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -254,6 +255,8 @@ def load_settings(given: str) -> ConfigDict:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise ConfigError("defines no function get_config()")
+        if argument and not inspect.signature(module.get_config).parameters:
+            raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
         settings = module.get_config(*argument)
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error

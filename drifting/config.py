@@ -250,12 +250,13 @@ def tiny(config: ConfigDict) -> ConfigDict:
     pretrain = command_of(config) == "pretrain"
     latent = config.data.vae is not None
     patch = 2 * config.mae.input_patch_size if pretrain else config.model.patch_size
-    channels = 3 if latent else config.data.channels
-    config.data.update(name="synthetic", path=None, channels=channels or 3, classes=4)
+    channels = 1 if config.data.name in ("mnist", "fashion_mnist") else 3
+    config.data.update(name="synthetic", path=None, channels=channels, classes=4)
     config.data.image_size = max(8, 2 * patch) * (2 if latent else 1)
     if latent:
         config.data.vae = "random://smoke"
-    config.optimizer.update(warmup_steps=1, no_op_steps=0)
+    no_op_steps = min(config.optimizer.no_op_steps, 1)
+    config.optimizer.update(no_op_steps=no_op_steps, warmup_steps=1 - no_op_steps)
     config.train.update(steps=2, log_every=1, checkpoint_every=0, tensorboard=False, wandb_project=None)
     if pretrain:
         config.train.batch_size = 4

@@ -1,6 +1,7 @@
 """Weights out of a run and in from elsewhere: what `drifting export` and `drifting import` do."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -19,6 +20,8 @@ from drifting.pretrain import ARTIFACT
 from drifting.scores import EVAL_FILE
 from drifting.trained import GENERATOR, TrainedGenerator
 from drifting.validate import one_of
+
+logger = logging.getLogger("drifting")
 
 LAYOUTS = {"safetensors": save_artifact, "released": save_released}
 
@@ -47,6 +50,8 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
         artifact = load_weights(str(workdir / ARTIFACT), "mae")
     else:
         artifact = _generator(TrainedGenerator.from_run(workdir, average))
+        if (vae := artifact.metadata["usage"]["vae"]) and "://" not in vae:
+            logger.warning("data.vae=%s is a folder here: whoever uses the weights must give --vae", vae)
     scores, settings = _read_json(workdir / EVAL_FILE), _without_folders(settings)
     _write(artifact, out, layout, {"settings": settings} | ({"scores": scores} if scores else {}))
 
@@ -85,6 +90,7 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
     kept = {name: value for name, value in metadata.items() if name not in _OWN} | dict(extra)
     if kept.get("commit") is None:  # from a folder of this machine
         kept = {name: value for name, value in kept.items() if name not in ("source", "commit")}
+    kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae") if name in kept}
     try:
         LAYOUTS[layout](
             out,

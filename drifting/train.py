@@ -189,7 +189,7 @@ class CollapseWatch:
     """Warns when the generator comes to draw nearly one image for each class, from a tenth of the run on."""
 
     def __init__(self, steps: int) -> None:
-        self._from, self._warned = min(1000, steps // 10), False
+        self._from, self._warned = min(1000, max(steps // 10, 10)), False
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Looks at the metric `collapse`."""

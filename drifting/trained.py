@@ -1,5 +1,6 @@
 """A generator that has been trained, from a run's directory or from published weights; its data are not needed."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ GENERATOR = "generator"
 LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 RELEASED_VAE = "hf://stabilityai/sd-vae-ft-mse"
 """The VAE of the released generators of latents, which do not name it."""
+RELEASED_ALPHA = {"latent_B_sota": 1.1, "ablation": 2.0}
+"""Guidance scales of the best published scores, where they are not 1; the metadata do not name them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class TrainedGenerator:
         arguments: of the network's constructor, JSON-able.
         space: what its samples are: images, or latents that it decodes.
         usage: see `Usage`.
-        step: of training. ema_decay: of the average that `params` is; None: not an average.
+        step: of training; None: unknown. ema_decay: of the average that `params` is; None: not an average.
         facts: about a run's data and weights, see `build.data_facts`; of published weights, all of their metadata.
         config: the run's settings; None for published weights.
     """
@@ -64,7 +67,7 @@ class TrainedGenerator:
     arguments: dict[str, Any]
     space: SampleSpace
     usage: Usage
-    step: int
+    step: int | None
     ema_decay: float | None
     facts: dict[str, Any]
     config: Config | None
@@ -127,7 +130,7 @@ class TrainedGenerator:
             artifact = load_weights(reference, GENERATOR)
         except ValueError as error:
             raise ConfigError(unusable("--weights", reference, error)) from error
-        usage = _published_usage(artifact)
+        usage = _published_usage(reference, artifact)
         require(usage.vae is not None or vae is None, "--vae", vae, "this generator draws images: leave it out")
         space = _space("--vae", vae or usage.vae, usage)
         found, drawn = space.shape, _sample_shape(artifact, space.shape)
@@ -138,8 +141,8 @@ class TrainedGenerator:
             arguments=artifact.model_config,
             space=space,
             usage=usage,
-            step=artifact.metadata["step"],
-            ema_decay=artifact.metadata["ema_decay"],
+            step=artifact.metadata.get("step"),
+            ema_decay=artifact.metadata.get("ema_decay"),
             facts=artifact.metadata,
             config=None,
         )
@@ -177,18 +180,24 @@ def _space(key: str, vae: str | None, usage: Usage) -> SampleSpace:
     return sample_space(vae, (height, width, channels), key)
 
 
-def _published_usage(artifact: Artifact) -> Usage:
+def _published_usage(reference: str, artifact: Artifact) -> Usage:
     """How to use published weights: as they say, or, for the released ones, as their recipes say."""
-    if "usage" in artifact.metadata:
-        return Usage(**artifact.metadata["usage"])
-    arguments = artifact.model_config
+    arguments, stated = artifact.model_config, artifact.metadata.get("usage")
+    if stated is not None:
+        wrong = f"--weights={reference!r}: its metadata do not say how to use it"
+        names = {field.name for field in dataclasses.fields(Usage)}
+        if not isinstance(stated, dict) or set(stated) != names:
+            raise ConfigError(f"{wrong}: usage must have {', '.join(sorted(names))}")
+        if len(stated["class_names"]) != (arguments["num_classes"] or 1) or len(stated["image_shape"]) != 3:
+            raise ConfigError(f"{wrong}: class_names or image_shape are not those of the network")
+        return Usage(**stated)
     latent = arguments["in_channels"] == LATENT_CHANNELS
     side = arguments["input_size"] * (LATENT_FACTOR if latent else 1)
     return Usage(
         image_shape=(side, side, 3 if latent else arguments["in_channels"]),
         vae=RELEASED_VAE if latent else None,
         class_names=tuple(str(label) for label in range(arguments["num_classes"])),
-        alpha=1.0,
+        alpha=RELEASED_ALPHA.get(reference.rstrip("/").rpartition("/")[2], 1.0),
         alpha_range=(1.0, 4.0),
     )
 

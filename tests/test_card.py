@@ -43,7 +43,7 @@ def test_front_matter_is_what_the_hub_reads():
 
 def test_commands_name_the_repository():
     assert "drifting sample --weights=hf://me/digits --out=" in card()
-    assert 'load_weights("hf://me/digits", "generator")' in card()
+    assert 'TrainedGenerator.from_weights("hf://me/digits")' in card()
     encoder = card(metadata=dict(kind="mae", model_config=dict(layers=[1, 2], base_channels=8), step=1))
     assert "--config.features.mae=hf://me/digits" in encoder and rows(encoder)["blocks of the stages"] == "1, 2"
 

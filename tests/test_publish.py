@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -171,6 +172,33 @@ def test_released_latents_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == f"{tmp_path / 'x.png'}\n"
     with Image.open(tmp_path / "x.png") as image:
         assert image.mode == "RGB" and image.size == (3 * (64 + 2) + 2, 2 * (64 + 2) + 2)
+
+
+def test_released_weights_are_drawn_at_the_scale_of_their_best_scores(tmp_path: Path):
+    for name, alpha in (("ablation", 2.0), ("latent_B_sota", 1.1), ("latent_L_sota", 1.0)):
+        released_latent_generator(tmp_path / name)
+        if not (tmp_path / "vae").exists():
+            stable_diffusion_vae(tmp_path / "vae")
+        trained = TrainedGenerator.from_weights(str(tmp_path / name), str(tmp_path / "vae"))
+        assert trained.alpha(None) == alpha and trained.usage.class_names == tuple("01234")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda usage: usage.pop("alpha"), "usage must have alpha, alpha_range, class_names, image_shape, vae"),
+        (lambda usage: usage.update(class_names=["a"]), "class_names or image_shape are not those of the network"),
+        (lambda usage: usage.update(image_shape=[8, 8]), "class_names or image_shape are not those of the network"),
+    ],
+)
+def test_metadata_that_do_not_say_how_to_draw(run: Path, tmp_path: Path, change: Any, message: str):
+    export_run(run, tmp_path / "net")
+    metadata = json.loads((tmp_path / "net" / "metadata.json").read_text())
+    change(metadata["usage"])
+    (tmp_path / "net" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ConfigError, match=message) as error:
+        TrainedGenerator.from_weights(str(tmp_path / "net"))
+    assert "\n" not in str(error.value)
 
 
 def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

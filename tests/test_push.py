@@ -7,16 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from huggingface_hub import constants
 
 from drifting.hub.artifact import save_artifact
 from drifting.hub.errors import HubError
 from drifting.hub.push import push
 from drifting.hub.weights import load_weights
+from drifting.models.mlp import MLP
 from tests import fake_hub
 from tests.fake_hub import FakeHub
 
-PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+CONFIG: dict[str, Any] = dict(noise_dim=2, out_dim=4, hidden_size=3, depth=2, num_classes=2, dtype="float32")
+PARAMS = nnx.to_pure_dict(nnx.state(MLP(**CONFIG, rngs=nnx.Rngs(0))))
 
 
 @pytest.fixture
@@ -37,12 +40,17 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def save(folder: Path, **changes: Any) -> None:
-    options = dict(kind="generator", model_config={"depth": 3}, params=PARAMS, step=5, ema_decay=0.9) | changes
+    options = dict(kind="generator", model_config=CONFIG, params=PARAMS, step=5, ema_decay=0.9) | changes
     save_artifact(folder, **options)  # type: ignore[arg-type]
 
 
 def test_what_is_pushed_can_be_loaded(hub: FakeHub, artifact: Path):
+    text = (artifact / "README.md").read_text() + "\n# NAME\n\nhf://OWNER/NAME\n"
+    (artifact / "README.md").write_text(text)
     assert push(artifact, "me/net") == f"{hub.url}/me/net"
+    # The page names the repository; the folder here is as it was.
+    assert hub.repos["me/net"]["main"]["README.md"].decode().endswith("\n# net\n\nhf://me/net\n")
+    assert (artifact / "README.md").read_text() == text
     assert set(hub.repos["me/net"]["main"]) == {"metadata.json", "params.safetensors", "README.md"}
     assert hub.messages == ["generator, step 5"] and not hub.private
     loaded = load_weights("hf://me/net", "generator")
@@ -52,7 +60,7 @@ def test_what_is_pushed_can_be_loaded(hub: FakeHub, artifact: Path):
 
 def test_a_later_push_replaces_the_files_of_the_branch(hub: FakeHub, artifact: Path):
     push(artifact, "me/net", message="first")
-    save(artifact, step=6, params={"b": np.ones(2, np.float32)})
+    save(artifact, step=6, params=jax.tree.map(lambda leaf: leaf + 1, PARAMS))
     assert push(artifact, "me/net", revision="v2", message="second") == f"{hub.url}/me/net/tree/v2"
     assert push(artifact, "me/net", revision="v2", message="third") == f"{hub.url}/me/net/tree/v2"
     assert hub.messages == ["first", "second", "third"]

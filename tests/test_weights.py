@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 
 from drifting.hub import weights
 from drifting.hub.artifact import Artifact, save_artifact
+from drifting.hub.errors import HubError
 from drifting.hub.released import save_released
 from drifting.hub.torch_names import to_torch
 from drifting.hub.vae import diffusers_name, vae_kwargs_from_diffusers
-from drifting.hub.weights import load_folder, load_weights
+from drifting.hub.weights import find_kind, load_folder, load_weights
 from drifting.models.mae import MAE
 from drifting.models.vae import AutoencoderKL
 from tests import fake_hub
@@ -203,3 +204,65 @@ def test_unknown_formats_and_damaged_metadata(tmp_path: Path):
         (tmp_path / "metadata.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             load_weights(str(tmp_path), "mae")
+
+
+# --- tensors that are not those of the configuration ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p, c: p["encoder"]["conv1"].update(kernel=np.zeros((3, 3, 1, 5), np.float32)),
+            "wrong tensor: encoder/co",
+        ),
+        (
+            lambda p, c: p["encoder"]["conv1"].update(kernel=np.zeros((3, 3, 1, 4), np.float16)),
+            r"kernel float16\[3, 3, ",
+        ),
+        (lambda p, c: p["encoder"].pop("conv1"), "missing tensor encoder/conv1/kernel: are weights and configuration"),
+        (lambda p, c: p.update(more={"w": np.zeros(1, np.float32)}), "unexpected tensor more/w: are weights"),
+        (lambda p, c: c.update(base_channels=8), "wrong tensor: "),
+        (lambda p, c: c.update(base_channels="8"), r"model_config is not that of a mae \("),
+        (lambda p, c: c.pop("layers"), r"model_config is not that of a mae \(TypeError"),
+        (lambda p, c: c.clear(), r"model_config is not that of a mae \(TypeError"),
+        (lambda p, c: c.update(new=1), r"model_config is not that of a mae \(TypeError"),
+    ],
+)
+def test_our_tensors_must_be_those_of_their_configuration(
+    tmp_path: Path, params: dict[str, Any], change: Any, message: str
+):
+    """Whole files, right checksums, and yet not this network: nothing of it may reach a computation."""
+    changed, config = jax.tree.map(lambda leaf: leaf, params), dict(ENCODER)
+    change(changed, config)
+    save_artifact(tmp_path / "net", kind="mae", model_config=config, params=changed, step=1, ema_decay=None)
+    for load in (lambda: load_weights(str(tmp_path / "net"), "mae"), lambda: load_folder(tmp_path / "net")):
+        with pytest.raises(ValueError, match=message) as error:
+            load()
+        assert str(error.value).startswith(f"{tmp_path / 'net'}: ") and "\n" not in str(error.value)
+
+
+def test_a_kind_that_nobody_knows(tmp_path: Path):
+    save_artifact(tmp_path / "net", kind="potato", model_config={}, params={"w": np.zeros(1)}, step=1, ema_decay=None)
+    with pytest.raises(ValueError, match="holds a 'potato', expected one of generator, mae, vae, convnext, inception"):
+        load_folder(tmp_path / "net")
+
+
+def test_a_library_network_in_our_format(tmp_path: Path):
+    """What `drifting import` makes of a VAE is a VAE wherever one is named."""
+    kwargs = vae_kwargs_from_diffusers(VAE)
+    params = random_params(lambda: AutoencoderKL(**kwargs, rngs=nnx.Rngs(0)))
+    save_artifact(tmp_path / "vae", kind="vae", model_config=kwargs, params=params, step=None, ema_decay=None)
+    found = load_weights(str(tmp_path / "vae"), "vae")
+    assert_same(found.params, params)
+    assert found.model_config == kwargs and found.metadata["source"] == str(tmp_path / "vae")
+    assert find_kind(str(tmp_path / "vae")) == "vae"
+
+
+def test_no_network_is_not_an_absent_file(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+    hub.repos["me/net"] = {"main": {}}
+    with pytest.raises(ValueError, match=r"has none of metadata\.json, config\.json"):
+        find_kind("hf://me/net")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids the network"):
+        find_kind("hf://me/other")

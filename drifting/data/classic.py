@@ -5,6 +5,7 @@ All are read into memory once. TFDS is read without TensorFlow, so its data must
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def _grey(name: str, folder: Path, split: str, class_names: tuple[str, ...]) -> 
     if images is None or labels is None:
         return _tfds(name, folder, split, class_names, f"{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte")
     pixels, numbers = _idx(images, 3), _idx(labels, 1)
-    if len(pixels) != len(numbers) or numbers.max() >= len(class_names):
+    if len(pixels) != len(numbers) or len(numbers) == 0 or numbers.max() >= len(class_names):
         raise ValueError(f"{images} and {labels} do not belong together: {len(pixels)} images, {len(numbers)} labels")
     return ArraySource(name, pixels[..., None], numbers, class_names)
 
@@ -82,7 +83,7 @@ def _idx(path: Path, axes: int) -> NDArray[np.uint8]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, found, *shape = struct.unpack_from(f">HBB{axes}I", data)
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}): get it again") from error
     start = 4 + 4 * axes
     if (zeros, kind, found) != (0, 8, axes) or len(data) != start + np.prod(shape):

@@ -69,6 +69,7 @@ def save_artifact(
         flat = {name: np.ascontiguousarray(value) for name, value in flatten(jax.device_get(params)).items()}
         save_file(flat, new / TENSORS)
         write_metadata(new, metadata | {"sha256": sha256(new / TENSORS)})
+        (new / TENSORS).chmod((new / METADATA).stat().st_mode)  # which safetensors lets nobody else read
 
 
 def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None) -> Artifact:

@@ -72,7 +72,14 @@ def _usage(kind: str, repo: str) -> str:
         command = f"drifting train --config=CONFIG.py --workdir=RUN --config.features.mae=hf://{repo}"
     else:
         command = f"drifting sample --weights=hf://{repo} --out=samples.png"
-    code = f'from drifting.hub.weights import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
+    if kind == "mae":
+        code = f'from drifting.hub.weights import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
+    else:
+        code = (
+            "import numpy as np\n\nfrom drifting.sample import draw\nfrom drifting.trained import TrainedGenerator\n\n"
+            f'trained = TrainedGenerator.from_weights("hf://{repo}")\n'
+            "images = draw(trained, np.arange(4), seed=0, alpha=trained.alpha(None), batch_size=4)"
+        )
     return f"## Use\n\n```sh\n{command}\n```\n\n```python\n{code}\n```"
 
 
@@ -95,7 +102,12 @@ def _model_facts(kind: str, metadata: Mapping[str, Any], parameters: int) -> dic
 
 def _training_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     loss, optimizer = settings.get("loss", {}), settings.get("optimizer", {})
+    usage = metadata.get("usage") or {}
     facts = {
+        "height, width, channels of an image": usage.get("image_shape"),
+        "VAE of its latents": usage.get("vae"),
+        "guidance scale (alpha)": usage.get("alpha"),
+        "guidance scales it was trained with": usage.get("alpha_range"),
         "data": metadata.get("data") or settings.get("data", {}).get("name"),
         "class names": ", ".join(_shortened(metadata.get("class_names", ()))),
         "steps": f"{metadata['step']:,}" if metadata.get("step") is not None else None,

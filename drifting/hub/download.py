@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import hf_hub_download, parse_hf_uri, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HfUriError
+from huggingface_hub.errors import HfHubHTTPError, HfUriError, RemoteEntryNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock
 
@@ -128,7 +128,7 @@ def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Seq
         try:
             path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
         except FAILURES as error:
-            if name in optional and isinstance(error, EntryNotFoundError):
+            if name in optional and isinstance(error, RemoteEntryNotFoundError):
                 continue
             raise explained(error, f"{place.reference}: {name}") from error
         _check_blob(path)

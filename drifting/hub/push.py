@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token, parse_hf_uri
+from huggingface_hub import CommitOperationAdd, HfApi, get_token, parse_hf_uri
 from huggingface_hub.errors import HfUriError
 
 from drifting.hub.card import README, REPO
@@ -46,14 +46,13 @@ def push(
     if get_token() is None:
         raise HubError(f"{repo}: nobody is logged in: {LOG_IN}")
     message = message or f"{artifact.kind}, step {artifact.metadata.get('step')}"
-    _name_repository(folder / README, repo)
     api = HfApi(library_name="drifting")
     try:
         url = str(api.create_repo(repo, private=private, exist_ok=True))
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
             url = f"{url}/tree/{revision}"
-        api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message=message)
+        api.create_commit(repo, _operations(folder, repo), revision=revision, commit_message=message)
     except FAILURES as error:
         raise explained(error, repo) from error
     except ValueError as error:  # the README's front matter, which the hub checks first
@@ -61,10 +60,16 @@ def push(
     return url
 
 
-def _name_repository(readme: Path, repo: str) -> None:
-    if readme.is_file() and REPO in (text := readme.read_text(encoding="utf-8")):
-        title = f"# {REPO.rpartition('/')[2]}\n", f"# {repo.rpartition('/')[2]}\n"
-        readme.write_text(text.replace(REPO, repo).replace(*title), encoding="utf-8")
+def _operations(folder: Path, repo: str) -> list[CommitOperationAdd]:
+    """Every file of the folder, the README with the repository's name."""
+    operations = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content: Path | bytes = path
+        if path == folder / README:
+            text, own = path.read_text(encoding="utf-8"), f"# {REPO.rpartition('/')[2]}\n"
+            content = text.replace(own, f"# {repo.rpartition('/')[2]}\n").replace(REPO, repo).encode()
+        operations.append(CommitOperationAdd(str(path.relative_to(folder)), content))
+    return operations
 
 
 def _check_name(repo: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from drifting.hub.artifact import Params, check_names, flatten, listed, unflatten
@@ -25,20 +26,29 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callab
     ours = flatten(shapes)
     names = {name: naming(name) for name in ours}
     check_names(tensors, names.values(), "tensor")
-    params = {name: _transposed(tensors[theirs], name) for name, theirs in names.items()}
-    wrong = [
-        f"{names[name]} {tensors[names[name]].shape} instead of a tensor for {leaf.shape}"
-        for name, leaf in ours.items()
-        if params[name].shape != leaf.shape
-    ]
+    wrong = []
+    for name, theirs in names.items():
+        tensor, shape = tensors[theirs], _torch_shape(name, ours[name].shape)
+        if list(tensor.shape) != shape or not jnp.issubdtype(tensor.dtype, jnp.floating):
+            wrong.append(f"{theirs} {tensor.dtype}{list(tensor.shape)} instead of float32{shape}")
     if wrong:
         raise ValueError(f"wrong tensor shape: {listed(wrong)}: are weights and configuration of the same model?")
-    return unflatten(params)
+    return unflatten({name: _transposed(tensors[theirs], name) for name, theirs in names.items()})
+
+
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+"""Axes of our kernels among those of PyTorch's, by their number."""
+
+
+def _torch_shape(name: str, shape: tuple[int, ...]) -> list[int]:
+    if not name.endswith("kernel"):
+        return list(shape)
+    return [shape[_AXES[len(shape)].index(axis)] for axis in range(len(shape))]
 
 
 def _transposed(tensor: np.ndarray, name: str) -> np.ndarray:
     if name.endswith("kernel"):
-        tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+        tensor = tensor.transpose(_AXES[tensor.ndim])
     return np.ascontiguousarray(tensor, dtype=np.float32)
 
 

@@ -6,12 +6,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drifting.hub.artifact import FORMAT, METADATA, TENSORS, Artifact, check_kind, load_artifact, read_metadata
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from drifting.hub.artifact import (
+    FORMAT,
+    METADATA,
+    TENSORS,
+    Artifact,
+    check_kind,
+    check_names,
+    flatten,
+    listed,
+    load_artifact,
+    read_metadata,
+)
 from drifting.hub.convnext import CONVNEXT_CONFIG, CONVNEXT_TENSORS, load_convnext
 from drifting.hub.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.hub.inception import PT_INCEPTION_SHA256, load_inception
 from drifting.hub.released import KINDS, RELEASED_FORMAT, RELEASED_TENSORS, load_released
 from drifting.hub.vae import VAE_CONFIG, VAE_TENSORS, load_vae
+from drifting.models.convnext import ConvNeXtV2
+from drifting.models.dit import DiT
+from drifting.models.inception import Inception
+from drifting.models.mae import MAE
+from drifting.models.mlp import MLP
+from drifting.models.vae import AutoencoderKL
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
@@ -53,7 +74,7 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     place = parse_reference(reference)
     if isinstance(place, Path):
         _refuse_run_directory(place, kind)
-    if kind in _LIBRARIES:
+    if kind in _LIBRARIES and not _is_ours(place):
         names, load = _LIBRARIES[kind]
         fetched = fetch(place, names)
         return _with_source(load(fetched.path), reference, fetched.commit)
@@ -61,7 +82,7 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     tensors, load_format = _format(reference, read_metadata(fetched.path), kind)
     if isinstance(place, HubFolder):
         fetched = fetch(dataclasses.replace(place, revision=fetched.commit), [tensors])
-    return _with_source(load_format(fetched.path, kind=kind), reference, fetched.commit)
+    return _with_source(_checked(load_format(fetched.path, kind=kind), reference), reference, fetched.commit)
 
 
 def find_kind(reference: str) -> str:
@@ -94,7 +115,57 @@ def load_folder(folder: Path, kind: str | None = None) -> Artifact:
         ValueError: it is missing, damaged, or not of that kind.
     """
     _, load_format = _format(str(folder), read_metadata(folder), kind)
-    return load_format(folder, kind=kind)
+    return _checked(load_format(folder, kind=kind), str(folder))
+
+
+def _is_ours(place: Path | HubFolder) -> bool:
+    """Whether a library's network lies there in our format, as `drifting import` writes it."""
+    if isinstance(place, Path):
+        return (place / METADATA).is_file()
+    try:
+        fetch(place, [], optional=[METADATA])
+    except ValueError:  # there is none
+        return False
+    return True
+
+
+def _checked(artifact: Artifact, where: str) -> Artifact:
+    """The artifact, if its tensors are those of the network that its configuration describes."""
+    if artifact.kind not in _NETWORKS:
+        raise ValueError(f"{where}: holds a {artifact.kind!r}, expected one of {', '.join(_NETWORKS)}")
+    config = {name: tuple(v) if isinstance(v, list) else v for name, v in artifact.model_config.items()}
+    config |= {name: jnp.dtype(v) for name, v in config.items() if name.endswith("dtype") and isinstance(v, str)}
+    try:
+        state = nnx.state(nnx.eval_shape(lambda: _NETWORKS[artifact.kind](**config)))
+    except Exception as error:  # whatever a constructor makes of wrong values
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{where}: model_config is not that of a {artifact.kind} ({reason})") from error
+    expected, found = flatten(nnx.to_pure_dict(state)), flatten(artifact.params)
+    try:
+        check_names(found, expected, "tensor")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}: are weights and configuration of the same model?") from error
+    wrong = [
+        f"{name} {found[name].dtype}{list(found[name].shape)} instead of float32{list(leaf.shape)}"
+        for name, leaf in expected.items()
+        if found[name].shape != leaf.shape or found[name].dtype != np.float32
+    ]
+    if wrong:
+        raise ValueError(f"{where}: wrong tensor: {listed(wrong)}: are weights and configuration of the same model?")
+    return artifact
+
+
+def _generator(**config: Any) -> nnx.Module:
+    return (MLP if "noise_dim" in config else DiT)(**config, rngs=nnx.Rngs(0))
+
+
+_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+    "generator": _generator,
+    "mae": lambda **config: MAE(**config, rngs=nnx.Rngs(0)),
+    "vae": lambda **config: AutoencoderKL(**config, rngs=nnx.Rngs(0)),
+    "convnext": lambda **config: ConvNeXtV2(**config, rngs=nnx.Rngs(0)),
+    "inception": lambda **config: Inception(**config, rngs=nnx.Rngs(0)),
+}
 
 
 def _format(reference: str, metadata: Mapping[str, Any], kind: str | None) -> tuple[str, Callable[..., Artifact]]:
