@@ -3,8 +3,8 @@
     drifting train --config=configs/imagenet_pixel_b.py --workdir=runs/pixel_b
 
 Published FID-50k after 100,000 steps: 1.76 (the released weights 1.73), IS 299.7 (300.1), sampled at alpha 1.0. The
-weights are `hf://Goodeat/drifting/pixel_B_sota`. It was trained on 128 TPU v6e, on random resized crops (scale .2 to
-1). Not trained here yet. `:tiny` tries it out.
+weights are `hf://Goodeat/drifting/pixel_B_sota`. It was trained on 128 TPU v6e. Not trained here
+yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.features.encoders = ("mae", "convnext")
     config.features.mae = "hf://Goodeat/drifting/mae_pixel_640"
     config.features.mae_dtype = "bfloat16"

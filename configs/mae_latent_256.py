@@ -3,8 +3,7 @@
     drifting pretrain --config=configs/mae_latent_256.py --workdir=runs/mae_latent_256
 
 The released weights are `hf://Goodeat/drifting/mae_latent_256`, 431,354,348 parameters. They were trained with a
-batch of 8,192 on random resized crops (scale .2 to 1). With them the ablation reaches FID 8.46. Not trained here yet.
-`:tiny` tries it out.
+batch of 8,192. With them the ablation reaches FID 8.46. Not trained here yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.data.vae = "hf://stabilityai/sd-vae-ft-mse"
     config.mae.base_channels = 256
     config.mae.dtype = "bfloat16"

@@ -3,8 +3,8 @@
     drifting pretrain --config=configs/mae_pixel_640.py --workdir=runs/mae_pixel_640
 
 The released weights are `hf://Goodeat/drifting/mae_pixel_640`, 2,689,069,992 parameters. They were trained with a
-batch of 8,192 on random resized crops (scale .2 to 1), the last 3,000 steps with a classifier. With them and
-ConvNeXt-V2 Drift-L reaches FID 1.61. Not trained here yet. `:tiny` tries it out.
+batch of 8,192, the last 3,000 steps with a classifier. With them and ConvNeXt-V2 Drift-L reaches FID 1.61. Not trained
+here yet. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.mae.base_channels = 640
     config.mae.input_patch_size = 8
     config.mae.lambda_cls = 0.1
