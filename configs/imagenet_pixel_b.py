@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.features.encoders = ("mae", "convnext")
     config.features.mae = "hf://Goodeat/drifting/mae_pixel_640"
     config.features.mae_dtype = "bfloat16"

@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.data.vae = "hf://stabilityai/sd-vae-ft-mse"
     config.mae.base_channels = 256
     config.mae.dtype = "bfloat16"

@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
     config.data.image_size = 256
     config.data.flip = True
+    config.data.random_crop = True
     config.mae.base_channels = 640
     config.mae.input_patch_size = 8
     config.mae.lambda_cls = 0.1

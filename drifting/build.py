@@ -1,9 +1,10 @@
 """From a checked configuration to the objects it describes: source, generator, encoder, objective, optimiser."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from flax import nnx
 from jax import Array
 
 from drifting import state as train_state
-from drifting.config import Config, ConfigError, DataConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.config import Config, ConfigError, DataConfig, MAEConfig, ModelConfig, OptimizerConfig, PretrainConfig
+from drifting.data.latents import LatentSource
 from drifting.data.source import LabelledSource, OneClass
 from drifting.data.sources import make_source
 from drifting.kernels import KERNELS
@@ -22,6 +24,7 @@ from drifting.models.mae import MAE
 from drifting.models.mlp import MLP
 
 Params = dict[str, Any]
+Settings = TypeVar("Settings", Config, PretrainConfig)
 PROBES = 32
 """Images that the checksum of a data set covers."""
 
@@ -37,9 +40,31 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
             channels=data.channels,
             classes=data.classes,
         )
+        if isinstance(found, LatentSource):
+            return _checked_latents(found, data)
     except ValueError as error:
         raise ConfigError(f"data.name={data.name!r}: {error}") from error
     return OneClass(found) if data.unconditional else found
+
+
+def _checked_latents(found: LatentSource, data: DataConfig) -> LatentSource:
+    if data.flip and not found.flip:
+        raise ValueError(f"{found.path} was made without mirror images (cache.flip=False): set data.flip=False")
+    if data.verify:
+        found.verify()
+    return found.without_labels() if data.unconditional else found
+
+
+def named_vae(config: Settings, source: LabelledSource) -> Settings:
+    """The settings with `data.vae` named: latents that were encoded before know whose they are."""
+    if not isinstance(source, LatentSource) or config.data.vae is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=source.vae))
+
+
+def reading(data: DataConfig) -> dict[str, Any]:
+    """The arguments of a `BatchIterator` that say how the real samples are read."""
+    return {"flip": data.flip, "random_crop": data.random_crop, "prefetch": data.prefetch}
 
 
 def data_facts(source: LabelledSource) -> dict[str, Any]:

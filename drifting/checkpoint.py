@@ -11,7 +11,17 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from drifting.config import AnyConfig, Config, ConfigError, PretrainConfig, command_of, differences, parse, to_dict
+from drifting.config import (
+    AnyConfig,
+    CacheBuild,
+    Config,
+    ConfigError,
+    PretrainConfig,
+    command_of,
+    differences,
+    parse,
+    to_dict,
+)
 from drifting.monitor import atomic_path
 
 CONFIG_FILE = "config.json"
@@ -30,9 +40,12 @@ RESUMABLE = (
     "data.path",
     "data.prefetch",
     "data.vae",
+    "data.verify",
     "features.mae",
     "features.convnext",
     "eval.",
+    "cache.max_bad",
+    "cache.workers",
 )
 
 
@@ -58,6 +71,8 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
 
 def _schedule_ends(config: AnyConfig) -> bool:
     """Whether what a step does depends on how many there will be."""
+    if isinstance(config, CacheBuild):
+        return False
     ramp = isinstance(config, PretrainConfig) and config.mae.lambda_cls > 0
     return ramp or config.optimizer.decay != "constant"
 

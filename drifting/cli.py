@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from drifting.config import (
     AnyConfig,
+    CacheBuild,
     Config,
     ConfigError,
     PretrainConfig,
@@ -52,6 +53,7 @@ class Command:
         run: does it, and returns the exit code.
         settings: the configuration that `--config` gives, for a command that takes one.
         usage: the flags that have to be given, where they are not `--workdir`.
+        without_config: a flag with which `--config` is left out.
     """
 
     summary: str
@@ -59,6 +61,7 @@ class Command:
     run: Callable[[flags.FlagValues], int]
     settings: type[AnyConfig] | None = None
     usage: str = ""
+    without_config: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,6 +181,8 @@ def _settings_help(kind: type[AnyConfig]) -> list[str]:
 def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`."""
     values, kind = flags.FlagValues(), COMMANDS[name].settings
+    if f"--{COMMANDS[name].without_config}" in arguments:
+        kind = None
     COMMANDS[name].define(values)
     known = [*values, "config"] if kind else list(values)
     try:
@@ -312,6 +317,16 @@ def _define_training(values: flags.FlagValues) -> None:
 WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
 
+def _define_cache(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "the cache's folder; one that is not finished goes on", flag_values=values)
+    process = "which of several processes that make one cache this is; default SLURM's, or 0"
+    flags.DEFINE_integer("process_index", None, process, lower_bound=0, flag_values=values)
+    count = "how many there are; default SLURM's, or 1"
+    flags.DEFINE_integer("process_count", None, count, lower_bound=1, flag_values=values)
+    verify = "without --config: compare a finished cache with its checksums"
+    flags.DEFINE_boolean("verify", False, verify, flag_values=values)
+
+
 def _define_sample(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
     flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --workdir", flag_values=values)
@@ -376,6 +391,37 @@ def _pretrain(values: flags.FlagValues) -> int:
 
     assert isinstance(config, PretrainConfig)
     pretrain(config, workdir)
+    return 0
+
+
+def _cache(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
+    if values.verify:
+        return _verify(workdir)
+    config = parse(values["config"].value, CacheBuild)
+    from drifting.data.cache import build_cache
+
+    assert isinstance(config, CacheBuild)
+    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
+    index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    if values.process_index is None and values.process_count is None and index and count:
+        build_cache(config, workdir, int(index), int(count))
+    else:
+        build_cache(config, workdir, values.process_index or 0, values.process_count or 1)
+    return 0
+
+
+def _verify(workdir: Path) -> int:
+    from drifting.data.latents import check_cache, read_manifest
+
+    problems = check_cache(workdir, verify=True)
+    for problem in problems:
+        _fail(problem)
+    if problems:
+        return 1
+    manifest = read_manifest(workdir)
+    counts = f"{manifest['images']:,} images in {len(manifest['shards'])} shards, {len(manifest['bad'])} left out"
+    print(f"{workdir}: {counts}, all as the checksums say; latents of {manifest['facts']['vae']}")
     return 0
 
 
@@ -445,6 +491,13 @@ def _evaluate(values: flags.FlagValues) -> int:
 
 
 COMMANDS = {
+    "cache": Command(
+        "encode images once and for all into latents to train on",
+        _define_cache,
+        _cache,
+        CacheBuild,
+        without_config="verify",
+    ),
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
     "sample": Command(

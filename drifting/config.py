@@ -1,9 +1,10 @@
 """Experiment configuration: frozen dataclasses, the only place where defaults live.
 
-A file in `configs/` starts from `train_config()` or `pretrain_config()`, an `ml_collections.ConfigDict` with every key
-and its default, and changes what its experiment needs; the command line changes it further. `parse` turns the result
-into the dataclasses, strict both ways: a key that does not exist or a value of another type is a `ConfigError` of one
-line. Combinations are checked by `drifting.validate`, which knows the registries.
+A file in `configs/` starts from `train_config()`, `pretrain_config()` or `cache_config()`, an
+`ml_collections.ConfigDict` with every key and its default, and changes what its experiment needs; the command line
+changes it further. `parse` turns the result into the dataclasses, strict both ways: a key that does not exist or a
+value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.validate`, which knows the
+registries.
 """
 
 import dataclasses
@@ -118,8 +119,10 @@ class DataConfig:
     classes: int | None = None  # synthetic only
     unconditional: bool = False  # ignore the labels: all samples are of one class
     flip: bool = False
+    random_crop: bool = False  # train on random resized crops of the images, a fifth of their area or more
     vae: str | None = None  # train on latents: images are encoded by this VAE, and samples decoded
     prefetch: int = 2  # batches read ahead by background threads
+    verify: bool = True  # latents only: compare the cache with its checksums at the start, which reads all of it
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,27 @@ class PretrainConfig:
     train: RunConfig = field(default_factory=lambda: RunConfig(ema_decays=(0.9995,)))
 
 
-AnyConfig = Config | PretrainConfig
+@dataclass(frozen=True)
+class CacheConfig:
+    """The latent cache: files of `shard_size` images each, encoded `batch_size` at a time."""
+
+    shard_size: int = 8192
+    batch_size: int = 64
+    flip: bool = True  # encode each image's mirror image too, so that training can mirror
+    max_bad: float = 0.001  # stop when more than this share of the images cannot be read
+    workers: int = 0  # threads that read and decode images; 0: one for each core
+
+
+@dataclass(frozen=True)
+class CacheBuild:
+    """Encoding a data set once and for all: latents that trainings read as `data.name='latents'`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+
+TrainingConfig = Config | PretrainConfig
+AnyConfig = TrainingConfig | CacheBuild
 
 
 def train_config() -> ConfigDict:
@@ -220,6 +243,11 @@ def train_config() -> ConfigDict:
 def pretrain_config() -> ConfigDict:
     """Every key of a feature encoder's run with its default, to be changed by a file in `configs/`."""
     return to_config_dict(PretrainConfig())
+
+
+def cache_config() -> ConfigDict:
+    """Every key of a latent cache with its default, to be changed by a file in `configs/data/`."""
+    return to_config_dict(CacheBuild())
 
 
 def read_variant(given: str, known: Iterable[str] = ()) -> tuple[str, bool]:
@@ -247,8 +275,12 @@ def tiny(config: ConfigDict) -> ConfigDict:
     Files in `configs/` return it as their variant `tiny`, so that a machine, a launcher or an edited file can be tried
     out in a minute without data or downloads. What makes the experiment what it is stays: objective, dtypes, guidance.
     """
+    if command_of(config) == "cache":
+        config.data.update(name="synthetic", path=None, image_size=16, channels=3, classes=4, vae="random://smoke")
+        config.cache.update(shard_size=512, batch_size=16)
+        return config
     pretrain = command_of(config) == "pretrain"
-    latent = config.data.vae is not None
+    latent = config.data.vae is not None or config.data.name == "latents"
     patch = 2 * config.mae.input_patch_size if pretrain else config.model.patch_size
     channels = 1 if config.data.name in ("mnist", "fashion_mnist") else 3
     config.data.update(name="synthetic", path=None, channels=channels, classes=4)
@@ -305,7 +337,7 @@ def parse(settings: ConfigDict | dict[str, Any], kind: type[AnyConfig] = Config)
 
     Args:
         settings: nested keys and values; keys left out take their defaults, so that older files stay readable.
-        kind: `Config` or `PretrainConfig`.
+        kind: `Config`, `PretrainConfig` or `CacheBuild`.
 
     Raises:
         ConfigError: an unknown key or a value of a wrong type.
@@ -389,8 +421,8 @@ def unusable(key: str, reference: str, error: ValueError) -> str:
 
 
 def command_of(settings: Mapping[str, Any]) -> str:
-    """The command these settings belong to, by their sections: `train` or `pretrain`."""
-    return "pretrain" if "mae" in settings else "train"
+    """The command these settings belong to, by their sections: `train`, `pretrain` or `cache`."""
+    return "cache" if "cache" in settings else "pretrain" if "mae" in settings else "train"
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

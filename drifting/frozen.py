@@ -4,6 +4,7 @@ They are named by references: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, o
 network with which a machine or a configuration can be tried out before anything is downloaded.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +16,14 @@ from flax import nnx
 from jax import Array
 
 from drifting.config import ConfigError, FeaturesConfig, unusable
+from drifting.data.latents import LatentSource
+from drifting.data.source import Source
 from drifting.features import convnext_features, mae_features, pixel_features
 from drifting.hub.weights import load_weights
 from drifting.models import convnext, mae, vae
 from drifting.models.convnext import ConvNeXtV2
 from drifting.models.mae import MAE
-from drifting.models.vae import AutoencoderKL, decode_in_slices
+from drifting.models.vae import AutoencoderKL, Moments, decode_in_slices
 
 Params = dict[str, Any]
 Shape = tuple[int, int, int]
@@ -117,11 +120,13 @@ class SampleSpace:
         shape: height, width, channels of a sample.
         image_shape: of the image it stands for.
         vae: the VAE; None where samples are images.
+        encoded: whether `encode` is given moments of latents in place of images.
     """
 
     shape: Shape
     image_shape: Shape
     vae: Network | None
+    encoded: bool = False
 
     @property
     def params(self) -> Params:
@@ -134,16 +139,42 @@ class SampleSpace:
         return {} if self.vae is None else {"vae": self.vae.checksum}
 
     def encode(self, params: Params, images: Array, key: Array) -> Array:
-        """Images `[B, *image_shape]` in [-1, 1] to samples `[B, *shape]`, latents drawn from the posterior by `key`."""
+        """Images `[B, *image_shape]` in [-1, 1] to samples `[B, *shape]`, latents drawn from the posterior by `key`.
+
+        Where they are `encoded` already, `images` are what `moments` gives, `[B, h, w, 2 C]` in float16 or float32.
+        """
         if self.vae is None:
             return images
         model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(images.shape[0]))
 
+        def draw(moments: Moments, key: Array) -> Array:
+            return model.sample_latents(moments, key)
+
+        if self.encoded:
+            mean, log_var = jnp.split(images.astype(jnp.float32), 2, axis=-1)
+            return jax.vmap(draw)(Moments(mean, log_var), keys)
+
         def one(image: Array, key: Array) -> Array:
-            return model.sample_latents(model.encode(image[None]), key)[0]
+            return draw(model.encode(image[None]), key)[0]
 
         return jax.lax.map(lambda pair: one(*pair), (images, keys), batch_size=VAE_SLICE)
+
+    def moments(self, params: Params, images: Array) -> Array:
+        """Mean and log-variance of the posterior of images `[B, *image_shape]`: `[B, h, w, 2 C]` float32.
+
+        Raises:
+            ValueError: samples are images.
+        """
+        if self.vae is None:
+            raise ValueError("data.vae=None: images have no moments, give a VAE")
+        model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
+
+        def one(image: Array) -> Array:
+            moments = model.encode(image[None])
+            return jnp.concatenate([moments.mean, moments.log_var], axis=-1)[0]
+
+        return jax.lax.map(one, images, batch_size=VAE_SLICE)
 
     def decode(self, params: Params, samples: Array) -> Array:
         """Samples `[B, *shape]` to images `[B, *image_shape]`, about within [-1, 1]; differentiable."""
@@ -174,6 +205,27 @@ def sample_space(
         )
     shape = (height // factor, width // factor, found.arguments["latent_channels"])
     return SampleSpace(shape, image_shape, found)
+
+
+def source_space(reference: str | None, source: Source) -> SampleSpace:
+    """The space of samples for a source: `sample_space` of its images and the VAE `reference`, the `data.vae`.
+
+    Latents of a cache have the VAE that encoded them: `reference` may say where it lies, and must not be another one.
+
+    Raises:
+        ConfigError: the VAE cannot be had, is for other images, or is another one.
+    """
+    if not isinstance(source, LatentSource):
+        return sample_space(reference, source.shape)
+    reference = reference or source.vae
+    space = sample_space(reference, source.shape)
+    found = space.checksums["vae"]
+    if found != source.vae_checksum:
+        raise ConfigError(
+            f"data.vae={reference!r}: its checksum is {found}, but {source.path} holds latents of another VAE, "
+            f"{source.vae!r} with checksum {source.vae_checksum}"
+        )
+    return dataclasses.replace(space, encoded=True)
 
 
 # --- feature encoders -------------------------------------------------------------------------------------------------

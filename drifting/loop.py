@@ -3,7 +3,6 @@
 import logging
 import math
 import reprlib
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from typing import Any
 import jax
 
 from drifting.checkpoint import Checkpoints, abstract, check_config, write_config
-from drifting.config import AnyConfig, ConfigError
+from drifting.config import ConfigError, TrainingConfig
 from drifting.data.pipeline import BatchIterator
 from drifting.data.source import LabelledSource
+from drifting.interrupts import interrupts
 from drifting.monitor import MetricsWriter, Progress, duration
 
 logger = logging.getLogger("drifting")
@@ -51,7 +51,7 @@ class Callbacks:
 def run(
     *,
     workdir: Path,
-    config: AnyConfig,
+    config: TrainingConfig,
     pipeline: BatchIterator,
     empty: Callable[[], Any],
     initial: Callable[[], Any],
@@ -110,7 +110,7 @@ def run(
                 state = initial()
             # Placed as a restored state is, so that both are trained by one and the same compiled step.
             state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints)
             step, state = loop.run(start, state, interrupted)
             checkpoints.wait()
@@ -127,7 +127,7 @@ class _Loop:
     """The steps of one process. Attributes: see `run`."""
 
     workdir: Path
-    config: AnyConfig
+    config: TrainingConfig
     pipeline: BatchIterator
     step_fn: StepFn
     callbacks: Callbacks
@@ -210,21 +210,3 @@ def _check_identity(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -
                 f"--workdir={workdir}: was trained with {name} {reprlib.repr(saved.get(name))}, now it is "
                 f"{reprlib.repr(value)}; put back what it was trained with, or choose another --workdir"
             )
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C only ask to stop while the block runs; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def handler(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

@@ -35,7 +35,7 @@ WINDOW_SECONDS = 60.0
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process numbers repeat on other machines
     try:
         yield temporary
         os.replace(temporary, path)
@@ -221,6 +221,7 @@ class Progress:
         *,
         start: int = 0,
         label: str = "train",
+        unit: str = "steps",
         interval: float = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -231,11 +232,13 @@ class Progress:
           total: the last step.
           start: steps done before, of a resumed run.
           label: what is going on, in a word.
+          unit: what the steps are.
           interval: seconds between plain lines.
           console: where to write; standard error without it.
           clock: seconds, monotonic.
         """
         self._total, self._step, self._label, self._interval, self._clock = total, start, label, interval, clock
+        self._unit = unit
         self._console = console or Console(stderr=True)
         # Rate over the last minute, counted from the first update: that step was mostly compilation.
         self._seen: deque[tuple[float, int]] = deque()
@@ -281,7 +284,7 @@ class Progress:
         left = (self._total - self._step) / rate if rate > 0 else math.inf
         parts = [f"{name} {value:.4g}" for name, value in self._metrics.items()]
         if rate > 0:
-            parts += [f"{rate:.3g} steps/s", f"ETA {duration(left)}"]
+            parts += [f"{rate:.3g} {self._unit}/s", f"ETA {duration(left)}"]
         return "  ".join(parts)
 
     def _print_line(self, now: float) -> None:

@@ -18,7 +18,7 @@ from drifting import build, loop
 from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
 from drifting.data.source import LabelledSource
-from drifting.frozen import SampleSpace, sample_space
+from drifting.frozen import SampleSpace, source_space
 from drifting.hub.artifact import save_artifact
 from drifting.models.layers import unpatchify
 from drifting.models.mae import draw_mask, mae_loss
@@ -44,7 +44,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """
     check(config)
     source = build.source(config.data)
-    space = sample_space(config.data.vae, source.shape)
+    config, space = build.named_vae(config, source), source_space(config.data.vae, source)
     check_sizes(config, space.shape, source.num_classes)
     train = config.train
     arguments = build.mae_arguments(config.mae, space.shape[2], source.num_classes)
@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
 
     step_fn = jax.jit(partial(pretrain_step, graphdef, space, optimizer, config), donate_argnums=0)
     batch_size = min(train.batch_size, len(source))
-    batches = Pipeline(source, batch_size, train.seed, flip=config.data.flip, prefetch=config.data.prefetch)
+    batches = Pipeline(source, batch_size, train.seed, **build.reading(config.data))
     with closing(batches) as pipeline:
         step, state = loop.run(
             workdir=workdir,

@@ -16,7 +16,7 @@ from drifting import bank, build, loop
 from drifting.config import Config
 from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
 from drifting.data.source import LabelledSource
-from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, sample_space
+from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
 from drifting.sample import Sampler
@@ -43,7 +43,7 @@ def train(config: Config, workdir: Path) -> int:
     """
     check(config)
     source = build.source(config.data)
-    space = sample_space(config.data.vae, source.shape)
+    config, space = build.named_vae(config, source), source_space(config.data.vae, source)
     check_sizes(config, space.shape, source.num_classes)
     encoder = feature_encoder(config.features, space)
     parts, empty_state = set_up(config, space, encoder, source.num_classes)
@@ -116,15 +116,16 @@ def make_pipeline(config: Config, source: LabelledSource) -> BatchIterator:
     Raises:
         ConfigError: without banks, a class has too few samples.
     """
-    data, loss, seed = config.data, config.loss, config.train.seed
+    loss, seed = config.loss, config.train.seed
+    augment = build.reading(config.data)
     if config.bank.per_class:
         batch = min(config.bank.push, len(source))
-        return Pipeline(source, batch, seed, flip=data.flip, prefetch=data.prefetch)
+        return Pipeline(source, batch, seed, **augment)
     counts = np.bincount(source.labels, minlength=source.num_classes)
     fewest = int(counts.argmin())
     remedy = f"exceeds the {counts[fewest]} samples of class {source.class_names[fewest]!r}: use fewer, or a bank"
     require(loss.positives <= counts[fewest], "loss.positives", loss.positives, remedy)
-    return ClassBalanced(source, loss.labels, loss.positives, seed, flip=data.flip, prefetch=data.prefetch)
+    return ClassBalanced(source, loss.labels, loss.positives, seed, **augment)
 
 
 def empty_banks(config: Config, shape: tuple[int, int, int], num_classes: int) -> dict[str, bank.Bank]:

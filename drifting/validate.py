@@ -10,6 +10,7 @@ from typing import Any
 
 from drifting.config import (
     AnyConfig,
+    CacheBuild,
     Config,
     ConfigError,
     DataConfig,
@@ -19,6 +20,7 @@ from drifting.config import (
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
+    TrainingConfig,
 )
 from drifting.data.sources import SOURCES
 from drifting.fields import FIELDS
@@ -35,9 +37,12 @@ def check(config: AnyConfig) -> None:
     Raises:
         ConfigError: naming the first.
     """
+    _check_data(config.data)
+    if isinstance(config, CacheBuild):
+        _check_cache(config)
+        return
     _check_run(config.train)
     _check_optimizer(config.optimizer, config.train.steps)
-    _check_data(config.data)
     if isinstance(config, PretrainConfig):
         _check_mae(config)
         return
@@ -101,6 +106,20 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
 def _check_data(data: DataConfig) -> None:
     one_of("data.name", data.name, SOURCES)
     _at_least(0, "data", data, "prefetch")
+    remedy = "latents cannot be cropped: encode the images in training, with data.name of theirs and data.vae"
+    require(not (data.random_crop and data.name == "latents"), "data.random_crop", data.random_crop, remedy)
+
+
+def _check_cache(config: CacheBuild) -> None:
+    data, cache = config.data, config.cache
+    require(data.name != "latents", "data.name", data.name, "is a cache already: name the images")
+    require(data.vae is not None, "data.vae", None, "give the VAE whose latents are to be kept")
+    remedy = "a cache keeps both: set cache.flip, and data.flip when training"
+    require(not data.flip, "data.flip", data.flip, remedy)
+    require(not data.random_crop, "data.random_crop", data.random_crop, "a cache holds the central part of each image")
+    _at_least(1, "cache", cache, "shard_size", "batch_size")
+    _at_least(0, "cache", cache, "workers")
+    require(0 <= cache.max_bad <= 1, "cache.max_bad", cache.max_bad, "a share lies in [0, 1]")
 
 
 def _check_loss(config: Config) -> None:
@@ -244,7 +263,7 @@ def _check_mae(config: PretrainConfig) -> None:
     _check_dtype("mae.dtype", mae.dtype)
 
 
-def check_sizes(config: AnyConfig, shape: tuple[int, int, int], num_classes: int) -> None:
+def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes: int) -> None:
     """What can be checked only against the data: patches against the image size, classes against what is asked for.
 
     Args:

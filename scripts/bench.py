@@ -1,4 +1,4 @@
-"""Time and memory of a training step and of its loss, beside the released code's.
+"""Time and memory of a training step and of its loss, beside the released code's; speed of the data path.
 
     python -m scripts.bench
 
@@ -7,6 +7,7 @@ own figures and do not. The released code's column was measured on a 2-core CPU 
 given: compare ratios of runs on one machine.
 """
 
+import io
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from drifting import bank, build
 from drifting.config import Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.data.crop import centre_crop, random_crop
+from drifting.data.encoded import decode
 from drifting.features import mae_features, pixel_features
 from drifting.frozen import sample_space
 from drifting.kernels import KERNELS
 from drifting.losses import Objective, map_loss
 from drifting.state import create
 from drifting.step import Parts, draw_samples, drift_loss, generate, train_step
+from scripts import bench_data
 
 REPEATS = 10
 SHAPE, CLASSES = (16, 16, 4), 1000
@@ -107,6 +112,27 @@ def drift_problems(problems: int, channels: int) -> tuple[float, float, float, f
     return measure(jax.value_and_grad(lambda gen: loss(gen, pos, unc, *weights)[0]), gen)
 
 
+def photographs(count: int) -> list[bytes]:
+    """JPEGs of 400 x 500 pixels, smooth with noise, some 90 KB each."""
+    rng, encoded = np.random.default_rng(0), []
+    for _ in range(count):
+        smooth = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).resize((500, 400))
+        noisy = np.asarray(smooth) + rng.normal(0, 10, (400, 500, 3))
+        stream = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "jpeg", quality=90)
+        encoded.append(stream.getvalue())
+    return encoded
+
+
+def images_per_second(crop: Callable[[Any, int, int], Any]) -> float:
+    """Photographs decoded and cropped to 256 x 256 by `crop(pixels, 256, seed)`, a second of one core."""
+    encoded = photographs(100)
+    start = time.process_time()
+    for seed, data in enumerate(encoded):
+        crop(decode("", data, 3), 256, seed)
+    return len(encoded) / (time.process_time() - start)
+
+
 def main() -> None:
     """Prints the table."""
     table = Table(
@@ -152,10 +178,18 @@ def main() -> None:
     row("drift loss, 256 problems x 64 channels", drift_problems(256, 64), "56.7 ms, 1.4 GFLOP, 67 MB")
     row("drift loss, 64 problems x 512 channels", drift_problems(64, 512), "48.6 ms, 2.5 GFLOP, 46.5 MB")
     Console(width=120).print(table)
+    central, random = (
+        images_per_second(lambda pixels, size, _: centre_crop(pixels, size)),
+        images_per_second(random_crop),
+    )
+    print(
+        f"images decoded and cropped: {central:.0f} a second and core, at random {random:.0f} (JPEG, 400 x 500 to 256)"
+    )
     side = jnp.ones((2048, 2048))
     seconds, flop, _, _ = measure(jnp.matmul, side, side)
     print(f"matrix product of 2048 x 2048: {flop / seconds:.0f} GFLOP/s here, 200 where the released code was timed")
     print("GFLOP of the generator's blocks count one block of four: the compiler counts the body of a loop once")
+    bench_data.main()
 
 
 if __name__ == "__main__":

@@ -65,29 +65,6 @@ def test_photographs_of_the_binary_files(tmp_path: Path, below: str):
     assert cifar10(tmp_path).class_names[6] == "frog"
 
 
-def test_a_tfds_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import tensorflow_datasets as tfds
-
-    asked: list[Any] = []
-
-    def data_source(name: str, **options: Any) -> list[dict[str, Any]]:
-        asked.append((name, options["split"], options["data_dir"], options["download"]))
-        return [{"image": np.full((28, 28, 1), k, np.uint8), "label": k} for k in range(3)]
-
-    (tmp_path / "mnist").mkdir()
-    monkeypatch.setattr(tfds, "data_source", data_source)
-    images, labels = mnist(tmp_path, "heldout").__getitems__([2, 0])
-    assert asked == [("mnist", "test", tmp_path, False)] and labels.tolist() == [2, 0]
-    np.testing.assert_allclose(images[:, 0, 0, 0], [2 / 127.5 - 1, -1], atol=1e-6)
-
-
-def test_a_tfds_folder_of_another_format_is_one_line(tmp_path: Path):
-    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"TFDS cannot read mnist .*`tfds build mnist --file_format=array") as error:
-        mnist(tmp_path)
-    assert "\n" not in str(error.value)
-
-
 def test_what_is_not_there_or_damaged(tmp_path: Path):
     with pytest.raises(ValueError, match=r"has neither train-images-idx3-ubyte and .* nor a TFDS folder mnist/"):
         mnist(tmp_path)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from drifting import cli
 from drifting.cli import load_settings, main
-from drifting.config import Config, ConfigError, PretrainConfig, parse, to_dict
+from drifting.config import CacheBuild, Config, ConfigError, PretrainConfig, parse, to_dict
 from drifting.loop import TrainingError
 from drifting.monitor import Progress
 from tests.runs import ROOT, TINY, command, finish, finished_run, tree
@@ -243,9 +243,9 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
     [
         (
             ["trian"],
-            "trian: there is no such command; use one of pretrain, train, sample, evaluate, export, import, ",
+            "trian: there is no such command; use one of cache, pretrain, train, sample, evaluate, export, import, ",
         ),
-        (["--workdir=x"], "--workdir=x: there is no such command; use one of pretrain"),
+        (["--workdir=x"], "--workdir=x: there is no such command; use one of cache"),
         (
             ["train", f"--config={TINY}", "--wrokdir=x"],
             "--wrokdir: there is no such flag; use --workdir, --config (did",
@@ -302,7 +302,7 @@ def test_help_of_a_command_names_every_flag_and_setting(capsys: pytest.CaptureFi
     values = flags.FlagValues()
     cli.COMMANDS[name].define(values)
     assert len(list(values)) >= 1 and all(f"\n  --{flag}=" in captured.out for flag in values)
-    settings = {"train": Config, "pretrain": PretrainConfig}.get(name)
+    settings = {"train": Config, "pretrain": PretrainConfig, "cache": CacheBuild}.get(name)
     for section, keys in to_dict(settings()).items() if settings else ():
         assert f"\n  {section} " in captured.out
         assert all(f"{key}={value!r}" in captured.out for key, value in keys.items())

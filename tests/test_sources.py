@@ -4,23 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.datasets import load_digits
 
-from drifting.data.folder import centre_crop, imagefolder
 from drifting.data.source import to_float
 from drifting.data.sources import DIGITS_HELDOUT, SOURCES, array, digits, make_source
 from tests.test_classic import write_grey, write_photographs
-
-
-def save(file: Path, pixels: np.ndarray, **options) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file, **options)
-    return file
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from tests.test_folder import noise, write_folder
+from tests.test_tfds import prepare
 
 
 @pytest.fixture
@@ -33,23 +23,9 @@ def npz(tmp_path: Path):
     return write
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes, train and val, of images of various sizes and modes."""
-    root = tmp_path / "images"
-    save(root / "train" / "cat" / "b.png", noise(9, 13, 3))
-    save(root / "train" / "cat" / "a.png", noise(8, 8))
-    save(root / "train" / "ant" / "deep" / "c.JPEG", noise(31, 20, 3), format="jpeg")
-    save(root / "train" / "ant" / "a.png", noise(8, 10, 4))
-    (root / "train" / "ant" / "notes.txt").write_text("not an image")
-    (root / "train" / "ant" / "._a.png").write_text("not an image")
-    (root / "train" / ".cache").mkdir()
-    save(root / "val" / "cat" / "v.png", noise(40, 17, 3))
-    return root
-
-
-@pytest.fixture(params=sorted(SOURCES))
-def source(request: pytest.FixtureRequest, npz, folder: Path, tmp_path: Path):
+# Latents are no images in [-1, 1]: test_latents.py has their tests.
+@pytest.fixture(params=sorted(SOURCES.keys() - {"latents"}))
+def source(request: pytest.FixtureRequest, npz, tmp_path: Path):
     write_grey(tmp_path, packed=True)
     write_photographs(tmp_path)
     arguments = {
@@ -59,9 +35,13 @@ def source(request: pytest.FixtureRequest, npz, folder: Path, tmp_path: Path):
         "synthetic": {"image_size": 6, "classes": 3},
         "digits": {},
         "array": {"path": npz(image=noise(6, 5, 7, 3), label=np.arange(6) % 3)},
-        "imagefolder": {"path": folder, "image_size": 8},
+        "imagefolder": {"path": write_folder, "image_size": 8},
+        "tfds": {"path": prepare, "image_size": 8},
     }
-    return make_source(request.param, **arguments[request.param])
+    given = arguments[request.param]
+    if callable(write := given.get("path")):  # writing takes a while: only what this source reads
+        given["path"] = write(tmp_path / request.param)
+    return make_source(request.param, **given)
 
 
 def test_every_source_keeps_the_protocol(source) -> None:
@@ -154,101 +134,8 @@ def test_array_refuses_what_is_no_npz(tmp_path: Path) -> None:
             array(path)
 
 
-def test_imagefolder_numbers_sorted_classes_and_finds_nested_files(folder: Path) -> None:
-    train = imagefolder(folder, 8)
-    assert train.class_names == ("ant", "cat") and train.shape == (8, 8, 3)
-    np.testing.assert_array_equal(train.labels, [0, 0, 1, 1])
-    heldout = imagefolder(folder, 8, "heldout")
-    assert heldout.class_names == ("ant", "cat") and len(heldout) == 1 and heldout[0][1] == 1
-    flat = imagefolder(folder / "train", 8)
-    np.testing.assert_array_equal(flat[3][0], train[3][0])
-
-
-def test_imagefolder_pixels_and_modes(tmp_path: Path) -> None:
-    rgb, grey, rgba = noise(8, 8, 3), noise(8, 8), noise(8, 8, 4)
-    save(tmp_path / "c" / "0.png", rgb)
-    save(tmp_path / "c" / "1.png", grey)
-    save(tmp_path / "c" / "2.png", rgba)
-    save(tmp_path / "c" / "3.png", grey.astype(np.uint16) * 257)  # 16-bit levels
-    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "c" / "4.tif")
-    Image.fromarray(grey).convert("P").save(tmp_path / "c" / "5.gif")
-    images, _ = imagefolder(tmp_path, 8).__getitems__(range(6))
-    np.testing.assert_array_equal(images[0], to_float(rgb))
-    for i in (1, 3, 5):
-        np.testing.assert_array_equal(images[i], to_float(np.repeat(grey[..., None], 3, axis=2)))
-    np.testing.assert_array_equal(images[2], to_float(rgba[..., :3]))
-    np.testing.assert_allclose(images[4], to_float(rgb), atol=1e-6)
-    greys, _ = imagefolder(tmp_path, 8, channels=1).__getitems__(range(6))
-    assert greys.shape == (6, 8, 8, 1)
-    np.testing.assert_array_equal(greys[1, ..., 0], to_float(grey))
-    luma = rgb @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
-    np.testing.assert_allclose(greys[0, ..., 0], luma / 127.5 - 1, atol=1.5 / 127.5)
-
-
-def test_imagefolder_turns_images_as_exif_says(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held a quarter turn: show it turned clockwise
-    pixels = noise(8, 8, 3)
-    save(tmp_path / "c" / "a.png", pixels, exif=exif)
-    np.testing.assert_array_equal(imagefolder(tmp_path, 8)[0][0], to_float(np.rot90(pixels, k=-1)))
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (9, 17, 3), (17, 9, 3), (33, 16), (5, 7, 3), (101, 64, 3)])
-def test_centre_crop_shapes(shape: tuple[int, ...]) -> None:
-    assert centre_crop(noise(*shape), 8).shape == (8, 8, *shape[2:])
-
-
-def test_centre_crop_halves_by_box_and_keeps_the_centre() -> None:
-    pixels = noise(32, 64, 3) // 16 * 16  # multiples of 16, whose means over 4x4 need no rounding on the way
-    means = pixels.reshape(8, 4, 16, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_array_equal(centre_crop(pixels, 8), means[:, 4:12])
-    ramp = np.broadcast_to(np.linspace(0, 255, 60, dtype=np.uint8), (20, 60))
-    small = centre_crop(ramp, 10).astype(float)
-    assert abs(small.mean() - 127.5) < 2 and np.all(np.diff(small[5]) > 0)
-    constant = centre_crop(np.full((37, 23), 77, np.uint8), 9)
-    np.testing.assert_array_equal(constant, np.full((9, 9), 77))
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", "torn"])
-def test_imagefolder_names_the_damaged_file(tmp_path: Path, content: bytes | str) -> None:
-    good = save(tmp_path / "c" / "good.png", noise(64, 64, 3))
-    bad = tmp_path / "c" / "bad.png"
-    bad.write_bytes(good.read_bytes()[:2000] if isinstance(content, str) else content)
-    source = imagefolder(tmp_path, 8)
-    with pytest.raises(ValueError, match=r"cannot read the image .*bad\.png"):
-        source.__getitems__([0, 1])
-    assert source[1][0].shape == (8, 8, 3)
-
-
-def test_imagefolder_refuses_32_bit_images(tmp_path: Path) -> None:
-    save(tmp_path / "c" / "a.tif", np.ones((8, 8), np.float32))
-    with pytest.raises(ValueError, match=r"a\.tif.*8 or 16 bits"):
-        imagefolder(tmp_path, 8)[0]
-
-
-def test_imagefolder_refuses_bad_folders(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a folder"):
-        imagefolder(tmp_path / "missing", 8)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no class folders"):
-        imagefolder(tmp_path / "empty", 8)
-    with pytest.raises(ValueError, match="no held-out images"):
-        imagefolder(folder / "train", 8, "heldout")
-    save(folder / "val" / "dog" / "d.png", noise(8, 8))
-    with pytest.raises(ValueError, match=r"dog is a class that .*train lacks"):
-        imagefolder(folder, 8, "heldout")
-    (folder / "train" / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no images"):
-        imagefolder(folder, 8)
-    save(tmp_path / "odd" / "val" / "cat" / "v.png", noise(8, 8))
-    with pytest.raises(ValueError, match="val/ but no train/"):
-        imagefolder(tmp_path / "odd", 8)
-    for bad in ({"image_size": 0}, {"image_size": 8, "channels": 2}, {"image_size": 8, "split": "x"}):
-        with pytest.raises(ValueError, match=f"{list(bad)[-1]}="):
-            imagefolder(folder, **bad)
-
-
-def test_make_source_explains_its_arguments(folder: Path) -> None:
+def test_make_source_explains_its_arguments(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
     assert len(make_source("digits", split="heldout")) == DIGITS_HELDOUT
     assert make_source("imagefolder", path=folder, image_size=4, channels=1).shape == (4, 4, 1)
     with pytest.raises(ValueError, match="name='minst' is unknown: use one of digits, array, imagefolder, mnist"):

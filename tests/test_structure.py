@@ -16,7 +16,7 @@ LAYERS = [
     {"kernels", "sharding", "config"},
     {"fields", "bank", "guidance", "models"},
     {"state", "losses", "features"},
-    {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub"},
+    {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
     {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
     | {"evaluate", "sweep", "report", "plan", "analysis"},
     {"cli", "__main__"},

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from drifting.config import Config, ConfigError, PretrainConfig, parse
+from drifting.config import CacheBuild, Config, ConfigError, PretrainConfig, parse
 from drifting.fields import FIELDS
 from drifting.kernels import KERNELS
 from drifting.losses import FEATURE_SCALES, LOSSES
@@ -144,6 +144,26 @@ WRONG_PRETRAIN: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), WRONG_TRAIN, ids=lambda x: x[:40] if isinstance(x, str) else "")
 def test_what_cannot_train(changes: dict[str, Any], message: str):
     assert message_of(lambda: check(make(Config, changes))).startswith(message)
+
+
+WRONG_CACHE: list[tuple[dict[str, Any], str]] = [
+    ({"data.vae": None}, "data.vae=None: give the VAE whose latents are to be kept"),
+    ({"data.name": "latents"}, "data.name='latents': is a cache already: name the images"),
+    ({"data.flip": True}, "data.flip=True: a cache keeps both: set cache.flip"),
+    ({"data.random_crop": True}, "data.random_crop=True: a cache holds the central part of each image"),
+    ({"cache.shard_size": 0}, "cache.shard_size=0: use 1 or more"),
+    ({"cache.batch_size": 0}, "cache.batch_size=0: use 1 or more"),
+    ({"cache.workers": -1}, "cache.workers=-1: use 0 or more"),
+    ({"cache.max_bad": 1.5}, "cache.max_bad=1.5: a share lies in [0, 1]"),
+    ({"cache.max_bad": float("nan")}, "cache.max_bad=nan: a share lies in [0, 1]"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_CACHE, ids=lambda x: x[:40] if isinstance(x, str) else "")
+def test_wrong_cache_settings(changes: dict[str, Any], message: str):
+    right = {"data.vae": "random://smoke"}
+    check(make(CacheBuild, right))
+    assert message_of(lambda: check(make(CacheBuild, right | changes))).startswith(message)
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG_PRETRAIN, ids=lambda x: x[:40] if isinstance(x, str) else "")

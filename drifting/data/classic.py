@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.source import ArraySource, check_split
+from drifting.data.tfds import tfds_images
 
 DIGITS = tuple(str(c) for c in range(10))
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 CIFAR_FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "heldout": ["test_batch.bin"]}
-TFDS_SPLITS = {"train": "train", "heldout": "test"}
 
 
 def mnist(path: str | Path, split: str = "train") -> ArraySource:
@@ -109,15 +109,5 @@ def _cifar(paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def _tfds(name: str, folder: Path, split: str, class_names: tuple[str, ...], files: str) -> ArraySource:
     if not (folder / name).is_dir():
         raise ValueError(f"path={str(folder)!r} has neither {files} nor a TFDS folder {name}/: give the right one")
-    # Here, because it takes seconds to import.
-    import tensorflow_datasets as tfds
-
-    try:
-        examples = tfds.data_source(name, split=TFDS_SPLITS[split], data_dir=folder, download=False)
-    except Exception as error:  # of many kinds: the data is of another format, of another version, or not there
-        raise ValueError(
-            f"path={str(folder)!r}: TFDS cannot read {name} ({' '.join(str(error).split())[:200]}); prepare it with "
-            f"`tfds build {name} --file_format=array_record --data_dir={folder}`"
-        ) from error
-    images, labels = zip(*((e["image"], e["label"]) for e in examples), strict=True)
-    return ArraySource(name, np.stack(images), np.asarray(labels), class_names)
+    shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
+    return ArraySource(name, *tfds_images(folder / name, split, shape), class_names)

@@ -1,58 +1,39 @@
 """Images of a user's own in folders, one for each class, decoded when they are read."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from drifting.data.source import Batch, Indices, check_split, to_float
+from drifting.data.encoded import EncodedSource, check_size
+from drifting.data.imagenet import readable
+from drifting.data.source import Indices, check_split
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-class FolderSource:
+class FolderSource(EncodedSource):
     """Class folders of image files, decoded when they are read: see `imagefolder`."""
 
-    name = "imagefolder"
-
-    def __init__(self, files: Sequence[Path], labels: NDArray, class_names: tuple[str, ...], size: int, channels: int):
-        self.labels: NDArray[np.int32] = labels.astype(np.int32)
-        self.class_names = class_names
-        self.num_classes = len(class_names)
-        self.shape: tuple[int, int, int] = (size, size, channels)
+    def __init__(self, files: Sequence[str], labels: NDArray, class_names: tuple[str, ...], size: int, channels: int):
+        super().__init__("imagefolder", labels, class_names, size, channels)
         self._files = files
 
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
-        return to_float(self._read(index)), int(self.labels[index])
-
-    def __getitems__(self, indices: Indices, /) -> Batch:
-        images = np.empty((len(indices), *self.shape), np.uint8)
-        for row, index in enumerate(indices):
-            images[row] = self._read(index)
-        return to_float(images), self.labels[np.asarray(indices, dtype=np.int64)]
-
-    def _read(self, index: int | np.integer) -> NDArray[np.uint8]:
-        file = self._files[int(index)]
-        try:
-            with Image.open(file) as image:
-                pixels = _decode(image, self.shape[2])
-        # PIL raises SyntaxError and ValueError, too, on damaged files.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read the image {file}: {error}; repair or remove it") from error
-        return centre_crop(pixels, self.shape[0]).reshape(self.shape)
+    def encoded(self, indices: Indices) -> Iterator[tuple[str, Path]]:
+        """Of each image, its file, twice."""
+        for index in indices:
+            file = self._files[int(index)]
+            yield file, Path(file)
 
 
 def imagefolder(path: str | Path, image_size: int, split: str = "train", channels: int = 3) -> FolderSource:
     """A folder with one sub-folder of images for each class; labels follow the sorted folder names.
 
     The layout is `path/CLASS/...` (training images only) or `path/train/CLASS/...` beside `path/heldout/CLASS/...` or
-    `path/val/CLASS/...`. Images are turned as their EXIF tag says, converted to grey or RGB (alpha is dropped), and
-    reduced to `image_size` squares by `centre_crop`. Names that begin with a dot are ignored.
+    `path/val/CLASS/...`. Names that begin with a dot are ignored. Images become squares as in `EncodedSource`. Folders
+    named by ImageNet's WordNet ids are in ImageNet-1k's order, and their classes get English names.
 
     Args:
         path: The folder.
@@ -61,58 +42,37 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: An argument is out of range, or the folder has no images, no classes or no such split. Reading an
-            image that is damaged raises one, too, that names the file.
+        ValueError: An argument is out of range, or the folder has no images, no classes or no such split, or it is
+            rather one below it whose sub-folders are classes. Reading an image that is damaged raises one, too, that
+            names the file.
     """
     check_split(split)
-    if image_size <= 0:
-        raise ValueError(f"image_size={image_size} must be positive")
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} must be 1 (grey) or 3 (RGB)")
+    check_size(image_size, channels)
     train, heldout = _split_folders(Path(path))
-    class_names = tuple(f.name for f in _class_folders(train))
+    class_folders = _folders(train)
+    class_names = tuple(f.name for f in class_folders)
     if not class_names:
         raise ValueError(f"path={str(path)!r} has no class folders: expected {train}/CLASS/IMAGE")
+    if below := _folder_of_classes(class_folders):
+        raise ValueError(
+            f"path={str(path)!r}: its class folders hold folders and no images; give {str(below)!r} instead"
+        )
     folder = train if split == "train" else heldout
     if folder is None:
         raise ValueError(f"path={str(path)!r} has no held-out images: add heldout/CLASS/ or val/CLASS/ beside train/")
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
-    for class_folder in _class_folders(folder):
+    for class_folder in _folders(folder):
         if class_folder.name not in class_names:
             raise ValueError(f"{class_folder} is a class that {train} lacks: remove it or add training images")
-        found = [f for f in sorted(class_folder.rglob("*")) if _is_image(f)]
+        found = _images(class_folder)
         if not found:
             raise ValueError(
                 f"{class_folder} holds no images: remove it or add some: {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
         files += found
         labels += [class_names.index(class_folder.name)] * len(found)
-    return FolderSource(files, np.asarray(labels), class_names, image_size, channels)
-
-
-def centre_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The central square of an image, resized to `[size, size, ...]` as ADM does (Dhariwal & Nichol 2021, section 4).
-
-    The image `[H, W]` or `[H, W, C]` uint8 is halved with a box filter while its shorter side is at least twice `size`,
-    then resized so that the shorter side is `size` (bicubic, up or down), then cropped.
-    """
-    image = Image.fromarray(pixels)
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image)[top : top + size, left : left + size]
-
-
-def _decode(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # convert() would clip 16-bit levels at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"32-bit images (mode {image.mode}) have no fixed range, use 8 or 16 bits")
-    return np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return FolderSource(files, np.asarray(labels), readable(class_names), image_size, channels)
 
 
 def _split_folders(path: Path) -> tuple[Path, Path | None]:
@@ -128,9 +88,36 @@ def _split_folders(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+def _images(folder: Path) -> list[str]:
+    """The image files at any depth, in the order of their paths. A million of them: no call of the system for each."""
+    found: list[str] = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(base, name) for name in names if _is_image(name)]
+    return sorted(found, key=lambda file: file.split(os.sep))
+
+
+def _folder_of_classes(class_folders: list[Path]) -> Path | None:
+    """If these are no classes, but folders above them: the first folder below whose sub-folders hold images."""
+    if any(_holds_images(folder) for folder in class_folders):
+        return None
+    for folder in class_folders:
+        below = _folders(folder)
+        if any(_holds_images(f) for f in below):
+            # train/ is a part of what is to be given.
+            return folder.parent if folder.name == "train" else folder
+        if deeper := _folder_of_classes(below):
+            return deeper
+    return None
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(file.name) for file in folder.iterdir())
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")

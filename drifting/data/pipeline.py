@@ -14,23 +14,25 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.source import LabelledSource, Source
+from drifting.data.source import LabelledSource, Source, read
 
 # Purposes of the random streams, so that no two draws of a run share one.
-_ORDER, _FLIP, _CLASSES = range(3)
+_ORDER, _FLIP, _CLASSES, _CROP = range(4)
 
 
 class BatchIterator(abc.ABC):
     """An iterator of `{"image": float32 [B, H, W, C], "label": int32 [B]}` that can be resumed at any batch.
 
-    `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, flips, prefetches and counts.
+    `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
 
     Args:
         source: The images.
         batch_size: Images in a batch, over all processes.
         num_batches: Where the iterator stops.
-        seed: Any non-negative integer; order and flips follow from it.
+        seed: Any non-negative integer; order, flips and crops follow from it.
         flip: Mirror each image left to right with probability 1/2, a fresh coin for each position in the order.
+        random_crop: Deliver a random resized crop of each image, a fresh one for each position in the order: it depends
+            on `seed` and that position alone, neither on the batch size nor on the number of processes.
         prefetch: Threads, and batches made ahead of the caller; 0 reads in the caller's thread.
         process_index, process_count: This process delivers the rows
             `[process_index * B / process_count, (process_index + 1) * B / process_count)` of each batch.
@@ -47,6 +49,7 @@ class BatchIterator(abc.ABC):
         num_batches: int,
         seed: int,
         flip: bool,
+        random_crop: bool,
         prefetch: int,
         process_index: int,
         process_count: int,
@@ -67,7 +70,7 @@ class BatchIterator(abc.ABC):
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.seed = seed
-        self._flip = flip
+        self._flip, self._random_crop = flip, random_crop
         rows = batch_size // process_count
         self._rows = slice(process_index * rows, (process_index + 1) * rows)
         self._position = 0
@@ -80,11 +83,15 @@ class BatchIterator(abc.ABC):
 
     def batch(self, position: int) -> dict[str, NDArray]:
         """This process's rows of batch number `position`, whatever has been read before."""
-        images, labels = self.source.__getitems__(self.indices(position))
+        indices = self.indices(position)
+        mirrored, crop_seeds = np.zeros(len(indices), bool), None
         if self._flip:
             coins = np.random.default_rng([self.seed, _FLIP, position]).random(self.batch_size) < 0.5
-            mirrored = coins[self._rows][: len(images)]
-            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+            mirrored = coins[self._rows][: len(indices)]
+        if self._random_crop:
+            first = position * self.batch_size + self._rows.start
+            crop_seeds = [(self.seed, _CROP, first + row) for row in range(len(indices))]
+        images, labels = read(self.source, indices, mirrored, crop_seeds)
         return {"image": images, "label": labels}
 
     def __iter__(self) -> Self:
@@ -147,6 +154,7 @@ class Pipeline(BatchIterator):
         shuffle: bool = True,
         epochs: int | None = None,
         flip: bool = False,
+        random_crop: bool = False,
         prefetch: int = 2,
         process_index: int = 0,
         process_count: int = 1,
@@ -160,6 +168,7 @@ class Pipeline(BatchIterator):
             num_batches=-(-self._total // max(batch_size, 1)),
             seed=seed,
             flip=flip,
+            random_crop=random_crop,
             prefetch=prefetch,
             process_index=process_index,
             process_count=process_count,
@@ -202,6 +211,7 @@ class ClassBalanced(BatchIterator):
         seed: int,
         *,
         flip: bool = False,
+        random_crop: bool = False,
         prefetch: int = 2,
         process_index: int = 0,
         process_count: int = 1,
@@ -225,6 +235,7 @@ class ClassBalanced(BatchIterator):
             num_batches=sys.maxsize,
             seed=seed,
             flip=flip,
+            random_crop=random_crop,
             prefetch=prefetch,
             process_index=process_index,
             process_count=process_count,

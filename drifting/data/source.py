@@ -1,10 +1,12 @@
 """What a source is: a labelled image set that can be read at any index."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from drifting.data.crop import Seed, random_crops
 
 Indices = Sequence[int] | NDArray[np.integer]
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -46,6 +48,38 @@ class LabelledSource(Source, Protocol):
     @property
     def labels(self) -> NDArray[np.int32]:
         """All labels, `[N]` int32."""
+
+
+@runtime_checkable
+class AugmentingSource(Source, Protocol):
+    """A source that mirrors and crops its images itself, because it can do so better before they are delivered."""
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+        """As `read` below."""
+
+
+def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+    """Augmented images `[B, H, W, C]` float32 in [-1, 1], and labels `[B]` int32.
+
+    Sources that have a method `read` do it themselves; of the others the delivered images are cropped.
+
+    Args:
+        source: where they come from.
+        indices: `[B]`, which ones.
+        mirrored: `[B]`, which of them to mirror left to right.
+        crop_seeds: a seed for each random resized crop (`drifting.data.crop.random_box`); None: no random crops.
+
+    Raises:
+        ValueError: the source cannot crop, or an image cannot be read.
+    """
+    if isinstance(source, AugmentingSource):
+        return source.read(indices, mirrored, crop_seeds)
+    images, labels = source.__getitems__(indices)
+    if crop_seeds is not None:
+        images = random_crops(images, crop_seeds)
+    if mirrored.any():
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return images, labels
 
 
 def to_float(images: NDArray) -> NDArray[np.float32]:
@@ -103,6 +137,11 @@ class OneClass:
 
     def __getitems__(self, indices: Indices, /) -> Batch:
         images, labels = self._source.__getitems__(indices)
+        return images, np.zeros_like(labels)
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+        """The source's images, augmented by its own method where it has one."""
+        images, labels = read(self._source, indices, mirrored, crop_seeds)
         return images, np.zeros_like(labels)
 
 

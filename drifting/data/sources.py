@@ -11,8 +11,10 @@ from sklearn.datasets import load_digits
 
 from drifting.data.classic import cifar10, fashion_mnist, mnist
 from drifting.data.folder import imagefolder
+from drifting.data.latents import latents
 from drifting.data.source import ArraySource, LabelledSource, check_split
 from drifting.data.synthetic import synthetic
+from drifting.data.tfds import tfds
 
 DIGITS_HELDOUT = 397
 
@@ -107,7 +109,9 @@ SOURCES: dict[str, Callable[..., LabelledSource]] = {
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "tfds": tfds,
     "synthetic": synthetic,
+    "latents": latents,
 }
 
 

@@ -1,0 +1,392 @@
+"""Encoding a data set into a cache of latents: `drifting cache`. For what it writes see `drifting.data.latents`.
+
+The work is cut into shards, which depend on the settings alone: shard `k` holds the images `[k S, (k + 1) S)` of the
+source, in order and without those that cannot be read. Each process makes whole shards, so the records are the same
+whatever the number of processes and however often they were killed (on accelerators whose compiler chooses algorithms
+by timing them, but for rounding). A shard is finished when its `.json` is there, which is written last.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from numpy.typing import NDArray
+
+from drifting import build
+from drifting.checkpoint import CONFIG_FILE, check_config, write_config
+from drifting.config import CacheBuild, ConfigError
+from drifting.data.latents import (
+    FACTS,
+    FORMAT,
+    LABELS,
+    MANIFEST,
+    VERSION,
+    file_sha256,
+    labels_sha256,
+    read_json,
+    record_type,
+    shard_name,
+)
+from drifting.data.source import LabelledSource, Source
+from drifting.frozen import SampleSpace, sample_space
+from drifting.interrupts import interrupts
+from drifting.monitor import Progress, atomic_path, duration
+from drifting.validate import check, require
+
+logger = logging.getLogger("drifting")
+
+Image = NDArray[np.float32]
+
+LISTED = 10
+"""Images that could not be read which the last message names."""
+
+
+class CacheError(RuntimeError):
+    """A cache cannot be finished. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images `indices` of the source, in the files `path` and `record`, of which the latter is written last."""
+
+    path: Path
+    record: Path
+    indices: range
+
+    def finished(self) -> dict[str, Any] | None:
+        """What is recorded of the shard: `file records bytes sha256 labels bad`; None while it is not finished."""
+        if not self.record.is_file():
+            return None
+        found = read_json(self.record)
+        whole = self.path.is_file() and self.path.stat().st_size == found["bytes"]
+        return found if whole else None
+
+
+def shards_of(folder: Path, samples: int, size: int) -> list[Shard]:
+    """The shards of so many samples, `size` each but for the last."""
+    count = -(-samples // size)
+    names = [folder / shard_name(number, count) for number in range(count)]
+    return [
+        Shard(
+            name.with_suffix(".array_record"), name.with_suffix(".json"), range(k * size, min((k + 1) * size, samples))
+        )
+        for k, name in enumerate(names)
+    ]
+
+
+def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, process_count: int = 1) -> bool:
+    """Encodes a data set into `workdir`, going on where an earlier call stopped; returns whether the cache is whole.
+
+    On SIGTERM and Ctrl-C it stops after the batch under way. The process that finds all shards finished writes the
+    manifest.
+
+    Args:
+        config: what to encode, and how.
+        workdir: the cache's folder, shared by all processes.
+        process_index, process_count: this process makes the shards `k` with `k % process_count == process_index`.
+
+    Raises:
+        ConfigError: the settings cannot work, or are not those of the cache in `workdir`.
+        CacheError: too many images cannot be read, or the VAE's output is not finite.
+    """
+    check(config)
+    require(process_count > 0, "--process_count", process_count, "use 1 or more")
+    remedy = f"must lie in [0, --process_count={process_count})"
+    require(0 <= process_index < process_count, "--process_index", process_index, remedy)
+    check_config(workdir, config)
+    began, source = time.monotonic(), build.source(config.data)
+    space = sample_space(config.data.vae, source.shape)
+    claim(workdir, config, cache_facts(config, source, space))
+    shards = shards_of(workdir, len(source), config.cache.shard_size)
+    mine = shards[process_index::process_count]
+    _remove_temporary(path for shard in mine for path in (shard.path, shard.record))
+    if process_index == 0:
+        _remove_temporary([workdir / LABELS, workdir / MANIFEST])
+    missing = [shard for shard in mine if shard.finished() is None]
+    images = sum(len(shard.indices) for shard in missing)
+    logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
+    with interrupts() as interrupted:
+        whole = not missing or _Builder(config, source, space, shards).make(missing, interrupted)
+    if not whole:
+        logger.info("cache: stopped, the same command goes on from there")
+        return False
+    return _finish(workdir, shards, images, time.monotonic() - began)
+
+
+def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) -> dict[str, Any]:
+    """What a cache depends on, JSON-able. The checksum covers labels and some of the images, as `build.data_facts`."""
+    assert space.vae is not None
+    digest = hashlib.sha256(source.labels.tobytes())
+    for index in np.linspace(0, len(source) - 1, build.PROBES).astype(np.int64):
+        image = _read(source, int(index))
+        digest.update(b"" if isinstance(image, ValueError) else image.tobytes())
+    return {
+        "data": source.name,
+        "samples": len(source),
+        "shape": list(source.shape),
+        "classes": list(source.class_names),
+        "checksum": digest.hexdigest(),
+        "crop": "ADM centre" if config.data.image_size and source.name != "synthetic" else None,
+        "vae": config.data.vae,
+        "vae_checksum": space.vae.checksum,
+        "latent_shape": list(space.shape),
+        "flip": config.cache.flip,
+        "shard_size": config.cache.shard_size,
+        "batch_size": config.cache.batch_size,
+    }
+
+
+def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
+    """Writes settings and facts into a new folder, or checks that the facts there are the same.
+
+    Raises:
+        ConfigError: the folder holds something else, or cannot be written.
+    """
+    path = workdir / FACTS
+    if path.is_file():
+        old = read_json(path)
+        # Where the VAE lies may change, its weights may not.
+        if changed := [key for key in facts if key != "vae" and facts[key] != old.get(key)]:
+            listed = "; ".join(f"{key} was {old.get(key)!r}, is {facts[key]!r}"[:200] for key in changed)
+            remedy = "put back what it was made from or choose another --workdir"
+            raise ConfigError(f"--workdir={workdir}: holds a cache of something else ({listed}); {remedy}")
+        return
+    write_config(workdir, config)
+    _write_json(path, facts)
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(source: Source, index: int) -> Image | ValueError:
+    """An image, or why it cannot be read."""
+    try:
+        return source[index][0]
+    except ValueError as error:
+        return error
+
+
+@dataclass
+class _Made:
+    """What has been found of the shard under way: its readable images' labels, and the others."""
+
+    labels: list[int] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Builder:
+    """Makes shards: threads decode ahead of the device, which computes a batch while the one before is written."""
+
+    def __init__(self, config: CacheBuild, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> None:
+        cache = config.cache
+        self._source, self._space, self._shards, self._config = source, space, shards, cache
+        self._record = record_type(space.shape, cache.flip)
+        self._allowed = cache.max_bad * len(source)
+        self._encode = jax.jit(self._moments)
+        self._made, self._bad_before = _Made(), 0
+
+    def _moments(self, params: Any, images: jax.Array) -> jax.Array:
+        """Moments `[B, views, h, w, 2 C]` float16 of images `[B, H, W, C]` float32."""
+        views = [images, images[:, :, ::-1]] if self._config.flip else [images]
+        moments = self._space.moments(params, jnp.concatenate(views))
+        return jnp.stack(jnp.split(moments, len(views)), axis=1).astype(jnp.float16)
+
+    def make(self, missing: Sequence[Shard], interrupted: Callable[[], bool]) -> bool:
+        """Makes shards one after the other; returns whether all are made, or False after an interrupt."""
+        workers = self._config.workers or _cores()
+        total = sum(len(shard.indices) for shard in missing)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        progress = Progress(total, label="cache", unit="images")
+        try:
+            with progress:
+                images = self._decoded(pool, missing, ahead=2 * self._config.batch_size + workers)
+                done = 0
+                for shard in missing:
+                    with closing(self._make_shard(shard, images)) as steps:
+                        for step in steps:
+                            done += step
+                            progress.update(done, {"bad": self._bad_before + len(self._made.bad)})
+                            if interrupted():
+                                return False
+            return True
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decoded(
+        self, pool: ThreadPoolExecutor, shards: Sequence[Shard], ahead: int
+    ) -> Iterator[tuple[int, Image | ValueError]]:
+        """Indices and images in order, of which `ahead` are decoded before they are asked for, over shards' ends."""
+        indices = chain.from_iterable(shard.indices for shard in shards)
+        waiting: deque[tuple[int, Future[Image | ValueError]]] = deque()
+
+        def start(index: int) -> None:
+            waiting.append((index, pool.submit(_read, self._source, index)))
+
+        for index in islice(indices, ahead):
+            start(index)
+        while waiting:
+            index, future = waiting.popleft()
+            for following in islice(indices, 1):
+                start(following)
+            yield index, future.result()
+
+    def _make_shard(self, shard: Shard, images: Iterator[tuple[int, Image | ValueError]]) -> Generator[int]:
+        """Makes one shard; yields the number of images of each batch once it is under way."""
+        self._made = _Made()
+        self._bad_before = sum(len(found["bad"]) for other in self._shards if (found := other.finished()))
+        temporary = shard.path.with_name(f".{shard.path.name}.{uuid.uuid4().hex}.tmp")
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        try:
+            before: tuple[list[int], jax.Array] | None = None
+            left = len(shard.indices)
+            while left:
+                indices, batch, taken = self._take_batch(islice(images, left))
+                left -= taken
+                now = (indices, self._encode(self._space.params, batch))
+                if before is not None:
+                    self._write(writer, *before)
+                before = now
+                yield taken
+            if before is not None:
+                self._write(writer, *before)
+            writer.close()
+            self._publish(shard, temporary)
+        finally:
+            if writer.is_open():
+                writer.close()
+            temporary.unlink(missing_ok=True)
+
+    def _take_batch(self, images: Iterator[tuple[int, Image | ValueError]]) -> tuple[list[int], Image, int]:
+        """Indices and images of the next batch, padded with zeros, and how many images were looked at for it."""
+        batch = np.zeros((self._config.batch_size, *self._source.shape), np.float32)
+        indices: list[int] = []
+        taken = 0
+        for index, image in images:
+            taken += 1
+            if isinstance(image, ValueError):
+                self._skip(index, image)
+                continue
+            batch[len(indices)] = image
+            indices.append(index)
+            if len(indices) == len(batch):
+                break
+        return indices, batch, taken
+
+    def _skip(self, index: int, error: ValueError) -> None:
+        reason = " ".join(str(error).split())
+        logger.warning("cache: skipped image %d: %s", index, reason)
+        self._made.bad.append({"index": index, "reason": reason})
+        bad = self._bad_before + len(self._made.bad)
+        if bad > self._allowed:
+            raise CacheError(
+                f"cache: {bad} of {len(self._source):,} images cannot be read, more than cache.max_bad="
+                f"{self._config.max_bad:g} allows, the last because: {reason}; finished shards stay: raise "
+                f"cache.max_bad, or mend the images and choose another --workdir"
+            )
+
+    def _write(self, writer: Any, indices: list[int], moments: jax.Array) -> None:
+        """Writes a record for each of the images `indices`, the first rows of `moments`."""
+        table = np.zeros(len(indices), self._record)
+        table["index"], table["label"] = indices, self._source.labels[indices]
+        table["moments"] = np.asarray(moments)[: len(indices)]
+        finite = np.isfinite(table["moments"]).all(axis=(1, 2, 3, 4))
+        if not finite.all():
+            index = indices[int(finite.argmin())]
+            raise CacheError(f"cache: moments of image {index} are not finite in float16; is data.vae the right one?")
+        for row in table:
+            writer.write(row.tobytes())
+        self._made.labels += table["label"].tolist()
+
+    def _publish(self, shard: Shard, temporary: Path) -> None:
+        """Gives a written shard its name, and records it: from then on it is finished."""
+        _flush(temporary)
+        found = {
+            "file": shard.path.name,
+            "records": len(self._made.labels),
+            "bytes": temporary.stat().st_size,
+            "sha256": file_sha256(temporary),
+            "labels": self._made.labels,
+            "bad": self._made.bad,
+        }
+        # What is recorded of a shard that was there before must not vouch for the new one.
+        shard.record.unlink(missing_ok=True)
+        os.replace(temporary, shard.path)
+        _flush(shard.path.parent)
+        _write_json(shard.record, found)
+
+
+def _finish(workdir: Path, shards: Sequence[Shard], images: int, seconds: float) -> bool:
+    """Writes the manifest if all shards are finished; says what there is."""
+    found = [record for shard in shards if (record := shard.finished())]
+    took = f"{images:,} images in {duration(seconds)}"
+    if len(found) < len(shards):
+        left = len(shards) - len(found)
+        logger.info("cache: this process is done, %s; %d shards of other processes are not there yet", took, left)
+        return False
+    labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
+    bad = [image for record in found for image in record["bad"]]
+    with atomic_path(workdir / LABELS) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, labels.astype("<i4"), allow_pickle=False)
+        _flush(temporary)
+    keys = ("file", "records", "bytes", "sha256")
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "facts": read_json(workdir / FACTS),
+        "images": len(labels),
+        "bad": bad,
+        "labels_sha256": labels_sha256(labels),
+        "shards": [{key: record[key] for key in keys} for record in found],
+    }
+    _write_json(workdir / MANIFEST, manifest)
+    _remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
+    size = sum(record["bytes"] for record in found) / 1e9
+    logger.info("cache: done, %s; %s holds %s images, %.3g GB", took, workdir, f"{len(labels):,}", size)
+    if bad:
+        logger.warning("cache: %d images could not be read, all are listed in %s:", len(bad), workdir / MANIFEST)
+        for image in bad[:LISTED]:
+            logger.warning("cache: image %d: %s", image["index"], image["reason"])
+    return True
+
+
+def _remove_temporary(paths: Iterable[Path]) -> None:
+    """Removes what killed processes left of files that no other process is writing now."""
+    for path in paths:
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):
+            stale.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object so that it survives a crash: whole, or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        _flush(temporary)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a folder's entries are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError) if path.is_dir() else nullcontext():  # some network file systems cannot flush folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Squares cut out of images: ADM's central one, and random ones."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Seed = int | Sequence[int]
+"""What `numpy.random.default_rng` takes."""
+Box = tuple[int, int, int, int]
+
+AREA = (0.2, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+TRIES = 10
+
+
+def centre_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The central square of an image, resized to `[size, size, ...]` as ADM does (Dhariwal & Nichol 2021, section 4).
+
+    The image `[H, W]` or `[H, W, C]` uint8 is halved with a box filter while its shorter side is at least twice `size`,
+    then resized so that the shorter side is `size` (bicubic, up or down), then cropped.
+    """
+    image = Image.fromarray(pixels)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image)[top : top + size, left : left + size]
+
+
+def random_box(width: int, height: int, seed: Seed) -> Box:
+    """A random part of an image, `(left, top, right, bottom)` in pixels: the rule of torchvision's `RandomResizedCrop`.
+
+    A share of the image's area is drawn uniformly from `AREA` and a ratio of width to height log-uniformly from
+    `ASPECT`, at most `TRIES` times until the part fits into the image; then it is placed uniformly. If none fits, it is
+    the largest central part whose ratio lies in `ASPECT`.
+
+    Args:
+        width, height: of the image, in pixels.
+        seed: the part is a function of it and of the image's size.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(TRIES):
+        area = width * height * rng.uniform(*AREA)
+        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * ASPECT[1]))
+    h = min(height, round(width / ASPECT[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def random_crop(pixels: NDArray[np.uint8], size: int, seed: Seed) -> NDArray[np.uint8]:
+    """A random part (`random_box`) of an image `[H, W]` or `[H, W, C]` uint8, resized to `[size, size, ...]` (bicubic).
+
+    The part is cut out first: no pixel outside it has a say.
+    """
+    image = Image.fromarray(pixels)
+    part = image.crop(random_box(image.width, image.height, seed))
+    return np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def random_crops(images: NDArray[np.float32], seeds: Sequence[Seed]) -> NDArray[np.float32]:
+    """Of each image `[B, H, W, C]` float32 in [-1, 1] a random part, resized to `H x W` (bicubic), by its own seed."""
+    _, height, width, channels = images.shape
+    out = np.empty_like(images)
+    for row, seed in enumerate(seeds):
+        box = random_box(width, height, seed)
+        for c in range(channels):
+            part = Image.fromarray(np.ascontiguousarray(images[row, :, :, c])).crop(box)
+            out[row, :, :, c] = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+    return out.clip(-1, 1)  # cubics overshoot
