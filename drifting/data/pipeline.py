@@ -23,6 +23,8 @@ _ORDER, _FLIP, _CLASSES, _CROP = range(4)
 class BatchIterator(abc.ABC):
     """An iterator of `{"image": float32 [B, H, W, C], "label": int32 [B]}` that can be resumed at any batch.
 
+    Of a cache of latents, the images are their moments: float16 `[B, h, w, 2 C]`.
+
     `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
 
     Args:
