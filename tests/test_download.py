@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants
 
+from drifting.hub import download
 from drifting.hub.download import RELEASED_FOLDERS, HubFolder, cache_folder, fetch, fetch_url, parse_reference
 from drifting.hub.errors import HubError
 from tests import fake_hub
@@ -139,26 +140,49 @@ def test_a_cut_connection_goes_on_where_it_stopped(hub: FakeHub, monkeypatch: py
     assert 20_000 < starts[0] < starts[1] < len(LARGE)
 
 
-def test_a_download_that_fails_leaves_nothing_under_the_name(
+def test_a_download_that_fails_leaves_nothing_under_the_name_and_goes_on_later(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.cut = 1000
     with pytest.raises(HubError, match=r"params.safetensors: no connection") as error:
         fetch(f"hf://{REPO}", ["params.safetensors"])
     assert "run the same command again" in one_line(error)
-    assert cached_files(tmp_path / "home") == []
+    (partial,) = cached_files(tmp_path / "home")
+    assert partial == f"{hashlib.sha256(LARGE).hexdigest()}.incomplete"
     hub.cut = 0
+    hub.requests.clear()
     assert (fetch(f"hf://{REPO}", ["params.safetensors"]).path / "params.safetensors").read_bytes() == LARGE
+    (asked,) = (asked for method, _, asked in hub.requests if method == "GET")
+    assert asked is not None and int(asked[len("bytes=") : -1]) > 20_000
+    assert cached_files(tmp_path / "home") == ["params.safetensors"]
+
+
+def test_what_a_killed_process_left_is_continued_and_checked(hub: FakeHub, tmp_path: Path):
+    """Half of the file, as SIGKILL leaves it; and a half that is not this file's, which is noticed and removed."""
+    name = hashlib.sha256(LARGE).hexdigest()
+    blobs = tmp_path / "home" / "hub" / "models--someone--digits" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{name}.incomplete").write_bytes(bytes(30_000))
+    with pytest.raises(HubError, match=r"damaged .* and removed: run the same command") as error:
+        fetch(f"hf://{REPO}", ["params.safetensors"])
+    assert one_line(error) and cached_files(tmp_path / "home") == []
+    (blobs / f"{name}.incomplete").write_bytes(LARGE[:30_000])
+    hub.requests.clear()
+    assert (fetch(f"hf://{REPO}", ["params.safetensors"]).path / "params.safetensors").read_bytes() == LARGE
+    assert [asked for method, _, asked in hub.requests if method == "GET"] == ["bytes=30000-"]
 
 
 def test_a_full_disk(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(file_download, "http_get", full)
+    monkeypatch.setattr(download, "http_get", full)
     with pytest.raises(HubError, match=r"no space left on the disk: make room, or set HF_HOME") as error:
         fetch(f"hf://{REPO}", ["params.safetensors"])
-    assert one_line(error) and cached_files(tmp_path / "home") == []
+    assert one_line(error) and not [
+        name for name in cached_files(tmp_path / "home") if not name.endswith(".incomplete")
+    ]
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "params.safetensors"])  # checksums of git, and SHA-256

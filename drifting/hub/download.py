@@ -13,11 +13,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from huggingface_hub import hf_hub_download, parse_hf_uri, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    parse_hf_uri,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, HfUriError, RemoteEntryNotFoundError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from drifting.hub.artifact import sha256
 from drifting.hub.errors import FAILURES, HubError, explained
@@ -102,8 +110,8 @@ def parse_reference(reference: str) -> HubFolder | Path:
 def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Sequence[str] = ()) -> Fetched:
     """The folder that a reference names, on this machine; of a repository exactly the files asked for are downloaded.
 
-    All files come from one commit. A connection that breaks is taken up again within the call; a call that is ended
-    leaves the files that are whole, and the next begins the unfinished one anew. A local folder is not looked into.
+    All files come from one commit. A download that broke off goes on where it stopped, also one whose process was
+    killed. A local folder is not looked into.
 
     Args:
         reference: see the head of this module.
@@ -122,10 +130,11 @@ def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Seq
         return Fetched(place, None)
     found = None
     for name in (*names, *optional):
-        cached = try_to_load_from_cache(place.repo, str(PurePosixPath(place.folder, name)), revision=place.revision)
-        if not isinstance(cached, str):
-            logger.info("%s: downloading %s", place.reference, name)
+        inside = str(PurePosixPath(place.folder, name))
         try:
+            if not isinstance(try_to_load_from_cache(place.repo, inside, revision=place.revision), str):
+                logger.info("%s: downloading %s", place.reference, name)
+                _fetch_blob(hf_hub_url(place.repo, inside, revision=place.revision), place.repo)
             path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
         except FAILURES as error:
             if name in optional and isinstance(error, RemoteEntryNotFoundError):
@@ -138,6 +147,27 @@ def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Seq
     if found is None:
         raise ValueError(f"{place.reference}: has none of {', '.join(optional)}")
     return found
+
+
+def _fetch_blob(url: str, repo: str) -> None:
+    """Brings a large file's content to where huggingface_hub, which begins anew after a break, then finds it.
+
+    What it cannot be asked about (no network, no access, no such file) is left to huggingface_hub to say.
+    """
+    try:
+        metadata = get_hf_file_metadata(url)
+    except FAILURES:
+        return
+    if not re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):
+        return
+    headers = build_hf_headers()
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the storage behind the hub has signed addresses
+    path = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "blobs", str(metadata.etag))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            _fetch_whole(metadata.location, path, path.name, headers)
 
 
 def _check_blob(path: Path) -> None:
@@ -198,12 +228,12 @@ def _is_whole(path: Path, checksum: str) -> bool:
     return path.is_file() and sha256(path) == checksum
 
 
-def _fetch_whole(url: str, path: Path, checksum: str) -> None:
+def _fetch_whole(url: str, path: Path, checksum: str, headers: dict[str, str] | None = None) -> None:
     partial = path.with_name(f"{path.name}.incomplete")
     if not _is_whole(partial, checksum):  # a process may have ended before the last step
         try:
             with partial.open("ab") as file:
-                http_get(url, file, resume_size=file.tell(), displayed_filename=path.name)
+                http_get(url, file, resume_size=file.tell(), headers=headers, displayed_filename=path.name)
         except HfHubHTTPError as error:
             if error.response.status_code == 416:  # longer than the file of the web: no part of it
                 partial.unlink()
