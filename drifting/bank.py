@@ -21,23 +21,26 @@ class Bank:
     """Ring buffers, one for each of `C` classes, of `K` samples each.
 
     Attributes:
-      samples: `[C, K, *shape]`; the slots of class `c` that are valid are the first `fill(bank)[c]`.
+      samples: `[C, K, *shape]`; the slots of class `c` that are valid are the first `fill(bank)[c]`. None in a
+        checkpoint that holds their numbers alone.
+      ids: `[C, K]` uint32, what each sample is called in the data's order, by which it can be read again.
       pushed: `[C]` int32, pushes per class folded into `[0, 2K)`: exact while the ring is not full, afterwards a full
         turn is subtracted, so that it never overflows. `pushed % K` is the next slot, `min(pushed, K)` the fill.
     """
 
     samples: Array
+    ids: Array
     pushed: Array
 
     @property
     def num_classes(self) -> int:
         """Number of classes `C`."""
-        return self.samples.shape[0]
+        return self.ids.shape[0]
 
     @property
     def capacity(self) -> int:
         """Samples kept per class, `K`."""
-        return self.samples.shape[1]
+        return self.ids.shape[1]
 
 
 def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Bank:
@@ -48,7 +51,8 @@ def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLi
     """
     if num_classes < 1 or capacity < 1:
         raise ValueError(f"bank: num_classes={num_classes} and capacity={capacity} must both be at least 1")
-    return Bank(jnp.zeros((num_classes, capacity, *shape), dtype), jnp.zeros((num_classes,), jnp.int32))
+    rings = (num_classes, capacity)
+    return Bank(jnp.zeros((*rings, *shape), dtype), jnp.zeros(rings, jnp.uint32), jnp.zeros((num_classes,), jnp.int32))
 
 
 def fill(bank: Bank) -> Array:
@@ -88,7 +92,7 @@ def ring_slots(pushed: Array, labels: Array, capacity: int) -> tuple[Array, Arra
     return order, written, slot, pushed.at[jnp.where(in_range & ends, label, num_classes)].set(folded, mode="drop")
 
 
-def push(bank: Bank, samples: ArrayLike, labels: ArrayLike) -> Bank:
+def push(bank: Bank, samples: ArrayLike, labels: ArrayLike, ids: ArrayLike) -> Bank:
     """The bank after the samples of a batch are appended to the rings of their classes, in batch order.
 
     Samples of one class take consecutive slots and overwrite the oldest; if more than `K` of a class come at once, its
@@ -98,6 +102,7 @@ def push(bank: Bank, samples: ArrayLike, labels: ArrayLike) -> Bank:
       bank: the bank.
       samples: `[B, *shape]`, cast to the bank's dtype.
       labels: `[B]` int32 in `[0, C)`; a sample with any other label (padding: -1) is ignored.
+      ids: `[B]` uint32, the samples' numbers.
 
     Returns:
       A new bank.
@@ -116,7 +121,7 @@ def push(bank: Bank, samples: ArrayLike, labels: ArrayLike) -> Bank:
         return bank
     order, label, slot, pushed = ring_slots(bank.pushed, labels, bank.capacity)
     new = bank.samples.at[label, slot].set(samples[order].astype(bank.samples.dtype), mode="drop")
-    return Bank(new, pushed)
+    return Bank(new, bank.ids.at[label, slot].set(jnp.asarray(ids, jnp.uint32)[order], mode="drop"), pushed)
 
 
 def sample(bank: Bank, key: Array, labels: ArrayLike, count: int) -> Array:

@@ -63,8 +63,14 @@ def named_vae(config: Settings, source: LabelledSource) -> Settings:
 
 
 def reading(data: DataConfig) -> dict[str, Any]:
-    """The arguments of a `BatchIterator` that say how the real samples are read."""
-    return {"flip": data.flip, "random_crop": data.random_crop, "prefetch": data.prefetch}
+    """The fields of `Reading` for the real samples of `data`, put on the default device."""
+    return dict(
+        flip=data.flip,
+        random_crop=data.random_crop,
+        prefetch=data.prefetch,
+        workers=data.workers,
+        place=jax.device_put,
+    )
 
 
 def data_facts(source: LabelledSource) -> dict[str, Any]:

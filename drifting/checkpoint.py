@@ -39,6 +39,7 @@ RESUMABLE = (
     "train.wandb_project",
     "data.path",
     "data.prefetch",
+    "data.workers",
     "data.vae",
     "data.verify",
     "features.mae",

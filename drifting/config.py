@@ -67,7 +67,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Sample banks: ring buffers of the latest real samples. `per_class=0`: none, class-balanced batches instead."""
+    """Sample banks: ring buffers of the latest real samples. `per_class=0`: none, each step reads its own."""
 
     per_class: int = 128
     unconditional: int = 1000
@@ -121,7 +121,9 @@ class DataConfig:
     flip: bool = False
     random_crop: bool = False  # train on random resized crops of the images, a fifth of their area or more
     vae: str | None = None  # train on latents: images are encoded by this VAE, and samples decoded
-    prefetch: int = 2  # batches read ahead by background threads
+    prefetch: int = 2  # batches read ahead, and threads that read them
+    workers: int = 0  # processes that read, each with its threads; 0: this one reads
+    resident: str | None = None  # all samples in the memory of the 'device' or the 'host', in place of the banks
     verify: bool = True  # latents only: compare the cache with its checksums at the start, which reads all of it
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from drifting.config import ConfigError, FeaturesConfig, unusable
 from drifting.data.latents import LatentSource
-from drifting.data.source import Source
+from drifting.data.source import Source, read
 from drifting.features import convnext_features, mae_features, pixel_features
 from drifting.hub.weights import load_weights
 from drifting.models import convnext, mae, vae
@@ -120,13 +121,15 @@ class SampleSpace:
         shape: height, width, channels of a sample.
         image_shape: of the image it stands for.
         vae: the VAE; None where samples are images.
-        encoded: whether `encode` is given moments of latents in place of images.
+        encoded: whether the source delivers moments of latents in place of images.
+        image_dtype: of the images that it delivers: `uint8`, or `float32` in [-1, 1].
     """
 
     shape: Shape
     image_shape: Shape
     vae: Network | None
     encoded: bool = False
+    image_dtype: str = "float32"
 
     @property
     def params(self) -> Params:
@@ -138,27 +141,35 @@ class SampleSpace:
         """Checksum of the VAE, if there is one."""
         return {} if self.vae is None else {"vae": self.vae.checksum}
 
-    def encode(self, params: Params, images: Array, key: Array) -> Array:
-        """Images `[B, *image_shape]` in [-1, 1] to samples `[B, *shape]`, latents drawn from the posterior by `key`.
-
-        Where they are `encoded` already, `images` are what `moments` gives, `[B, h, w, 2 C]` in float16 or float32.
-        """
+    @property
+    def record(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of what is kept of a real sample, from which `draw` makes it."""
         if self.vae is None:
-            return images
+            return jax.ShapeDtypeStruct(self.shape, self.image_dtype)
+        return jax.ShapeDtypeStruct((*self.shape[:2], 2 * self.shape[2]), jnp.float16)
+
+    @property
+    def as_delivered(self) -> bool:
+        """Whether records are what the source delivers, so that reading it again gives them to the last bit."""
+        return self.vae is None or self.encoded
+
+    def keep(self, params: Params, delivered: Array) -> Array:
+        """The records `[B, ...]` of what a source delivers: `[B, *image_shape]`, or moments where it is `encoded`.
+
+        Images are their own records; of latents the moments of the posterior are kept, `[B, h, w, 2 C]` float16.
+        """
+        if self.as_delivered:
+            return delivered
+        return self.moments(params, to_samples(delivered)).astype(jnp.float16)
+
+    def draw(self, params: Params, records: Array, key: Array) -> Array:
+        """Samples `[B, *shape]` float32 of records `[B, ...]`; latents are drawn afresh from their posterior."""
+        if self.vae is None:
+            return to_samples(records)
         model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(images.shape[0]))
-
-        def draw(moments: Moments, key: Array) -> Array:
-            return model.sample_latents(moments, key)
-
-        if self.encoded:
-            mean, log_var = jnp.split(images.astype(jnp.float32), 2, axis=-1)
-            return jax.vmap(draw)(Moments(mean, log_var), keys)
-
-        def one(image: Array, key: Array) -> Array:
-            return draw(model.encode(image[None]), key)[0]
-
-        return jax.lax.map(lambda pair: one(*pair), (images, keys), batch_size=VAE_SLICE)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(records.shape[0]))
+        mean, log_var = jnp.split(records.astype(jnp.float32), 2, axis=-1)
+        return jax.vmap(model.sample_latents)(Moments(mean, log_var), keys)
 
     def moments(self, params: Params, images: Array) -> Array:
         """Mean and log-variance of the posterior of images `[B, *image_shape]`: `[B, h, w, 2 C]` float32.
@@ -181,6 +192,13 @@ class SampleSpace:
         if self.vae is None:
             return samples
         return decode_in_slices(nnx.merge(self.vae.graphdef, params["vae"]), samples, VAE_SLICE)
+
+
+def to_samples(images: Array) -> Array:
+    """Images as float32: uint8 is mapped to [-1, 1] by x / 127.5 - 1, floats keep their values."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / jnp.float32(127.5) - jnp.float32(1)
+    return images.astype(jnp.float32)
 
 
 def sample_space(
@@ -216,7 +234,8 @@ def source_space(reference: str | None, source: Source) -> SampleSpace:
         ConfigError: the VAE cannot be had, is for other images, or is another one.
     """
     if not isinstance(source, LatentSource):
-        return sample_space(reference, source.shape)
+        delivered, _ = read(source, [0], np.zeros(1, bool), None)
+        return dataclasses.replace(sample_space(reference, source.shape), image_dtype=str(delivered.dtype))
     reference = reference or source.vae
     space = sample_space(reference, source.shape)
     found = space.checksums["vae"]

@@ -14,7 +14,7 @@ import jax
 
 from drifting.checkpoint import Checkpoints, abstract, check_config, write_config
 from drifting.config import ConfigError, TrainingConfig
-from drifting.data.pipeline import BatchIterator
+from drifting.data.pipeline import Feed
 from drifting.data.source import LabelledSource
 from drifting.interrupts import interrupts
 from drifting.monitor import MetricsWriter, Progress, duration
@@ -48,11 +48,24 @@ class Callbacks:
     draw: Callable[[int, Any], None]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """What a checkpoint leaves out of a state because it can be had again.
+
+    Attributes:
+        pack: a state without it; also of a state of shapes.
+        unpack: the state of what `pack` left.
+    """
+
+    pack: Callable[[Any], Any] = lambda state: state
+    unpack: Callable[[Any], Any] = lambda packed: packed
+
+
 def run(
     *,
     workdir: Path,
     config: TrainingConfig,
-    pipeline: BatchIterator,
+    pipeline: Feed,
     empty: Callable[[], Any],
     initial: Callable[[], Any],
     step_fn: StepFn,
@@ -60,6 +73,7 @@ def run(
     identity: dict[str, Any],
     label: str,
     about: Iterable[str],
+    packing: Packing = Packing(),
 ) -> tuple[int, Any]:
     """Trains until `config.train.steps`, from the latest checkpoint if there is one.
 
@@ -78,9 +92,10 @@ def run(
         identity: facts (JSON) the run depends on that are not settings, compared on resuming.
         label: what the progress bar calls this.
         about: lines logged at the start, once nothing can be wrong with the input any more.
+        packing: see `Packing`.
 
     Returns:
-        The step reached (less than `config.train.steps` if interrupted) and the state.
+        The step reached (less than `config.train.steps` if interrupted) and the state, packed if nothing was to do.
 
     Raises:
         ConfigError: `workdir` holds a run with other settings or facts.
@@ -95,23 +110,22 @@ def run(
         if start:
             saved = checkpoints.read_run(start)
             _check_identity(workdir, saved["identity"], identity)
-            state = checkpoints.restore(start, abstract(jax.eval_shape(empty)))
+            packed = checkpoints.restore(start, abstract(packing.pack(jax.eval_shape(empty))))
             pipeline.restore(saved["data"])
         write_config(workdir, config)
         if start >= steps:
             logger.info("%s: finished already, %d steps in %s", label, start, workdir)
-            return start, state
+            return start, packed
         for line in about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
-        if not start:
-            with _reading(0, checkpoints):
-                state = initial()
-            # Placed as a restored state is, so that both are trained by one and the same compiled step.
-            state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
+        with _reading(start, checkpoints):
+            state = packing.unpack(packed) if start else initial()
+        # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
+        state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
         with interrupts() as interrupted:
-            loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints)
+            loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints, packing)
             step, state = loop.run(start, state, interrupted)
             checkpoints.wait()
         ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
@@ -128,12 +142,13 @@ class _Loop:
 
     workdir: Path
     config: TrainingConfig
-    pipeline: BatchIterator
+    pipeline: Feed
     step_fn: StepFn
     callbacks: Callbacks
     identity: dict[str, Any]
     label: str
     checkpoints: Checkpoints
+    packing: Packing
 
     def run(self, step: int, state: Any, interrupted: Callable[[], bool]) -> tuple[int, Any]:
         train, metrics, stop = self.config.train, None, False
@@ -164,7 +179,8 @@ class _Loop:
                 if draw:
                     self.callbacks.draw(step, state)
                 if save:
-                    self.checkpoints.save(step, state, {"identity": self.identity, "data": self.pipeline.state()})
+                    facts = {"identity": self.identity, "data": self.pipeline.state()}
+                    self.checkpoints.save(step, self.packing.pack(state), facts)
         return step, state
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:

@@ -17,7 +17,7 @@ from jax import Array
 from drifting import build, loop
 from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
-from drifting.data.source import LabelledSource
+from drifting.data.source import LabelledSource, read
 from drifting.frozen import SampleSpace, source_space
 from drifting.hub.artifact import save_artifact
 from drifting.models.layers import unpatchify
@@ -115,14 +115,15 @@ def pretrain_step(
 
     Args:
         graphdef, space, optimizer, config: static.
-        state: parameters, optimiser and averages. batch: `image` `[B, H, W, C]` float32, `label` `[B]` int32.
+        state: parameters, optimiser and averages.
+        batch: `image` `[B, ...]` as the source delivers it, `label` `[B]` int32.
         frozen: `space.params`. key: the run's key.
 
     Returns:
         The next state, and float32 scalar metrics, means over the batch.
     """
-    mask_key, encode_key = jax.random.split(jax.random.fold_in(key, state.step))
-    samples, labels = space.encode(frozen, jnp.asarray(batch["image"]), encode_key), batch["label"]
+    mask_key, posterior_key = jax.random.split(jax.random.fold_in(key, state.step))
+    samples, labels = space.draw(frozen, space.keep(frozen, batch["image"]), posterior_key), batch["label"]
     mask = masks(config.mae, mask_key, samples.shape)
     weight = classifier_weight(config, state.step)
 
@@ -156,9 +157,10 @@ class ReconstructionDrawer:
     def __init__(
         self, config: PretrainConfig, graphdef: Any, space: SampleSpace, source: LabelledSource, workdir: Path
     ) -> None:
-        images, labels = source.__getitems__(np.arange(min(GRID_IMAGES, len(source))))
+        indices = np.arange(min(GRID_IMAGES, len(source)))
+        images, labels = read(source, indices, np.zeros(len(indices), bool), None)
         key = jax.random.key(config.train.seed)
-        samples = jax.jit(space.encode)(space.params, images, key)
+        samples = jax.jit(lambda frozen, x: space.draw(frozen, space.keep(frozen, x), key))(space.params, images)
         self._inputs = (samples, labels, masks(config.mae, key, samples.shape))
         self._workdir, self._decay = workdir, str(config.train.ema_decays[0])
         self._space, self._patch, self._graphdef = space, config.mae.input_patch_size, graphdef

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from drifting import bank
+from drifting import bank, resident
 from drifting.build import Generator, Params
 from drifting.config import Config
 from drifting.frozen import FeatureFn, SampleSpace
@@ -24,7 +24,7 @@ from drifting.guidance import draw_alpha, unconditional_weight
 from drifting.losses import MapMetrics, Objective, collapse_ratio, neighbour_distance, objective_loss
 from drifting.state import Optimizer, TrainState, apply_gradients
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]
 
 
 class Purpose(enum.IntEnum):
@@ -36,7 +36,7 @@ class Purpose(enum.IntEnum):
     ALPHA = 3
     ALPHA_ONE = 4
     NOISE = 5
-    ENCODE = 6
+    POSTERIOR = 6
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def train_step(
     Args:
         parts: static; `jax.jit` it with `functools.partial`, the state donated.
         state: parameters, optimiser, averages, banks.
-        batch: new real images, `image` `[B, H, W, C]` float32 and `label` `[B]` int32. Without banks: the positives
-            themselves, as many of each of the labels, grouped.
+        batch: new real samples for the banks: `image` `[B, ...]` as the source delivers them, `label` `[B]` int32 and
+            `id` `[B]` uint32. Without banks: all real samples, `resident`; or `image` and `label` of this step's own,
+            for each label its positives and then its unconditional negatives.
         frozen: parameters of the frozen networks: feature encoders, and the VAE of latents.
         widths: `[W]` kernel widths.
         key: the run's key; the step number is folded in.
@@ -88,9 +89,8 @@ def train_step(
         The next state, and metrics: float32 scalars, and under `maps` a `MapMetrics` for each feature map.
     """
     key = jax.random.fold_in(key, state.step)
-    batch = encode_batch(parts.space, frozen, batch, key)
-    state = push_batch(state, batch)
-    draw = draw_samples(parts, state, batch, key)
+    state = push_batch(parts.space, frozen, state, batch)
+    draw = draw_samples(parts, state, batch, frozen, key)
     state, lengths = update_neighbour_scale(parts, state, draw)
 
     def loss_fn(params: Params) -> tuple[Array, tuple[Array, dict[str, MapMetrics]]]:
@@ -113,39 +113,26 @@ def train_step(
     return state, metrics | update_metrics
 
 
-def encode_batch(space: SampleSpace, frozen: Params, batch: Batch, key: Array) -> Batch:
-    """The batch with samples in place of images, which are the same thing unless samples are latents."""
-    return batch | {"image": space.encode(frozen, batch["image"], jax.random.fold_in(key, Purpose.ENCODE))}
-
-
-def push_batch(state: TrainState, batch: Batch) -> TrainState:
+def push_batch(space: SampleSpace, frozen: Params, state: TrainState, batch: Batch) -> TrainState:
     """The state with the new real samples in its banks, if it has any."""
     if not state.banks:
         return state
-    unlabelled = jnp.zeros_like(batch["label"])
-    banks = {"class": bank.push(state.banks["class"], batch["image"], batch["label"])}
+    records, ids = space.keep(frozen, batch["image"]), batch["id"]
+    banks = {"class": bank.push(state.banks["class"], records, batch["label"], ids)}
     if "unconditional" in state.banks:
-        banks["unconditional"] = bank.push(state.banks["unconditional"], batch["image"], unlabelled)
+        unlabelled = jnp.zeros_like(batch["label"])
+        banks["unconditional"] = bank.push(state.banks["unconditional"], records, unlabelled, ids)
     return dataclasses.replace(state, banks=banks)
 
 
-def draw_samples(parts: Parts, state: TrainState, batch: Batch, key: Array) -> Draw:
+def draw_samples(parts: Parts, state: TrainState, batch: Batch, frozen: Params, key: Array) -> Draw:
     """Labels, real samples, guidance scales and noise of one step; `key` is the step's own."""
     loss, guidance = parts.config.loss, parts.config.guidance
     keys = {purpose: jax.random.fold_in(key, purpose) for purpose in Purpose}
-    if state.banks:
-        labels = draw_labels(keys[Purpose.LABELS], loss.labels, parts.num_classes)
-        positives = bank.sample(state.banks["class"], keys[Purpose.POSITIVES], labels, loss.positives)
-    else:
-        labels = batch["label"].reshape(loss.labels, loss.positives)[:, 0]
-        positives = batch["image"].reshape(loss.labels, loss.positives, *parts.generator.shape)
-    if loss.unconditional:
-        anything = jnp.zeros_like(labels)
-        unconditional = bank.sample(
-            state.banks["unconditional"], keys[Purpose.UNCONDITIONAL], anything, loss.unconditional
-        )
-    else:
-        unconditional = jnp.zeros((loss.labels, 0, *parts.generator.shape), positives.dtype)
+    labels, positives, unconditional = draw_records(parts, state, batch, keys)
+    records = jnp.concatenate([positives, unconditional], axis=1)
+    real = parts.space.draw(frozen, records.reshape(-1, *records.shape[2:]), keys[Purpose.POSTERIOR])
+    real = real.reshape(*records.shape[:2], *parts.space.shape)
     alpha = draw_alpha(
         jax.random.uniform(keys[Purpose.ALPHA], (loss.labels,)),
         jax.random.uniform(keys[Purpose.ALPHA_ONE], (loss.labels,)),
@@ -156,7 +143,34 @@ def draw_samples(parts: Parts, state: TrainState, batch: Batch, key: Array) -> D
     )
     samples = jnp.arange(loss.labels * loss.generated)
     noise_keys = jax.vmap(partial(jax.random.fold_in, keys[Purpose.NOISE]))(samples)
-    return Draw(labels, positives, unconditional, alpha, parts.generator.sample_noise(state.params, noise_keys))
+    noise = parts.generator.sample_noise(state.params, noise_keys)
+    return Draw(labels, real[:, : loss.positives], real[:, loss.positives :], alpha, noise)
+
+
+def draw_records(
+    parts: Parts, state: TrainState, batch: Batch, keys: dict[Purpose, Array]
+) -> tuple[Array, Array, Array]:
+    """Class labels `[L]`, and records of positives `[L, P, ...]` and of unconditional negatives `[L, U, ...]`.
+
+    From the banks; from all real samples, where they are on the device; or as the batch groups them.
+    """
+    loss = parts.config.loss
+    if not state.banks and "resident" not in batch:
+        groups = batch["image"].reshape(loss.labels, loss.positives + loss.unconditional, *batch["image"].shape[1:])
+        labels = batch["label"].reshape(loss.labels, -1)[:, 0]
+        return labels, groups[:, : loss.positives], groups[:, loss.positives :]
+    labels = draw_labels(keys[Purpose.LABELS], loss.labels, parts.num_classes)
+    of_class, of_any = keys[Purpose.POSITIVES], keys[Purpose.UNCONDITIONAL]
+    if state.banks:
+        positives = bank.sample(state.banks["class"], of_class, labels, loss.positives)
+    else:
+        positives = resident.sample(batch["resident"], of_class, labels, loss.positives)
+    if not loss.unconditional:
+        return labels, positives, positives[:, :0]
+    if state.banks:
+        anything = jnp.zeros_like(labels)
+        return labels, positives, bank.sample(state.banks["unconditional"], of_any, anything, loss.unconditional)
+    return labels, positives, resident.sample_any(batch["resident"], of_any, loss.labels, loss.unconditional)
 
 
 def draw_labels(key: Array, count: int, num_classes: int) -> Array:

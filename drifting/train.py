@@ -1,5 +1,6 @@
 """Training a generator: set up the parts, fill the banks, run the loop."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -13,17 +14,18 @@ import numpy as np
 from jax import Array
 
 from drifting import bank, build, loop
-from drifting.config import Config
-from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
+from drifting.config import Config, ConfigError
+from drifting.data import resident
+from drifting.data.pipeline import ClassBalanced, Constant, Feed, Pipeline, members_of
 from drifting.data.source import LabelledSource
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
 from drifting.sample import Sampler
 from drifting.state import TrainState, create
-from drifting.step import Batch, Parts, encode_batch, push_batch, train_step
+from drifting.step import Parts, push_batch, train_step
 from drifting.trained import ema_decay
-from drifting.validate import check, check_sizes, require
+from drifting.validate import check, check_sizes, has_banks
 
 logger = logging.getLogger("drifting")
 
@@ -31,7 +33,8 @@ logger = logging.getLogger("drifting")
 COLLAPSED = 0.3
 GRID_COLUMNS = 10
 GRID_CLASSES = 10
-FILL = 2**32 - 1  # where a step's number goes into the key: no step has this one
+RECALL = 4096
+"""Samples read at a time when banks are restored."""
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -50,13 +53,13 @@ def train(config: Config, workdir: Path) -> int:
     widths = jnp.asarray(config.loss.widths, jnp.float32)
     key = jax.random.key(config.train.seed)
     jitted = jax.jit(partial(train_step, parts), donate_argnums=0)
-    with closing(make_pipeline(config, source)) as pipeline:
+    with closing(make_feed(config, source)) as pipeline:
         step, _ = loop.run(
             workdir=workdir,
             config=config,
             pipeline=pipeline,
             empty=empty_state,
-            initial=lambda: fill_banks(config, space, source, pipeline, jax.jit(empty_state)(), key),
+            initial=lambda: fill_banks(config, space, source, pipeline, jax.jit(empty_state)()),
             step_fn=lambda state, batch: jitted(state, batch, encoder.params, widths, key),
             callbacks=loop.Callbacks(
                 flatten=partial(named_metrics, config.loss.widths),
@@ -69,6 +72,7 @@ def train(config: Config, workdir: Path) -> int:
             | {"weights": encoder.checksums | space.checksums},
             label="train",
             about=describe(parts, source, encoder, empty_state),
+            packing=bank_packing(space, pipeline),
         )
     return step
 
@@ -86,7 +90,7 @@ def set_up(
             init_params(),
             optimizer,
             ema_decays=config.train.ema_decays,
-            banks=empty_banks(config, space.shape, num_classes),
+            banks=empty_banks(config, space, num_classes),
             neighbour_scale=jnp.zeros(num_classes) if config.loss.feature_scale == "neighbour" else None,
         )
 
@@ -110,42 +114,45 @@ def describe(
     yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
 
 
-def make_pipeline(config: Config, source: LabelledSource) -> BatchIterator:
-    """Batches of the new samples for the banks, or without banks class-balanced batches of the positives.
+def make_feed(config: Config, source: LabelledSource) -> Feed:
+    """What a step is fed with: new samples for the banks, its own real samples, or all there are, on the device.
 
     Raises:
-        ConfigError: without banks, a class has too few samples.
+        ConfigError: a class has no samples.
+        ValueError: resident data cannot be read.
     """
-    loss, seed = config.loss, config.train.seed
-    augment = build.reading(config.data)
-    if config.bank.per_class:
-        batch = min(config.bank.push, len(source))
-        return Pipeline(source, batch, seed, **augment)
-    counts = np.bincount(source.labels, minlength=source.num_classes)
-    fewest = int(counts.argmin())
-    remedy = f"exceeds the {counts[fewest]} samples of class {source.class_names[fewest]!r}: use fewer, or a bank"
-    require(loss.positives <= counts[fewest], "loss.positives", loss.positives, remedy)
-    return ClassBalanced(source, loss.labels, loss.positives, seed, **augment)
+    loss, seed, reading = config.loss, config.train.seed, build.reading(config.data)
+    try:
+        counts = np.array([len(members) for members in members_of(source)])
+    except ValueError as error:
+        raise ConfigError(f"data.name={config.data.name!r}: {error}") from error
+    few = int((counts < loss.positives).sum())
+    if few:
+        logger.warning(
+            "data: %d of %d classes have fewer than loss.positives=%d samples; theirs are drawn with replacement",
+            few, len(counts), loss.positives,
+        )  # fmt: skip
+    if has_banks(config):
+        return Pipeline(source, min(config.bank.push, len(source)), seed, **reading)
+    if config.data.resident == "device":
+        return Constant({"resident": resident.load(source, config.data.flip)})
+    if config.data.resident == "host":
+        source = resident.InMemory(source, config.data.flip)
+    return ClassBalanced(source, loss.labels, loss.positives, seed, unconditional=loss.unconditional, **reading)
 
 
-def empty_banks(config: Config, shape: tuple[int, int, int], num_classes: int) -> dict[str, bank.Bank]:
-    """The banks of `config` for samples of `shape`, without samples."""
-    if config.bank.per_class == 0:
+def empty_banks(config: Config, space: SampleSpace, num_classes: int) -> dict[str, bank.Bank]:
+    """The banks of `config` for samples of `space`, without samples."""
+    if not has_banks(config):
         return {}
-    banks = {"class": bank.create(num_classes, config.bank.per_class, shape)}
+    kept = space.record
+    banks = {"class": bank.create(num_classes, config.bank.per_class, kept.shape, kept.dtype)}
     if config.loss.unconditional:
-        banks["unconditional"] = bank.create(1, config.bank.unconditional, shape)
+        banks["unconditional"] = bank.create(1, config.bank.unconditional, kept.shape, kept.dtype)
     return banks
 
 
-def fill_banks(
-    config: Config,
-    space: SampleSpace,
-    source: LabelledSource,
-    pipeline: BatchIterator,
-    state: TrainState,
-    key: Array,
-) -> TrainState:
+def fill_banks(config: Config, space: SampleSpace, source: LabelledSource, feed: Feed, state: TrainState) -> TrainState:
     """Pushes batches until every class can give its positives without repeating one, but for one epoch at most.
 
     Raises:
@@ -153,27 +160,44 @@ def fill_banks(
     """
     if not state.banks:
         return state
-
-    def encode_and_push(state: TrainState, batch: Batch, frozen: build.Params, number: int) -> TrainState:
-        return push_batch(state, encode_batch(space, frozen, batch, jax.random.fold_in(fill_key, number)))
-
-    fill_key = jax.random.fold_in(key, FILL)
-    push = jax.jit(encode_and_push, donate_argnums=0)
-    for number in range(-(-len(source) // pipeline.batch_size)):
-        state = push(state, next(pipeline), space.params, number)
+    push = jax.jit(lambda state, batch, frozen: push_batch(space, frozen, state, batch), donate_argnums=0)
+    for _ in range(-(-len(source) // config.bank.push)):
+        state = push(state, next(feed), space.params)
         counts = np.asarray(bank.fill(state.banks["class"]))
         unconditional = state.banks.get("unconditional")
         enough = unconditional is None or int(bank.fill(unconditional)[0]) >= config.loss.unconditional
         if enough and counts.min() >= config.loss.positives:
             break
     bank.check_filled(counts, 1, source.class_names)
-    few = int((counts < config.loss.positives).sum())
-    if few:
-        logger.warning(
-            "bank: %d of %d classes have fewer than loss.positives=%d samples; theirs are drawn with replacement",
-            few, len(counts), config.loss.positives,
-        )  # fmt: skip
     return state
+
+
+def bank_packing(space: SampleSpace, feed: Feed) -> loop.Packing:
+    """Checkpoints hold the numbers of the banked samples alone where reading them again gives the same, bit for bit."""
+    if not isinstance(feed, Pipeline) or not space.as_delivered:
+        return loop.Packing()
+
+    def replace_samples(state: TrainState, samples: Callable[[bank.Bank], Any]) -> TrainState:
+        banks = {name: dataclasses.replace(b, samples=samples(b)) for name, b in state.banks.items()}
+        return dataclasses.replace(state, banks=banks)
+
+    return loop.Packing(
+        pack=partial(replace_samples, samples=lambda _: None),
+        unpack=partial(replace_samples, samples=partial(recall_samples, space, feed)),
+    )
+
+
+def recall_samples(space: SampleSpace, pipeline: Pipeline, held: bank.Bank) -> Array:
+    """The samples of a bank `[C, K, *shape]`, read again by their numbers; zero where there are none yet."""
+    ids, kept = np.asarray(held.ids), space.record
+    valid = np.arange(ids.shape[1]) < np.asarray(bank.fill(held))[:, None]
+    samples = np.zeros((*ids.shape, *kept.shape), kept.dtype)
+    wanted = np.sort(ids[valid])  # neighbours in the order share a batch
+    rows = np.argwhere(valid)[np.argsort(ids[valid], kind="stable")]
+    for first in range(0, len(wanted), RECALL):
+        chunk = slice(first, first + RECALL)
+        samples[tuple(rows[chunk].T)] = pipeline.recall(wanted[chunk])
+    return jax.device_put(samples)
 
 
 def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[str, float]:

@@ -105,7 +105,11 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
 
 def _check_data(data: DataConfig) -> None:
     one_of("data.name", data.name, SOURCES)
-    _at_least(0, "data", data, "prefetch")
+    _at_least(0, "data", data, "prefetch", "workers")
+    if data.resident is not None:
+        one_of("data.resident", data.resident, ("device", "host"))
+        remedy = "is a fresh part of the image each time it is read, and resident images are read once: leave one out"
+        require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
     remedy = "latents cannot be cropped: encode the images in training, with data.name of theirs and data.vae"
     require(not (data.random_crop and data.name == "latents"), "data.random_crop", data.random_crop, remedy)
 
@@ -220,19 +224,22 @@ def _check_dit_size(model: ModelConfig) -> None:
     require(not model.rope or hidden // heads % 2 == 0, "model.num_heads", heads, remedy)
 
 
+def has_banks(config: Config) -> bool:
+    """Whether a step draws its real samples from banks, rather than from all of the data."""
+    return config.bank.per_class > 0 and config.data.resident is None
+
+
 def _check_bank(config: Config) -> None:
     bank, loss = config.bank, config.loss
     require(bank.per_class >= 0, "bank.per_class", bank.per_class, "use 0 (no bank) or more")
-    if bank.per_class == 0:
-        remedy = "needs a bank: set bank.per_class above 0"
-        require(loss.unconditional == 0, "loss.unconditional", loss.unconditional, remedy)
+    if not has_banks(config):
         return
     remedy = f"exceeds bank.per_class={bank.per_class}: draw fewer or keep more"
     require(loss.positives <= bank.per_class, "loss.positives", loss.positives, remedy)
     remedy = f"exceeds bank.unconditional={bank.unconditional}: draw fewer or keep more"
     require(loss.unconditional <= bank.unconditional, "loss.unconditional", loss.unconditional, remedy)
     _at_least(1, "bank", bank, "push")
-    remedy = "needs class-balanced batches: set bank.per_class=0 (the MNIST recipe)"
+    remedy = "needs positives that are drawn for each step: set bank.per_class=0 (the MNIST recipe)"
     require(loss.feature_scale != "neighbour", "loss.feature_scale", loss.feature_scale, remedy)
 
 
@@ -291,6 +298,6 @@ def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes
         sides = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
         remedy = f"must divide {samples}: use one of {', '.join(map(str, sides))}"
         require(height % model.patch_size == 0, "model.patch_size", model.patch_size, remedy)
-    if config.bank.per_class == 0:
+    if config.loss.feature_scale == "neighbour":
         remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"
         require(config.loss.labels <= num_classes, "loss.labels", config.loss.labels, remedy)

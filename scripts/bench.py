@@ -7,6 +7,7 @@ own figures and do not. The released code's column was measured on a 2-core CPU 
 given: compare ratios of runs on one machine.
 """
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable
@@ -89,13 +90,15 @@ def workload_t() -> tuple[Parts, Any, Any, Any]:
         "unconditional": bank.create(1, config.bank.unconditional, SHAPE),
     }
     samples = jax.random.normal(key, banks["class"].samples.shape)
-    banks["class"] = bank.Bank(samples, jnp.full((CLASSES,), config.loss.positives, jnp.int32))
+    full = jnp.full((CLASSES,), config.loss.positives, jnp.int32)
+    banks["class"] = dataclasses.replace(banks["class"], samples=samples, pushed=full)
     # Not the initial parameters: their last layer is zero and the generated samples would coincide.
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), init())
     state = create(params, optimizer, ema_decays=(0.999,), banks=banks)
     batch = {
         "image": np.asarray(jax.random.normal(key, (config.bank.push, *SHAPE))),
         "label": np.arange(config.bank.push, dtype=np.int32),
+        "id": np.arange(config.bank.push, dtype=np.uint32),
     }
     return parts, state, batch, nnx.to_pure_dict(encoder)
 
@@ -151,7 +154,7 @@ def main() -> None:
 
     parts, state, batch, encoder = workload_t()
     widths, key = jnp.asarray(parts.config.loss.widths), jax.random.key(1)
-    draw = jax.jit(lambda state, batch: draw_samples(parts, state, batch, key))(state, batch)
+    draw = jax.jit(lambda state, batch: draw_samples(parts, state, batch, encoder, key))(state, batch)
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1).reshape(-1, *SHAPE)
     samples = jax.jit(lambda params: generate(parts, params, draw))(state.params)
 

@@ -13,6 +13,11 @@ from drifting import bank as banks
 C, K = 5, 7
 
 
+def numbered(bank: banks.Bank, values: np.ndarray, labels: np.ndarray) -> banks.Bank:
+    """The values pushed under the numbers 0, 1, ..."""
+    return banks.push(bank, values, labels, np.arange(len(labels)))
+
+
 @pytest.fixture(scope="module")
 def push():
     return jax.jit(banks.push)
@@ -36,7 +41,7 @@ def filled(counts: list[int], capacity: int) -> banks.Bank:
     """A bank whose class `c` holds the values `100 c + 1, 100 c + 2, …`, `counts[c]` of them."""
     labels = np.repeat(np.arange(len(counts)), counts)
     values = np.concatenate([100.0 * c + 1 + np.arange(n) for c, n in enumerate(counts)])
-    return jax.jit(banks.push)(banks.create(len(counts), capacity, ()), values, labels)
+    return jax.jit(numbered)(banks.create(len(counts), capacity, ()), values, labels)
 
 
 @pytest.mark.parametrize("batch", [1, 6, 40])
@@ -50,7 +55,9 @@ def test_push_is_a_deque_per_class(push, batch):
         labels = rng.choice([*range(C), 0, 0, -1, C, C + 3], batch)
         values = serial + np.arange(batch)
         serial += batch
-        bank = push(bank, np.stack([values, -values], axis=1), labels)
+        bank = push(bank, np.stack([values, -values], axis=1), labels, values.astype(np.uint32) + 7)
+        valid = np.arange(K) < np.asarray(banks.fill(bank))[:, None]
+        np.testing.assert_array_equal(bank.ids, np.where(valid, bank.samples[..., 0] + 7, 0))
         for value, label in zip(values, labels, strict=True):
             if 0 <= label < C:
                 want[label].append(value)
@@ -63,7 +70,7 @@ def test_push_is_a_deque_per_class(push, batch):
 
 
 def test_samples_of_one_push_take_consecutive_slots(push):
-    bank = push(banks.create(2, 8, ()), np.arange(1.0, 7.0), np.array([1, 0, 1, 1, 0, 1]))
+    bank = push(banks.create(2, 8, ()), np.arange(1.0, 7.0), np.array([1, 0, 1, 1, 0, 1]), np.arange(6))
     np.testing.assert_array_equal(bank.samples[1], [1, 3, 4, 6, 0, 0, 0, 0])
     np.testing.assert_array_equal(bank.samples[0], [2, 5, 0, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(banks.fill(bank), [2, 4])
@@ -84,15 +91,15 @@ def test_no_slot_is_written_twice_in_one_push():
 def test_unconditional_bank_keeps_the_last_samples(push):
     bank = banks.create(1, 4, ())
     for start in range(0, 30, 3):
-        bank = push(bank, np.arange(start, start + 3.0), np.zeros(3, np.int32))
+        bank = push(bank, np.arange(start, start + 3.0), np.zeros(3, np.int32), np.arange(3))
     assert contents(bank)[0] == [26, 27, 28, 29]
 
 
 def test_push_casts_and_accepts_an_empty_batch():
     bank = banks.create(2, 3, (), jnp.uint8)
-    bank = banks.push(bank, np.array([200.0]), np.array([1]))
+    bank = numbered(bank, np.array([200.0]), np.array([1]))
     assert bank.samples.dtype == jnp.uint8 and bank.samples[1, 0] == 200
-    same = banks.push(bank, np.zeros((0,)), np.zeros((0,), np.int32))
+    same = numbered(bank, np.zeros((0,)), np.zeros((0,), np.int32))
     np.testing.assert_array_equal(same.samples, bank.samples)
 
 
@@ -100,7 +107,7 @@ def test_push_under_donation_writes_in_place():
     bank = banks.create(64, 32, (16, 16))
     size = bank.samples.nbytes
     values, labels = np.ones((4, 16, 16), np.float32), np.array([3, 3, 9, 63])
-    compiled = jax.jit(banks.push, donate_argnums=0).lower(bank, values, labels).compile()
+    compiled = jax.jit(numbered, donate_argnums=0).lower(bank, values, labels).compile()
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= size and memory.temp_size_in_bytes < size / 8
     new = compiled(bank, jnp.asarray(values), jnp.asarray(labels))
@@ -109,9 +116,9 @@ def test_push_under_donation_writes_in_place():
     np.testing.assert_array_equal(np.asarray(banks.fill(new))[[3, 9, 63]], [2, 1, 1])
 
 
-def test_bank_is_a_pytree_of_two_named_arrays():
+def test_bank_is_a_pytree_of_named_arrays():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(banks.create(2, 3, (4,)))]
-    assert paths == [".samples", ".pushed"]
+    assert paths == [".samples", ".ids", ".pushed"]
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
@@ -171,7 +178,7 @@ def test_an_empty_or_unknown_class_is_never_read_as_zeros(sample):
 
 
 def test_samples_keep_shape_and_dtype(sample):
-    bank = banks.push(banks.create(2, 3, (2, 2, 1), jnp.bfloat16), np.ones((2, 2, 2, 1)), np.array([0, 1]))
+    bank = numbered(banks.create(2, 3, (2, 2, 1), jnp.bfloat16), np.ones((2, 2, 2, 1)), np.array([0, 1]))
     got = sample(bank, jax.random.key(0), jnp.array([1, 0, 1]), 2)
     assert got.shape == (3, 2, 2, 2, 1) and got.dtype == jnp.bfloat16
 
@@ -192,8 +199,8 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="capacity=0"):
         banks.create(2, 0, (4,))
     with pytest.raises(ValueError, match="cannot push"):
-        banks.push(bank, np.zeros((2, 5)), np.zeros(2, np.int32))
+        numbered(bank, np.zeros((2, 5)), np.zeros(2, np.int32))
     with pytest.raises(ValueError, match="cannot push"):
-        banks.push(bank, np.zeros((2, 4)), np.zeros((2, 1), np.int32))
+        numbered(bank, np.zeros((2, 4)), np.zeros((2, 1), np.int32))
     with pytest.raises(ValueError, match="count 0"):
         banks.sample(bank, jax.random.key(0), jnp.zeros(1, jnp.int32), 0)

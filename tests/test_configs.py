@@ -1,5 +1,6 @@
 """Every file in `configs/` and every variant of it: it parses, fits at full size, and trains two steps when tiny."""
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_a_generator_at_full_size(name: str, golden: Path):
     config = settings(name)
     image_shape, classes = IMAGES[config.data.name]
     classes = 1 if config.data.unconditional else classes
-    space = sample_space(config.data.vae, image_shape, abstract=True)
+    space = dataclasses.replace(sample_space(config.data.vae, image_shape, abstract=True), image_dtype="uint8")
     check_sizes(config, space.shape, classes)
     # The digits' encoder is not published: the samples alone stand in for its features.
     features = parse({"features": {"encoders": ()}}).features if name == "digits" else config.features  # type: ignore[union-attr]
@@ -115,8 +116,9 @@ def test_a_generator_at_full_size(name: str, golden: Path):
         return  # the step is that of the smaller model
     new = config.bank.push if config.bank.per_class else config.loss.labels * config.loss.positives
     batch = {
-        "image": jax.ShapeDtypeStruct((new, *image_shape), jnp.float32),
+        "image": jax.ShapeDtypeStruct((new, *image_shape), space.image_dtype),
         "label": jax.ShapeDtypeStruct((new,), jnp.int32),
+        "id": jax.ShapeDtypeStruct((new,), jnp.uint32),
     }
     widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32)
     step = partial(train_step, parts)

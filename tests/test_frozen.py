@@ -14,12 +14,13 @@ from flax import nnx
 
 from drifting import build
 from drifting.config import ConfigError, FeaturesConfig, MAEConfig
+from drifting.data.source import to_float
 from drifting.data.sources import digits
 from drifting.features import convnext_features, mae_features, pixel_features
 from drifting.frozen import KNOWN, PRESETS, VAE_SLICE, feature_encoder, network, sample_space
 from drifting.hub.artifact import save_artifact
 from drifting.hub.download import RELEASED_FOLDERS
-from drifting.models.vae import AutoencoderKL
+from drifting.models.vae import AutoencoderKL, Moments
 
 PIXELS = sample_space(None, (8, 8, 1))
 SMOKE = FeaturesConfig(
@@ -146,13 +147,16 @@ def test_latents_of_images_and_back(latent: Any):
     assert (latent.shape, latent.image_shape) == ((8, 8, 4), (16, 16, 3))
     model: AutoencoderKL = nnx.merge(latent.vae.graphdef, latent.params["vae"])
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (VAE_SLICE + 3, 16, 16, 3)), jnp.float32)
-    encode = jax.jit(latent.encode)
+    encode = jax.jit(lambda params, x, key: latent.draw(params, latent.keep(params, x), key))
     samples = encode(latent.params, images, jax.random.key(1))
-    moments = jax.jit(model.encode)(images)
+    exact, kept = jax.jit(model.encode)(images), latent.keep(latent.params, images)
+    moments = Moments(*jnp.split(kept.astype(jnp.float32), 2, axis=-1))
+    for name in ("mean", "log_var"):
+        np.testing.assert_allclose(getattr(moments, name), getattr(exact, name), rtol=2**-10, atol=1e-5)
     noise = (samples / model.scaling_factor - moments.mean) / jnp.exp(0.5 * moments.log_var)
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
     # An image's latents depend on its place in the batch and the key, not on how many others there are.
-    np.testing.assert_allclose(encode(latent.params, images[:5], jax.random.key(1)), samples[:5], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(encode(latent.params, images[:5], jax.random.key(1)), samples[:5], rtol=2e-3, atol=1e-3)
     assert float(jnp.abs(encode(latent.params, images, jax.random.key(2)) - samples).max()) > 0.01
     decoded = jax.jit(latent.decode)(latent.params, samples)
     expected = jax.jit(model.decode)(samples)
@@ -161,7 +165,11 @@ def test_latents_of_images_and_back(latent: Any):
 
 def test_pixels_are_their_own_latents():
     x = jnp.ones((2, 8, 8, 1))
-    assert PIXELS.encode({}, x, jax.random.key(0)) is x and PIXELS.decode({}, x) is x
+    assert PIXELS.keep({}, x) is x and PIXELS.decode({}, x) is x
+    np.testing.assert_array_equal(PIXELS.draw({}, x, jax.random.key(0)), x)
+    levels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
+    drawn = PIXELS.draw({}, levels, jax.random.key(0))
+    np.testing.assert_allclose(drawn, to_float(np.asarray(levels)), rtol=0, atol=2**-23)  # a division, rounded
     assert (PIXELS.params, PIXELS.checksums) == ({}, {})
 
 

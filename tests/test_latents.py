@@ -136,11 +136,16 @@ def test_latents_are_drawn_as_from_the_images(cache: Path, source: LatentSource,
     indices = np.arange(0, COUNT, 31)
     images = imagefolder(image_folder(tmp_path_factory), 16).__getitems__(records(cache)["index"][indices])[0]
     key = jax.random.key(5)
-    found = jax.jit(space.encode)(space.params, jnp.asarray(source.__getitems__(indices)[0]), key)
-    expected = jax.jit(of_images.encode)(of_images.params, jnp.asarray(images), key)
+    moments = jnp.asarray(source.__getitems__(indices)[0])
+    assert space.keep({}, moments) is moments
+    kept = jax.jit(of_images.keep)(of_images.params, jnp.asarray(images))
+    assert (kept.shape[1:], kept.dtype) == (space.record.shape, space.record.dtype) == (moments.shape[1:], jnp.float16)
+    np.testing.assert_allclose(kept, moments, rtol=2e-3, atol=1e-3)
+    draw = jax.jit(space.draw)
+    found, expected = draw(space.params, moments, key), draw(of_images.params, kept, key)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)
-    other = jax.jit(space.encode)(space.params, jnp.asarray(source.__getitems__(indices)[0]), jax.random.key(6))
+    other = draw(space.params, moments, jax.random.key(6))
     assert float(jnp.abs(other - found).max()) > 0.05
     np.testing.assert_array_equal(
         jax.jit(space.decode)(space.params, found), jax.jit(of_images.decode)(of_images.params, found)

@@ -202,10 +202,10 @@ def test_a_signal_does_not_save_numbers_that_are_not_finite(tmp_path: Path):
 class Damaged(ArraySource):
     """Digits of which one image cannot be read."""
 
-    def __getitems__(self, indices: Any, /) -> Any:
+    def read(self, indices: Any, mirrored: Any, crop_seeds: Any) -> Any:
         if 77 in indices:
             raise ValueError("cannot read the image 77.png; repair or remove it")
-        return super().__getitems__(indices)
+        return super().read(indices, mirrored, crop_seeds)
 
 
 def test_an_image_that_cannot_be_read_stops_the_run(tmp_path: Path):

@@ -39,7 +39,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 def test_batches_have_images_and_labels_of_the_same_rows() -> None:
     source = digits()
     batch = next(Pipeline(source, 32, seed=0))
-    assert batch.keys() == {"image", "label"}
+    assert batch.keys() == {"image", "label", "id"}
     assert batch["image"].shape == (32, 8, 8, 1) and batch["image"].dtype == np.float32
     assert batch["label"].shape == (32,) and batch["label"].dtype == np.int32
     images, labels = source.__getitems__(Pipeline(source, 32, seed=0).indices(0))
@@ -158,10 +158,10 @@ def test_a_failed_read_is_reported_and_can_be_tried_again(prefetch: int) -> None
     class Failing(ArraySource):
         broken = True
 
-        def __getitems__(self, indices, /):
+        def read(self, indices, mirrored, crop_seeds):
             if self.broken and 9 in np.asarray(indices):
                 raise ValueError("image 9 is damaged")
-            return super().__getitems__(indices)
+            return super().read(indices, mirrored, crop_seeds)
 
     whole = numbered(20)
     source = Failing("failing", whole._images, whole.labels, whole.class_names)
@@ -180,11 +180,11 @@ def test_prefetch_reads_ahead_in_its_own_threads() -> None:
     readers = set()
 
     class Watched(ArraySource):
-        def __getitems__(self, indices, /):
+        def read(self, indices, mirrored, crop_seeds):
             readers.add(threading.get_ident())
             if 4 in np.asarray(indices):
                 reached.set()
-            return super().__getitems__(indices)
+            return super().read(indices, mirrored, crop_seeds)
 
     whole = numbered(20)
     source = Watched("watched", whole._images, whole.labels, whole.class_names)
@@ -193,6 +193,71 @@ def test_prefetch_reads_ahead_in_its_own_threads() -> None:
     assert reached.wait(timeout=20)  # the second batch is read although only the first was asked for
     assert threading.get_ident() not in readers and pipeline.state() == {"position": 1}
     pipeline.close()
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_what_was_delivered_can_be_read_again_by_its_number(crop: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (23, 6, 6, 1), dtype=np.uint8)
+    source = ArraySource("array", images, np.zeros(23, np.int32), ("a",))
+    pipeline = Pipeline(source, 5, seed=4, flip=True, random_crop=crop)
+    batches = list(itertools.islice(pipeline, 12))
+    delivered = np.concatenate([batch["image"] for batch in batches])
+    ids = np.concatenate([batch["id"] for batch in batches])
+    np.testing.assert_array_equal(ids, np.arange(60))
+    assert delivered.dtype == np.uint8 and ids.dtype == np.uint32
+    wanted = np.array([59, 0, 7, 7, 31, 44], np.uint32)
+    np.testing.assert_array_equal(pipeline.recall(wanted), delivered[wanted])
+    np.testing.assert_array_equal(Pipeline(source, 5, seed=4, flip=True, random_crop=crop).recall(ids), delivered)
+    second = Pipeline(source, 10, seed=4, flip=True, random_crop=crop, process_index=1, process_count=2)
+    np.testing.assert_array_equal(second.batch(0)["id"], np.arange(5, 10))
+
+
+def test_worker_processes_deliver_the_same_and_can_be_resumed() -> None:
+    source = digits()
+    whole = list(itertools.islice(Pipeline(source, 16, seed=1, flip=True), 6))
+    pipeline = Pipeline(source, 16, seed=1, flip=True, workers=2)
+    assert all(same(a, b) for a, b in zip(whole[:2], pipeline, strict=False))
+    state = pipeline.state()
+    pipeline.restore({"position": 4})
+    assert same(next(pipeline), whole[4]) and state == {"position": 2}
+    pipeline.close()
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_batches_are_placed_ahead_of_the_caller(prefetch: int) -> None:
+    placed = []
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        placed.append(threading.get_ident())
+        return {key: value + 1 for key, value in batch.items()}
+
+    plain = Pipeline(numbered(23), 4, seed=0)
+    pipeline = Pipeline(numbered(23), 4, seed=0, place=place, prefetch=prefetch)
+    for expected, batch in itertools.islice(zip(plain, pipeline, strict=False), 5):
+        assert same(batch, {key: value + 1 for key, value in expected.items()})
+    assert pipeline.state() == {"position": 5}
+    assert (threading.get_ident() in placed) == (prefetch == 0)
+    pipeline.close()
+
+
+def test_groups_of_a_class_and_of_any_class() -> None:
+    """Labels in passes over the classes; few images are drawn with replacement; the others are of any class."""
+    source = ArraySource("array", np.zeros((20, 1, 1, 1), np.float32), np.repeat([0, 1, 2], [2, 8, 10]), tuple("abc"))
+    batches, drawn = ClassBalanced(source, 5, 4, seed=0, unconditional=3, prefetch=0), []
+    for position in range(60):
+        groups = batches.indices(position).reshape(5, 7)
+        labels = source.labels[groups]
+        assert np.all(labels[:, :4] == labels[:, :1])
+        assert set(labels[:3, 0]) == {0, 1, 2} and len(set(labels[3:, 0])) == 2
+        for group, label in zip(groups, labels[:, 0], strict=True):
+            assert len(set(group[:4])) == 4 or label == 0
+            assert len(set(group[4:])) == 3
+        drawn.append(groups[:, 4:])
+    counts = np.bincount(np.concatenate(drawn).ravel(), minlength=20)
+    assert counts.min() > 0 and abs(counts - 45).max() < 5 * np.sqrt(45)
+    parts = [ClassBalanced(source, 4, 4, 0, unconditional=3, process_index=p, process_count=2) for p in range(2)]
+    whole = ClassBalanced(source, 4, 4, 0, unconditional=3).indices(7)
+    np.testing.assert_array_equal(np.concatenate([part.indices(7) for part in parts]), whole)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +269,7 @@ def test_prefetch_reads_ahead_in_its_own_threads() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"epochs": 0}, "epochs=0"),
         ({"prefetch": -1}, "prefetch=-1"),
+        ({"workers": -1}, "workers=-1"),
         ({"process_index": 2, "process_count": 2}, "process_index=2"),
         ({"process_count": 3}, "multiple of process_count=3"),
     ],
@@ -218,14 +284,15 @@ def test_pipeline_refuses_in_one_line(options: dict, message: str) -> None:
     ("arguments", "message"),
     [
         ((0, 2), "classes_per_batch=0"),
-        ((4, 2), r"classes_per_batch=4 must be in 1\.\.3"),
         ((3, 0), "samples_per_class=0"),
-        ((2, 4), "samples_per_class=4 exceeds the 3 images of class '1'"),
+        ((3, 2, -1), "unconditional=-1"),
     ],
 )
-def test_class_balanced_refuses_in_one_line(arguments: tuple[int, int], message: str) -> None:
+def test_class_balanced_refuses_in_one_line(arguments: tuple[int, ...], message: str) -> None:
+    classes, samples, *unconditional = arguments
+    options = {"unconditional": unconditional[0]} if unconditional else {}
     with pytest.raises(ValueError, match=message):
-        ClassBalanced(numbered(10, 3), *arguments, seed=0)
+        ClassBalanced(numbered(10, 3), classes, samples, seed=0, **options)
 
 
 @pytest.mark.parametrize("state", [{}, {"position": -1}, {"position": 4}, {"position": 1.5}, {"position": None}])

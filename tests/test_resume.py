@@ -87,12 +87,13 @@ def test_stopped_politely(whole: Path, tmp_path: Path):
 
 
 def test_the_state_is_not_trivial(whole: Path):
-    """What is compared holds the banks and two averages, which differ, and every number is finite."""
+    """What is compared holds the banks' numbers and two averages, which differ, and every number is finite."""
     _, arrays, _ = saved(whole)
     fast, slow = ([array for name, array in arrays.items() if f"['ema']['{d}']" in name] for d in ("0.9", "0.99"))
     assert len(fast) == len(slow) > 10
     assert any(np.any(a != b) for a, b in zip(fast, slow, strict=True))
-    assert np.any(arrays["['banks']['class']['samples']"] != 0) and np.all(arrays["['banks']['class']['pushed']"] >= 8)
+    assert np.all(arrays["['banks']['class']['ids']"] > 0) and np.all(arrays["['banks']['class']['pushed']"] >= 8)
+    assert not any("samples" in name for name in arrays)  # which are read again
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 

@@ -53,7 +53,7 @@ def make_parts(config: Config) -> tuple[Parts, Any]:
 def first_state(parts: Parts, init: Any) -> TrainState:
     config = parts.config
     scale = jnp.zeros(parts.num_classes) if config.loss.feature_scale == "neighbour" else None
-    banks = empty_banks(config, parts.space.shape, parts.num_classes)
+    banks = empty_banks(config, parts.space, parts.num_classes)
     return create(
         jax.jit(init)(), parts.optimizer, ema_decays=config.train.ema_decays, banks=banks, neighbour_scale=scale
     )
@@ -61,7 +61,7 @@ def first_state(parts: Parts, init: Any) -> TrainState:
 
 def batch_of(rows: Any) -> dict[str, np.ndarray]:
     images, labels = digits().__getitems__(rows)
-    return {"image": images, "label": labels}
+    return {"image": images, "label": labels, "id": np.asarray(rows, np.uint32)}
 
 
 # --- the released step ------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Tiny:
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
     parts, init = make_parts(tiny_config(model=dict(name="mlp", num_heads=None, depth=2)))
-    state = push_batch(first_state(parts, init), batch_of(np.arange(400, 800)))
+    state = push_batch(parts.space, {}, first_state(parts, init), batch_of(np.arange(400, 800)))
     traces: list[None] = []
 
     def counted(*arguments: Any) -> Any:
@@ -256,8 +256,8 @@ def tiny() -> Tiny:
 def test_a_step_is_its_parts_in_order(tiny: Tiny):
     """Push, draw, generate, loss, update: the page as it reads, composed by hand."""
     batch, widths = batch_of(np.arange(16)), jnp.asarray([0.4])
-    pushed = push_batch(tiny.state, batch)
-    draw = jax.jit(partial(draw_samples, tiny.parts))(pushed, batch, jax.random.fold_in(KEY, 0))
+    pushed = push_batch(tiny.parts.space, {}, tiny.state, batch)
+    draw = jax.jit(partial(draw_samples, tiny.parts))(pushed, batch, {}, jax.random.fold_in(KEY, 0))
 
     def loss_fn(params: Any) -> jax.Array:
         return drift_loss(tiny.parts, generate(tiny.parts, params, draw), draw, {}, widths)[0]
@@ -307,13 +307,13 @@ def test_a_step_is_a_function_of_state_batch_and_key(tiny: Tiny):
 
 
 def test_steps_draw_anew(tiny: Tiny):
-    one, two = (draw_samples(tiny.parts, tiny.state, {}, jax.random.fold_in(KEY, number)) for number in (0, 1))
+    one, two = (draw_samples(tiny.parts, tiny.state, {}, {}, jax.random.fold_in(KEY, number)) for number in (0, 1))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         assert np.any(np.asarray(a != b))
 
 
 def test_positives_are_of_their_class_and_not_repeated(tiny: Tiny):
-    draw = jax.device_get(draw_samples(tiny.parts, tiny.state, {}, KEY))
+    draw = jax.device_get(draw_samples(tiny.parts, tiny.state, {}, {}, KEY))
     images, labels = digits().__getitems__(np.arange(1400))
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     assert draw.positives.shape == (3, 4, 8, 8, 1) and draw.unconditional.shape == (3, 2, 8, 8, 1)
@@ -335,7 +335,7 @@ def test_a_kernel_width_does_not_recompile(tiny: Tiny):
 
 def test_drift_loss_is_the_published_formula(tiny: Tiny):
     """The two-axis drift of the samples' pixels and its gradient, restated in float64 as the paper's code orders it."""
-    draw = draw_samples(tiny.parts, tiny.state, {}, KEY)
+    draw = draw_samples(tiny.parts, tiny.state, {}, {}, KEY)
     rng = np.random.default_rng(0)
     samples = rng.uniform(-1, 1, (3, 4, 8, 8, 1))
     widths = (0.2, 0.05)
@@ -372,7 +372,7 @@ def test_drift_loss_is_the_published_formula(tiny: Tiny):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("objective", [*LOSSES, *FIELDS])
 def test_every_objective_and_kernel_gives_a_direction(tiny: Tiny, objective: str, kernel: str):
-    draw = draw_samples(tiny.parts, tiny.state, {}, KEY)
+    draw = draw_samples(tiny.parts, tiny.state, {}, {}, KEY)
     parts = dataclasses.replace(tiny.parts, objective=Objective(objective, KERNELS[kernel]))
     samples = jax.random.uniform(KEY, (3, 4, 8, 8, 1), minval=-1)
     loss, gradient = jax.value_and_grad(lambda x: drift_loss(parts, x, draw, {}, jnp.asarray([0.4]))[0])(samples)

@@ -52,7 +52,7 @@ def test_images_and_labels_of_a_prepared_data_set(prepared: Path, split: str, th
     cropped, _ = source.read(range(len(source)), np.arange(len(source)) % 2 == 0, seeds)
     for row, index in enumerate(order):
         expected = random_crop(originals[index], 8, seeds[row])
-        assert same(cropped[row], expected[:, ::-1] if row % 2 == 0 else expected)
+        assert same(to_float(cropped[row]), expected[:, ::-1] if row % 2 == 0 else expected)
 
 
 def test_grey_and_any_folder_above_the_version(prepared: Path) -> None:

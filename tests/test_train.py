@@ -16,23 +16,29 @@ from PIL import Image
 
 from drifting import bank
 from drifting.config import Config, ConfigError
+from drifting.data.latents import latents
 from drifting.data.pipeline import ClassBalanced, Pipeline
 from drifting.data.source import ArraySource
 from drifting.data.sources import digits
-from drifting.frozen import feature_encoder, sample_space
+from drifting.data.synthetic import synthetic
+from drifting.frozen import feature_encoder, sample_space, source_space
 from drifting.losses import MapMetrics
 from drifting.state import TrainState
 from drifting.train import (
     CollapseWatch,
     GridDrawer,
+    bank_packing,
     describe,
     empty_banks,
     fill_banks,
-    make_pipeline,
+    make_feed,
     named_metrics,
     set_up,
 )
+from tests.caches import finished_cache
 from tests.runs import finish, finished_run, metrics, saved, tiny_config, train_command, tree
+
+PIXELS = sample_space(None, (8, 8, 1))
 
 
 @pytest.fixture
@@ -50,13 +56,15 @@ def source_of(counts: list[int]) -> ArraySource:
 
 
 def empty(config: Config, source: ArraySource) -> TrainState:
-    return TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, source.shape, source.num_classes))
+    return TrainState(
+        jnp.int32(0), {}, {}, {}, empty_banks(config, sample_space(None, source.shape), source.num_classes)
+    )
 
 
 def fill(config: Config, source: ArraySource) -> tuple[TrainState, Any]:
-    pipeline = make_pipeline(config, source)
+    pipeline = make_feed(config, source)
     space = sample_space(None, source.shape)
-    return fill_banks(config, space, source, pipeline, empty(config, source), jax.random.key(0)), pipeline
+    return fill_banks(config, space, source, pipeline, empty(config, source)), pipeline
 
 
 def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
@@ -66,11 +74,11 @@ def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
     assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks["unconditional"])) >= 2)
     batches = pipeline.state()["position"]
     shorter = empty(config, digits())
-    again = make_pipeline(config, digits())
+    again = make_feed(config, digits())
     for _ in range(batches - 1):
-        labels = next(again)["label"]
-        images = jnp.zeros((len(labels), 8, 8, 1))
-        shorter = TrainState(shorter.step, {}, {}, {}, {"class": bank.push(shorter.banks["class"], images, labels)})
+        batch = next(again)
+        pushed = bank.push(shorter.banks["class"], batch["image"], batch["label"], batch["id"])
+        shorter = TrainState(shorter.step, {}, {}, {}, {"class": pushed})
     assert np.asarray(bank.fill(shorter.banks["class"])).min() < config.loss.positives
 
 
@@ -79,44 +87,81 @@ def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFix
     config = tiny_config(bank=dict(push=8))
     with caplog.at_level(logging.WARNING, "drifting"):
         state, pipeline = fill(config, source)
-    assert "1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
+    assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
     assert pipeline.state()["position"] == 8  # ceil(61 / 8)
     held = np.asarray(state.banks["class"].samples[1, :, 0, 0, 0])
     assert int(bank.fill(state.banks["class"])[1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
 
 
-def test_a_class_without_samples_is_an_error():
+def test_classes_without_samples_are_an_error_that_names_them():
     source = source_of([30, 30])
-    source.class_names, source.num_classes = ("c0", "c1", "nothing"), 3
-    with pytest.raises(ValueError, match="nothing"):
-        fill(tiny_config(), source)
+    source.class_names, source.num_classes = ("c0", "c1", "nothing", "none"), 4
+    with pytest.raises(ConfigError, match=r"2 of 4 classes of 'array' have no image: nothing, none; leave them out"):
+        make_feed(tiny_config(), source)
 
 
 def test_which_banks_there_are():
-    assert set(empty_banks(tiny_config(), (8, 8, 1), 10)) == {"class", "unconditional"}
+    assert set(empty_banks(tiny_config(), PIXELS, 10)) == {"class", "unconditional"}
     without = dict(loss=dict(unconditional=0), guidance=dict(alpha_max=1.0))
-    assert set(empty_banks(tiny_config(**without), (8, 8, 1), 10)) == {"class"}
+    assert set(empty_banks(tiny_config(**without), PIXELS, 10)) == {"class"}
     config = tiny_config(bank=dict(per_class=0), **without)
-    assert empty_banks(config, (8, 8, 1), 10) == {}
+    assert empty_banks(config, PIXELS, 10) == {}
     state = TrainState(jnp.int32(0), {}, {}, {}, {})
-    pipeline = make_pipeline(config, digits())
-    space = sample_space(None, (8, 8, 1))
-    filled = fill_banks(config, space, digits(), pipeline, state, jax.random.key(0))
+    pipeline = make_feed(config, digits())
+    filled = fill_banks(config, PIXELS, digits(), pipeline, state)
     assert filled is state and pipeline.state() == {"position": 0}
 
 
-def test_batches_with_and_without_banks():
+def test_batches_with_and_without_banks(caplog: pytest.LogCaptureFixture):
     config = tiny_config()
-    pipeline = make_pipeline(config, digits())
+    pipeline = make_feed(config, digits())
     assert isinstance(pipeline, Pipeline) and pipeline.batch_size == 16
-    assert make_pipeline(config, source_of([5, 4])).batch_size == 9  # no more than there are
+    assert make_feed(config, source_of([5, 4])).batch_size == 9  # no more than there are
     config = tiny_config(bank=dict(per_class=0), loss=dict(labels=3, positives=4, unconditional=0))
-    pipeline = make_pipeline(config, digits())
+    pipeline = make_feed(config, digits())
     assert isinstance(pipeline, ClassBalanced)
-    labels = next(pipeline)["label"].reshape(3, 4)
+    labels = np.asarray(next(pipeline)["label"]).reshape(3, 4)
     assert len(set(labels[:, 0])) == 3 and np.all(labels == labels[:, :1])
-    with pytest.raises(ConfigError, match=r"^loss\.positives=4: exceeds the 2 samples of class 'c1'"):
-        make_pipeline(config, source_of([9, 2, 9]))
+    with caplog.at_level(logging.WARNING, "drifting"):
+        rare = make_feed(config, source_of([9, 2, 9]))
+    assert caplog.text.count("1 of 3 classes have fewer than loss.positives=4 samples") == 1
+    assert np.bincount(np.asarray(next(rare)["label"])).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "latents"])
+def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
+    kind: str, tmp_path_factory: pytest.TempPathFactory
+):
+    """To the last bit, mirrored as they were, and zero where a ring is not full."""
+    config = tiny_config(bank=dict(per_class=48, push=32), data=dict(flip=True))
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 1), dtype=np.uint8)
+    source: Any = ArraySource("array", pixels, np.arange(150) % 3, ("a", "b", "c"))
+    if kind == "latents":
+        source = latents(finished_cache(tmp_path_factory))
+        config = tiny_config(bank=dict(per_class=4, push=32), data=dict(flip=True))
+    space, feed = source_space(None, source), make_feed(config, source)
+    state = TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, space, source.num_classes))
+    state = fill_banks(config, space, source, feed, state)
+    packing = bank_packing(space, make_feed(config, source))
+    packed = packing.pack(state)
+    assert all(held.samples is None for held in packed.banks.values())
+    size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed, state))
+    assert size < whole / 4
+    restored = packing.unpack(packed)
+    assert restored.banks["class"].samples.dtype == (jnp.float16 if kind == "latents" else jnp.uint8)
+    held = np.asarray(bank.fill(state.banks["class"]))
+    assert (held > 0).all() and (kind == "latents" or (held < 48).any())
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_samples_that_a_network_makes_are_saved_themselves():
+    """Encoding images again on another device would not give the same latents to the last bit."""
+    source = synthetic(16, classes=2)
+    space = source_space("random://smoke", source)
+    packing = bank_packing(space, make_feed(tiny_config(), source))
+    state = TrainState(jnp.int32(0), {}, {}, {}, empty_banks(tiny_config(), space, 2))
+    assert packing.pack(state) is state and state.banks["class"].samples.shape == (2, 8, 8, 8, 8)
 
 
 def test_named_metrics():

@@ -71,7 +71,12 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"loss.positives": 129}, "loss.positives=129: exceeds bank.per_class=128: draw fewer or keep more"),
     ({"loss.unconditional": 1001}, "loss.unconditional=1001: exceeds bank.unconditional=1000"),
     ({"bank.per_class": -1}, "bank.per_class=-1: use 0 (no bank) or more"),
-    ({"bank.per_class": 0}, "loss.unconditional=16: needs a bank: set bank.per_class above 0"),
+    ({"data.workers": -1}, "data.workers=-1: use 0 or more"),
+    ({"data.resident": "gpu"}, "data.resident='gpu': use one of device, host"),
+    (
+        {"data.resident": "host", "data.random_crop": True},
+        "data.random_crop=True: is a fresh part of the image each time",
+    ),
     ({"bank.push": 0}, "bank.push=0: use 1 or more"),
     ({"guidance.alpha_min": 0.0}, "guidance.alpha_min=0.0: use a positive scale"),
     ({"guidance.alpha_min": 0.5}, "guidance.alpha_min=0.5: below 1 unconditional negatives would weigh less"),
@@ -118,7 +123,7 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"loss.feature_scale": "neighbour", "features.encoders": ()},
-        "loss.feature_scale='neighbour': needs class-balanced batches: set bank.per_class=0",
+        "loss.feature_scale='neighbour': needs positives that are drawn for each step: set bank.per_class=0",
     ),
 ]
 
@@ -217,7 +222,7 @@ def test_what_can_pretrain(changes: dict[str, Any]):
         ),
         (
             Config,
-            NO_BANK | {"loss.labels": 11},
+            NO_BANK | {"loss.labels": 11, "loss.feature_scale": "neighbour", "features.encoders": ()},
             (8, 8, 1),
             "loss.labels=11: exceeds the 10 classes of data.name='digits'",
         ),

@@ -66,8 +66,8 @@ def random_crop(pixels: NDArray[np.uint8], size: int, seed: Seed) -> NDArray[np.
     return np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def random_crops(images: NDArray[np.float32], seeds: Sequence[Seed]) -> NDArray[np.float32]:
-    """Of each image `[B, H, W, C]` float32 in [-1, 1] a random part, resized to `H x W` (bicubic), by its own seed."""
+def random_crops(images: NDArray, seeds: Sequence[Seed]) -> NDArray:
+    """Of each image `[B, H, W, C]`, uint8 or float32 in [-1, 1], a random part by its own seed, resized to `H x W`."""
     _, height, width, channels = images.shape
     out = np.empty_like(images)
     for row, seed in enumerate(seeds):
@@ -75,4 +75,4 @@ def random_crops(images: NDArray[np.float32], seeds: Sequence[Seed]) -> NDArray[
         for c in range(channels):
             part = Image.fromarray(np.ascontiguousarray(images[row, :, :, c])).crop(box)
             out[row, :, :, c] = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
-    return out.clip(-1, 1)  # cubics overshoot
+    return out if out.dtype == np.uint8 else out.clip(-1, 1)  # cubics overshoot

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from drifting.data.crop import Seed, centre_crop, random_crop
-from drifting.data.source import Batch, Indices, to_float
+from drifting.data.source import Batch, Indices, Records, to_float
 
 
 class EncodedSource(abc.ABC):
@@ -53,16 +53,17 @@ class EncodedSource(abc.ABC):
         return images[0], int(labels[0])
 
     def __getitems__(self, indices: Indices, /) -> Batch:
-        return self.read(indices, np.zeros(len(indices), bool), None)
+        images, labels = self.read(indices, np.zeros(len(indices), bool), None)
+        return to_float(images), labels
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
-        """Images and labels, mirrored and cropped as `drifting.data.source.read` says: of the whole images."""
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """Images uint8 and labels, mirrored and cropped as `drifting.data.source.read` says: of the whole images."""
         images, size = np.empty((len(indices), *self.shape), np.uint8), self.shape[0]
         for row, (name, data) in enumerate(self.encoded(indices)):
             pixels = decode(name, data, self.shape[2])
             square = centre_crop(pixels, size) if crop_seeds is None else random_crop(pixels, size, crop_seeds[row])
             images[row] = (square[:, ::-1] if mirrored[row] else square).reshape(self.shape)
-        return to_float(images), self.labels[np.asarray(indices, dtype=np.int64)]
+        return images, self.labels[np.asarray(indices, dtype=np.int64)]
 
 
 def check_size(image_size: int, channels: int) -> None:

@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
-from drifting.data.source import Batch, Indices, check_split
+from drifting.data.source import Batch, Indices, Records, check_split
 
 logger = logging.getLogger("drifting")
 
@@ -175,6 +175,13 @@ class LatentSource:
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process is given: not the open files."""
+        return {**self.__dict__, "_readers": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_lock": threading.Lock()}
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -186,7 +193,7 @@ class LatentSource:
         """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
         return self.read(indices, np.zeros(len(indices), bool), None)
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` `[B]` of their mirror images; labels `[B]`.
 
         Raises:

@@ -10,6 +10,7 @@ from drifting.data.crop import Seed, random_crops
 
 Indices = Sequence[int] | NDArray[np.integer]
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
+Records = tuple[NDArray, NDArray[np.int32]]
 
 SPLITS = ("train", "heldout")
 
@@ -52,16 +53,18 @@ class LabelledSource(Source, Protocol):
 
 @runtime_checkable
 class AugmentingSource(Source, Protocol):
-    """A source that mirrors and crops its images itself, because it can do so better before they are delivered."""
+    """A source that delivers its images as it keeps them, and mirrors and crops them itself."""
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """As `read` below."""
 
 
-def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
-    """Augmented images `[B, H, W, C]` float32 in [-1, 1], and labels `[B]` int32.
+def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+    """Augmented images `[B, H, W, C]` as training takes them, and labels `[B]` int32.
 
-    Sources that have a method `read` do it themselves; of the others the delivered images are cropped.
+    They are uint8 or float32 in [-1, 1], or of a cache of latents float16 moments: what is smaller on the way to the
+    device, and in a bank there, than numbers made of it. Sources that have a method `read` do it themselves; of the
+    others the delivered images are cropped.
 
     Args:
         source: where they come from.
@@ -75,11 +78,16 @@ def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_see
     if isinstance(source, AugmentingSource):
         return source.read(indices, mirrored, crop_seeds)
     images, labels = source.__getitems__(indices)
+    return augmented(images, mirrored, crop_seeds), labels
+
+
+def augmented(images: NDArray, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> NDArray:
+    """Images `[B, H, W, C]` uint8 or float32, cropped and mirrored as `read` says."""
     if crop_seeds is not None:
         images = random_crops(images, crop_seeds)
     if mirrored.any():
         images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-    return images, labels
+    return images
 
 
 def to_float(images: NDArray) -> NDArray[np.float32]:
@@ -94,7 +102,7 @@ class ArraySource:
 
     Args:
         name: The source's name.
-        images: `[N, H, W, C]`, uint8 or float32 in [-1, 1]; kept in that dtype, delivered as float32.
+        images: `[N, H, W, C]`, uint8 or float32 in [-1, 1]; kept in that dtype, and read in it by training.
         labels: `[N]` integers.
         class_names: One name for each class.
     """
@@ -116,6 +124,11 @@ class ArraySource:
     def __getitems__(self, indices: Indices, /) -> Batch:
         rows = np.asarray(indices, dtype=np.int64)
         return to_float(self._images[rows]), self.labels[rows]
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """Images in the dtype they are kept in, augmented, and labels."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return augmented(self._images[rows], mirrored, crop_seeds), self.labels[rows]
 
 
 class OneClass:
@@ -139,7 +152,7 @@ class OneClass:
         images, labels = self._source.__getitems__(indices)
         return images, np.zeros_like(labels)
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Batch:
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """The source's images, augmented by its own method where it has one."""
         images, labels = read(self._source, indices, mirrored, crop_seeds)
         return images, np.zeros_like(labels)

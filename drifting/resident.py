@@ -1,0 +1,84 @@
+"""All real samples on the device, drawn by class index: a pytree with a pure `sample`, beside `drifting.bank`.
+
+A bank holds the latest few samples of each class and has to be fed. Where all of them fit (ImageNet's latents are 21 GB
+in float16), a step draws from the whole class instead: nothing is stale, nothing is loaded, nothing has to be saved.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """Real samples, sorted by class.
+
+    Attributes:
+      records: `[N, V, *shape]`, in the order of their classes; `V` views of each: the sample and, where there is a
+        second, its mirror image. Rows from `starts[C]` on are padding.
+      starts: `[C + 1]` int32, class `c` is the rows `[starts[c], starts[c + 1])`, at least one.
+      mirror: whether to mirror each drawn sample with probability 1/2: by its second view, or if it has but one, left
+        to right along axis 1 of its shape `[H, W, C]`.
+    """
+
+    records: Array
+    starts: Array
+    mirror: bool = dataclasses.field(default=False, metadata={"static": True})
+
+
+def sample(resident: Resident, key: Array, labels: ArrayLike, count: int) -> Array:
+    """`count` samples of each requested class `[L, count, *shape]`, drawn uniformly and independently for every label.
+
+    Without replacement where the class has at least `count`, otherwise with replacement.
+
+    Args:
+      resident: the samples.
+      key: one PRNG key.
+      labels: `[L]` int32 in `[0, C)`.
+      count: samples per label; static.
+    """
+    labels = jnp.asarray(labels, jnp.int32)
+    first = resident.starts[labels]
+    return _sample(resident, key, first, resident.starts[labels + 1] - first, count)
+
+
+def sample_any(resident: Resident, key: Array, rows: int, count: int) -> Array:
+    """As `sample`, of any class: `[rows, count, *shape]`."""
+    held = jnp.broadcast_to(resident.starts[-1], (rows,))
+    return _sample(resident, key, jnp.zeros_like(held), held, count)
+
+
+def _sample(resident: Resident, key: Array, first: Array, held: Array, count: int) -> Array:
+    row_key, coin_key = jax.random.split(key)
+    rows = first[:, None] + distinct(row_key, held, count)
+    if not resident.mirror:
+        return resident.records[rows, 0]
+    mirrored = jax.random.bernoulli(coin_key, shape=rows.shape)
+    if resident.records.shape[1] > 1:
+        return resident.records[rows, mirrored.astype(jnp.int32)]
+    drawn = resident.records[rows, 0]
+    return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
+
+
+def distinct(key: Array, held: Array, count: int) -> Array:
+    """For each of `held` `[L]` int32, `count` numbers of `[0, held)`: `[L, count]` int32.
+
+    A uniform draw of a subset, by Floyd's algorithm (Bentley & Floyd 1987), whose cost does not depend on `held`;
+    independent draws with replacement where `held < count`.
+    """
+    without, replaced = jax.random.split(key)
+    keys = jax.random.split(without, count)
+
+    def add(i: Array, chosen: Array) -> Array:
+        last = held - count + i
+        drawn = jax.random.randint(keys[i], held.shape, 0, last + 1)
+        taken = jnp.any(chosen == drawn[:, None], axis=1)
+        return chosen.at[:, i].set(jnp.where(taken, last, drawn))
+
+    chosen = jax.lax.fori_loop(0, count, add, jnp.full((held.shape[0], count), -1, jnp.int32))
+    repeated = jax.random.randint(replaced, chosen.shape, 0, held[:, None])
+    return jnp.where(held[:, None] >= count, chosen, repeated)
