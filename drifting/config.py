@@ -149,6 +149,7 @@ class RunConfig:
     steps: int = 30_000
     seed: int = 0
     batch_size: int = 8192  # pretrain only: a generator's batch follows from `loss` and `bank`
+    micro_batch: int = 0  # generated samples whose activations exist at a time; 0: all of a step
     ema_decays: tuple[float, ...] = (0.999,)
     log_every: int = 100
     sample_every: int = 1000  # 0: never

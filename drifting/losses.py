@@ -9,7 +9,7 @@ differentiating anything: it is attached to the loss by `attach_gradient`, and n
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,14 @@ SCALE_FLOOR = 1e-3
 FIELD_FLOOR = 1e-8
 
 FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
+UNSCALED = ("neighbour", "none")
+
+CHUNK = 2**28
+"""Numbers in the arrays of the problems that are computed at a time, over all devices: a gigabyte in float32."""
 
 Link = Callable[[Array, Kernel, ArrayLike], Array]
+Chunk = int | Array
+"""Number of a chunk of positions."""
 
 
 def log_link(log_density: Array, kernel: Kernel, width: ArrayLike) -> Array:
@@ -174,6 +180,9 @@ def map_loss(
 ) -> tuple[Array, MapMetrics]:
     """Loss of one feature map and its metrics.
 
+    Where a map has very many problems they are computed some positions at a time (`CHUNK`). All that is ever held of the
+    whole map are its distances and affinities: a sum of fields is the field of the sum of their affinities.
+
     Args:
         objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
         gen: `[L, N, F, C]` features of the generated samples: labels, samples, positions, channels; the only argument
@@ -184,68 +193,117 @@ def map_loss(
         The loss (float32 scalar) and its `MapMetrics`.
     """
     labels, n, positions, channels = gen.shape
-    features = (jax.lax.stop_gradient(a).astype(jnp.float32) for a in (gen, pos, unc))
-    x, y_pos, y_unc = (rearrange(a, "l n f c -> (l f) n c") for a in features)
-    centre = jnp.mean(y_pos, axis=1, keepdims=True)
-    x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
-    y_neg = jnp.concatenate([x, y_unc], axis=1)
-    w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), positions, axis=0)
-    w_pos = jnp.repeat(w_pos, positions, axis=0)
-    is_self = jnp.eye(n, y_neg.shape[1], dtype=bool)
+    gen_, pos, unc = (jax.lax.stop_gradient(a) for a in (gen, pos, unc))
+    size = _positions_at_a_time(gen.shape, pos.shape[1], unc.shape[1])
+    each_chunk = partial(_stacked, positions // size)
+    w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), size, axis=0)
+    w_pos = jnp.repeat(w_pos, size, axis=0)
+    is_self = jnp.eye(n, w_neg.shape[1], dtype=bool)
 
-    distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
-    d_pos, d_neg = distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
+    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
+        """Samples, positives and negatives of a chunk's problems, `[B, ., C]` float32, the origin among them."""
+        slices = (jax.lax.dynamic_slice_in_dim(a, chunk * size, size, axis=2) for a in (gen_, pos, unc))
+        x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
+        centre = jnp.mean(y_pos, axis=1, keepdims=True)
+        x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
+        return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
+
+    def distances(chunk: Chunk) -> tuple[Array, Array]:
+        x, y_pos, y_neg = coordinates(chunk)
+        distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
+        return distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
+
+    d_pos, d_neg = each_chunk(distances)
     scale = _feature_scale(objective.feature_scale, d_pos, d_neg, w_pos, w_neg)
-    if scale is None:
-        distance_unit = coordinate_unit = jnp.ones((1, 1, 1))
-    else:
-        distance_unit = jnp.maximum(scale, SCALE_FLOOR)
-        coordinate_unit = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
+    # Chunks, problems, 1, 1, like the distances.
+    distance_unit = jnp.broadcast_to(jnp.maximum(scale, SCALE_FLOOR), (*d_pos.shape[:2], 1, 1))
+    coordinate_unit = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
+    coordinate_unit = jnp.broadcast_to(coordinate_unit, distance_unit.shape)
+    if objective.feature_scale in UNSCALED:
+        distance_unit = coordinate_unit = jnp.ones_like(distance_unit)
 
-    pairs = Pairs(d_pos / distance_unit, d_neg / distance_unit, w_pos, w_neg, is_self)
-    coordinates = (x / coordinate_unit, y_pos / coordinate_unit, y_neg / coordinate_unit)
+    def field(chunk: Chunk, affinities: Affinities) -> Array:
+        return jax.vmap(displace)(affinities, *(y / coordinate_unit[chunk] for y in coordinates(chunk)))
+
     each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
 
-    def at_width(total: Array, width: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        """Adds one width's field to the sum; its potential (0 for a field), gap and norm."""
-        affinities = each_problem(partial(objective.affinities, width=width))(pairs)
-        field = jax.vmap(displace)(affinities, *coordinates)
-        mean_square = jnp.mean(jnp.square(field))
+    def at_width(total: Affinities, width: Array) -> tuple[Affinities, tuple[Array, Array, Array]]:
+        """Adds one width's affinities to the sum; its potential (0 for a field), gap and norm."""
         potential_of = partial(potential, kernel=objective.kernel, width=width)
-        gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs))
-        value = jnp.float32(0)
-        if objective.is_scalar:
-            value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs))
+
+        def problems(chunk: Chunk) -> tuple[Affinities, Array, Array, Array]:
+            unit = distance_unit[chunk]
+            pairs = Pairs(d_pos[chunk] / unit, d_neg[chunk] / unit, w_pos, w_neg, is_self)
+            affinities = each_problem(partial(objective.affinities, width=width))(pairs)
+            square = jnp.mean(jnp.square(field(chunk, affinities)), axis=(1, 2))
+            gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs), axis=1)
+            value = jnp.zeros_like(gap)
+            if objective.is_scalar:
+                value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs), axis=1)
+            return affinities, value, gap, square
+
+        affinities, value, gap, square = each_chunk(problems)
+        mean_square, norm = jnp.mean(square), jnp.float32(1)
         if objective.normalise_field:
-            field *= jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
-        return total + field, (value, gap, jnp.sqrt(mean_square))
+            norm = jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
+        total = jax.tree.map(lambda total, new: total + norm * new, total, affinities)
+        return total, (jnp.mean(value), jnp.mean(gap), jnp.sqrt(mean_square))
 
     # A loop, not its unrolling: less to compile, and one width's affinities at a time in memory.
-    total, (values, gaps, norms) = jax.lax.scan(at_width, jnp.zeros_like(x), widths)
-    value, gap = jnp.sum(values), jnp.mean(gaps)
-    if objective.is_scalar:
-        gradient = -total * (coordinate_unit / jnp.square(distance_unit)) / (total.shape[0] * n)
-    else:
-        value = jnp.mean(jnp.square(total))
-        # As a float: the count exceeds 32-bit integers in the ImageNet recipes.
-        gradient = -2 * total / coordinate_unit / float(total.size)
-    loss = attach_gradient(gen, value, rearrange(gradient, "(l f) n c -> l n f c", l=labels))
-    mean_scale = jnp.float32(1) if scale is None else jnp.mean(scale)
-    return loss, MapMetrics(value, gap, norms, mean_scale)
+    nothing = Affinities(jnp.zeros_like(d_pos), jnp.zeros_like(d_neg))
+    affinities, (values, gaps, norms) = jax.lax.scan(at_width, nothing, widths)
+
+    def gradient_of(chunk: Chunk) -> tuple[Array, Array]:
+        """Gradient of the loss at a chunk's samples, `[L, N, size, C]`, and the mean square of each problem's field."""
+        total, unit = field(chunk, Affinities(affinities.pos[chunk], affinities.neg[chunk])), coordinate_unit[chunk]
+        if objective.is_scalar:
+            gradient = -total * (unit / jnp.square(distance_unit[chunk])) / (labels * positions * n)
+        else:
+            # As a float: the count exceeds 32-bit integers in the ImageNet recipes.
+            gradient = -2 * total / unit / float(gen.size)
+        gradient = rearrange(gradient, "(l f) n c -> l n f c", l=labels).astype(gen.dtype)
+        return gradient, jnp.mean(jnp.square(total), axis=(1, 2))
+
+    gradient, square = each_chunk(gradient_of)
+    value = jnp.sum(values) if objective.is_scalar else jnp.mean(square)
+    loss = attach_gradient(gen, value, rearrange(gradient, "k l n f c -> l n (k f) c"))
+    mean_scale = jnp.float32(1) if objective.feature_scale in UNSCALED else jnp.mean(scale)
+    return loss, MapMetrics(value, jnp.mean(gaps), norms, mean_scale)
 
 
-def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array | None:
-    """Weighted mean distance over queries and targets (the diagonal included), `[1, 1, 1]` or `[B, 1, 1]`; None: one.
+def _positions_at_a_time(gen: tuple[int, ...], positives: int, unconditional: int) -> int:
+    """Positions whose problems are computed together: the largest divisor of their number within `CHUNK`."""
+    labels, n, positions, channels = gen
+    # Coordinates and distances of the problems at one position.
+    numbers = labels * (2 * n + positives + unconditional) * (n + channels)
+    return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, CHUNK // numbers))
+
+
+def _stacked(count: int, function: Callable[[Chunk], Any]) -> Any:
+    """The results of `function(0)` .. `function(count - 1)`, one after the other, stacked."""
+    if count == 1:
+        return jax.tree.map(lambda a: a[None], function(0))
+    return jax.lax.map(function, jnp.arange(count))
+
+
+def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array:
+    """Weighted mean distance over queries and targets (the diagonal included), of each problem or of all of them.
 
     Released recipe: `mean(w_j d_ij) / mean(w_j)`, both over all problems of the map. One label's scale then depends on
     the others in the batch; 'per_problem' is the version without that coupling.
+
+    Args:
+        d_pos, d_neg: `[K, B, N, .]` distances of K chunks of B problems. w_pos, w_neg: `[B, .]`, for every chunk.
+
+    Returns:
+        `[1, 1, 1, 1]`, or per problem `[K, B, 1, 1]`.
     """
-    if kind in ("none", "neighbour"):
-        return None
-    total = partial(jnp.sum, axis=(0, 1, 2) if kind == "per_map" else (1, 2), keepdims=True)
-    w_pos, w_neg = w_pos[:, None], w_neg[:, None]
-    queries = d_pos.shape[1]
-    return (total(d_pos * w_pos) + total(d_neg * w_neg)) / (queries * (total(w_pos) + total(w_neg)))
+    # Problem by problem first: sums of hundreds of millions would lose digits.
+    distance = jnp.sum(d_pos * w_pos[:, None], axis=(2, 3)) + jnp.sum(d_neg * w_neg[:, None], axis=(2, 3))
+    weight = jnp.broadcast_to(jnp.sum(w_pos, axis=1) + jnp.sum(w_neg, axis=1), distance.shape)
+    if kind != "per_problem":
+        distance, weight = jnp.sum(distance, keepdims=True), jnp.sum(weight, keepdims=True)
+    return (distance / (d_pos.shape[2] * weight))[..., None, None]
 
 
 def objective_loss(

@@ -20,11 +20,14 @@ from drifting import bank, resident
 from drifting.build import Generator, Params
 from drifting.config import Config
 from drifting.frozen import FeatureFn, SampleSpace
+from drifting.gradient import in_micro_batches, micro_batch_of, micro_batched_gradient
 from drifting.guidance import draw_alpha, unconditional_weight
 from drifting.losses import MapMetrics, Objective, collapse_ratio, neighbour_distance, objective_loss
 from drifting.state import Optimizer, TrainState, apply_gradients
 
 Batch = dict[str, Any]
+Inputs = tuple[dict[str, Array], Array, Array]
+"""What the generator is given: noise, labels, guidance scales."""
 
 
 class Purpose(enum.IntEnum):
@@ -93,18 +96,23 @@ def train_step(
     draw = draw_samples(parts, state, batch, frozen, key)
     state, lengths = update_neighbour_scale(parts, state, draw)
 
-    def loss_fn(params: Params) -> tuple[Array, tuple[Array, dict[str, MapMetrics]]]:
-        samples = generate(parts, params, draw)
-        loss, maps = drift_loss(parts, samples, draw, frozen, widths, lengths)
-        return loss, (samples, maps)
+    def features_of(params: Params, inputs: Inputs) -> tuple[dict[str, Array], Array]:
+        samples = parts.generator(params, *inputs)
+        return parts.features(frozen, samples), samples
 
-    (loss, (samples, maps)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def loss_fn(features: dict[str, Array]) -> tuple[Array, dict[str, MapMetrics]]:
+        return drift_loss(parts, features, real, draw, widths, lengths)
+
+    real = real_features(parts, draw, frozen)
+    inputs, size = generator_inputs(draw), parts.config.train.micro_batch
+    (loss, maps), samples, gradient = micro_batched_gradient(features_of, loss_fn, state.params, inputs, size)
     state, update_metrics = apply_gradients(state, gradient, parts.optimizer, parts.config.optimizer.no_op_steps)
+    positives = draw.positives.reshape(*draw.positives.shape[:2], -1)
     metrics = {
         "loss": loss,
         "gap": jnp.mean(jnp.stack([m.gap for m in maps.values()])),
         "field_norm": jnp.mean(jnp.stack([m.field_norm for m in maps.values()])),
-        "collapse": collapse_ratio(*(a.reshape(*a.shape[:2], -1) for a in (samples, draw.positives))),
+        "collapse": collapse_ratio(samples.reshape(len(draw.labels), -1, positives.shape[-1]), positives),
         "alpha": jnp.mean(draw.alpha),
         "bank_fill": bank_fill(state),
         "param_norm": optax.tree.norm(state.params),
@@ -180,39 +188,47 @@ def draw_labels(key: Array, count: int, num_classes: int) -> Array:
     return jax.vmap(lambda k: jax.random.permutation(k, num_classes))(keys).reshape(-1)[:count].astype(jnp.int32)
 
 
-def generate(parts: Parts, params: Params, draw: Draw) -> Array:
-    """The generated samples `[L, N, H, W, C]` float32."""
-    labels, generated = draw.labels.shape[0], parts.config.loss.generated
-    samples = parts.generator(params, draw.noise, jnp.repeat(draw.labels, generated), jnp.repeat(draw.alpha, generated))
-    return samples.reshape(labels, generated, *parts.generator.shape)
+def generator_inputs(draw: Draw) -> Inputs:
+    """The noise, labels and guidance scales of all samples, those of one label together, `[L * N, ...]`."""
+    generated = jax.tree.leaves(draw.noise)[0].shape[0] // len(draw.labels)
+    return draw.noise, jnp.repeat(draw.labels, generated), jnp.repeat(draw.alpha, generated)
+
+
+def real_features(parts: Parts, draw: Draw, frozen: Params) -> dict[str, Array]:
+    """Features `[L, P + U, F, C]` of the drawn positives and unconditional samples, for which no activation is kept."""
+    real = jnp.concatenate([draw.positives, draw.unconditional], axis=1)
+    samples = real.reshape(-1, *real.shape[2:])
+    size = micro_batch_of(len(samples), parts.config.train.micro_batch, len(draw.labels))
+    features = in_micro_batches(lambda x: parts.features(frozen, x), samples, size)
+    return jax.lax.stop_gradient({name: f.reshape(*real.shape[:2], *f.shape[1:]) for name, f in features.items()})
 
 
 def drift_loss(
-    parts: Parts, samples: Array, draw: Draw, frozen: Params, widths: Array, lengths: Array | None = None
+    parts: Parts,
+    features: dict[str, Array],
+    real: dict[str, Array],
+    draw: Draw,
+    widths: Array,
+    lengths: Array | None = None,
 ) -> tuple[Array, dict[str, MapMetrics]]:
-    """The loss of generated `samples` `[L, N, H, W, C]` against the drawn real ones, in feature space.
+    """The loss of generated samples against the drawn real ones, in feature space.
 
     Args:
+        features: maps of the generated samples, `{name: [L * N, F, C]}`, those of one label together.
+        real: the same maps of the drawn real samples, of `real_features`.
         lengths: `[L]` length unit of each label's class (the neighbour scale), or None.
 
     Returns:
-        The loss, float32 scalar, differentiable in `samples`; and the metrics of every feature map.
+        The loss, float32 scalar, differentiable in `features`; and the metrics of every feature map.
     """
-
-    def maps_of(x: Array) -> dict[str, Array]:
-        features = parts.features(frozen, x.reshape(-1, *x.shape[2:]))
-        features = {name: f.reshape(*x.shape[:2], *f.shape[1:]) for name, f in features.items()}
-        if lengths is None:
-            return features
-        return {name: f / lengths[:, None, None, None] for name, f in features.items()}
-
-    n_pos, n_unc = draw.positives.shape[1], draw.unconditional.shape[1]
-    # One pass over all real samples, for which no activation is kept.
-    real = jax.lax.stop_gradient(maps_of(jnp.concatenate([draw.positives, draw.unconditional], axis=1)))
-    positives = {name: f[:, :n_pos] for name, f in real.items()}
-    unconditional = {name: f[:, n_pos:] for name, f in real.items()}
-    w_unc = unconditional_weight(draw.alpha, samples.shape[1], n_unc)
-    return objective_loss(parts.objective, widths, maps_of(samples), positives, unconditional, w_unc)
+    labels, n_pos = draw.positives.shape[:2]
+    unit = 1.0 if lengths is None else lengths[:, None, None, None]
+    generated = {name: f.reshape(labels, -1, *f.shape[1:]) / unit for name, f in features.items()}
+    positives = {name: f[:, :n_pos] / unit for name, f in real.items()}
+    unconditional = {name: f[:, n_pos:] / unit for name, f in real.items()}
+    n_gen = jax.tree.leaves(generated)[0].shape[1]
+    w_unc = unconditional_weight(draw.alpha, n_gen, draw.unconditional.shape[1])
+    return objective_loss(parts.objective, widths, generated, positives, unconditional, w_unc)
 
 
 def update_neighbour_scale(parts: Parts, state: TrainState, draw: Draw) -> tuple[TrainState, Array | None]:

@@ -31,7 +31,7 @@ from drifting.frozen import sample_space
 from drifting.kernels import KERNELS
 from drifting.losses import Objective, map_loss
 from drifting.state import create
-from drifting.step import Parts, draw_samples, drift_loss, generate, train_step
+from drifting.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
 from scripts import bench_data
 
 REPEATS = 10

@@ -18,6 +18,7 @@ from drifting.data.sources import digits
 from drifting.features import mae_features, pixel_features
 from drifting.fields import FIELDS
 from drifting.frozen import feature_encoder, sample_space
+from drifting.gradient import micro_batched_gradient
 from drifting.hub.released_names import (
     generator_from_released,
     generator_kwargs_from_released,
@@ -30,7 +31,17 @@ from drifting.losses import LOSSES, Objective
 from drifting.models.dit import DiT
 from drifting.models.mae import MAE
 from drifting.state import TrainState, apply_gradients, create
-from drifting.step import Draw, Parts, draw_labels, draw_samples, drift_loss, generate, push_batch, train_step
+from drifting.step import (
+    Draw,
+    Parts,
+    draw_labels,
+    draw_samples,
+    drift_loss,
+    generator_inputs,
+    push_batch,
+    real_features,
+    train_step,
+)
 from drifting.train import empty_banks
 from tests.golden_files import group, load, mae_params_a, meta
 from tests.runs import tiny_config
@@ -59,6 +70,11 @@ def first_state(parts: Parts, init: Any) -> TrainState:
     )
 
 
+def loss_of(parts: Parts, samples: jax.Array, draw: Draw, frozen: Any, widths: Any) -> Any:
+    """Loss and metrics of samples `[L * N, H, W, C]`."""
+    return drift_loss(parts, parts.features(frozen, samples), real_features(parts, draw, frozen), draw, widths)
+
+
 def batch_of(rows: Any) -> dict[str, np.ndarray]:
     images, labels = digits().__getitems__(rows)
     return {"image": images, "label": labels, "id": np.asarray(rows, np.uint32)}
@@ -85,8 +101,8 @@ class Released:
         return dict(zip(self.golden["metric_names"].tolist(), self.golden["metric_values"].tolist(), strict=True))
 
 
-@pytest.fixture(scope="module")
-def released(golden: Path) -> Released:
+@pytest.fixture(scope="module", params=[0, 4], ids=["whole", "micro_batches"])
+def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     z = load(golden / "train_step_tiny.npz")
     m = meta(z)
     kwargs = generator_kwargs_from_released(m["gen_config"])
@@ -95,7 +111,7 @@ def released(golden: Path) -> Released:
         {
             "loss": dict(objective="drift", kernel="laplace", widths=m["R_list"], labels=m["n_labels"], generated=8),
             "optimizer": dict(learning_rate=m["lr"]["learning_rate"], warmup_steps=0, weight_decay=m["weight_decay"]),
-            "train": dict(ema_decays=[m["ema_decay"]]),
+            "train": dict(ema_decays=[m["ema_decay"]], micro_batch=request.param),
         }
     )
     assert isinstance(config, Config)
@@ -106,16 +122,21 @@ def released(golden: Path) -> Released:
     parts = Parts(config, generator, space, features, build.objective(config), optimizer, 10)
     noise = {"image": jnp.asarray(z["noise_x"]), "style": jnp.asarray(z["noise_labels"])}
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
+    widths, stored = jnp.asarray(config.loss.widths), jnp.asarray(z["gen_samples"]).reshape(16, 8, 8, 4)
 
-    # The gradient is taken at the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding of
+    # The features are those of the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding of
     # our samples could put it on the other side.
-    def loss_fn(samples: jax.Array) -> Any:
-        return drift_loss(parts, samples, draw, encoder, jnp.asarray(config.loss.widths))
+    def features_of(params: Any, inputs: Any) -> Any:
+        samples = generator(params, *inputs[0])
+        return features(encoder, inputs[1] + samples - jax.lax.stop_gradient(samples)), samples
 
-    at_golden = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=QUICK)
-    (loss, maps), pull = at_golden(jnp.asarray(z["gen_samples"]).reshape(2, 8, 8, 8, 4))
-    samples, pull_back = jax.vjp(jax.jit(lambda params: generate(parts, params, draw)), params)
-    (gradient,) = pull_back(pull)
+    def gradient_of(params: Any) -> Any:
+        real = real_features(parts, draw, encoder)
+        loss_fn = partial(drift_loss, parts, real=real, draw=draw, widths=widths)
+        inputs = (generator_inputs(draw), stored)
+        return micro_batched_gradient(features_of, loss_fn, params, inputs, config.train.micro_batch)
+
+    (loss, maps), samples, gradient = jax.jit(gradient_of, compiler_options=QUICK)(params)
     state = create(jax.tree.map(jnp.asarray, params), optimizer, ema_decays=config.train.ema_decays)
     after, update = jax.jit(partial(apply_gradients, optimizer=optimizer))(state, gradient)
     before = generator_to_released(params)
@@ -260,7 +281,7 @@ def test_a_step_is_its_parts_in_order(tiny: Tiny):
     draw = jax.jit(partial(draw_samples, tiny.parts))(pushed, batch, {}, jax.random.fold_in(KEY, 0))
 
     def loss_fn(params: Any) -> jax.Array:
-        return drift_loss(tiny.parts, generate(tiny.parts, params, draw), draw, {}, widths)[0]
+        return loss_of(tiny.parts, tiny.parts.generator(params, *generator_inputs(draw)), draw, {}, widths)[0]
 
     def update(state: TrainState) -> TrainState:
         return apply_gradients(state, jax.grad(loss_fn)(state.params), tiny.parts.optimizer)[0]
@@ -342,9 +363,9 @@ def test_drift_loss_is_the_published_formula(tiny: Tiny):
     parts = dataclasses.replace(tiny.parts, objective=Objective("drift", KERNELS["laplace"]))
 
     def loss_fn(x: jax.Array) -> jax.Array:
-        return drift_loss(parts, x, draw, {}, jnp.asarray(widths))[0]
+        return loss_of(parts, x, draw, {}, jnp.asarray(widths))[0]
 
-    loss, gradient = jax.value_and_grad(loss_fn)(jnp.asarray(samples, jnp.float32))
+    loss, gradient = jax.value_and_grad(loss_fn)(jnp.asarray(samples.reshape(12, 8, 8, 1), jnp.float32))
 
     flat = [np.asarray(a, np.float64).reshape(3, -1, 64) for a in (samples, draw.unconditional, draw.positives)]
     gen, targets = flat[0], np.concatenate(flat, axis=1)
@@ -374,8 +395,8 @@ def test_drift_loss_is_the_published_formula(tiny: Tiny):
 def test_every_objective_and_kernel_gives_a_direction(tiny: Tiny, objective: str, kernel: str):
     draw = draw_samples(tiny.parts, tiny.state, {}, {}, KEY)
     parts = dataclasses.replace(tiny.parts, objective=Objective(objective, KERNELS[kernel]))
-    samples = jax.random.uniform(KEY, (3, 4, 8, 8, 1), minval=-1)
-    loss, gradient = jax.value_and_grad(lambda x: drift_loss(parts, x, draw, {}, jnp.asarray([0.4]))[0])(samples)
+    samples = jax.random.uniform(KEY, (12, 8, 8, 1), minval=-1)
+    loss, gradient = jax.value_and_grad(lambda x: loss_of(parts, x, draw, {}, jnp.asarray([0.4]))[0])(samples)
     assert np.isfinite(loss) and np.all(np.isfinite(gradient)) and np.any(np.asarray(gradient) != 0)
 
 

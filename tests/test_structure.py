@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"kernels", "sharding", "config"},
     {"fields", "bank", "resident", "guidance", "models"},
-    {"state", "losses", "features"},
+    {"state", "losses", "features", "gradient"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
     {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
     | {"evaluate", "sweep", "report", "plan", "analysis"},
     {"cli", "__main__"},
 ]
-NUMERICAL = {"kernels", "fields", "losses", "guidance", "bank", "resident", "features", "models"}
+NUMERICAL = {"kernels", "fields", "losses", "gradient", "guidance", "bank", "resident", "features", "models"}
 HANDS_OFF = {"config", "validate", "build", "frozen", "sharding", "checkpoint", "data", "monitor", "hub"}
 HANDS_OFF_PACKAGES = {"logging", "absl", "ml_collections", "orbax", "grain", "os", "pathlib", "shutil"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
