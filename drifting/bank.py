@@ -35,12 +35,12 @@ class Bank:
     @property
     def num_classes(self) -> int:
         """Number of classes `C`."""
-        return self.ids.shape[0]
+        return self.ids.shape[-2]
 
     @property
     def capacity(self) -> int:
         """Samples kept per class, `K`."""
-        return self.ids.shape[1]
+        return self.ids.shape[-1]
 
 
 def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Bank:
@@ -56,7 +56,7 @@ def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLi
 
 
 def fill(bank: Bank) -> Array:
-    """Number of valid samples of each class, `[C]` int32 in `[0, K]`."""
+    """Number of valid samples of each class, `[C]` int32 in `[0, K]`, of each of several banks where there are."""
     return jnp.minimum(bank.pushed, bank.capacity)
 
 

@@ -22,6 +22,7 @@ from drifting.losses import Objective
 from drifting.models.dit import PRESETS, DiT
 from drifting.models.mae import MAE
 from drifting.models.mlp import MLP
+from drifting.sharding import Layout
 
 Params = dict[str, Any]
 Settings = TypeVar("Settings", Config, PretrainConfig)
@@ -62,14 +63,16 @@ def named_vae(config: Settings, source: LabelledSource) -> Settings:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=source.vae))
 
 
-def reading(data: DataConfig) -> dict[str, Any]:
-    """The fields of `Reading` for the real samples of `data`, put on the default device."""
+def reading(data: DataConfig, layout: Layout) -> dict[str, Any]:
+    """The fields of `Reading` for the real samples of `data`: this process's share of each batch, on its devices."""
     return dict(
         flip=data.flip,
         random_crop=data.random_crop,
         prefetch=data.prefetch,
         workers=data.workers,
-        place=jax.device_put,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        place=layout.place,
     )
 
 

@@ -312,6 +312,20 @@ def _weights(values: flags.FlagValues) -> str:
 
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
+    several = "HOST:PORT of the first of several processes; default the environment's (SLURM, TPU, Kubernetes)"
+    flags.DEFINE_string("coordinator", None, several, flag_values=values)
+    flags.DEFINE_integer("process_index", None, "which of them this is", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("process_count", None, "how many there are", lower_bound=1, flag_values=values)
+    gone = "seconds after which the death of one ends the others; default 100"
+    flags.DEFINE_integer("peer_timeout", 100, gone, lower_bound=5, flag_values=values)
+
+
+def _join_processes(values: flags.FlagValues) -> None:
+    from drifting.processes import initialise, is_writer
+
+    initialise(values.coordinator, values.process_count, values.process_index, values.peer_timeout)
+    if not is_writer():
+        logger.setLevel(logging.WARNING)
 
 
 WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
@@ -381,6 +395,7 @@ def _train(values: flags.FlagValues) -> int:
     from drifting.train import train
 
     assert isinstance(config, Config)
+    _join_processes(values)
     train(config, workdir)
     return 0
 
@@ -390,6 +405,7 @@ def _pretrain(values: flags.FlagValues) -> int:
     from drifting.pretrain import pretrain
 
     assert isinstance(config, PretrainConfig)
+    _join_processes(values)
     pretrain(config, workdir)
     return 0
 
@@ -481,6 +497,21 @@ def _push(values: flags.FlagValues) -> int:
     return 0
 
 
+def _define_replay(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
+    flags.DEFINE_integer("step", None, "the step, counted from 1", lower_bound=1, flag_values=values)
+
+
+def _replay(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
+    if values.step is None:
+        raise ConfigError("--step: give the number of the step")
+    from drifting.replay import replay
+
+    print("\n".join(replay(workdir, values.step)))
+    return 0
+
+
 def _evaluate(values: flags.FlagValues) -> int:
     workdir = _workdir(values)
     from drifting.scores import evaluate, score_table
@@ -497,6 +528,12 @@ COMMANDS = {
         _cache,
         CacheBuild,
         without_config="verify",
+    ),
+    "replay": Command(
+        "do a step of a run again and say what it consists of",
+        _define_replay,
+        _replay,
+        usage="--workdir=DIR --step=N",
     ),
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),

@@ -71,7 +71,8 @@ class BankConfig:
 
     per_class: int = 128
     unconditional: int = 1000
-    push: int = 64  # new real samples a step
+    push: int = 64  # new real samples a step, over all devices
+    per_device: bool = True  # every device along mesh.data has banks of its own, as in the published runs; else one set
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,17 @@ class RunConfig:
     sample_every: int = 1000  # 0: never
     checkpoint_every: int = 1000  # 0: only at the end
     keep_checkpoints: int = 2
+    stuck_after: int = 1800  # with several processes: seconds without a step after which a run ends; 0: never
     tensorboard: bool = True
     wandb_project: str | None = None
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices of all processes are used: batches are spread over all, parameters and optimiser over `fsdp`."""
+
+    data: int = 0  # 0: what fsdp leaves of the devices there are
+    fsdp: int = 1
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: RunConfig = field(default_factory=RunConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -213,6 +224,7 @@ class PretrainConfig:
         default_factory=lambda: OptimizerConfig(learning_rate=4e-3, warmup_steps=4000, decay="cosine")
     )
     train: RunConfig = field(default_factory=lambda: RunConfig(ema_decays=(0.9995,)))
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
 
 @dataclass(frozen=True)

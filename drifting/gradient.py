@@ -12,7 +12,6 @@ The price is one more forward pass. The result is that of the whole batch but fo
 micro-batch the features come from the pass that keeps its activations, and nothing is computed twice.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,10 +27,23 @@ Tree = TypeVar("Tree")
 
 Forward = Callable[[Params, Batch], tuple[Features, Any]]
 """`(params, inputs) -> (features, extra)`, each sample by itself; all with the leading axis of `inputs`."""
+Each = Callable[[Callable[[Params, Batch], tuple[Batch, Params]], Params, Batch], tuple[Batch, Params]]
+"""`each(function, params, batch)` calls `function(params, batch) -> (outputs, total)` once for each device, with the
+part of the batch that lies there; of several, outputs are joined and totals added: nothing travels in between."""
+
+
+def directly(function: Callable[[Params, Batch], tuple[Batch, Params]], params: Params, batch: Batch) -> Any:
+    """`function(params, batch)`; see `Each`."""
+    return function(params, batch)
 
 
 def micro_batched_gradient(
-    forward: Forward, loss: Callable[[Features], tuple[Array, Any]], params: Params, inputs: Batch, size: int = 0
+    forward: Forward,
+    loss: Callable[[Features], tuple[Array, Any]],
+    params: Params,
+    inputs: Batch,
+    size: int = 0,
+    each: Each = directly,
 ) -> tuple[tuple[Array, Any], Any, Params]:
     """Value and gradient of `loss(forward(params, inputs))`, `size` samples at a time.
 
@@ -40,64 +52,64 @@ def micro_batched_gradient(
         loss: `features -> (loss, metrics)` of all samples together.
         params: what is differentiated, float32.
         inputs: the samples' inputs, `[B, ...]` each.
-        size: samples of a micro-batch, a divisor of `B`; 0 is all of them.
+        size: samples of a micro-batch, over all devices; a divisor of `B`; 0 is all of them.
+        each: see `Each`.
 
     Returns:
         `(loss, metrics)`, the `extra` of all samples, and the gradient, float32 like `params`.
     """
     samples = jax.tree.leaves(inputs)[0].shape[0]
     if size in (0, samples):
-        features, pull_back, extra = jax.vjp(lambda params: forward(params, inputs), params, has_aux=True)
+
+        def whole(params: Params) -> tuple[Features, Any]:
+            return each(lambda params, inputs: (forward(params, inputs), ()), params, inputs)[0]
+
+        features, pull_back, extra = jax.vjp(whole, params, has_aux=True)
         value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
         return value, extra, pull_back(cotangents)[0]
-    features, extra = in_micro_batches(lambda inputs: forward(params, inputs), inputs, size)
+    count = samples // size
+
+    def without_activations(params: Params, inputs: Batch) -> tuple[Batch, Params]:
+        return in_micro_batches(lambda inputs: forward(params, inputs), inputs, count), ()
+
+    def pulled_back(params: Params, batch: Batch) -> tuple[Batch, Params]:
+        inputs, cotangents = batch
+        return (), accumulated_gradient(lambda *pair: forward(*pair)[0], params, inputs, cotangents, count)
+
+    (features, extra), _ = each(without_activations, params, inputs)
     value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
-    _, gradient = accumulated_gradient(lambda *pair: forward(*pair)[0], params, inputs, cotangents, size)
+    _, gradient = each(pulled_back, params, (inputs, cotangents))
     return value, extra, gradient
 
 
-def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, size: int) -> Batch:
-    """`function(inputs)`, evaluated `size` samples (a divisor of their number; 0: all) at a time."""
+def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, count: int) -> Batch:
+    """`function(inputs)` in equal micro-batches, as few as can be but at least `count`."""
     samples = jax.tree.leaves(inputs)[0].shape[0]
-    if size in (0, samples):
+    if count <= 1:
         return function(inputs)
-    return _join(jax.lax.map(function, _split(inputs, size)))
+    count = next(n for n in range(min(count, samples), samples + 1) if samples % n == 0)
+    return _join(jax.lax.map(function, _split(inputs, count)))
 
 
 def accumulated_gradient(
-    function: Callable[[Params, Batch], Batch], params: Params, inputs: Batch, cotangents: Batch, size: int
-) -> tuple[Batch, Params]:
-    """`function(params, inputs)`, and the gradient of its product with `cotangents`, `size` samples at a time."""
+    function: Callable[[Params, Batch], Batch], params: Params, inputs: Batch, cotangents: Batch, count: int
+) -> Params:
+    """The gradient of the product of `function(params, inputs)` with `cotangents`, in `count` micro-batches."""
 
-    def add(total: Params, micro_batch: tuple[Batch, Batch]) -> tuple[Params, Batch]:
+    def add(total: Params, micro_batch: tuple[Batch, Batch]) -> tuple[Params, None]:
         inputs, cotangents = micro_batch
-        outputs, pull_back = jax.vjp(lambda params: function(params, inputs), params)
-        return jax.tree.map(jnp.add, total, pull_back(cotangents)[0]), outputs
+        _, pull_back = jax.vjp(lambda params: function(params, inputs), params)
+        return jax.tree.map(jnp.add, total, pull_back(cotangents)[0]), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    gradient, outputs = jax.lax.scan(add, zeros, (_split(inputs, size), _split(cotangents, size)))
-    return _join(outputs), gradient
+    return jax.lax.scan(add, zeros, (_split(inputs, count), _split(cotangents, count)))[0]
 
 
-def micro_batch_of(samples: int, size: int, labels: int) -> int:
-    """Micro-batches of the real samples: the largest divisor of `samples` up to `size` (0 stays 0).
-
-    Whatever divides both `size` and the number of `labels`, as the number of devices does, divides it too.
-    """
-    unit = math.gcd(size, labels)
-    return max((n for n in range(unit, size + 1, unit) if samples % n == 0), default=0) if size else 0
-
-
-def _split(batch: Tree, size: int) -> Tree:
-    """`[B, ...]` to `[B / size, size, ...]`. Every micro-batch takes samples from all over the batch: where that is
-    sharded over devices, so is each micro-batch, and nothing moves between them."""
-
-    def split(a: Array) -> Array:
-        return a.reshape(size, a.shape[0] // size, *a.shape[1:]).swapaxes(0, 1)
-
-    return jax.tree.map(split, batch)
+def _split(batch: Tree, count: int) -> Tree:
+    """`[B, ...]` to `[count, B / count, ...]`."""
+    return jax.tree.map(lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), batch)
 
 
 def _join(batch: Tree) -> Tree:
     """Inverse of `_split`."""
-    return jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), batch)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch)

@@ -5,19 +5,19 @@ import math
 import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from drifting.checkpoint import Checkpoints, abstract, check_config, write_config
+from drifting.checkpoint import Checkpoints, check_config, write_config
 from drifting.config import ConfigError, TrainingConfig
 from drifting.data.pipeline import Feed
 from drifting.data.source import LabelledSource
-from drifting.interrupts import interrupts
 from drifting.monitor import MetricsWriter, Progress, duration
+from drifting.processes import Watch, agreed, is_writer, stop_requests, wait_for_all
 
 logger = logging.getLogger("drifting")
 
@@ -53,27 +53,35 @@ class Packing:
     """What a checkpoint leaves out of a state because it can be had again.
 
     Attributes:
-        pack: a state without it; also of a state of shapes.
+        pack: a state without it.
         unpack: the state of what `pack` left.
+        target: shapes and shardings of what `pack` leaves, for a checkpoint with these `facts`.
+        facts: JSON that is saved with it.
     """
 
-    pack: Callable[[Any], Any] = lambda state: state
-    unpack: Callable[[Any], Any] = lambda packed: packed
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+    target: Callable[[dict[str, Any]], Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def whole(target: Any) -> Packing:
+    """Leaves out nothing. `target`: shapes and shardings of the state."""
+    return Packing(lambda state: state, lambda state: state, lambda facts: target)
 
 
 def run(
     *,
     workdir: Path,
     config: TrainingConfig,
-    pipeline: Feed,
-    empty: Callable[[], Any],
+    feed: Feed,
     initial: Callable[[], Any],
     step_fn: StepFn,
     callbacks: Callbacks,
     identity: dict[str, Any],
     label: str,
     about: Iterable[str],
-    packing: Packing = Packing(),
+    packing: Packing,
 ) -> tuple[int, Any]:
     """Trains until `config.train.steps`, from the latest checkpoint if there is one.
 
@@ -84,8 +92,7 @@ def run(
     Args:
         workdir: the run directory; created once the run can start.
         config: all settings; those of the run that is there, if there is one.
-        pipeline: batches; its position is part of the checkpoint.
-        empty: makes a state of the right structure; only its shapes are used, on resuming.
+        feed: batches; its position is part of the checkpoint.
         initial: makes the state before the first step; it may read batches.
         step_fn: jitted `(state, batch) -> (state, metrics)`; state donated.
         callbacks: see `Callbacks`.
@@ -106,13 +113,15 @@ def run(
     check_config(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     try:
-        start = checkpoints.latest() or 0
+        start = agreed((checkpoints.latest() or 0) if is_writer() else 0)
         if start:
-            saved = checkpoints.read_run(start)
+            start, saved, packed = _restore(checkpoints, start, packing)
             _check_identity(workdir, saved["identity"], identity)
-            packed = checkpoints.restore(start, abstract(packing.pack(jax.eval_shape(empty))))
-            pipeline.restore(saved["data"])
-        write_config(workdir, config)
+            feed.restore(saved["data"])
+        if is_writer():
+            write_config(workdir, config)
+            checkpoints.set_aside(start)
+        wait_for_all("configuration")
         if start >= steps:
             logger.info("%s: finished already, %d steps in %s", label, start, workdir)
             return start, packed
@@ -120,13 +129,13 @@ def run(
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
-        with _reading(start, checkpoints):
-            state = packing.unpack(packed) if start else initial()
-        # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
-        state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
-        with interrupts() as interrupted:
-            loop = _Loop(workdir, config, pipeline, step_fn, callbacks, identity, label, checkpoints, packing)
-            step, state = loop.run(start, state, interrupted)
+        with stop_requests() as stop_after, Watch(workdir, config.train.stuck_after) as watch:
+            with _reading(start, checkpoints):
+                state = packing.unpack(packed) if start else initial()
+            # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
+            state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
+            loop = _Loop(workdir, config, feed, step_fn, callbacks, identity, label, checkpoints, packing)
+            step, state = loop.run(start, state, stop_after, watch)
             checkpoints.wait()
         ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
         seconds = duration(time.monotonic() - began)
@@ -142,7 +151,7 @@ class _Loop:
 
     workdir: Path
     config: TrainingConfig
-    pipeline: Feed
+    feed: Feed
     step_fn: StepFn
     callbacks: Callbacks
     identity: dict[str, Any]
@@ -150,21 +159,19 @@ class _Loop:
     checkpoints: Checkpoints
     packing: Packing
 
-    def run(self, step: int, state: Any, interrupted: Callable[[], bool]) -> tuple[int, Any]:
+    def run(self, step: int, state: Any, stop_after: Callable[[int], bool], watch: Watch) -> tuple[int, Any]:
         train, metrics, stop = self.config.train, None, False
-        writer = MetricsWriter(
-            self.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
-        )
-        with writer, Progress(train.steps, start=step, label=self.label) as progress:
+        with self._writer(step) as writer, self._progress(step) as progress:
             while step < train.steps and not stop:
                 with _reading(step, self.checkpoints):
-                    batch = next(self.pipeline)
+                    batch = next(self.feed)
                 previous = metrics
                 state, metrics = self.step_fn(state, batch)
                 step += 1
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
-                last, stop = step == train.steps, interrupted()
+                watch.finished(step)
+                last, stop = step == train.steps, stop_after(step)
                 log = last or step == 1 or step % train.log_every == 0
                 draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
                 save = last or stop or (train.checkpoint_every > 0 and step % train.checkpoint_every == 0)
@@ -172,23 +179,54 @@ class _Loop:
                     continue
                 values = self.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
-                progress.update(step, {name: values[name] for name in self.callbacks.shown})
-                if log:
+                if progress is not None:
+                    progress.update(step, {name: values[name] for name in self.callbacks.shown})
+                if log and writer is not None:
                     writer.write(step, values)
                     self.callbacks.watch(step, values)
                 if draw:
                     self.callbacks.draw(step, state)
                 if save:
-                    facts = {"identity": self.identity, "data": self.pipeline.state()}
+                    facts = {"identity": self.identity, "data": self.feed.state(), "layout": self.packing.facts}
                     self.checkpoints.save(step, self.packing.pack(state), facts)
         return step, state
+
+    def _writer(self, step: int) -> AbstractContextManager[MetricsWriter | None]:
+        """What writes the metrics: in one process."""
+        train = self.config.train
+        if not is_writer():
+            return nullcontext()
+        return MetricsWriter(
+            self.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
+        )
+
+    def _progress(self, step: int) -> AbstractContextManager[Progress | None]:
+        return Progress(self.config.train.steps, start=step, label=self.label) if is_writer() else nullcontext()
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
         for name in WATCHED:
             if not math.isfinite(values[name]):
-                remedy = "try a lower optimizer.learning_rate in another --workdir"
+                remedy = f"`drifting replay --workdir={self.workdir} --step={step}` looks into it; "
+                remedy += "try a lower optimizer.learning_rate in another --workdir"
                 raise TrainingError(f"{name} is {values[name]} at step {step}; {_kept(self.checkpoints)}; {remedy}")
+
+
+def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[int, dict[str, Any], Any]:
+    """The newest checkpoint up to `start` that can be read: its step, its JSON and its state, packed.
+
+    Raises:
+        ValueError: none can; says what is wrong with the newest.
+    """
+    wrong: ValueError | None = None
+    for step in [step for step in checkpoints.steps() if step <= start]:
+        try:
+            saved = checkpoints.read_run(step)
+            return step, saved, checkpoints.restore(step, packing.target(saved.get("layout", {})))
+        except ValueError as error:
+            wrong = wrong or error
+            logger.warning("%s; trying the checkpoint before it", error)
+    raise wrong or ValueError("there is no checkpoint")
 
 
 @contextmanager

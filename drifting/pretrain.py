@@ -14,7 +14,8 @@ import optax
 from flax import nnx
 from jax import Array
 
-from drifting import build, loop
+from drifting import build, loop, sharding
+from drifting.checkpoint import abstract
 from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
 from drifting.data.source import LabelledSource, read
@@ -23,8 +24,10 @@ from drifting.hub.artifact import save_artifact
 from drifting.models.layers import unpatchify
 from drifting.models.mae import draw_mask, mae_loss
 from drifting.monitor import save_grid
-from drifting.state import Optimizer, TrainState, apply_gradients, create
-from drifting.validate import check, check_sizes
+from drifting.processes import is_writer
+from drifting.sharding import Layout
+from drifting.state import Optimizer, TrainState, apply_gradients, create, shardings
+from drifting.validate import check, check_layout, check_sizes
 
 logger = logging.getLogger("drifting")
 
@@ -46,7 +49,8 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     source = build.source(config.data)
     config, space = build.named_vae(config, source), source_space(config.data.vae, source)
     check_sizes(config, space.shape, source.num_classes)
-    train = config.train
+    train, layout = config.train, sharding.layout(config.mesh)
+    check_layout(config, layout.devices, jax.process_count(), len(source))
     arguments = build.mae_arguments(config.mae, space.shape[2], source.num_classes)
     key = jax.random.key(train.seed)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, key)))
@@ -56,34 +60,41 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         params = nnx.to_pure_dict(nnx.state(build.autoencoder(arguments, key)))
         return create(params, optimizer, ema_decays=train.ema_decays)
 
-    step_fn = jax.jit(partial(pretrain_step, graphdef, space, optimizer, config), donate_argnums=0)
+    shapes = jax.eval_shape(empty_state)
+    placed = shardings(layout, shapes)
+    frozen = layout.put(space.params)
+    run_key = jax.jit(lambda: key, out_shardings=layout.replicated)()
+    function = partial(pretrain_step, graphdef, space, optimizer, config, layout)
+    step_fn = jax.jit(function, donate_argnums=0, out_shardings=(placed, layout.replicated))
     batch_size = min(train.batch_size, len(source))
-    batches = Pipeline(source, batch_size, train.seed, **build.reading(config.data))
-    with closing(batches) as pipeline:
+    batches = Pipeline(source, batch_size, train.seed, **build.reading(config.data, layout))
+    with closing(batches) as feed:
         step, state = loop.run(
             workdir=workdir,
             config=config,
-            pipeline=pipeline,
-            empty=empty_state,
-            initial=jax.jit(empty_state),
-            step_fn=lambda state, batch: step_fn(state, batch, space.params, key),
+            feed=feed,
+            initial=jax.jit(empty_state, out_shardings=placed),
+            step_fn=lambda state, batch: step_fn(state, batch, frozen, run_key),
             callbacks=loop.Callbacks(
                 flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
                 shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
                 watch=lambda step, values: None,
-                draw=ReconstructionDrawer(config, graphdef, space, source, workdir),
+                draw=ReconstructionDrawer(config, graphdef, space, source, workdir, layout),
             ),
             identity=build.data_facts(source) | {"weights": space.checksums},
             label="pretrain",
             about=describe(config, source, lambda: empty_state().params),
+            packing=loop.whole(abstract(shapes, placed)),
         )
     if step >= train.steps:
         decay = train.ema_decays[0]
+        params = jax.device_get(layout.local(state.ema[str(decay)]))
+    if step >= train.steps and is_writer():
         save_artifact(
             workdir / ARTIFACT,
             kind="mae",
             model_config=arguments,
-            params=jax.device_get(state.ema[str(decay)]),
+            params=params,
             step=step,
             ema_decay=decay,
             extra={"data": source.name, "class_names": list(source.class_names), "vae": config.data.vae},
@@ -106,6 +117,7 @@ def pretrain_step(
     space: SampleSpace,
     optimizer: Optimizer,
     config: PretrainConfig,
+    layout: Layout,
     state: TrainState,
     batch: dict[str, Array],
     frozen: build.Params,
@@ -114,7 +126,7 @@ def pretrain_step(
     """One update of the masked autoencoder; mask and latents follow from the run's key and the step number.
 
     Args:
-        graphdef, space, optimizer, config: static.
+        graphdef, space, optimizer, config, layout: static.
         state: parameters, optimiser and averages.
         batch: `image` `[B, ...]` as the source delivers it, `label` `[B]` int32.
         frozen: `space.params`. key: the run's key.
@@ -133,7 +145,8 @@ def pretrain_step(
         names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
         return loss, {"loss": loss, **{name: jnp.mean(outputs[name]) for name in names if name in outputs}}
 
-    gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(layout.gather(state.params))
+    gradient = layout.scatter(gradient)
     state, update_metrics = apply_gradients(state, gradient, optimizer, config.optimizer.no_op_steps)
     return state, metrics | update_metrics | {"param_norm": optax.tree.norm(state.params)}
 
@@ -155,7 +168,13 @@ class ReconstructionDrawer:
     """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
 
     def __init__(
-        self, config: PretrainConfig, graphdef: Any, space: SampleSpace, source: LabelledSource, workdir: Path
+        self,
+        config: PretrainConfig,
+        graphdef: Any,
+        space: SampleSpace,
+        source: LabelledSource,
+        workdir: Path,
+        layout: Layout,
     ) -> None:
         indices = np.arange(min(GRID_IMAGES, len(source)))
         images, labels = read(source, indices, np.zeros(len(indices), bool), None)
@@ -164,7 +183,7 @@ class ReconstructionDrawer:
         self._inputs = (samples, labels, masks(config.mae, key, samples.shape))
         self._workdir, self._decay = workdir, str(config.train.ema_decays[0])
         self._space, self._patch, self._graphdef = space, config.mae.input_patch_size, graphdef
-        self._draw = jax.jit(self._rows)
+        self._draw, self._layout = jax.jit(self._rows), layout
 
     def _rows(self, params: Any, frozen: build.Params, samples: Array, labels: Array, mask: Array) -> Array:
         """All images of the grid, row by row: the samples, masked, and with the masked parts reconstructed."""
@@ -176,6 +195,8 @@ class ReconstructionDrawer:
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`, masked parts replaced by their reconstruction."""
-        images = self._draw(state.ema[self._decay], self._space.params, *self._inputs)
+        params = self._layout.local(state.ema[self._decay])
+        images = self._draw(params, self._space.params, *self._inputs)
         columns = len(self._inputs[0])
-        save_grid(np.asarray(images), self._workdir / "samples" / f"step_{step:07d}.png", columns)
+        if is_writer():
+            save_grid(np.asarray(images), self._workdir / "samples" / f"step_{step:07d}.png", columns)

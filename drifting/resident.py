@@ -5,11 +5,14 @@ in float16), a step draws from the whole class instead: nothing is stale, nothin
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+Take = Callable[[Array, Array, Array], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -30,7 +33,12 @@ class Resident:
     mirror: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
-def sample(resident: Resident, key: Array, labels: ArrayLike, count: int) -> Array:
+def look_up(records: Array, rows: Array, views: Array) -> Array:
+    """`records[rows, views]`; data that are spread over devices have a `take` of their own."""
+    return records[rows, views]
+
+
+def sample(resident: Resident, key: Array, labels: ArrayLike, count: int, take: Take = look_up) -> Array:
     """`count` samples of each requested class `[L, count, *shape]`, drawn uniformly and independently for every label.
 
     Without replacement where the class has at least `count`, otherwise with replacement.
@@ -40,27 +48,28 @@ def sample(resident: Resident, key: Array, labels: ArrayLike, count: int) -> Arr
       key: one PRNG key.
       labels: `[L]` int32 in `[0, C)`.
       count: samples per label; static.
+      take: how records are looked up.
     """
     labels = jnp.asarray(labels, jnp.int32)
     first = resident.starts[labels]
-    return _sample(resident, key, first, resident.starts[labels + 1] - first, count)
+    return _sample(resident, key, first, resident.starts[labels + 1] - first, count, take)
 
 
-def sample_any(resident: Resident, key: Array, rows: int, count: int) -> Array:
+def sample_any(resident: Resident, key: Array, rows: int, count: int, take: Take = look_up) -> Array:
     """As `sample`, of any class: `[rows, count, *shape]`."""
     held = jnp.broadcast_to(resident.starts[-1], (rows,))
-    return _sample(resident, key, jnp.zeros_like(held), held, count)
+    return _sample(resident, key, jnp.zeros_like(held), held, count, take)
 
 
-def _sample(resident: Resident, key: Array, first: Array, held: Array, count: int) -> Array:
+def _sample(resident: Resident, key: Array, first: Array, held: Array, count: int, take: Take) -> Array:
     row_key, coin_key = jax.random.split(key)
     rows = first[:, None] + distinct(row_key, held, count)
     if not resident.mirror:
-        return resident.records[rows, 0]
+        return take(resident.records, rows, jnp.zeros_like(rows))
     mirrored = jax.random.bernoulli(coin_key, shape=rows.shape)
     if resident.records.shape[1] > 1:
-        return resident.records[rows, mirrored.astype(jnp.int32)]
-    drawn = resident.records[rows, 0]
+        return take(resident.records, rows, mirrored.astype(jnp.int32))
+    drawn = take(resident.records, rows, jnp.zeros_like(rows))
     return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
 
 

@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from drifting.bank import Bank
+from drifting.sharding import Layout
 
 Params = Any
 """A pure nested dict of arrays."""
@@ -162,6 +163,23 @@ def create(
         ema=init_ema(params, ema_decays),
         banks={} if banks is None else dict(banks),
         neighbour_scale=neighbour_scale,
+    )
+
+
+def shardings(layout: Layout, state: TrainState) -> Any:
+    """Where every leaf of a state (or of its shapes) lies: a `TrainState` with a `NamedSharding` in the place of each.
+
+    Raises:
+      ValueError: no rule covers a parameter.
+    """
+    everywhere: Any = layout.replicated
+    return TrainState(
+        step=everywhere,
+        params=layout.params(state.params),
+        opt_state=layout.params(state.opt_state),
+        ema=layout.params(state.ema),
+        banks=jax.tree.map(lambda _: layout.banks, state.banks),
+        neighbour_scale=None if state.neighbour_scale is None else everywhere,
     )
 
 

@@ -20,9 +20,10 @@ from drifting import bank, resident
 from drifting.build import Generator, Params
 from drifting.config import Config
 from drifting.frozen import FeatureFn, SampleSpace
-from drifting.gradient import in_micro_batches, micro_batch_of, micro_batched_gradient
+from drifting.gradient import in_micro_batches, micro_batched_gradient
 from drifting.guidance import draw_alpha, unconditional_weight
 from drifting.losses import MapMetrics, Objective, collapse_ratio, neighbour_distance, objective_loss
+from drifting.sharding import Layout
 from drifting.state import Optimizer, TrainState, apply_gradients
 
 Batch = dict[str, Any]
@@ -53,6 +54,7 @@ class Parts:
     objective: Objective
     optimizer: Optimizer
     num_classes: int
+    layout: Layout
 
 
 class Draw(NamedTuple):
@@ -97,15 +99,18 @@ def train_step(
     state, lengths = update_neighbour_scale(parts, state, draw)
 
     def features_of(params: Params, inputs: Inputs) -> tuple[dict[str, Array], Array]:
-        samples = parts.generator(params, *inputs)
-        return parts.features(frozen, samples), samples
+        return features_and_samples(parts, params, inputs, frozen)
 
     def loss_fn(features: dict[str, Array]) -> tuple[Array, dict[str, MapMetrics]]:
         return drift_loss(parts, features, real, draw, widths, lengths)
 
     real = real_features(parts, draw, frozen)
     inputs, size = generator_inputs(draw), parts.config.train.micro_batch
-    (loss, maps), samples, gradient = micro_batched_gradient(features_of, loss_fn, state.params, inputs, size)
+    params = parts.layout.gather(state.params)
+    (loss, maps), samples, gradient = micro_batched_gradient(
+        features_of, loss_fn, params, inputs, size, parts.layout.each
+    )
+    gradient = parts.layout.scatter(gradient)
     state, update_metrics = apply_gradients(state, gradient, parts.optimizer, parts.config.optimizer.no_op_steps)
     positives = draw.positives.reshape(*draw.positives.shape[:2], -1)
     metrics = {
@@ -126,18 +131,31 @@ def push_batch(space: SampleSpace, frozen: Params, state: TrainState, batch: Bat
     if not state.banks:
         return state
     records, ids = space.keep(frozen, batch["image"]), batch["id"]
-    banks = {"class": bank.push(state.banks["class"], records, batch["label"], ids)}
+    banks = {"class": _push(state.banks["class"], records, batch["label"], ids)}
     if "unconditional" in state.banks:
-        unlabelled = jnp.zeros_like(batch["label"])
-        banks["unconditional"] = bank.push(state.banks["unconditional"], records, unlabelled, ids)
+        banks["unconditional"] = _push(state.banks["unconditional"], records, jnp.zeros_like(batch["label"]), ids)
     return dataclasses.replace(state, banks=banks)
+
+
+def _push(banks: bank.Bank, *batch: Array) -> bank.Bank:
+    """Each of the banks, one a device, takes the part of the batch that lies there."""
+    parts = banks.pushed.shape[0]
+    return jax.vmap(bank.push)(banks, *(x.reshape(parts, -1, *x.shape[1:]) for x in batch))
+
+
+def _sample(banks: bank.Bank, key: Array, labels: Array, count: int) -> Array:
+    """`count` samples of each of `labels` `[L]`, from the bank of the device where the label lies."""
+    parts = banks.pushed.shape[0]
+    keys = key[None] if parts == 1 else jax.random.split(key, parts)
+    drawn = jax.vmap(partial(bank.sample, count=count))(banks, keys, labels.reshape(parts, -1))
+    return drawn.reshape(-1, *drawn.shape[2:])
 
 
 def draw_samples(parts: Parts, state: TrainState, batch: Batch, frozen: Params, key: Array) -> Draw:
     """Labels, real samples, guidance scales and noise of one step; `key` is the step's own."""
     loss, guidance = parts.config.loss, parts.config.guidance
     keys = {purpose: jax.random.fold_in(key, purpose) for purpose in Purpose}
-    labels, positives, unconditional = draw_records(parts, state, batch, keys)
+    labels, positives, unconditional = parts.layout.spread(draw_records(parts, state, batch, keys))
     records = jnp.concatenate([positives, unconditional], axis=1)
     real = parts.space.draw(frozen, records.reshape(-1, *records.shape[2:]), keys[Purpose.POSTERIOR])
     real = real.reshape(*records.shape[:2], *parts.space.shape)
@@ -152,7 +170,7 @@ def draw_samples(parts: Parts, state: TrainState, batch: Batch, frozen: Params, 
     samples = jnp.arange(loss.labels * loss.generated)
     noise_keys = jax.vmap(partial(jax.random.fold_in, keys[Purpose.NOISE]))(samples)
     noise = parts.generator.sample_noise(state.params, noise_keys)
-    return Draw(labels, real[:, : loss.positives], real[:, loss.positives :], alpha, noise)
+    return parts.layout.spread(Draw(labels, real[:, : loss.positives], real[:, loss.positives :], alpha, noise))
 
 
 def draw_records(
@@ -170,15 +188,16 @@ def draw_records(
     labels = draw_labels(keys[Purpose.LABELS], loss.labels, parts.num_classes)
     of_class, of_any = keys[Purpose.POSITIVES], keys[Purpose.UNCONDITIONAL]
     if state.banks:
-        positives = bank.sample(state.banks["class"], of_class, labels, loss.positives)
+        positives = _sample(state.banks["class"], of_class, labels, loss.positives)
     else:
-        positives = resident.sample(batch["resident"], of_class, labels, loss.positives)
+        positives = resident.sample(batch["resident"], of_class, labels, loss.positives, parts.layout.take)
     if not loss.unconditional:
         return labels, positives, positives[:, :0]
     if state.banks:
         anything = jnp.zeros_like(labels)
-        return labels, positives, bank.sample(state.banks["unconditional"], of_any, anything, loss.unconditional)
-    return labels, positives, resident.sample_any(batch["resident"], of_any, loss.labels, loss.unconditional)
+        return labels, positives, _sample(state.banks["unconditional"], of_any, anything, loss.unconditional)
+    any_of = partial(resident.sample_any, batch["resident"], of_any, loss.labels, loss.unconditional)
+    return labels, positives, any_of(take=parts.layout.take)
 
 
 def draw_labels(key: Array, count: int, num_classes: int) -> Array:
@@ -194,12 +213,24 @@ def generator_inputs(draw: Draw) -> Inputs:
     return draw.noise, jnp.repeat(draw.labels, generated), jnp.repeat(draw.alpha, generated)
 
 
+def features_and_samples(
+    parts: Parts, params: Params, inputs: Inputs, frozen: Params
+) -> tuple[dict[str, Array], Array]:
+    """Generated samples `[B, H, W, C]` float32 and their features, `{name: [B, F, C]}`."""
+    samples = parts.generator(params, *inputs)
+    return parts.features(frozen, samples), samples
+
+
 def real_features(parts: Parts, draw: Draw, frozen: Params) -> dict[str, Array]:
     """Features `[L, P + U, F, C]` of the drawn positives and unconditional samples, for which no activation is kept."""
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1)
-    samples = real.reshape(-1, *real.shape[2:])
-    size = micro_batch_of(len(samples), parts.config.train.micro_batch, len(draw.labels))
-    features = in_micro_batches(lambda x: parts.features(frozen, x), samples, size)
+    samples, size = real.reshape(-1, *real.shape[2:]), parts.config.train.micro_batch
+    count = -(-len(samples) // size) if size else 1
+
+    def part(frozen: Params, samples: Array) -> tuple[dict[str, Array], Any]:
+        return in_micro_batches(lambda x: parts.features(frozen, x), samples, count), ()
+
+    features, _ = parts.layout.each(part, frozen, samples)
     return jax.lax.stop_gradient({name: f.reshape(*real.shape[:2], *f.shape[1:]) for name, f in features.items()})
 
 

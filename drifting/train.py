@@ -1,9 +1,9 @@
 """Training a generator: set up the parts, fill the banks, run the loop."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from drifting import bank, build, loop
+from drifting import bank, build, loop, sharding
 from drifting.config import Config, ConfigError
 from drifting.data import resident
 from drifting.data.pipeline import ClassBalanced, Constant, Feed, Pipeline, members_of
@@ -21,11 +21,15 @@ from drifting.data.source import LabelledSource
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
+from drifting.packing import bank_packing
+from drifting.processes import is_writer
 from drifting.sample import Sampler
+from drifting.sharding import Layout
 from drifting.state import TrainState, create
-from drifting.step import Parts, push_batch, train_step
+from drifting.state import shardings as state_shardings
+from drifting.step import Batch, Parts, push_batch, train_step
 from drifting.trained import ema_decay
-from drifting.validate import check, check_sizes, has_banks
+from drifting.validate import check, check_layout, check_sizes, has_banks
 
 logger = logging.getLogger("drifting")
 
@@ -33,8 +37,64 @@ logger = logging.getLogger("drifting")
 COLLAPSED = 0.3
 GRID_COLUMNS = 10
 GRID_CLASSES = 10
-RECALL = 4096
-"""Samples read at a time when banks are restored."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything a run needs but its directory. Made by `prepare`.
+
+    Attributes:
+        parts: of the step. source: the real samples. encoder: the feature space.
+        empty: jittable, the state before the first step, banks still empty.
+        frozen: parameters of the frozen networks, on all devices. widths, key: the other constants of the step.
+        step: the compiled step, `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
+    """
+
+    parts: Parts
+    source: LabelledSource
+    encoder: FeatureEncoder
+    empty: Callable[[], TrainState]
+    frozen: build.Params
+    widths: Array
+    key: Array
+    step: Callable[..., tuple[TrainState, dict[str, Any]]]
+
+    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        """One step."""
+        return self.step(state, batch, self.frozen, self.widths, self.key)
+
+    def first_state(self, feed: Feed) -> TrainState:
+        """The state before the first step, its banks filled from the feed."""
+        placed = state_shardings(self.parts.layout, jax.eval_shape(self.empty))
+        return fill_banks(self.parts, self.source, feed, jax.jit(self.empty, out_shardings=placed)(), self.frozen)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Facts that a run depends on and that are not settings."""
+        space = self.parts.space
+        weights = self.encoder.checksums | space.checksums
+        return build.data_facts(self.source) | {"sample_shape": list(space.shape), "weights": weights}
+
+
+def prepare(config: Config) -> Training:
+    """Reads data and frozen networks, and sets up the step.
+
+    Raises:
+        ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there.
+    """
+    check(config)
+    source = build.source(config.data)
+    config, space = build.named_vae(config, source), source_space(config.data.vae, source)
+    check_sizes(config, space.shape, source.num_classes)
+    layout = sharding.layout(config.mesh, config.bank.per_device)
+    check_layout(config, layout.devices, jax.process_count(), len(source))
+    encoder = feature_encoder(config.features, space)
+    parts, empty = set_up(config, space, encoder, source.num_classes, layout)
+    placed = state_shardings(layout, jax.eval_shape(empty))
+    constants = (jnp.asarray(config.loss.widths, jnp.float32), jax.random.key(config.train.seed))
+    widths, key = jax.jit(lambda: constants, out_shardings=layout.replicated)()
+    step = jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
+    return Training(parts, source, encoder, empty, layout.put(encoder.params), widths, key, step)
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -43,54 +103,54 @@ def train(config: Config, workdir: Path) -> int:
     Raises:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
         loop.TrainingError: the loss is not finite, or a batch cannot be read.
+        CheckpointError: a checkpoint cannot be written.
     """
-    check(config)
-    source = build.source(config.data)
-    config, space = build.named_vae(config, source), source_space(config.data.vae, source)
-    check_sizes(config, space.shape, source.num_classes)
-    encoder = feature_encoder(config.features, space)
-    parts, empty_state = set_up(config, space, encoder, source.num_classes)
-    widths = jnp.asarray(config.loss.widths, jnp.float32)
-    key = jax.random.key(config.train.seed)
-    jitted = jax.jit(partial(train_step, parts), donate_argnums=0)
-    with closing(make_feed(config, source)) as pipeline:
+    training = prepare(config)
+    parts, config = training.parts, training.parts.config
+    with closing(make_feed(config, training.source, parts.layout)) as feed:
         step, _ = loop.run(
             workdir=workdir,
             config=config,
-            pipeline=pipeline,
-            empty=empty_state,
-            initial=lambda: fill_banks(config, space, source, pipeline, jax.jit(empty_state)()),
-            step_fn=lambda state, batch: jitted(state, batch, encoder.params, widths, key),
+            feed=feed,
+            initial=lambda: training.first_state(feed),
+            step_fn=training.advance,
             callbacks=loop.Callbacks(
                 flatten=partial(named_metrics, config.loss.widths),
                 shown=("gap", "collapse", "loss"),
                 watch=CollapseWatch(config.train.steps),
                 draw=GridDrawer(parts, workdir),
             ),
-            identity=build.data_facts(source)
-            | {"sample_shape": list(space.shape)}
-            | {"weights": encoder.checksums | space.checksums},
+            identity=training.identity,
             label="train",
-            about=describe(parts, source, encoder, empty_state),
-            packing=bank_packing(space, pipeline),
+            about=describe(parts, training.source, training.encoder, training.empty),
+            packing=bank_packing(parts, feed, training.empty),
         )
     return step
 
 
 def set_up(
-    config: Config, space: SampleSpace, encoder: FeatureEncoder, num_classes: int
+    config: Config,
+    space: SampleSpace,
+    encoder: FeatureEncoder,
+    num_classes: int,
+    layout: Layout | None = None,
 ) -> tuple[Parts, Callable[[], TrainState]]:
-    """The static parts of a step, and a jittable function that makes the state before the first, banks still empty."""
+    """The static parts of a step, and a jittable function that makes the state before the first, banks still empty.
+
+    `layout`: None is one device.
+    """
+    layout = layout or sharding.one_device()
     generator, init_params = build.generator(config.model, space.shape, num_classes, config.train.seed)
     optimizer = build.optimizer(config.optimizer, config.train.steps)
-    parts = Parts(config, generator, space, encoder.features, build.objective(config), optimizer, num_classes)
+    objective = build.objective(config)
+    parts = Parts(config, generator, space, encoder.features, objective, optimizer, num_classes, layout)
 
     def empty_state() -> TrainState:
         return create(
             init_params(),
             optimizer,
             ema_decays=config.train.ema_decays,
-            banks=empty_banks(config, space, num_classes),
+            banks=empty_banks(config, space, num_classes, layout.replicas),
             neighbour_scale=jnp.zeros(num_classes) if config.loss.feature_scale == "neighbour" else None,
         )
 
@@ -114,14 +174,15 @@ def describe(
     yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
 
 
-def make_feed(config: Config, source: LabelledSource) -> Feed:
+def make_feed(config: Config, source: LabelledSource, layout: Layout | None = None) -> Feed:
     """What a step is fed with: new samples for the banks, its own real samples, or all there are, on the device.
 
     Raises:
         ConfigError: a class has no samples.
         ValueError: resident data cannot be read.
     """
-    loss, seed, reading = config.loss, config.train.seed, build.reading(config.data)
+    layout = layout or sharding.one_device()
+    loss, seed, reading = config.loss, config.train.seed, build.reading(config.data, layout)
     try:
         counts = np.array([len(members) for members in members_of(source)])
     except ValueError as error:
@@ -135,69 +196,52 @@ def make_feed(config: Config, source: LabelledSource) -> Feed:
     if has_banks(config):
         return Pipeline(source, min(config.bank.push, len(source)), seed, **reading)
     if config.data.resident == "device":
-        return Constant({"resident": resident.load(source, config.data.flip)})
+        return Constant({"resident": resident.load(source, config.data.flip, layout.batch, layout.devices)})
     if config.data.resident == "host":
         source = resident.InMemory(source, config.data.flip)
     return ClassBalanced(source, loss.labels, loss.positives, seed, unconditional=loss.unconditional, **reading)
 
 
-def empty_banks(config: Config, space: SampleSpace, num_classes: int) -> dict[str, bank.Bank]:
-    """The banks of `config` for samples of `space`, without samples."""
+def empty_banks(config: Config, space: SampleSpace, num_classes: int, sets: int = 1) -> dict[str, bank.Bank]:
+    """The banks of `config` for samples of `space`, without samples; their first axis is that of the `sets`."""
     if not has_banks(config):
         return {}
     kept = space.record
-    banks = {"class": bank.create(num_classes, config.bank.per_class, kept.shape, kept.dtype)}
+
+    def several(one: bank.Bank) -> bank.Bank:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (sets, *x.shape)), one)
+
+    banks = {"class": several(bank.create(num_classes, config.bank.per_class, kept.shape, kept.dtype))}
     if config.loss.unconditional:
-        banks["unconditional"] = bank.create(1, config.bank.unconditional, kept.shape, kept.dtype)
+        banks["unconditional"] = several(bank.create(1, config.bank.unconditional, kept.shape, kept.dtype))
     return banks
 
 
-def fill_banks(config: Config, space: SampleSpace, source: LabelledSource, feed: Feed, state: TrainState) -> TrainState:
-    """Pushes batches until every class can give its positives without repeating one, but for one epoch at most.
+def fill_banks(parts: Parts, source: LabelledSource, feed: Feed, state: TrainState, frozen: build.Params) -> TrainState:
+    """Pushes batches until every class can give its positives without repeating one, but for one epoch of each bank.
 
     Raises:
         ValueError: a class has no samples at all.
     """
     if not state.banks:
         return state
-    push = jax.jit(lambda state, batch, frozen: push_batch(space, frozen, state, batch), donate_argnums=0)
-    for _ in range(-(-len(source) // config.bank.push)):
-        state = push(state, next(feed), space.params)
-        counts = np.asarray(bank.fill(state.banks["class"]))
-        unconditional = state.banks.get("unconditional")
-        enough = unconditional is None or int(bank.fill(unconditional)[0]) >= config.loss.unconditional
+    config, sets = parts.config, parts.layout.replicas
+    placed = state_shardings(parts.layout, state)
+
+    def push(state: TrainState, batch: Batch, frozen: build.Params) -> tuple[TrainState, dict[str, Array]]:
+        state = push_batch(parts.space, frozen, state, batch)
+        return state, {name: jnp.min(bank.fill(held), axis=0) for name, held in state.banks.items()}
+
+    jitted = jax.jit(push, donate_argnums=0, out_shardings=(placed, parts.layout.replicated))
+    batches = -(-len(source) * sets // min(config.bank.push, len(source)))
+    for _ in range(batches):
+        state, held = jitted(state, next(feed), frozen)
+        counts = np.asarray(held["class"])
+        enough = "unconditional" not in held or int(held["unconditional"][0]) >= config.loss.unconditional
         if enough and counts.min() >= config.loss.positives:
             break
     bank.check_filled(counts, 1, source.class_names)
     return state
-
-
-def bank_packing(space: SampleSpace, feed: Feed) -> loop.Packing:
-    """Checkpoints hold the numbers of the banked samples alone where reading them again gives the same, bit for bit."""
-    if not isinstance(feed, Pipeline) or not space.as_delivered:
-        return loop.Packing()
-
-    def replace_samples(state: TrainState, samples: Callable[[bank.Bank], Any]) -> TrainState:
-        banks = {name: dataclasses.replace(b, samples=samples(b)) for name, b in state.banks.items()}
-        return dataclasses.replace(state, banks=banks)
-
-    return loop.Packing(
-        pack=partial(replace_samples, samples=lambda _: None),
-        unpack=partial(replace_samples, samples=partial(recall_samples, space, feed)),
-    )
-
-
-def recall_samples(space: SampleSpace, pipeline: Pipeline, held: bank.Bank) -> Array:
-    """The samples of a bank `[C, K, *shape]`, read again by their numbers; zero where there are none yet."""
-    ids, kept = np.asarray(held.ids), space.record
-    valid = np.arange(ids.shape[1]) < np.asarray(bank.fill(held))[:, None]
-    samples = np.zeros((*ids.shape, *kept.shape), kept.dtype)
-    wanted = np.sort(ids[valid])  # neighbours in the order share a batch
-    rows = np.argwhere(valid)[np.argsort(ids[valid], kind="stable")]
-    for first in range(0, len(wanted), RECALL):
-        chunk = slice(first, first + RECALL)
-        samples[tuple(rows[chunk].T)] = pipeline.recall(wanted[chunk])
-    return jax.device_put(samples)
 
 
 def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[str, float]:
@@ -235,10 +279,11 @@ class GridDrawer:
         rows = min(parts.num_classes, GRID_CLASSES)
         self._labels = np.repeat(np.arange(rows, dtype=np.int32), GRID_COLUMNS)
         self._sampler = Sampler(parts.generator, parts.space, len(self._labels))
-        self._config, self._workdir = parts.config, workdir
+        self._config, self._workdir, self._layout = parts.config, workdir, parts.layout
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`."""
         seeds, params = np.arange(len(self._labels)), state.ema[str(ema_decay(self._config))]
-        images = self._sampler(params, self._labels, seeds, self._config.eval.alpha)
-        save_grid(images, self._workdir / "samples" / f"step_{step:07d}.png", GRID_COLUMNS)
+        images = self._sampler(self._layout.local(params), self._labels, seeds, self._config.eval.alpha)
+        if is_writer():
+            save_grid(images, self._workdir / "samples" / f"step_{step:07d}.png", GRID_COLUMNS)

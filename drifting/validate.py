@@ -42,6 +42,8 @@ def check(config: AnyConfig) -> None:
         _check_cache(config)
         return
     _check_run(config.train)
+    _at_least(0, "mesh", config.mesh, "data")
+    _at_least(1, "mesh", config.mesh, "fsdp")
     _check_optimizer(config.optimizer, config.train.steps)
     if isinstance(config, PretrainConfig):
         _check_mae(config)
@@ -80,7 +82,7 @@ def _check_seed(key: str, seed: int) -> None:
 def _check_run(run: RunConfig) -> None:
     _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints")
     _check_seed("train.seed", run.seed)
-    for key in ("sample_every", "checkpoint_every"):
+    for key in ("sample_every", "checkpoint_every", "stuck_after"):
         require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
     decays = run.ema_decays
     require(len(decays) > 0, "train.ema_decays", decays, "give at least one decay; 0.0 copies the weights")
@@ -268,6 +270,29 @@ def _check_mae(config: PretrainConfig) -> None:
         remedy = f"must lie in [0, mae.cls_steps={mae.cls_steps}], of which they are the first"
         require(0 <= mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
     _check_dtype("mae.dtype", mae.dtype)
+
+
+def check_layout(config: TrainingConfig, devices: int, processes: int, samples: int) -> None:
+    """What has to be divisible by the number of devices, over which every batch is spread.
+
+    Args:
+        devices: of the mesh. processes: that share them. samples: real ones there are.
+
+    Raises:
+        ConfigError: naming the first setting that does not fit.
+    """
+    if isinstance(config, PretrainConfig):
+        sizes = {"train.batch_size": min(config.train.batch_size, samples)}
+    else:
+        sizes = {"loss.labels": config.loss.labels}
+        if has_banks(config):
+            sizes["bank.push"] = min(config.bank.push, samples)
+        if config.train.micro_batch:
+            sizes["train.micro_batch"] = config.train.micro_batch
+    for key, size in sizes.items():
+        remedy = f"must be divisible by the {devices} devices of the mesh"
+        require(size % devices == 0, key, size, remedy)
+    require(devices % processes == 0, "mesh.data", devices, f"the {processes} processes must have equally many devices")
 
 
 def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes: int) -> None:

@@ -30,8 +30,9 @@ from drifting.features import mae_features, pixel_features
 from drifting.frozen import sample_space
 from drifting.kernels import KERNELS
 from drifting.losses import Objective, map_loss
+from drifting.sharding import one_device
 from drifting.state import create
-from drifting.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
+from drifting.step import Parts, draw_samples, drift_loss, train_step
 from scripts import bench_data
 
 REPEATS = 10
@@ -84,6 +85,7 @@ def workload_t() -> tuple[Parts, Any, Any, Any]:
         build.objective(config),
         optimizer,
         CLASSES,
+        one_device(),
     )
     banks = {
         "class": bank.create(CLASSES, config.loss.positives, SHAPE),
@@ -94,6 +96,7 @@ def workload_t() -> tuple[Parts, Any, Any, Any]:
     banks["class"] = dataclasses.replace(banks["class"], samples=samples, pushed=full)
     # Not the initial parameters: their last layer is zero and the generated samples would coincide.
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), init())
+    banks = jax.tree.map(lambda x: x[None], banks)  # of one device
     state = create(params, optimizer, ema_decays=(0.999,), banks=banks)
     batch = {
         "image": np.asarray(jax.random.normal(key, (config.bank.push, *SHAPE))),

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import logging
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from drifting import bank
-from drifting.checkpoint import Checkpoints, abstract, check_config, read_config, write_config
+from drifting.checkpoint import CheckpointError, Checkpoints, abstract, check_config, read_config, write_config
 from drifting.config import Config, ConfigError, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.state import TrainState, create, make_optimizer
 from tests.runs import tree
@@ -251,3 +254,70 @@ def test_a_damaged_config(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json (cannot be read|is of another version) \(.+\)"):
         read_config(tmp_path)
+
+
+# --- what disks do ----------------------------------------------------------------------------------------------------
+
+
+def data_file(workdir: Path, step: int) -> Path:
+    """The largest file of a checkpoint's state."""
+    folder = workdir / "checkpoints" / str(step) / "state"
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("how", ["byte", "truncated", "missing"])
+def test_the_one_before_is_used_where_the_newest_is_damaged(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    save(tmp_path, 4, 8, keep=2)
+    file = data_file(tmp_path, 8)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content[: len(content) // 2] if how == "truncated" else content)
+    if how == "missing":
+        file.unlink()
+    before = tree(tmp_path)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        assert Checkpoints(tmp_path, keep=2).latest() == 4
+    assert re.search(r"checkpoints/8/state/\S+: is damaged or missing; using the checkpoint before it", caplog.text)
+    assert tree(tmp_path) == before  # looking changes nothing
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.set_aside(4)
+    checkpoints.save(8, make_state(8), RUN | {"step": 8})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).latest() == 8 and Checkpoints(tmp_path).read_run(8)["step"] == 8
+    assert (tmp_path / "damaged" / "8").is_dir()
+
+
+def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
+    save(tmp_path, 4, 8, 12, keep=2)
+    assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
+    (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
+    assert Checkpoints(tmp_path).latest() == 12
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):
+    """A file system of two megabytes, which needs the right to mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        state = {"a": jax.random.normal(jax.random.key(0), (200_000,))}
+        checkpoints = Checkpoints(small, keep=5)
+        checkpoints.save(1, state, RUN)
+        with pytest.raises(CheckpointError) as error:
+            for step in range(2, 9):
+                checkpoints.save(step, state, RUN | {"step": step})
+        assert "\n" not in str(error.value)
+        message = (
+            r"small/checkpoints: .*\(no space is left on the disk\); that after step (\d+) is safe; make room and run"
+        )
+        found = re.search(message, str(error.value))
+        assert found and Checkpoints(small).latest() == int(found[1])
+        restored = Checkpoints(small).restore(int(found[1]), abstract(state))
+        np.testing.assert_array_equal(restored["a"], state["a"])
+        checkpoints.close()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

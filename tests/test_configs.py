@@ -20,6 +20,7 @@ from drifting.fields import FIELDS
 from drifting.frozen import feature_encoder, sample_space
 from drifting.losses import LOSSES
 from drifting.pretrain import pretrain_step
+from drifting.sharding import one_device
 from drifting.state import create
 from drifting.step import train_step
 from drifting.train import set_up
@@ -149,7 +150,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
     }
-    step = partial(pretrain_step, graphdef, space, optimizer, config)
+    step = partial(pretrain_step, graphdef, space, optimizer, config, one_device())
     after, metrics = jax.eval_shape(step, state, batch, space.params, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
     assert ("cls_loss" in metrics) == (config.mae.lambda_cls > 0)

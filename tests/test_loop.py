@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from drifting import loop
-from drifting.checkpoint import Checkpoints
+from drifting.checkpoint import Checkpoints, abstract
 from drifting.config import ConfigError, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.pipeline import Pipeline
 from drifting.data.source import ArraySource
@@ -58,8 +58,7 @@ class Run:
         return loop.run(
             workdir=self.workdir,
             config=self.config,
-            pipeline=pipeline,
-            empty=lambda: {"step": jnp.int32(0), "x": jnp.float32(1)},
+            feed=pipeline,
             initial=lambda: {"step": jnp.int32(0), "x": jnp.float32(1)},
             step_fn=step_fn,
             callbacks=loop.Callbacks(
@@ -71,6 +70,7 @@ class Run:
             identity=self.identity,
             label="test",
             about=("a model of two numbers",),
+            packing=loop.whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
         )
 
     @property

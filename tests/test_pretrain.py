@@ -20,6 +20,7 @@ from drifting.config import FeaturesConfig, MAEConfig, OptimizerConfig, Pretrain
 from drifting.data.sources import digits
 from drifting.frozen import feature_encoder, sample_space
 from drifting.pretrain import classifier_weight, describe, masks, pretrain, pretrain_step
+from drifting.sharding import one_device
 from drifting.state import create
 from tests.runs import assert_same_run, metrics, saved
 
@@ -145,7 +146,8 @@ def test_without_a_classifier_and_with_larger_tokens():
     optimizer = build.optimizer(config.optimizer, 3)
     state = create(nnx.to_pure_dict(params), optimizer, ema_decays=(0.9,))
     images, labels = digits().__getitems__(np.arange(16))
-    step = jax.jit(partial(pretrain_step, graphdef, sample_space(None, (8, 8, 1)), optimizer, config))
+    space = sample_space(None, (8, 8, 1))
+    step = jax.jit(partial(pretrain_step, graphdef, space, optimizer, config, one_device()))
     losses = []
     for _ in range(8):
         state, found = step(state, {"image": images, "label": labels}, {}, jax.random.key(0))

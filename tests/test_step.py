@@ -30,6 +30,7 @@ from drifting.kernels import KERNELS
 from drifting.losses import LOSSES, Objective
 from drifting.models.dit import DiT
 from drifting.models.mae import MAE
+from drifting.sharding import one_device
 from drifting.state import TrainState, apply_gradients, create
 from drifting.step import (
     Draw,
@@ -58,7 +59,8 @@ def make_parts(config: Config) -> tuple[Parts, Any]:
     encoder = feature_encoder(config.features, space)
     optimizer = build.optimizer(config.optimizer, config.train.steps)
     objective = build.objective(config)
-    return Parts(config, generator, space, encoder.features, objective, optimizer, source.num_classes), init
+    layout = one_device()
+    return Parts(config, generator, space, encoder.features, objective, optimizer, source.num_classes, layout), init
 
 
 def first_state(parts: Parts, init: Any) -> TrainState:
@@ -119,7 +121,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     features, encoder = released_features(golden, m["mae_config"])
     optimizer = build.optimizer(config.optimizer, m["lr"]["total_steps"])
     generator, space = Generator(graphdef, (8, 8, 4)), sample_space(None, (8, 8, 4))
-    parts = Parts(config, generator, space, features, build.objective(config), optimizer, 10)
+    parts = Parts(config, generator, space, features, build.objective(config), optimizer, 10, one_device())
     noise = {"image": jnp.asarray(z["noise_x"]), "style": jnp.asarray(z["noise_labels"])}
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
     widths, stored = jnp.asarray(config.loss.widths), jnp.asarray(z["gen_samples"]).reshape(16, 8, 8, 4)
@@ -303,8 +305,8 @@ def test_the_batch_is_in_the_banks_before_anything_is_drawn(tiny: Tiny):
     empty = first_state(tiny.parts, lambda: tiny.state.params)
     images = digits().__getitems__(np.arange(16))[0]
     after, metrics = tiny(empty)
-    held = np.asarray(after.banks["unconditional"].samples[0])
-    assert int(after.banks["unconditional"].pushed[0]) == 16
+    held = np.asarray(after.banks["unconditional"].samples[0, 0])
+    assert int(after.banks["unconditional"].pushed[0, 0]) == 16
     np.testing.assert_array_equal(held, images)
     np.testing.assert_allclose(metrics["bank_fill"], 16 / 80)  # 16 samples in 10 rings of 8
 

@@ -16,8 +16,8 @@ LAYERS = [
     {"kernels", "sharding", "config"},
     {"fields", "bank", "resident", "guidance", "models"},
     {"state", "losses", "features", "gradient"},
-    {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
-    {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
+    {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts", "processes"},
+    {"trained", "train", "replay", "pretrain", "packing", "loop", "sample", "scores", "publish"}
     | {"evaluate", "sweep", "report", "plan", "analysis"},
     {"cli", "__main__"},
 ]

@@ -1,10 +1,12 @@
 """What a generator's training sets up: batches, banks that cover every class, metrics by name, warnings, pictures."""
 
+import dataclasses
 import logging
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from drifting import bank
-from drifting.config import Config, ConfigError
+from drifting.config import Config, ConfigError, ModelConfig
 from drifting.data.latents import latents
 from drifting.data.pipeline import ClassBalanced, Pipeline
 from drifting.data.source import ArraySource
@@ -23,11 +25,12 @@ from drifting.data.sources import digits
 from drifting.data.synthetic import synthetic
 from drifting.frozen import feature_encoder, sample_space, source_space
 from drifting.losses import MapMetrics
+from drifting.packing import bank_packing
 from drifting.state import TrainState
+from drifting.step import Parts
 from drifting.train import (
     CollapseWatch,
     GridDrawer,
-    bank_packing,
     describe,
     empty_banks,
     fill_banks,
@@ -55,16 +58,18 @@ def source_of(counts: list[int]) -> ArraySource:
     return ArraySource("array", images, labels, tuple(f"c{i}" for i in range(len(counts))))
 
 
-def empty(config: Config, source: ArraySource) -> TrainState:
-    return TrainState(
-        jnp.int32(0), {}, {}, {}, empty_banks(config, sample_space(None, source.shape), source.num_classes)
-    )
+def parts_of(config: Config, source: Any, vae: str | None = None) -> tuple[Parts, Callable[[], TrainState]]:
+    """The parts of a run, and what makes a state that has banks and no network."""
+    space = source_space(vae, source)
+    config = dataclasses.replace(config, model=ModelConfig(name="mlp", hidden_size=8, depth=2))
+    parts, _ = set_up(config, space, feature_encoder(config.features, space), source.num_classes)
+    return parts, lambda: TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, space, source.num_classes))
 
 
-def fill(config: Config, source: ArraySource) -> tuple[TrainState, Any]:
-    pipeline = make_feed(config, source)
-    space = sample_space(None, source.shape)
-    return fill_banks(config, space, source, pipeline, empty(config, source)), pipeline
+def fill(config: Config, source: Any) -> tuple[TrainState, Any]:
+    feed = make_feed(config, source)
+    parts, empty = parts_of(config, source)
+    return fill_banks(parts, source, feed, empty(), parts.space.params), feed
 
 
 def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
@@ -73,13 +78,11 @@ def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
     counts = np.asarray(bank.fill(state.banks["class"]))
     assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks["unconditional"])) >= 2)
     batches = pipeline.state()["position"]
-    shorter = empty(config, digits())
-    again = make_feed(config, digits())
+    again, shorter = make_feed(config, digits()), bank.create(10, config.bank.per_class, (8, 8, 1))
     for _ in range(batches - 1):
         batch = next(again)
-        pushed = bank.push(shorter.banks["class"], batch["image"], batch["label"], batch["id"])
-        shorter = TrainState(shorter.step, {}, {}, {}, {"class": pushed})
-    assert np.asarray(bank.fill(shorter.banks["class"])).min() < config.loss.positives
+        shorter = bank.push(shorter, batch["image"], batch["label"], batch["id"])
+    assert np.asarray(bank.fill(shorter)).min() < config.loss.positives
 
 
 def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFixture):
@@ -89,8 +92,8 @@ def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFix
         state, pipeline = fill(config, source)
     assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
     assert pipeline.state()["position"] == 8  # ceil(61 / 8)
-    held = np.asarray(state.banks["class"].samples[1, :, 0, 0, 0])
-    assert int(bank.fill(state.banks["class"])[1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
+    held = np.asarray(state.banks["class"].samples[0, 1, :, 0, 0, 0])
+    assert int(bank.fill(state.banks["class"])[0, 1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
 
 
 def test_classes_without_samples_are_an_error_that_names_them():
@@ -108,7 +111,7 @@ def test_which_banks_there_are():
     assert empty_banks(config, PIXELS, 10) == {}
     state = TrainState(jnp.int32(0), {}, {}, {}, {})
     pipeline = make_feed(config, digits())
-    filled = fill_banks(config, PIXELS, digits(), pipeline, state)
+    filled = fill_banks(parts_of(config, digits())[0], digits(), pipeline, state, {})
     assert filled is state and pipeline.state() == {"position": 0}
 
 
@@ -139,10 +142,9 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
     if kind == "latents":
         source = latents(finished_cache(tmp_path_factory))
         config = tiny_config(bank=dict(per_class=4, push=32), data=dict(flip=True))
-    space, feed = source_space(None, source), make_feed(config, source)
-    state = TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, space, source.num_classes))
-    state = fill_banks(config, space, source, feed, state)
-    packing = bank_packing(space, make_feed(config, source))
+    state, _ = fill(config, source)
+    parts, empty = parts_of(config, source)
+    packing = bank_packing(parts, make_feed(config, source), empty)
     packed = packing.pack(state)
     assert all(held.samples is None for held in packed.banks.values())
     size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed, state))
@@ -158,10 +160,9 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
 def test_samples_that_a_network_makes_are_saved_themselves():
     """Encoding images again on another device would not give the same latents to the last bit."""
     source = synthetic(16, classes=2)
-    space = source_space("random://smoke", source)
-    packing = bank_packing(space, make_feed(tiny_config(), source))
-    state = TrainState(jnp.int32(0), {}, {}, {}, empty_banks(tiny_config(), space, 2))
-    assert packing.pack(state) is state and state.banks["class"].samples.shape == (2, 8, 8, 8, 8)
+    parts, empty = parts_of(tiny_config(), source, "random://smoke")
+    packing, state = bank_packing(parts, make_feed(tiny_config(), source), empty), empty()
+    assert packing.pack(state) is state and state.banks["class"].samples.shape == (1, 2, 8, 8, 8, 8)
 
 
 def test_named_metrics():
@@ -200,7 +201,13 @@ def test_description():
 
 
 def test_what_a_run_leaves(run: Path):
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "samples"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "samples",
+        "seals",
+    ]
     pictures = sorted((run / "samples").iterdir())
     assert [path.name for path in pictures] == ["step_0000050.png", "step_0000100.png", "step_0000120.png"]
     with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:

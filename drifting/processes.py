@@ -1,0 +1,173 @@
+"""Several processes that train together: how they find one another, how they stop together, who is stuck.
+
+Every process runs the same command. What they share is the run's directory and the coordinator, process 0.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from drifting.config import ConfigError
+from drifting.interrupts import interrupts
+from drifting.monitor import atomic_path
+
+logger = logging.getLogger("drifting")
+
+FOLDER = "processes"
+STUCK = 3
+"""Exit code of a process that ends because one is stuck."""
+
+
+def initialise(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: int = 100
+) -> None:
+    """Joins the processes of this job, if there are several; must come before anything else of JAX.
+
+    They are told of one another by arguments; or by the environment: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, as the launcher for Kubernetes sets them, a step of SLURM's, or a TPU pod.
+
+    Args:
+        coordinator: `HOST:PORT` of process 0.
+        count, index: of the processes, and which one this is.
+        timeout: seconds after which the death of one ends the others.
+
+    Raises:
+        ConfigError: some of the three are given and others are not, or process 0 cannot be reached.
+    """
+    given = {"--coordinator": coordinator, "--process_count": count, "--process_index": index}
+    missing = [flag for flag, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise ConfigError(f"{missing[0]}: is missing; several processes need all of {', '.join(given)}")
+    if missing and "JAX_COORDINATOR_ADDRESS" in os.environ:
+        names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        if absent := [name for name in names if not os.environ.get(name, "").isdecimal()]:
+            raise ConfigError(f"{absent[0]}: is no number, and JAX_COORDINATOR_ADDRESS is set; set both or neither")
+        coordinator = os.environ["JAX_COORDINATOR_ADDRESS"]
+        count, index = (int(os.environ[name]) for name in names)
+    if count is not None and (index is None or not 0 <= index < count):
+        raise ConfigError(f"--process_index={index}: must lie in [0, --process_count={count})")
+    found: dict[str, Any] = {}
+    if count is not None:
+        found = dict(coordinator_address=coordinator, num_processes=count, process_id=index)
+    if count == 1 or (count is None and not _in_cluster()):
+        return
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--coordinator={coordinator}: the processes did not find one another ({reason})") from error
+
+
+def _in_cluster() -> bool:
+    """Whether SLURM or a TPU pod started several of us."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return tasks != "1" or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_writer() -> bool:
+    """Whether this process writes what one alone should: logs, metrics, pictures."""
+    return jax.process_index() == 0
+
+
+def agreed(value: int) -> int:
+    """What process 0 says, on every process."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(value))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """SIGTERM and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step.
+
+    Yields:
+        A function of the step just finished, called after each: whether this is the one to stop after.
+    """
+    if jax.process_count() == 1:
+        with interrupts() as interrupted:
+            yield lambda step: interrupted()
+        return
+    # With several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
+    previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield multihost_utils.reached_preemption_sync_point
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Watch:
+    """Ends this process with a message when no step was finished for too long, and names who is behind.
+
+    Each process writes where it is to `WORKDIR/processes/INDEX.json`. One that has died is noticed sooner, by JAX; this
+    finds one that lives and does nothing, while the others wait for it in a collective.
+
+    Args:
+        workdir: the run's directory, which all processes see.
+        seconds: how long is too long; 0 never.
+    """
+
+    def __init__(self, workdir: Path, seconds: float) -> None:
+        self._folder, self._seconds = workdir / FOLDER, seconds
+        self._step, self._since = -1, time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        if self._seconds and jax.process_count() > 1:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def finished(self, step: int) -> None:
+        """Tells that a step is done."""
+        self._step, self._since = step, time.monotonic()
+
+    def _run(self) -> None:
+        path = self._folder / f"{jax.process_index()}.json"
+        while not self._ended.wait(min(10.0, self._seconds / 4)):
+            waited = time.monotonic() - self._since
+            facts = {"host": socket.gethostname(), "step": self._step, "seconds": round(waited), "time": time.time()}
+            try:
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps(facts), encoding="utf-8")
+            except OSError as error:
+                logger.warning("%s: cannot be written (%s)", path, error.strerror)
+            if waited > self._seconds:
+                logger.error("%s", self._verdict(waited))
+                logging.shutdown()
+                os._exit(STUCK)
+
+    def _verdict(self, waited: float) -> str:
+        """A line that names the processes that are furthest behind."""
+        found = {}
+        for index in range(jax.process_count()):
+            try:
+                found[index] = json.loads((self._folder / f"{index}.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found[index] = {"host": "an unknown host", "step": -1}
+        last = min(facts["step"] for facts in found.values())
+        behind = [f"process {index} on {facts['host']}" for index, facts in found.items() if facts["step"] == last]
+        return (
+            f"no step was finished for {waited:.0f} s; furthest behind, after step {last}: {', '.join(behind)}; "
+            "ending, the same command goes on from the last checkpoint"
+        )

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Training on all hosts of a TPU slice: one process a host, found by JAX itself. From the project's folder:
+#
+#   TPU=my-v6e-64 ZONE=us-east5-b scripts/tpu_pod.sh train --config=configs/imagenet_latent_b.py --workdir=gs://… or /nfs/…
+#
+# Copies the project to every host, installs it there, and runs the command; the same line goes on where it was.
+set -euo pipefail
+: "${TPU:?name the TPU: TPU=NAME}" "${ZONE:?name its zone: ZONE=ZONE}"
+[ $# -gt 0 ] || { echo "usage: TPU=NAME ZONE=ZONE scripts/tpu_pod.sh train|pretrain --config=FILE --workdir=DIR [...]" >&2; exit 2; }
+run=${GCLOUD:-gcloud}
+folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+archive=$(mktemp -d)/drifting.tar.gz
+git -C "$folder" archive --format=tar.gz --output="$archive" HEAD
+$run compute tpus tpu-vm scp "$archive" "$TPU:drifting.tar.gz" --zone="$ZONE" --worker=all
+quoted=$(printf ' %q' "$@")
+$run compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="
+  set -e
+  mkdir -p drifting && tar -xzf drifting.tar.gz -C drifting && cd drifting
+  [ -x .venv/bin/drifting ] || { python3 -m venv .venv && .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'; }
+  exec .venv/bin/drifting$quoted"
