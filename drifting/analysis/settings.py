@@ -1,0 +1,123 @@
+"""Settings of the studies: frozen dataclasses, the only place where their defaults live.
+
+Every study has a dataclass here with the section `study`, which `drifting study NAME --config.study.KEY=VALUE` changes
+and a file in `configs/studies/` starts from (`study_config`).
+"""
+
+from dataclasses import dataclass, field
+
+from ml_collections import ConfigDict
+
+from drifting.config import StudyRun, to_config_dict
+
+ALL_KERNELS = ("gaussian", "laplace", "rational_quadratic")
+
+
+@dataclass(frozen=True)
+class CurlSettings:
+    """A mixture of Gaussians in the square `[-extent, extent]^2`, and the fields whose curl is taken there."""
+
+    kernels: tuple[str, ...] = ALL_KERNELS
+    fields: tuple[str, ...] = ("mean_shift", "sharp", "mmd", "score", "drift_row", "drift_raw")
+    width: float = 0.5
+    samples: int = 200
+    extent: float = 2.0
+    grid: int = 61  # points on a side
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CurlStudy(StudyRun):
+    """Figure 1 of "Drifting Fields are not Conservative"."""
+
+    study: CurlSettings = field(default_factory=CurlSettings)
+
+
+@dataclass(frozen=True)
+class ProfilesSettings:
+    """Kernels by distance, and fields of a one-dimensional mixture of Gaussians by place."""
+
+    kernels: tuple[str, ...] = ALL_KERNELS
+    width: float = 0.5
+    samples: int = 2000
+    reach: float = 6.0  # the picture ends here; the data lie within about 2
+    far: tuple[float, ...] = (200.0, 400.0)  # in kernel widths: between these the exponents of the tails are taken
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProfilesStudy(StudyRun):
+    """Figures 2 and 3 of "Drifting Fields are not Conservative"."""
+
+    study: ProfilesSettings = field(default_factory=ProfilesSettings)
+
+
+@dataclass(frozen=True)
+class Fields2dSettings:
+    """Three modes on the unit circle, and the same turned by `angle`."""
+
+    kernels: tuple[str, ...] = ("gaussian", "laplace")
+    width: float = 0.3
+    samples: int = 1000
+    noise: float = 0.2
+    angle: float = 0.6  # radian
+    extent: float = 2.0
+    grid: int = 15  # arrows on a side
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fields2dStudy(StudyRun):
+    """Figure 1 of "A Unified View"."""
+
+    study: Fields2dSettings = field(default_factory=Fields2dSettings)
+
+
+@dataclass(frozen=True)
+class EquilibriumSettings:
+    """Estimates of the field at fixed probes from 1 to `draws` pairs of batches, repeated `repeats` times."""
+
+    fields: tuple[str, ...] = ("drift", "mean_shift", "sharp")
+    kernel: str = "laplace"
+    width: float = 0.3
+    dimension: int = 8
+    probes: int = 32
+    batch: int = 64  # samples a side
+    draws: int = 4096
+    repeats: int = 8
+    shift: float = 0.5  # between the means of p and of the other q, in standard deviations
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EquilibriumStudy(StudyRun):
+    """The Monte Carlo estimate of the drift, for equal and for unequal distributions."""
+
+    study: EquilibriumSettings = field(default_factory=EquilibriumSettings)
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """Ring and Raw mixtures of "A Unified View", App. C.1."""
+
+    mixtures: tuple[str, ...] = ("ring", "raw")
+    kernel: str = "laplace"
+    dimensions: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+    fit_from: int = 6  # the slope is fitted from this dimension on
+    references: int = 3000
+    queries: int = 500
+    width: float = 0.3  # in mean norms of the queries
+    trials: int = 4  # independent planes, directions and samples, averaged
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AlignmentStudy(StudyRun):
+    """Figures 3 and 7 of "A Unified View"."""
+
+    study: AlignmentSettings = field(default_factory=AlignmentSettings)
+
+
+def study_config(study: StudyRun) -> ConfigDict:
+    """Every key of a study with its default, to be changed by a file in `configs/studies/`."""
+    return to_config_dict(study)
