@@ -11,7 +11,9 @@ from drifting.analysis.settings import (
     CurlStudy,
     EquilibriumStudy,
     Fields2dStudy,
+    LinksStudy,
     ProfilesStudy,
+    Toy2dStudy,
 )
 from drifting.config import StudyRun
 
@@ -30,4 +32,6 @@ STUDIES: dict[str, Study] = {
     "fields2d": Study("every field in the plane, score against mean shift", Fields2dStudy),
     "equilibrium": Study("the drift vanishes when the distributions are equal", EquilibriumStudy),
     "alignment": Study("mean shift against score from 2 to 1024 dimensions", AlignmentStudy),
+    "toy2d": Study("one-step generators of shapes in the plane", Toy2dStudy),
+    "links": Study("log-KDE, MMD and inverse-profile links; small kernel widths", LinksStudy),
 }

@@ -21,6 +21,7 @@ from drifting.models.mlp import MLP
 
 Params = dict[str, Any]
 Distance = Callable[[Array, Array], Array]
+Carry = tuple[Params, Params, Any]
 
 
 class Start(NamedTuple):
@@ -101,25 +102,57 @@ def train(
         rngs=nnx.Rngs(params=jax.random.key(seed)),
     )
     graphdef, state = nnx.split(network)
-    params = nnx.to_pure_dict(state)
-    start = start or Start()
+    params, start = nnx.to_pure_dict(state), start or Start()
     params["last"]["kernel"] = params["last"]["kernel"] * start.scale
     params["last"]["bias"] = jnp.broadcast_to(jnp.asarray(start.centre, jnp.float32), (dimension,))
-    schedule = optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps)
-    optimizer = optax.adam(schedule)
 
-    def generate(params: Params, key: Array, n: int) -> Array:
-        noise = {"image": jax.random.normal(key, (n, recipe.noise_dim))}
-        return nnx.merge(graphdef, params)(noise, jnp.zeros(n, jnp.int32), 1.0)
+    parts = max(snapshots - 1, 1)
+    setup = _Setup(graphdef, objective, target, recipe, distance, -(-recipe.steps // parts))
+    picture_key = jax.random.key(seed + 1)
+    carry = (params, params, _adam(recipe).init(params))
+    drawn = [_draw(graphdef, recipe.noise_dim, params, picture_key, shown)]
+    for part in range(parts):
+        carry = _advance(setup, carry, jnp.int32(part * setup.chunk), jnp.float32(width), jax.random.key(seed))
+        if snapshots:
+            drawn.append(_draw(graphdef, recipe.noise_dim, carry[1], picture_key, shown))
+    average = carry[1]
+    return Trained(lambda key, n: _draw(graphdef, recipe.noise_dim, average, key, n), np.asarray(jnp.stack(drawn)))
 
-    def step(carry: tuple[Params, Params, Any], t: Array, width: Array) -> tuple[tuple[Params, Params, Any], None]:
+
+class _Setup(NamedTuple):
+    """What a training step is compiled for: widths, seeds and starts are not among it."""
+
+    graphdef: Any
+    objective: Objective
+    target: Sampler
+    recipe: Recipe
+    distance: Distance
+    chunk: int
+
+
+def _adam(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 4))
+def _draw(graphdef: Any, noise_dim: int, params: Params, key: Array, n: int) -> Array:
+    noise = {"image": jax.random.normal(key, (n, noise_dim))}
+    return nnx.merge(graphdef, params)(noise, jnp.zeros(n, jnp.int32), 1.0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance(setup: _Setup, carry: Carry, first: Array, width: Array, key: Array) -> Carry:
+    """So many steps as `setup.chunk` says, the first of them number `first`."""
+    recipe, optimizer = setup.recipe, _adam(setup.recipe)
+
+    def step(carry: Carry, t: Array) -> tuple[Carry, None]:
         params, average, opt_state = carry
-        key_x, key_y = jax.random.split(jax.random.fold_in(jax.random.key(seed), t))
-        y = target(key_y, recipe.batch)
+        key_x, key_y = jax.random.split(jax.random.fold_in(key, t))
+        y = setup.target(key_y, recipe.batch)
 
         def loss(params: Params) -> Array:
-            x = generate(params, key_x, recipe.batch)
-            v = move(objective, width, jax.lax.stop_gradient(x), y, distance)
+            x = _draw(setup.graphdef, recipe.noise_dim, params, key_x, recipe.batch)
+            v = move(setup.objective, width, jax.lax.stop_gradient(x), y, setup.distance)
             return attach_gradient(x, jnp.mean(jnp.square(v)), -2 * v / x.size)
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
@@ -128,22 +161,7 @@ def train(
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
         return (params, average, opt_state), None
 
-    @jax.jit
-    def steps(carry: Any, first: Array, width: Array) -> Any:
-        return jax.lax.scan(partial(step, width=width), carry, first + jnp.arange(chunk))[0]
-
-    parts = max(snapshots - 1, 1)
-    chunk = -(-recipe.steps // parts)
-    draw = jax.jit(generate, static_argnums=2)
-    picture_key = jax.random.key(seed + 1)
-    carry = (params, params, optimizer.init(params))
-    drawn = [draw(params, picture_key, shown)]
-    for part in range(parts):
-        carry = steps(carry, jnp.int32(part * chunk), jnp.float32(width))
-        if snapshots:
-            drawn.append(draw(carry[1], picture_key, shown))
-    average = carry[1]
-    return Trained(lambda key, n: draw(average, key, n), np.asarray(jnp.stack(drawn)))
+    return jax.lax.scan(step, carry, first + jnp.arange(setup.chunk))[0]
 
 
 def sliced_wasserstein(a: Array, b: Array, key: Array, projections: int = 200) -> Array:

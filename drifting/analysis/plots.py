@@ -29,6 +29,7 @@ LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX*"
 REAL, GENERATED = "0.55", BLUE
 DIVERGING = "PuOr"
+LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 
 STYLE: dict[Any, Any] = {
     "font.size": 7,

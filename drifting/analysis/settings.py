@@ -118,6 +118,72 @@ class AlignmentStudy(StudyRun):
     study: AlignmentSettings = field(default_factory=AlignmentSettings)
 
 
+@dataclass(frozen=True)
+class Toy2dSettings:
+    """Generators of four shapes; SWD and MMD on `points` generated and as many real samples.
+
+    Published: batch 2048, width 0.30 for the ring and 0.05 for the others, 200 projections, 5000 points. The batch here
+    is smaller, and so is the budget.
+    """
+
+    targets: tuple[str, ...] = ("ring", "swiss_roll", "checkerboard", "two_moons")
+    objectives: tuple[str, ...] = ("mean_shift",)
+    kernels: tuple[str, ...] = ("laplace", "gaussian")
+    width: float = 0.05
+    ring_width: float = 0.3
+    steps: int = 6000
+    batch: int = 256  # samples a side
+    learning_rate: float = 0.01
+    hidden_size: int = 128
+    start_scale: float = 0.7  # of the untrained network's output
+    points: int = 5000
+    projections: int = 200
+    evaluations: int = 10  # draws that the SWD is averaged over
+    frames: int = 25  # pictures of the animation; 1: none
+    animated_steps: int = 240
+    animated_width: float = 0.3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Toy2dStudy(StudyRun):
+    """Figure 8 of "A Unified View", and the evolution of a generated distribution as in the released demo."""
+
+    study: Toy2dSettings = field(default_factory=Toy2dSettings)
+
+
+@dataclass(frozen=True)
+class LinksSettings:
+    """Links on a toy and on scikit-learn's digits, and training at small widths with two kinds of distances.
+
+    Widths on the digits are in mean distances between digits; fields there are normalised, as in the published recipes.
+    """
+
+    objectives: tuple[str, ...] = ("log_kde", "mmd_kde", "inverse_profile_kde")
+    kernels: tuple[str, ...] = ("gaussian", "laplace")
+    target: str = "two_moons"
+    toy_widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    toy_steps: int = 1500
+    digits_widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    digits_steps: int = 1000
+    small_widths: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    offset: float = 100.0  # length of the vector added to the digits at small widths, in their mean distances
+    batch: int = 256
+    toy_learning_rate: float = 0.01
+    digits_learning_rate: float = 0.002
+    hidden_size: int = 128
+    samples: int = 1400
+    accuracy: bool = True  # measure distances and fields themselves too
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LinksStudy(StudyRun):
+    """Questions that "Drifting Fields are not Conservative" leaves open (Section 6)."""
+
+    study: LinksSettings = field(default_factory=LinksSettings)
+
+
 def study_config(study: StudyRun) -> ConfigDict:
     """Every key of a study with its default, to be changed by a file in `configs/studies/`."""
     return to_config_dict(study)

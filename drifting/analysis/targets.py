@@ -79,8 +79,10 @@ def two_moons(key: Array, n: int) -> Array:
     return points + 0.05 * jax.random.normal(across, (n, 2))
 
 
+# The ring is App. C.1's, three times smaller: as large as the other shapes. At its own size two sets of 5000 real
+# samples are 0.06 apart in sliced Wasserstein distance already.
 TARGETS: dict[str, Sampler] = {
-    "ring": mixture(circle(6, 3.0), 0.40),
+    "ring": mixture(circle(6), 0.40 / 3),
     "swiss_roll": swiss_roll,
     "checkerboard": checkerboard,
     "two_moons": two_moons,
