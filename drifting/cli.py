@@ -388,6 +388,13 @@ def _define_study(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "folder to write: table.csv, result.json and the figures", flag_values=values)
 
 
+def _define_diagnose(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("run", None, "run directory of `drifting train`, or give --weights", flag_values=values)
+    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --run", flag_values=values)
+    flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
+    _define_study(values)
+
+
 # --- the commands -----------------------------------------------------------------------------------------------------
 # They import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
 
@@ -510,7 +517,10 @@ def _study(name: str, values: flags.FlagValues) -> int:
     out, settings = _out(values), parse(values["config"].value, STUDIES[name].settings)
     from drifting.analysis.study import run_study
 
-    run_study(name, settings, out)
+    subject = {}
+    if name == "diagnose":
+        subject = {"run": Path(values.run) if values.run else None, "weights": values.weights, "vae": values.vae}
+    run_study(name, settings, out, **subject)
     print(out)
     return 0
 
@@ -552,7 +562,12 @@ COMMANDS = {
     ),
 } | {
     f"study {name}": Command(
-        study.summary, _define_study, partial(_study, name), study.settings, usage="--out=DIR", has_defaults=True
+        study.summary,
+        _define_diagnose if name == "diagnose" else _define_study,
+        partial(_study, name),
+        study.settings,
+        usage="--run=DIR|--weights=WEIGHTS --out=DIR" if name == "diagnose" else "--out=DIR",
+        has_defaults=True,
     )
     for name, study in STUDIES.items()
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from drifting.analysis.settings import (
     AlignmentStudy,
     CurlStudy,
+    DiagnoseStudy,
     EquilibriumStudy,
     Fields2dStudy,
     LinksStudy,
@@ -34,4 +35,5 @@ STUDIES: dict[str, Study] = {
     "alignment": Study("mean shift against score from 2 to 1024 dimensions", AlignmentStudy),
     "toy2d": Study("one-step generators of shapes in the plane", Toy2dStudy),
     "links": Study("log-KDE, MMD and inverse-profile links; small kernel widths", LinksStudy),
+    "diagnose": Study("a trained generator, map by map, in its loss's features", DiagnoseStudy),
 }

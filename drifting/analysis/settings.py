@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
-from drifting.config import StudyRun, to_config_dict
+from drifting.config import DataConfig, FeaturesConfig, LossConfig, StudyRun, to_config_dict
 
 ALL_KERNELS = ("gaussian", "laplace", "rational_quadratic")
 
@@ -182,6 +182,30 @@ class LinksStudy(StudyRun):
     """Questions that "Drifting Fields are not Conservative" leaves open (Section 6)."""
 
     study: LinksSettings = field(default_factory=LinksSettings)
+
+
+@dataclass(frozen=True)
+class DiagnoseSettings:
+    """How many samples stand for the distributions, and which kernel is looked at."""
+
+    labels: int = 10
+    generated: int = 32  # generated samples a label, the queries
+    references: int = 256  # samples that stand for a distribution: generated, real of the class, real of any class
+    positions: int = 4  # of each feature map, evenly spread
+    kernel: str | None = None  # None: that of the loss
+    widths: tuple[float, ...] = ()  # (): those of the loss
+    alpha: float | None = None  # guidance scale; None: the generator's own
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DiagnoseStudy(StudyRun):
+    """Figure 5 of "A Unified View". A run has its own data, features and loss; published weights get them here."""
+
+    study: DiagnoseSettings = field(default_factory=DiagnoseSettings)
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 def study_config(study: StudyRun) -> ConfigDict:

@@ -34,6 +34,8 @@ NAMES: dict[str, Iterable[str]] = {
     "objectives": {**LOSSES, **FIELDS},
 }
 """Settings that name entries of a registry, in every study."""
+SHOWN = 12
+"""Columns that a table printed may have."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def check_settings(section: Mapping[str, Any]) -> None:
     """Raises `ConfigError` unless numbers are positive and finite, tuples not empty and names known."""
     for key, value in section.items():
         values = value if isinstance(value, tuple) else (value,)
-        require(len(values) > 0, f"study.{key}", value, "give at least one")
+        require(len(values) > 0 or key == "widths", f"study.{key}", value, "give at least one")
         for one in values:
+            if one is None:
+                continue
             if key in NAMES:
                 one_of(f"study.{key}", one, NAMES[key])
             elif key == "seed":
@@ -139,6 +143,8 @@ def show(result: Result, name: str, console: Console | None = None) -> None:
     """Prints the tables and the claims."""
     console = console or Console(width=None if Console().is_terminal else 118)
     for title, table in {name: result.table, **result.more}.items():
+        if len(table.columns) > SHOWN:
+            continue  # too wide for a terminal; it is in its file
         console.print(_rich(title.removesuffix(".csv"), table))
     rows = [(claim.text, claim.value, claim.wanted, "yes" if claim.holds else "NO") for claim in result.claims]
     if rows:
@@ -156,7 +162,7 @@ def _rich(title: str, table: Table) -> RichTable:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def loglog_slope(x: ArrayLike, y: ArrayLike) -> float:
