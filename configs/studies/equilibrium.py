@@ -17,5 +17,5 @@ def get_config(variant: str = "") -> ConfigDict:
     _, small = read_variant(variant)
     config = study_config(EquilibriumStudy())
     if small:
-        config.study.update(dimension=4, probes=16, batch=32, draws=512, repeats=12)
+        config.study.update(fields=("drift", "sharp"), dimension=4, probes=16, batch=32, draws=512, repeats=12)
     return config

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from drifting import build
 from drifting.analysis import plots
@@ -290,6 +291,7 @@ def draw(table: Table, kernel: str) -> Figure:
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         if quantity == "residual_gap" and all(float(row[table.columns.index(quantity)]) > 0 for row in table.rows):
             ax.set_xscale("log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].invert_yaxis()
     figure.suptitle(f"{kernel} kernel", fontsize=7)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -313,17 +315,20 @@ def draw_map(
     p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
     main = np.linalg.svd(np.asarray(real), full_matrices=False)[2][:2].T
     plane = {key: np.asarray(a) @ main for key, a in (("real", real), ("fake", x), ("v", p.mean_shift - q.mean_shift))}
-    figure, axes = plots.figure(1, 2, height=1.9, width_ratios=(1.25, 1))
+    figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
     left, right = axes[0]
     left.plot(*plane["real"].T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
     left.plot(*plane["fake"].T, "o", color=plots.GENERATED, markersize=2, label="generated")
-    left.quiver(*plane["fake"].T, *plane["v"].T, color="0.2", width=0.006, angles="xy", scale_units="xy", scale=1)
-    left.set(xlabel="1st main direction", ylabel="2nd", title=name)
-    left.legend(loc="best", handletextpad=0.2)
+    # The longest arrow is a third of the picture's width, whatever is left of the field.
+    longest = float(np.linalg.norm(plane["v"], axis=1).max())
+    left.quiver(*plane["fake"].T, *plane["v"].T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
+    left.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")
     for i, (block, marker) in enumerate(zip(BLOCKS, plots.MARKERS, strict=False)):
         right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
-    right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", yscale="log")
+    right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
     right.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
     right.minorticks_off()
-    right.legend(handlelength=1.2)
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    labels = ["real", "generated", *(f"block {block}" for block in BLOCKS)]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.4)
     return figure
