@@ -15,6 +15,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from drifting.analysis import STUDIES
 from drifting.config import (
-    AnyConfig,
     CacheBuild,
     Config,
     ConfigError,
     PretrainConfig,
+    Settings,
     accepts_none,
     annotation,
     command_of,
@@ -54,14 +56,16 @@ class Command:
         settings: the configuration that `--config` gives, for a command that takes one.
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: a flag with which `--config` is left out.
+        has_defaults: `--config` may be left out, all settings having a default.
     """
 
     summary: str
     define: Callable[[flags.FlagValues], None]
     run: Callable[[flags.FlagValues], int]
-    settings: type[AnyConfig] | None = None
+    settings: type[Settings] | None = None
     usage: str = ""
     without_config: str | None = None
+    has_defaults: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,9 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join_name(arguments: Sequence[str]) -> list[str]:
-    """The arguments with a name of two words, such as `hub push`, as one."""
+    """The arguments with a name of two words, such as `hub push` or a misspelt `study crul`, as one."""
     joined = " ".join(arguments[:2])
-    return [joined, *arguments[2:]] if joined in COMMANDS else list(arguments)
+    study = arguments[0] == "study" and len(arguments) > 1 and not arguments[1].startswith("-")
+    return [joined, *arguments[2:]] if joined in COMMANDS or study else list(arguments)
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -140,7 +145,7 @@ class _StandardError(logging.Handler):
 
 def overview() -> str:
     """The commands, a line each."""
-    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<17} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: drifting COMMAND --flags", "", *lines, "", "drifting COMMAND --help lists its flags."])
 
 
@@ -151,10 +156,11 @@ def command_help(name: str) -> str:
     rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
-        usage = f"usage: drifting {name} --config=FILE --workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+        given = command.usage or "--config=FILE --workdir=DIR"
+        usage = f"usage: drifting {name} {given} [--config.SECTION.KEY=VALUE ...]"
         rows = [
             ("--config=FILE", "the experiment, a Python file such as those in configs/"),
-            ("--config.SECTION.KEY=VALUE", "changes one of its settings, e.g. --config.train.steps=500"),
+            ("--config.SECTION.KEY=VALUE", f"changes one of its settings, e.g. {_example(command.settings)}"),
             *rows,
         ]
         settings = ["", "settings and their defaults:", *_settings_help(command.settings)]
@@ -165,7 +171,13 @@ def command_help(name: str) -> str:
     return "\n".join([usage, "", f"{command.summary[0].upper()}{command.summary[1:]}.", "", *lines, *settings])
 
 
-def _settings_help(kind: type[AnyConfig]) -> list[str]:
+def _example(kind: type[Settings]) -> str:
+    section, keys = next((s, k) for s, k in to_dict(kind()).items() if s in ("train", "cache", "study"))
+    key = "steps" if section == "train" else next(k for k, v in keys.items() if isinstance(v, int))
+    return f"--config.{section}.{key}=500"
+
+
+def _settings_help(kind: type[Settings]) -> list[str]:
     lines = []
     for section, keys in to_dict(kind()).items():
         # A default that has blanks in it stays on one line.
@@ -203,11 +215,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], values: flags.FlagValues) -> list[str]:
+def _define_settings(name: str, kind: type[Settings], arguments: list[str], values: flags.FlagValues) -> list[str]:
     """Declares the flag `config` with the settings of its file and what overrides them; returns the other arguments."""
     path, arguments = _take_config(arguments)
-    settings = load_settings(path)
-    if (owner := command_of(settings)) != name:
+    if not path and not COMMANDS[name].has_defaults:
+        raise ConfigError("--config: give the experiment's file, such as one out of configs/")
+    settings = load_settings(path) if path else to_config_dict(kind())
+    if (owner := command_of(settings)) != name.split()[0]:
         raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
     try:
         settings = to_config_dict(parse(settings, kind))
@@ -228,7 +242,7 @@ def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], val
 
 
 def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--config`, the last if there are several, and the other arguments."""
+    """The value of `--config`, the last if there are several or '' if there is none, and the other arguments."""
     path, rest, remaining = "", [], iter(arguments)
     for argument in remaining:
         flag, equals, value = argument.partition("=")
@@ -236,8 +250,6 @@ def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
             path = value if equals else next(remaining, "")
         else:
             rest.append(argument)
-    if not path:
-        raise ConfigError("--config: give the experiment's file, such as one out of configs/")
     return path, rest
 
 
@@ -280,7 +292,7 @@ def _where(error: Exception, path: Path) -> str:
     return f", line {frames[-1].lineno}" if frames else ""
 
 
-def _illegal_value(error: Exception, values: flags.FlagValues, kind: type[AnyConfig] | None) -> str:
+def _illegal_value(error: Exception, values: flags.FlagValues, kind: type[Settings] | None) -> str:
     """One line for a flag whose value is of the wrong type."""
     match = re.match(r"flag --([^=]+)=(.*?): ", str(error), re.DOTALL)
     if match is None:
@@ -384,6 +396,17 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
     flags.DEFINE_integer("num", None, "images; default eval.num_samples", lower_bound=2, flag_values=values)
     flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
+
+
+def _define_study(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "folder to write: table.csv, result.json and the figures", flag_values=values)
+
+
+def _define_diagnose(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("run", None, "run directory of `drifting train`, or give --weights", flag_values=values)
+    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --run", flag_values=values)
+    flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
+    _define_study(values)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -521,6 +544,18 @@ def _evaluate(values: flags.FlagValues) -> int:
     return 0
 
 
+def _study(name: str, values: flags.FlagValues) -> int:
+    out, settings = _out(values), parse(values["config"].value, STUDIES[name].settings)
+    from drifting.analysis.study import run_study
+
+    subject = {}
+    if name == "diagnose":
+        subject = {"run": Path(values.run) if values.run else None, "weights": values.weights, "vae": values.vae}
+    run_study(name, settings, out, **subject)
+    print(out)
+    return 0
+
+
 COMMANDS = {
     "cache": Command(
         "encode images once and for all into latents to train on",
@@ -562,6 +597,16 @@ COMMANDS = {
         _push,
         usage="--weights=DIR --repo=OWNER/NAME",
     ),
+} | {
+    f"study {name}": Command(
+        study.summary,
+        _define_diagnose if name == "diagnose" else _define_study,
+        partial(_study, name),
+        study.settings,
+        usage="--run=DIR|--weights=WEIGHTS --out=DIR" if name == "diagnose" else "--out=DIR",
+        has_defaults=True,
+    )
+    for name, study in STUDIES.items()
 }
 
 

@@ -246,8 +246,15 @@ class CacheBuild:
     cache: CacheConfig = field(default_factory=CacheConfig)
 
 
+@dataclass(frozen=True)
+class StudyRun:
+    """A study of `drifting.analysis`; each has its own, with a section `study`, in `drifting.analysis.settings`."""
+
+
 TrainingConfig = Config | PretrainConfig
 AnyConfig = TrainingConfig | CacheBuild
+Settings = AnyConfig | StudyRun
+Kind = typing.TypeVar("Kind", bound=Settings)
 
 
 def train_config() -> ConfigDict:
@@ -323,7 +330,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def to_config_dict(config: AnyConfig) -> ConfigDict:
+def to_config_dict(config: Settings) -> ConfigDict:
     """A `ConfigDict` of all keys and values; keys that may be None accept their type as well."""
 
     def section(value: Any) -> ConfigDict:
@@ -342,17 +349,21 @@ def to_config_dict(config: AnyConfig) -> ConfigDict:
     return section(config)
 
 
-def to_dict(config: AnyConfig) -> dict[str, dict[str, Any]]:
+def to_dict(config: Settings) -> dict[str, dict[str, Any]]:
     """Plain nested dict for JSON (tuples become lists there)."""
     return dataclasses.asdict(config)
 
 
-def parse(settings: ConfigDict | dict[str, Any], kind: type[AnyConfig] = Config) -> AnyConfig:
+@typing.overload
+def parse(settings: ConfigDict | dict[str, Any]) -> Config: ...
+@typing.overload
+def parse(settings: ConfigDict | dict[str, Any], kind: type[Kind]) -> Kind: ...
+def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
     """The checked configuration of `settings`.
 
     Args:
         settings: nested keys and values; keys left out take their defaults, so that older files stay readable.
-        kind: `Config`, `PretrainConfig` or `CacheBuild`.
+        kind: `Config`, `PretrainConfig`, `CacheBuild` or a study's.
 
     Raises:
         ConfigError: an unknown key or a value of a wrong type.
@@ -393,7 +404,7 @@ def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
     return f"{given}: there is no such key; {remedy}"
 
 
-def annotation(kind: type[AnyConfig], path: str, value: Any) -> Any:
+def annotation(kind: type[Settings], path: str, value: Any) -> Any:
     """The annotated type of a dotted key such as `loss.widths`.
 
     Raises:
@@ -435,9 +446,13 @@ def unusable(key: str, reference: str, error: ValueError) -> str:
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"
 
 
+OWNERS = {"study": "study", "cache": "cache", "mae": "pretrain"}
+"""Sections that only the settings of one command have."""
+
+
 def command_of(settings: Mapping[str, Any]) -> str:
-    """The command these settings belong to, by their sections: `train`, `pretrain` or `cache`."""
-    return "cache" if "cache" in settings else "pretrain" if "mae" in settings else "train"
+    """The command these settings belong to, by their sections: `train`, `pretrain`, `cache` or `study`."""
+    return next((name for section, name in OWNERS.items() if section in settings), "train")
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

@@ -80,7 +80,8 @@ def density_weights(log_kernel: Array, weights: Array, log_norm: Array, excluded
     w = jnp.broadcast_to(weights, log_kernel.shape)
     if excluded is not None:
         w = jnp.where(excluded, 0.0, w)
-        log_kernel = jnp.where(excluded, -jnp.inf, log_kernel)
+    # Not through the product: a target of weight zero may lie so near that its `exp` is infinite beside the norm.
+    log_kernel = jnp.where(w > 0, log_kernel, -jnp.inf)
     return jnp.exp(log_kernel - log_norm[:, None]) * w / jnp.sum(w, axis=1, keepdims=True)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from drifting.analysis import small_widths
 from drifting.kernels import KERNELS, Kernel, centred_distance, inverse_log_sharp, pairwise_distance, safe_sqrt
-from scripts import small_widths
 from tests import reference
 
 WIDTHS = (0.02, 0.3, 2.0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drifting.analysis import small_widths
 from drifting.fields import FIELDS, Pairs, displace
 from drifting.kernels import KERNELS, Kernel, pairwise_distance
 from drifting.losses import (
@@ -24,7 +25,6 @@ from drifting.losses import (
     potential,
     potential_affinities,
 )
-from scripts import small_widths
 from tests import reference
 from tests.golden_files import group, load, meta
 

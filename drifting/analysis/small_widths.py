@@ -1,25 +1,23 @@
 """Accuracy of distances, kernels and fields at small kernel widths, on 4096-dimensional features with a common offset.
 
-    python -m scripts.small_widths
-
-Compares two ways of computing distances in float32 with exact differences in float64: the textbook expansion
-`|x|^2 + |y|^2 - 2 x.y` of the features as they are, and the package's, which takes a common centre out first. All else
-is equal. Writes docs/small-widths.png and prints the tables of docs/small-widths.md. Takes seconds on a CPU.
+Part of the study `links`. Compares two ways of computing distances in float32 with exact differences in float64: the
+textbook expansion `|x|^2 + |y|^2 - 2 x.y` of the features as they are, and the package's, which takes a common centre
+out first. All else is equal. docs/small-widths.md says what came out.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from drifting.analysis import plots
+from drifting.analysis.study import Table
 from drifting.fields import FIELDS, Pairs, displace
 from drifting.kernels import KERNELS, centred_distance
 
-FIGURE = Path(__file__).resolve().parent.parent / "docs" / "small-widths.png"
 DIMENSION = 4096
 OFFSETS = (10, 100)  # norm of a feature over the mean distance of two
 NEAR = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # distances of near duplicates, the mean distance being 1
@@ -146,65 +144,52 @@ def measure(method: str, offset: float) -> Errors:
     return Errors(distance.tolist(), log_k, fields)
 
 
-def tables(errors: dict[tuple[str, int], Errors]) -> str:
-    """The Markdown tables: distances, log k, fields."""
+def measure_all() -> dict[tuple[str, int], Errors]:
+    """Errors of every method and offset."""
+    return {(method, offset): measure(method, offset) for method in METHODS for offset in OFFSETS}
 
-    def row(*cells: object) -> str:
-        return "| " + " | ".join(f"{c:.0e}" if isinstance(c, float) else str(c) for c in cells) + " |"
 
+def tables(errors: dict[tuple[str, int], Errors]) -> dict[str, Table]:
+    """Errors of distances, and of `log k` and fields at the larger offset, by file name."""
     columns = [(method, offset) for offset in OFFSETS for method in METHODS]
-    lines = [row("distance", *(f"{method}, offset {offset}" for method, offset in columns)), "|---" * 5 + "|"]
-    lines += [row(f"{d:g}", *(errors[c].distance[i] for c in columns)) for i, d in enumerate(NEAR)]
-    textbook, centred = (errors[method, OFFSETS[-1]] for method in METHODS)
-
-    def by_width(titles: list[str], textbook: list[list[float]], centred: list[list[float]]) -> None:
-        lines.extend(["", row("width", *titles), "|---" * (len(titles) + 1) + "|"])
-        for i, width in enumerate(WIDTHS):
-            both = (f"{a[i]:.0e} → {b[i]:.0e}" for a, b in zip(textbook, centred, strict=True))
-            lines.append(row(f"{width:g}", *both))
-
-    by_width(
-        [f"log k, {kernel.capitalize()}" for kernel in textbook.log_k],
-        list(textbook.log_k.values()),
-        list(centred.log_k.values()),
+    distance = Table(
+        ("distance", *(f"{method}, offset {offset}" for method, offset in columns)),
+        [(near, *(errors[column].distance[i] for column in columns)) for i, near in enumerate(NEAR)],
     )
-    titles = [f"{title}, {which}" for which, title in textbook.field]
-    by_width(titles, list(textbook.field.values()), list(centred.field.values()))
-    return "\n".join(lines)
+
+    def by_width(found: dict[str, dict[str, list[float]]]) -> Table:
+        titles = [f"{title}, {method}" for title in found[METHODS[0]] for method in METHODS]
+        values = [found[method][title] for title in found[METHODS[0]] for method in METHODS]
+        return Table(("width", *titles), [(width, *(v[i] for v in values)) for i, width in enumerate(WIDTHS)])
+
+    log_k = {method: errors[method, OFFSETS[-1]].log_k for method in METHODS}
+    fields = {
+        method: {f"{title}, {which}": v for (which, title), v in errors[method, OFFSETS[-1]].field.items()}
+        for method in METHODS
+    }
+    return {"distances.csv": distance, "log_k.csv": by_width(log_k), "fields.csv": by_width(fields)}
 
 
-def plot(errors: dict[tuple[str, int], Errors], path: Path) -> None:
-    """Distances on the left, fields on the right."""
-    colours = {"textbook": "#D55E00", "centred": "#0072B2"}
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained", sharey=True)
-        for (method, offset), e in errors.items():
-            line = "o-" if offset == OFFSETS[-1] else "s:"
-            left.loglog(NEAR, e.distance, line, color=colours[method], markersize=4, label=f"{method}, offset {offset}")
-        for marker, title in zip("^vD", COMPARED, strict=True):
-            for method, colour in colours.items():
-                error = errors[method, OFFSETS[-1]].field[APART, title]
-                right.loglog(WIDTHS, error, f"{marker}-", color=colour, markersize=4)
-            right.plot([], [], marker, color="0.3", markersize=4, label=title)
-        left.set(xlabel="true distance / mean distance", ylabel="relative error", title="distances")
-        right.set(xlabel="kernel width", title=f"fields, no near duplicates, offset {OFFSETS[-1]}")
-        right.set_xticks(WIDTHS, [f"{w:g}" for w in WIDTHS], minor=False)
-        right.minorticks_off()
-        for axes in (left, right):
-            axes.invert_xaxis()
-            axes.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-        left.legend(fontsize=7.5, frameon=False, loc="lower right")
-        right.legend(fontsize=7.5, frameon=False, loc="upper left")
-        figure.savefig(path, dpi=200)
-        plt.close(figure)
-
-
-def main() -> None:
-    """Measures, prints the tables and draws the figure."""
-    errors = {(method, offset): measure(method, offset) for method in METHODS for offset in OFFSETS}
-    print(tables(errors))
-    plot(errors, FIGURE)
-
-
-if __name__ == "__main__":
-    main()
+@plots.style()
+def draw(errors: dict[tuple[str, int], Errors]) -> Figure:
+    """Distances above, fields below."""
+    colours = {"textbook": plots.RED, "centred": plots.BLUE}
+    figure, axes = plots.figure(2, 1, height=4.2)
+    top, bottom = axes[:, 0]
+    for (method, offset), e in errors.items():
+        line = "o-" if offset == OFFSETS[-1] else "s:"
+        top.loglog(NEAR, e.distance, line, color=colours[method], label=f"{method}, offset {offset}")
+    for marker, title in zip("^vD", COMPARED, strict=True):
+        for method, colour in colours.items():
+            bottom.loglog(WIDTHS, errors[method, OFFSETS[-1]].field[APART, title], f"{marker}-", color=colour)
+        bottom.plot([], [], marker, color="0.3", label=title)
+    top.set(xlabel="true distance / mean distance", ylabel="relative error of distances")
+    bottom.set(xlabel="kernel width", ylabel="relative error of fields")
+    bottom.set_xticks(WIDTHS, [f"{w:g}" for w in WIDTHS], minor=False)
+    bottom.minorticks_off()
+    for ax in (top, bottom):
+        ax.invert_xaxis()
+        ax.axhline(1, color="0.8", linewidth=0.8, zorder=0)
+    top.legend(loc="lower right")
+    bottom.legend(loc="center right")
+    return figure

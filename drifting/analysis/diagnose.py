@@ -1,0 +1,334 @@
+"""`diagnose`: the quantities of `alignment` on a trained generator, in the feature space of its loss.
+
+"A Unified View", Section 4.2 and Appendix B.3: how far mean shift and score agree in each feature map, and the two
+deviations of the implementation from the population's field, the softmax over queries and the finite pools.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from drifting import build
+from drifting.analysis import plots
+from drifting.analysis.alignment import Alignment, Side, compare, sides
+from drifting.analysis.settings import DiagnoseStudy
+from drifting.analysis.study import Cell, Result, Table
+from drifting.config import ConfigError, DataConfig, LossConfig
+from drifting.data.source import LabelledSource
+from drifting.fields import Affinities, Pairs, drift, drift_row
+from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
+from drifting.guidance import unconditional_weight
+from drifting.kernels import KERNELS, Kernel
+from drifting.losses import MapMetrics, Objective, map_loss, neighbour_distance
+from drifting.trained import TrainedGenerator
+from drifting.validate import require
+
+logger = logging.getLogger("drifting")
+
+BLOCKS = ("generated", "unconditional", "positive")
+
+
+class Problem(NamedTuple):
+    """One feature map of all labels, `[L, samples, positions, C]` each, or one drift problem, `[samples, C]` each.
+
+    Attributes:
+        x: generated samples, the queries, and as in training the first negatives.
+        pos, unc: positives and unconditional negatives, as many as in training.
+        ref_q, ref_p, ref_u: larger pools in place of the distributions: generated (others than the queries) and real
+            samples of the class, and real samples of any class.
+    """
+
+    x: Array
+    pos: Array
+    unc: Array
+    ref_q: Array
+    ref_p: Array
+    ref_u: Array
+
+
+class Blocks(NamedTuple):
+    """Means over queries and problems for the blocks of negatives and positives, `[3]` each in the order of `BLOCKS`.
+
+    Attributes:
+        effective: effective sample size `1 / sum w^2` of the softmax over targets within the block.
+        symmetry: `eps_sym^2`, squared distance of the block's barycentres with and without the softmax over queries.
+        pool: `eps_mc^2`, squared distance of the latter from the barycentre of the larger pool.
+    """
+
+    effective: Array
+    symmetry: Array
+    pool: Array
+
+
+def exact_distance(x: Array, y: Array) -> Array:
+    """Distances `[N, M]` from differences. The score of Laplace takes displacements over distances: in a map of few
+    channels, where points lie close together, the expansion into a matrix product is not accurate enough for it."""
+    return jax.lax.map(lambda row: jnp.linalg.norm(row - y, axis=1), x)
+
+
+def independent_pairs(x: Array, y_pos: Array, y_neg: Array) -> Pairs:
+    """Pairs of queries with references that they are not among, all of weight one."""
+    d_pos, d_neg = exact_distance(x, y_pos), exact_distance(x, y_neg)
+    return Pairs(d_pos, d_neg, jnp.ones(len(y_pos)), jnp.ones(len(y_neg)), jnp.zeros(d_neg.shape, bool))
+
+
+def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, Blocks]:
+    """Both sides of a problem against its larger pools, `[N, ...]`, and the blocks of its training pools, `[3, N]`."""
+    centre = jnp.mean(problem.pos, axis=0)
+    x, pos, unc, ref_q, ref_p, ref_u = (a - centre for a in problem)
+    p, q = sides(independent_pairs(x, ref_p, ref_q), x, ref_p, ref_q, kernel, width)
+    anything, _ = sides(independent_pairs(x, ref_u, ref_q), x, ref_u, ref_q, kernel, width)
+    oracle = (x + q.mean_shift, x + anything.mean_shift, x + p.mean_shift)
+
+    negatives, n = jnp.concatenate([x, unc]), len(x)
+    pairs = independent_pairs(x, pos, negatives)
+    pairs = pairs._replace(is_self=jnp.eye(n, len(negatives), dtype=bool))
+
+    def weights(affinities: Affinities) -> tuple[Array, Array, Array]:
+        # The other side's total, by which a row is multiplied, cancels within a block.
+        blocks = (-affinities.neg[:, :n], -affinities.neg[:, n:], affinities.pos)
+        g, u, y = (a / jnp.sum(a, axis=1, keepdims=True) for a in blocks)
+        return g, u, y
+
+    both, row = weights(drift(pairs, kernel, width)), weights(drift_row(pairs, kernel, width))
+    targets = (x, unc, pos)
+    exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    mean_both, mean_row = ([exact(w, y) for w, y in zip(ws, targets, strict=True)] for ws in (both, row))
+
+    def squared(a: Sequence[Array], b: Sequence[Array]) -> Array:
+        return jnp.stack([jnp.sum(jnp.square(u - v), axis=1) for u, v in zip(a, b, strict=True)])
+
+    effective = jnp.stack([1 / jnp.sum(jnp.square(w), axis=1) for w in row])
+    return p, q, Blocks(effective, squared(mean_both, mean_row), squared(mean_row, oracle))
+
+
+@partial(jax.jit, static_argnames="kernel")
+def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -> tuple[Alignment, Blocks]:
+    """The quantities of one feature map, all labels and positions together, in units of its feature scale."""
+
+    def problems(a: Array) -> Array:
+        labels, samples, positions, channels = a.shape
+        moved = jnp.moveaxis(a, 2, 1).astype(jnp.float32) / scale
+        return moved.reshape(labels * positions, samples, channels)
+
+    each = Problem(*(problems(a) for a in maps))
+    p, q, blocks = jax.lax.map(lambda problem: one_problem(problem, kernel, width), each, batch_size=8)
+    return compare(p, q), jax.tree.map(lambda a: jnp.mean(a, axis=(0, 2)), blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is diagnosed: a generator, its real samples, and the loss they meet in."""
+
+    trained: TrainedGenerator
+    source: LabelledSource
+    space: SampleSpace
+    encoder: FeatureEncoder
+    loss: LossConfig
+    objective: Objective
+
+
+def subject(settings: DiagnoseStudy, run: Path | None, weights: str | None, vae: str | None) -> Subject:
+    """The generator of a run with the run's own data, features and loss, or published weights with those of `settings`.
+
+    Raises:
+        ConfigError: not exactly one is given, it cannot be had, or the data are not those of the run.
+    """
+    if (run is None) == (weights is None):
+        raise ConfigError("--run: give the run's folder, or --weights in its place")
+    data, features, loss = settings.data, settings.features, settings.loss
+    if run is not None:
+        if settings != dataclasses.replace(DiagnoseStudy(), study=settings.study) or vae:
+            raise ConfigError("--run: a run has its own data, features, loss and VAE: change config.study alone")
+        trained = TrainedGenerator.from_run(run)
+        assert trained.config is not None
+        data, features, loss = trained.config.data, trained.config.features, trained.config.loss
+    else:
+        trained = TrainedGenerator.from_weights(str(weights), vae)
+    source = _source(data, trained)
+    space = source_space(data.vae or trained.usage.vae, source)
+    require(space.shape == trained.space.shape, "data.name", data.name, "its samples are not of the generator's shape")
+    encoder = feature_encoder(features, space)
+    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
+    return Subject(trained, source, space, encoder, loss, objective)
+
+
+def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
+    source = build.source(data)
+    facts = build.data_facts(source)
+    if trained.config is not None and any(trained.facts.get(name) != value for name, value in facts.items()):
+        raise ConfigError(f"data.name={data.name!r}: the data are not those the run was trained with")
+    classes, known = len(source.class_names), len(trained.usage.class_names)
+    require(classes == known, "data.name", data.name, f"has {classes} classes, the generator {known}")
+    return source
+
+
+def gather(found: Subject, settings: DiagnoseStudy, alpha: float) -> dict[str, Problem]:
+    """Every feature map's samples, at most `study.positions` of its positions."""
+    config, loss = settings.study, found.loss
+    rng = np.random.default_rng(config.seed)
+    counts = np.bincount(found.source.labels, minlength=found.source.num_classes)
+    usable = np.flatnonzero(counts >= 2)
+    labels = np.sort(rng.permutation(usable)[: config.labels])
+    real_of = {label: rng.permutation(np.flatnonzero(found.source.labels == label)) for label in labels}
+    most = min(config.references, *(len(rows) for rows in real_of.values()))
+    positives, unconditional = min(loss.positives, most), loss.unconditional
+    if most < config.references:
+        logger.warning("references: a class has %d real samples; they stand for its distribution", most)
+
+    key = jax.random.key(config.seed)
+    key_encode, key_noise = jax.random.split(key)
+    encode = jax.jit(found.space.encode)
+    features = jax.jit(found.encoder.features)
+    params, generator = found.trained.params, found.trained.generator
+
+    def maps_of(samples: Array) -> dict[str, np.ndarray]:
+        maps = features(found.encoder.params, samples)
+        return {name: np.asarray(_spread(f, config.positions), np.float32) for name, f in maps.items()}
+
+    def real(rows: np.ndarray, number: int) -> dict[str, np.ndarray]:
+        images, _ = found.source.__getitems__(rows)
+        return maps_of(encode(found.space.params, images, jax.random.fold_in(key_encode, number)))
+
+    @jax.jit
+    def generate(label: Array, key: Array) -> Array:
+        n = config.generated + config.references
+        noise = generator.sample_noise(params, jax.random.split(key, n))
+        return generator(params, noise, jnp.full(n, label), jnp.full(n, alpha))
+
+    anything = real(rng.permutation(len(found.source))[: config.references + unconditional], 0)
+    out: dict[str, list[Problem]] = {name: [] for name in anything}
+    for number, label in enumerate(labels, start=1):
+        generated = maps_of(generate(jnp.int32(label), jax.random.fold_in(key_noise, number)))
+        of_class = real(real_of[label][:most], number)
+        n, u = config.generated, unconditional
+        length = 1.0
+        if loss.feature_scale == "neighbour":
+            length = float(neighbour_distance(jnp.asarray(of_class["global"][None, :, 0]), loss.neighbours)[0])
+        for name, real_map in of_class.items():
+            fake, other = generated[name] / length, anything[name] / length
+            real_map = real_map / length
+            arrays = (fake[:n], real_map[:positives], other[:u], fake[n:], real_map, other[u:])
+            out[name].append(Problem(*(jnp.asarray(a) for a in arrays)))
+    return {name: jax.tree.map(lambda *a: jnp.stack(a), *found) for name, found in out.items()}
+
+
+def _spread(x: Array, count: int) -> Array:
+    """At most `count` positions of `[B, positions, C]`, evenly spread."""
+    positions = x.shape[1]
+    return x[:, np.linspace(0, positions - 1, min(count, positions)).round().astype(int)]
+
+
+def own_metrics(found: Subject, maps: Problem, widths: Sequence[float], alpha: float) -> MapMetrics:
+    """What training would log of a map: loss, gap, norm of its own field for each width, feature scale."""
+    labels, n = maps.x.shape[:2]
+    w_unc = unconditional_weight(jnp.full(labels, alpha), n, maps.unc.shape[1])
+    ones = jnp.ones
+    weights = (ones((labels, n)), ones(maps.pos.shape[:2]), jnp.broadcast_to(w_unc[:, None], maps.unc.shape[:2]))
+    loss = jax.jit(partial(map_loss, found.objective))
+    return loss(jnp.asarray(widths, jnp.float32), maps.x, maps.pos, maps.unc, *weights)[1]
+
+
+def run(
+    settings: DiagnoseStudy, *, run: Path | None = None, weights: str | None = None, vae: str | None = None
+) -> Result:
+    """Every quantity for each feature map and width, and a picture of each map."""
+    config = settings.study
+    found = subject(settings, run, weights, vae)
+    alpha = found.trained.alpha(None if config.alpha is None else config.alpha)
+    kernel_name = config.kernel or found.loss.kernel
+    widths = config.widths or found.loss.widths
+    samples = gather(found, settings, alpha)
+    rows: list[tuple[Cell, ...]] = []
+    figures: dict[str, Figure] = {}
+    for name, maps in samples.items():
+        own = own_metrics(found, maps, widths, alpha)
+        scale = float(jnp.maximum(own.scale, 1e-3))
+        measured = [measure(maps, KERNELS[kernel_name], width, scale) for width in widths]
+        for width, norm, (alignment, blocks) in zip(widths, own.field_norm, measured, strict=True):
+            numbers = [float(value) for value in (*alignment, *blocks.effective, *blocks.symmetry, *blocks.pool)]
+            rows.append((name, maps.x.shape[-1], float(width), float(norm), float(own.gap), scale, *numbers))
+        figures[f"map_{name.replace('/', '_')}.png"] = draw_map(
+            name, maps, KERNELS[kernel_name], widths, scale, measured
+        )
+        logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in measured))
+    first = ("map", "channels", "width", "own field norm", "own gap", "feature scale")
+    by_block = [f"{quantity}, {block}" for quantity in ("effective", "eps_sym²", "eps_mc²") for block in BLOCKS]
+    columns = [*first, *Alignment._fields, *by_block]
+    table = Table(columns, rows)
+    shown = ("map", "width", "own field norm", "relative_error", "cosine", "preconditioner_ratio", "residual_gap",
+             "effective, generated", "effective, positive")  # fmt: skip
+    picked = Table(shown, [tuple(row[columns.index(c)] for c in shown) for row in rows])
+    overview = {"figure.png": draw(table, plots.title(kernel_name))}
+    return Result(picked, [], {**overview, **figures}, {"all.csv": table})
+
+
+@plots.style()
+def draw(table: Table, kernel: str) -> Figure:
+    """The four quantities of the paper's Figure 5 for each map, a marker for each width."""
+    panels = ("relative_error", "cosine", "preconditioner_ratio", "residual_gap")
+    labels = ("relative error", "cosine", "$\\bar\\alpha_p/\\bar\\alpha_q$", "$E|\\delta_p-\\delta_q|^2$")
+    names = list(dict.fromkeys(str(row[0]) for row in table.rows))
+    widths = list(dict.fromkeys(row[2] for row in table.rows))
+    figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
+    for ax, quantity, label in zip(axes.flat, panels, labels, strict=True):
+        for width, marker in zip(widths, plots.MARKERS, strict=False):
+            values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
+            ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
+        ax.set(yticks=range(len(names)), yticklabels=names)
+        ax.set_title(label, pad=3)
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        if quantity == "residual_gap" and all(float(row[table.columns.index(quantity)]) > 0 for row in table.rows):
+            ax.set_xscale("log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(f"{kernel} kernel", fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@plots.style()
+def draw_map(
+    name: str,
+    maps: Problem,
+    kernel: Kernel,
+    widths: Sequence[float],
+    scale: float,
+    measured: Sequence[tuple[Alignment, Blocks]],
+) -> Figure:
+    """One problem of a map, real and generated samples and the mean shift between them; effective sample sizes."""
+    problem = Problem(*(a[0, :, 0] / scale for a in maps))
+    centre = jnp.mean(problem.ref_p, axis=0)
+    x, real, fake = (a - centre for a in (problem.x, problem.ref_p, problem.ref_q))
+    pairs = independent_pairs(x, real, fake)
+    p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
+    main = np.linalg.svd(np.asarray(real), full_matrices=False)[2][:2].T
+    plane = {key: np.asarray(a) @ main for key, a in (("real", real), ("fake", x), ("v", p.mean_shift - q.mean_shift))}
+    figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
+    left, right = axes[0]
+    left.plot(*plane["real"].T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
+    left.plot(*plane["fake"].T, "o", color=plots.GENERATED, markersize=2, label="generated")
+    # The longest arrow is a third of the picture's width, whatever is left of the field.
+    longest = float(np.linalg.norm(plane["v"], axis=1).max())
+    left.quiver(*plane["fake"].T, *plane["v"].T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
+    left.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")
+    for i, (block, marker) in enumerate(zip(BLOCKS, plots.MARKERS, strict=False)):
+        right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
+    right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
+    right.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
+    right.minorticks_off()
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    labels = ["real", "generated", *(f"block {block}" for block in BLOCKS)]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.4)
+    return figure

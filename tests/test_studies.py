@@ -1,0 +1,359 @@
+"""The studies: their claims at small sizes, their parts against independent references, and the command."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import wasserstein_distance
+
+from drifting.analysis import STUDIES, plots
+from drifting.analysis.alignment import align
+from drifting.analysis.alignment import run as run_alignment
+from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
+from drifting.analysis.diagnose import Problem, one_problem
+from drifting.analysis.equilibrium import estimate_drift
+from drifting.analysis.equilibrium import run as run_equilibrium
+from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
+from drifting.analysis.links import DISTANCES, digits
+from drifting.analysis.profiles import TAILS, tail_exponents
+from drifting.analysis.study import Claim, loglog_slope
+from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
+from drifting.analysis.toy2d import objective
+from drifting.cli import load_settings, main
+from drifting.config import parse
+from drifting.fields import drift_field
+from drifting.kernels import KERNELS
+from drifting.losses import Objective
+from tests.runs import finished_run
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "studies"
+
+
+def tiny(name: str):
+    """The settings of a study's variant `tiny`."""
+    return parse(load_settings(f"{CONFIGS / name}.py:tiny"), STUDIES[name].settings)
+
+
+def points(seed: int, n: int, d: int = 2) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (n, d))
+
+
+# --- configurations ---------------------------------------------------------------------------------------------------
+
+
+def test_every_study_has_a_file_and_starts_from_its_defaults():
+    assert sorted(path.stem for path in CONFIGS.glob("*.py")) == sorted(STUDIES)
+    for name, study in STUDIES.items():
+        text = (CONFIGS / f"{name}.py").read_text()
+        assert f"drifting study {name} " in text and "tiny" in text
+        full = parse(load_settings(str(CONFIGS / f"{name}.py")), study.settings)
+        assert full.study == study.settings().study
+        assert tiny(name) != full
+
+
+# --- curl -------------------------------------------------------------------------------------------------------------
+
+
+def test_curl_is_the_usual_one_in_two_and_three_dimensions():
+    m = np.random.default_rng(0).normal(size=(3, 3))
+    usual = [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]]
+    np.testing.assert_allclose(curl(jnp.asarray(m)), usual, rtol=1e-6)
+    np.testing.assert_allclose(curl(jnp.asarray(m[:2, :2])), [m[1, 0] - m[0, 1]], rtol=1e-6)
+
+
+def test_curl_in_any_dimension_has_every_pair_once():
+    m = np.random.default_rng(0).normal(size=(5, 5))
+    got = np.asarray(curl(jnp.asarray(m)))
+    assert got.shape == (10,)
+    np.testing.assert_allclose(2 * np.sum(got**2), np.sum((m - m.T) ** 2), rtol=1e-5)
+    assert not np.any(curl(jnp.asarray(m + m.T)))
+
+
+@pytest.mark.parametrize("name", ["mean_shift", "sharp"])
+def test_curl_of_the_attraction(name: str):
+    y, x = 0.7 * points(0, 40), 1.2 * points(1, 25)
+    for kernel in ("gaussian", "laplace", "rational_quadratic"):
+        each, overall = relative_curl(jax.jit(lambda x, k=kernel: jacobian(attraction(name, y, k, 0.5), x))(x))
+        if vanishes(name, kernel):
+            assert float(jnp.max(each)) < 1e-4
+        else:
+            assert float(overall) > 1e-2
+
+
+def test_the_row_normalised_drift_is_conservative_with_gauss_alone():
+    y, q, x = points(0, 30), points(2, 20) + 0.5, points(1, 10)
+    for kernel, conservative in (("gaussian", True), ("laplace", False)):
+        field = point_field("drift_row", y, q, kernel, 0.6)
+        _, overall = relative_curl(jax.jit(lambda x, field=field: jacobian(field, x))(x))
+        assert (float(overall) < 1e-4) == conservative == vanishes("drift_row", kernel)
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "rational_quadratic"])
+def test_tails(kernel: str):
+    found = tail_exponents(points(0, 50, 1)[:, 0], KERNELS[kernel], 0.5, (200.0, 400.0))
+    for field, exponent in found.items():
+        wanted = TAILS.get((field, kernel))
+        assert exponent < -10 if wanted is None else abs(exponent - wanted) < 0.05
+
+
+# --- equilibrium ------------------------------------------------------------------------------------------------------
+
+
+def test_equilibrium_falls_like_the_root_of_the_draws():
+    settings = tiny("equilibrium")
+    result = run_equilibrium(settings)
+    assert len(result.claims) == 3 * len(settings.study.fields) and all(claim.holds for claim in result.claims)
+    slopes = [claim for claim in result.claims if "slope" in claim.text]
+    assert all((claim.low, claim.high) == (-0.6, -0.4) for claim in slopes) and slopes
+
+
+def test_estimate_drift_is_the_mean_over_batches():
+    x, key = points(0, 5), jax.random.key(3)
+    p, q = (lambda k, s=s: s + jax.random.normal(k, (6, 2)) for s in (0.0, 1.0))
+    found = estimate_drift(x, p, q, field="drift", kernel="laplace", width=0.5, draws=4, key=key)
+    keys = [jax.random.split(jax.random.fold_in(key, t)) for t in range(4)]
+    each = np.stack([drift_field("drift", x, p(a), q(b), kernel="laplace", width=0.5) for a, b in keys])
+    np.testing.assert_allclose(found.mean, each.mean(axis=0), atol=1e-5)
+    running = np.cumsum(each, axis=0) / np.arange(1, 5)[:, None, None]
+    np.testing.assert_allclose(found.norms, np.sqrt(np.mean(running**2, axis=(1, 2))), rtol=1e-4)
+    np.testing.assert_allclose(found.deviation, np.sqrt(np.mean((each - each.mean(axis=0)) ** 2)), rtol=1e-3)
+    own = estimate_drift(x, p, q, field=lambda x, a, b: jnp.ones_like(x), draws=4, key=key)
+    assert float(own.deviation) == 0 and np.all(own.mean == 1)
+
+
+# --- alignment --------------------------------------------------------------------------------------------------------
+
+
+def test_alignment_with_dimension():
+    result = run_alignment(tiny("alignment"))
+    bounds = {"slope": (-1.15, -0.85), "cosine": (0.99, np.inf), "theory": (0.98, 1.02)}
+    assert len(result.claims) == 6
+    for claim in result.claims:
+        low, high = next(bound for word, bound in bounds.items() if word in claim.text)
+        assert low <= claim.value <= high, claim
+    assert [row[1] for row in result.table.rows if row[0] == "ring"][-1] == 1024
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace"])
+def test_alignment_against_autodiff(kernel: str):
+    x, p, q, width = points(0, 6, 3), points(1, 20, 3), points(2, 15, 3) + 0.4, 0.8
+
+    def log_density(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(KERNELS[kernel].log_k(jnp.linalg.norm(x - y, axis=1), width))
+
+    def side(y: jax.Array):
+        d = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(y), axis=2)
+        k = np.exp(-(d**2) / (2 * width**2) if kernel == "gaussian" else -d / width)
+        w = k / k.sum(axis=1, keepdims=True)
+        s = jax.vmap(jax.grad(log_density), in_axes=(0, None))(x, y)
+        a = np.full(len(d), width**2) if kernel == "gaussian" else width * np.sum(w * d, axis=1)
+        return w @ np.asarray(y) - np.asarray(x), np.asarray(s), a, 1 / np.sum(w**2, axis=1)
+
+    (v_p, s_p, a_p, n_p), (v_q, s_q, a_q, _) = side(p), side(q)
+    v, s = v_p - v_q, s_p - s_q
+    scale = np.sum(v * s) / np.sum(s * s)
+    gap = (v_p - a_p[:, None] * s_p) - (v_q - a_q[:, None] * s_q)
+    found = jax.jit(align, static_argnums=3)(x, p, q, KERNELS[kernel], width)
+    wanted = {
+        "scale": scale,
+        "relative_error": np.sum((v - scale * s) ** 2) / np.sum(v**2),
+        "cosine": np.mean(np.sum(v * s, axis=1) / np.linalg.norm(v, axis=1) / np.linalg.norm(s, axis=1)),
+        "preconditioner_ratio": a_p.mean() / a_q.mean(),
+        "theory_ratio": scale / (0.5 * (a_p.mean() + a_q.mean())),
+        "residual_gap": np.mean(np.sum(gap**2, axis=1)),
+        "effective_pos": n_p.mean(),
+    }
+    for name, value in wanted.items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=2e-4, atol=1e-8, err_msg=name)
+
+
+def test_mixtures_are_those_of_the_paper():
+    for name, modes in (("ring", (6, 6)), ("raw", (6, 4))):
+        for sample, count in zip(PAIRS[name](jax.random.key(0), 64), modes, strict=True):
+            x = np.asarray(sample(jax.random.key(1), 4000))
+            assert x.shape == (4000, 64)
+            noise = 0.40 if name == "ring" else 0.5
+            spread = np.linalg.eigvalsh(np.cov(x, rowvar=False))
+            np.testing.assert_allclose(np.median(spread), noise**2, rtol=0.1)
+            assert np.sum(spread > 2 * noise**2) <= count
+
+
+# --- generators of points ---------------------------------------------------------------------------------------------
+
+
+def test_scores_of_points():
+    a, b = points(0, 60), 0.5 * points(1, 60) + 1
+    directions = jax.random.normal(jax.random.key(2), (2, 7))
+    directions = np.asarray(directions / jnp.linalg.norm(directions, axis=0))
+    wanted = np.mean([wasserstein_distance(np.asarray(a) @ u, np.asarray(b) @ u) for u in directions.T])
+    np.testing.assert_allclose(sliced_wasserstein(a, b, jax.random.key(2), 7), wanted, rtol=1e-4)
+
+    x, y = (np.asarray(v, np.float64) for v in (a, b))
+    k = {n: np.exp(-np.sum((u[:, None] - v) ** 2, -1) / 2) for n, u, v in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
+    within = [k[n][~np.eye(60, dtype=bool)].mean() for n in ("xx", "yy")]
+    np.testing.assert_allclose(rbf_mmd(a, b, 1.0), np.sqrt(sum(within) - 2 * k["xy"].mean()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_fill_their_square(name: str):
+    x = np.asarray(TARGETS[name](jax.random.key(0), 2000))
+    assert x.shape == (2000, 2) and 0.9 < np.abs(x).max() < 2.0
+    if name == "checkerboard":
+        cells = np.floor((x + 1) * 2).astype(int)
+        assert np.all(cells.sum(axis=1) % 2 == 0) and len(np.unique(cells, axis=0)) == 8
+
+
+def test_a_generator_learns_a_shape_with_both_kernels():
+    keys, found = jax.random.split(jax.random.key(1), 3), {}
+    recipe = Recipe(steps=600, batch=128, learning_rate=0.01, hidden_size=64)
+    real = TARGETS["ring"](keys[1], 5000)
+    for kernel in ("laplace", "gaussian"):
+        start = Start((0.5, -0.5), 0.7)
+        trained = train(objective("mean_shift", kernel), 0.3, TARGETS["ring"], recipe, start=start, snapshots=3)
+        assert trained.snapshots.shape == (3, 512, 2)
+        np.testing.assert_allclose(trained.snapshots[0].mean(axis=0), start.centre, atol=0.25)
+        found[kernel] = float(sliced_wasserstein(trained.sample(keys[0], 5000), real, keys[2]))
+    assert max(found.values()) <= 0.05, found
+
+
+@pytest.mark.parametrize("name", ["log_kde", "drift"])
+def test_move_is_the_field_of_the_objective(name: str):
+    x, y = points(0, 7), points(1, 9)
+    got = jax.jit(move, static_argnums=0)(Objective(name, KERNELS["laplace"], False, "none"), 0.6, x, y)
+    field = "sharp" if name == "log_kde" else name
+    wanted = drift_field(field, x, y, x, kernel="laplace", width=0.6, first_negatives_are_x=True)
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+def test_textbook_distances_differ_far_from_the_origin_alone():
+    points_here = jnp.asarray(digits().train[:40])
+    assert abs(float(jnp.mean(DISTANCES["centred"](points_here, points_here))) - 1) < 0.1
+    close = DISTANCES["textbook"](points_here[:20], points_here[20:]) - DISTANCES["centred"](
+        points_here[:20], points_here[20:]
+    )
+    far = points_here + 100 / 8
+    apart = DISTANCES["textbook"](far[:20], far[20:]) - DISTANCES["centred"](far[:20], far[20:])
+    assert float(jnp.max(jnp.abs(close))) < 1e-5 < 1e-4 < float(jnp.max(jnp.abs(apart)))
+
+
+# --- diagnose ---------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_against_float64():
+    x, pos, unc = points(0, 5, 3), points(1, 6, 3), points(2, 4, 3)
+    ref_q, ref_p, ref_u, width = points(3, 30, 3), points(4, 20, 3), points(5, 25, 3), 0.7
+    compute = jax.jit(one_problem, static_argnums=1)
+    _, _, blocks = compute(Problem(x, pos, unc, ref_q, ref_p, ref_u), KERNELS["laplace"], width)
+    X, P, U = (np.asarray(a, np.float64) for a in (x, pos, unc))
+
+    def k(y):
+        return np.exp(-np.linalg.norm(X[:, None] - np.asarray(y, np.float64), axis=2) / width)
+
+    both = np.concatenate([k(X) * (1 - np.eye(5)), k(U), k(P)], axis=1)
+    row, column = both / both.sum(axis=1, keepdims=True), both / both.sum(axis=0, keepdims=True)
+    two = np.sqrt(np.maximum(row * column, 1e-6))
+    for i, (cut, y, ref) in enumerate(((slice(0, 5), X, ref_q), (slice(5, 9), U, ref_u), (slice(9, 15), P, ref_p))):
+        w, w2, wr = (a / a.sum(axis=1, keepdims=True) for a in (row[:, cut], two[:, cut], k(ref)))
+        np.testing.assert_allclose(blocks.effective[i], 1 / np.sum(w**2, axis=1), rtol=1e-4)
+        np.testing.assert_allclose(blocks.symmetry[i], np.sum((w @ y - w2 @ y) ** 2, axis=1), rtol=1e-3, atol=1e-7)
+        oracle = wr @ np.asarray(ref, np.float64)
+        np.testing.assert_allclose(blocks.pool[i], np.sum((w @ y - oracle) ** 2, axis=1), rtol=1e-3, atol=1e-7)
+
+
+def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    run = finished_run(tmp_path_factory)
+    path = tmp_path / "settings.py"
+    path.write_text(
+        "from drifting.analysis.settings import *\n\ndef get_config():\n    config = study_config(DiagnoseStudy())\n"
+        "    config.study.update(labels=2, generated=6, references=12, positions=1, kernel='laplace', widths=(0.3,))\n"
+        "    return config\n"
+    )
+    assert main(["study", "diagnose", f"--run={run}", f"--out={tmp_path}", f"--config={path}"]) == 0
+    found = json.loads((tmp_path / "result.json").read_text())["table"]
+    assert [row["map"] for row in found] == ["global"] and 0 < found[0]["cosine"] <= 1
+    assert (tmp_path / "map_global.png").is_file()
+    with (tmp_path / "all.csv").open() as file:
+        assert all(np.isfinite(float(v)) for row in csv.DictReader(file) for k, v in row.items() if k != "map")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out=x"], "--run: give the run's folder, or --weights in its place"),
+        (["--out=x", "--run=a", "--weights=b"], "--run: give the run's folder, or --weights in its place"),
+        (
+            ["--out=x", "--run=a", "--config.loss.kernel=laplace"],
+            "--run: a run has its own data, features, loss and VAE",
+        ),
+    ],
+)
+def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert main(["study", "diagnose", *arguments]) == 2
+    assert message in capsys.readouterr().err and not Path("x").exists()
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "deep" / "profiles"
+    assert main(["study", "profiles", "--out", str(out), "--config.study.samples=60"]) == 0
+    assert "exponent of the tail" in capsys.readouterr().out
+    result = json.loads((out / "result.json").read_text())
+    assert result["study"] == "profiles" and result["settings"]["study"]["samples"] == 60
+    assert result["claims"] and all(claim["holds"] for claim in result["claims"])
+    with (out / "table.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(result["table"]) == 9
+    assert Image.open(out / "figure.png").width == round(plots.COLUMN * plots.DPI)
+    assert sorted(path.name for path in out.iterdir()) == ["figure.png", "result.json", "table.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "crul", "--out=x"], "(did you mean study curl?)"),
+        (["study", "curl"], "--out: give the folder to write"),
+        (["study", "curl", "--out=x", "--config.study.widht=1"], "did you mean study.width?"),
+        (["study", "curl", "--out=x", "--config.study.width=-1.0"], "study.width=-1.0: use a positive number"),
+        (["study", "curl", "--out=x", "--config.study.kernels=('gauss',)"], "(did you mean 'gaussian'?)"),
+        (["study", "curl", "--out=x", f"--config={CONFIGS / 'alignment.py'}"], "there is no such key"),
+        (["train", "--workdir=x", f"--config={CONFIGS / 'curl.py'}"], "holds settings of `drifting study`"),
+        (["study", "alignment", "--out=x", "--config.study.fit_from=2000"], "study.fit_from=2000: two or more of"),
+        (["study", "toy2d", "--out=x", "--config.study.targets=('rings',)"], "(did you mean 'ring'?)"),
+    ],
+)
+def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not Path("x").exists()
+
+
+def test_claims_and_slopes():
+    assert Claim("", 0.5, high=1).holds and not Claim("", 2, high=1).holds and not Claim("", np.nan, high=1).holds
+    assert (Claim("", 0, 1, 2).wanted, Claim("", 0, low=1).wanted, Claim("", 0, high=2).wanted) == (
+        "1 to 2",
+        ">= 1",
+        "<= 2",
+    )
+    assert abs(loglog_slope([1, 2, 8], [3, 3 / 2**0.5, 3 / 8**0.5]) + 0.5) < 1e-9
+
+
+def test_animations_are_gifs(tmp_path: Path):
+    frames = [np.full((8, 9, 3), shade, np.uint8) for shade in (0, 120, 250)]
+    plots.save(plots.Animation(frames), tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.format, image.n_frames, image.size) == ("GIF", 3, (9, 8))
+
+
+def test_circle_and_mixture():
+    np.testing.assert_allclose(circle(4, 2.0), [[2, 0], [0, 2], [-2, 0], [0, -2]], atol=1e-6)
+    x = mixture(circle(3), 0.0)(jax.random.key(0), 500)
+    assert len(np.unique(np.round(np.asarray(x), 4), axis=0)) == 3
