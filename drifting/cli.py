@@ -319,26 +319,51 @@ WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
 def _define_cache(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the cache's folder; one that is not finished goes on", flag_values=values)
-    process = "which of several processes that make one cache this is; default SLURM's, or 0"
-    flags.DEFINE_integer("process_index", None, process, lower_bound=0, flag_values=values)
-    count = "how many there are; default SLURM's, or 1"
-    flags.DEFINE_integer("process_count", None, count, lower_bound=1, flag_values=values)
+    _define_share(values, "make one cache")
     verify = "without --config: compare a finished cache with its checksums"
     flags.DEFINE_boolean("verify", False, verify, flag_values=values)
 
 
-def _define_sample(values: flags.FlagValues) -> None:
+def _define_share(values: flags.FlagValues, what: str) -> None:
+    process = f"which of several processes that {what}; default SLURM's, or 0"
+    flags.DEFINE_integer("process_index", None, process, lower_bound=0, flag_values=values)
+    count = "how many there are; default SLURM's, or 1"
+    flags.DEFINE_integer("process_count", None, count, lower_bound=1, flag_values=values)
+
+
+def _share(values: flags.FlagValues) -> tuple[int, int]:
+    """Index and count of the processes that share a command's work."""
+    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
+    index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    if values.process_index is None and values.process_count is None and index and count:
+        return int(index), int(count)
+    return values.process_index or 0, values.process_count or 1
+
+
+def _define_images(values: flags.FlagValues) -> None:
+    """Which images a generator draws."""
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
-    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --workdir", flag_values=values)
+    flags.DEFINE_string("weights", None, f"or {WEIGHTS}", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
-    flags.DEFINE_string("out", None, "PNG to write; default samples.png in WORKDIR or here", flag_values=values)
-    flags.DEFINE_list("classes", None, "names or numbers, a row each; default all, at most 10", flag_values=values)
-    flags.DEFINE_integer("columns", 10, "images of each class; default 10", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
-    seed = "seed of the first image, each has its own; default 0"
-    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
     flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
-    flags.DEFINE_integer("batch", 64, "images drawn at a time; default 64", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("labels", None, "file with the label of each image, in place of --classes", flag_values=values)
+    seed = "seed of the first image, each has its own; default 0"
+    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    conversion = "truncate to whole levels, as the released evaluation (default), or round"
+    flags.DEFINE_string("uint8", "truncate", conversion, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images in flight; default 64", lower_bound=1, flag_values=values)
+
+
+def _define_sample(values: flags.FlagValues) -> None:
+    _define_images(values)
+    out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
+    flags.DEFINE_string("out", None, out, flag_values=values)
+    flags.DEFINE_integer("num", None, "images, for an .npz or a folder", lower_bound=1, flag_values=values)
+    classes = "names or numbers: a grid's rows, default at most 10, or in turn, default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    flags.DEFINE_integer("columns", 10, "images of each class in a grid; default 10", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
+    _define_share(values, "draw into one file or folder")
 
 
 def _define_export(values: flags.FlagValues) -> None:
@@ -402,12 +427,7 @@ def _cache(values: flags.FlagValues) -> int:
     from drifting.data.cache import build_cache
 
     assert isinstance(config, CacheBuild)
-    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
-    index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
-    if values.process_index is None and values.process_count is None and index and count:
-        build_cache(config, workdir, int(index), int(count))
-    else:
-        build_cache(config, workdir, values.process_index or 0, values.process_count or 1)
+    build_cache(config, workdir, *_share(values))
     return 0
 
 
@@ -425,22 +445,32 @@ def _verify(workdir: Path) -> int:
     return 0
 
 
-def _sample(values: flags.FlagValues) -> int:
+def _trained(values: flags.FlagValues) -> Any:
+    """The generator that the flags name, and how the person called it."""
     if bool(values.workdir) == bool(values.weights):
         raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
     if values.weights and values.ema is not None:
         raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
     if values.workdir and values.vae:
         raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
-    from drifting.sample import write_samples
     from drifting.trained import TrainedGenerator
 
     if values.weights:
-        trained = TrainedGenerator.from_weights(values.weights, values.vae)
-    else:
-        trained = TrainedGenerator.from_run(Path(values.workdir), values.ema)
+        return TrainedGenerator.from_weights(values.weights, values.vae)
+    return TrainedGenerator.from_run(Path(values.workdir), values.ema)
+
+
+def _sample(values: flags.FlagValues) -> int:
+    trained = _trained(values)
     path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
-    write_samples(
+    if path.suffix in ("", ".npz"):
+        return _sample_images(values, trained, path)
+    from drifting.sample import write_grid
+
+    for flag in ("num", "labels"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: a grid has --classes and --columns, or write an .npz")
+    write_grid(
         trained,
         path,
         classes=values.classes,
@@ -450,6 +480,24 @@ def _sample(values: flags.FlagValues) -> int:
         batch_size=values.batch,
     )
     print(path)
+    return 0
+
+
+def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
+    from drifting.parts import Share
+    from drifting.sample import GeneratedImages, wanted_labels, write_images
+
+    images = GeneratedImages(
+        trained,
+        wanted_labels(trained, values.num, values.classes, values.labels),
+        source=values.weights or values.workdir,
+        seed=values.seed,
+        alpha=trained.alpha(values.alpha),
+        uint8=values.uint8,
+        batch_size=values.batch,
+    )
+    if write_images(images, path, Share(*_share(values))):
+        print(path)
     return 0
 
 
@@ -501,7 +549,7 @@ COMMANDS = {
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
     "sample": Command(
-        "draw images of a run or of published weights as a PNG grid",
+        "draw images: a PNG grid, an .npz for evaluators, a folder",
         _define_sample,
         _sample,
         usage="--workdir=DIR|--weights=WEIGHTS [--flags]",

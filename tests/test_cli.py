@@ -254,11 +254,11 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
         (["train", f"--config={TINY}", "--workdir"], "Missing value for flag --workdir"),
         (
             ["sample", "--clases=1"],
-            "--clases: there is no such flag; use --workdir, --weights, --vae, --out, --classes,",
+            "--clases: there is no such flag; use --workdir, --weights, --vae, --ema, --labels,",
         ),
         (["sample", "--columns=x"], "--columns=x: expected a positive integer (images of each class"),
         (["sample", "--columns=0"], "--columns=0: expected a positive integer"),
-        (["sample", "--seed=-1"], "--seed=-1: expected an integer in the range [0, 2147483647]"),
+        (["sample", "--seed=-1"], "--seed=-1: expected an integer in the range [0, 4294967295]"),
         (["sample", "--alpha=x"], "--alpha=x: expected a number (guidance scale"),
         (["evaluate", "--num=1"], "--num=1: expected integer >= 2 (images"),
     ],

@@ -18,7 +18,8 @@ LAYERS = [
     {"state", "losses", "features"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
     {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
-    | {"evaluate", "sweep", "report", "plan", "analysis"},
+    | {"archive", "blocks", "parts", "encoders", "reference", "evaluate", "sweep", "report", "compare"}
+    | {"plan", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "guidance", "bank", "features", "models"}
