@@ -54,6 +54,7 @@ class Command:
         settings: the configuration that `--config` gives, for a command that takes one.
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: a flag with which `--config` is left out.
+        settings_of: the command whose configuration that is, where it is not its own.
     """
 
     summary: str
@@ -62,6 +63,7 @@ class Command:
     settings: type[AnyConfig] | None = None
     usage: str = ""
     without_config: str | None = None
+    settings_of: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +153,8 @@ def command_help(name: str) -> str:
     rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
-        usage = f"usage: drifting {name} --config=FILE --workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+        written = "--workdir=DIR" if "workdir" in values else "--out=NPZ"
+        usage = f"usage: drifting {name} --config=FILE {written} [--config.SECTION.KEY=VALUE ...]"
         rows = [
             ("--config=FILE", "the experiment, a Python file such as those in configs/"),
             ("--config.SECTION.KEY=VALUE", "changes one of its settings, e.g. --config.train.steps=500"),
@@ -181,7 +184,7 @@ def _settings_help(kind: type[AnyConfig]) -> list[str]:
 def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`."""
     values, kind = flags.FlagValues(), COMMANDS[name].settings
-    if f"--{COMMANDS[name].without_config}" in arguments:
+    if any(argument.split("=")[0] == f"--{COMMANDS[name].without_config}" for argument in arguments):
         kind = None
     COMMANDS[name].define(values)
     known = [*values, "config"] if kind else list(values)
@@ -207,7 +210,7 @@ def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], val
     """Declares the flag `config` with the settings of its file and what overrides them; returns the other arguments."""
     path, arguments = _take_config(arguments)
     settings = load_settings(path)
-    if (owner := command_of(settings)) != name:
+    if (owner := command_of(settings)) != (COMMANDS[name].settings_of or name):
         raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
     try:
         settings = to_config_dict(parse(settings, kind))
@@ -298,9 +301,9 @@ def _workdir(values: flags.FlagValues) -> Path:
     return Path(values.workdir)
 
 
-def _out(values: flags.FlagValues) -> Path:
+def _out(values: flags.FlagValues, what: str = "folder") -> Path:
     if not values.out:
-        raise ConfigError("--out: give the folder to write")
+        raise ConfigError(f"--out: give the {what} to write")
     return Path(values.out)
 
 
@@ -391,10 +394,35 @@ def _define_push(values: flags.FlagValues) -> None:
 
 
 def _define_evaluate(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
-    flags.DEFINE_integer("num", None, "images; default eval.num_samples", lower_bound=2, flag_values=values)
-    flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
+    _define_images(values)
+    files = "score the images of a folder or .npz, in place of --workdir or --weights"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: a run's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
+    count = "images; default eval.num_samples, or all of --images"
+    flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
+    classes = "names or numbers, drawn in turn; default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    neighbour = "neighbour that sets the radii of precision and recall; default eval.neighbours, or 3"
+    flags.DEFINE_integer("neighbours", None, neighbour, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR", flag_values=values)
+    _define_share(values, "score the same images")
+
+
+ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
+
+
+def _define_reference(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, ".npz to write", flag_values=values)
+    files = "images of a folder or .npz, in place of --config, whose data are read"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    flags.DEFINE_string("split", "train", "of the data: train (default) or heldout", flag_values=values)
+    flags.DEFINE_string("encoder", "inception", f"features: {ENCODERS}; default inception", flag_values=values)
+    keep = "images whose features are kept for precision and recall; default 10000"
+    flags.DEFINE_integer("keep", 10_000, keep, lower_bound=0, flag_values=values)
+    _define_share(values, "make one reference")
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -530,11 +558,99 @@ def _push(values: flags.FlagValues) -> int:
 
 
 def _evaluate(values: flags.FlagValues) -> int:
-    workdir = _workdir(values)
-    from drifting.scores import evaluate, score_table
+    given = [flag for flag in ("workdir", "weights", "images") if values[flag].value]
+    if not given:
+        raise ConfigError("--workdir: give the run's folder, or --weights or --images")
+    if len(given) > 1:
+        raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
+    from drifting.parts import Share
+    from drifting.scores import Settings, evaluate_generator, score_table
 
-    scores = evaluate(workdir, alpha=values.alpha, num_samples=values.num, ema_decay=values.ema)
-    print(score_table(scores))
+    if values.images:
+        return _evaluate_files(values)
+    settings = Settings(
+        num=values.num,
+        alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
+        seed=values.seed if values["seed"].present else None,
+        classes=values.classes,
+        labels=values.labels,
+        uint8=values.uint8,
+        batch_size=values.batch if values["batch"].present else None,
+        neighbours=values.neighbours,
+    )
+    out = Path("eval.json") if values.weights else None
+    found = evaluate_generator(
+        _trained(values),
+        values.weights or values.workdir,
+        Path(values.out) if values.out else out,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        settings=settings,
+        share=Share(*_share(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _evaluate_files(values: flags.FlagValues) -> int:
+    for flag in ("alpha", "ema", "classes", "labels", "vae"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: --images have been drawn, leave it out")
+    if not values.reference:
+        raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
+    from drifting.archive import open_images
+    from drifting.parts import Share
+    from drifting.scores import evaluate_files, score_table
+
+    path = Path(values.images)
+    try:
+        images = open_images(path)
+    except ValueError as error:
+        raise ConfigError(f"--images={error}") from error
+    found = evaluate_files(
+        images,
+        Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json"),
+        Path(values.reference),
+        encoder=values.encoder,
+        num=values.num,
+        neighbours=values.neighbours or 3,
+        share=Share(*_share(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. 1.0,1.5") from error
+
+
+def _reference(values: flags.FlagValues) -> int:
+    out = _out(values, "file")
+    from drifting import build
+    from drifting.archive import open_images
+    from drifting.encoders import score_encoder
+    from drifting.parts import Share
+    from drifting.reference import SourceImages, make_reference
+
+    images: Any
+    if values.images:
+        try:
+            images = open_images(Path(values.images))
+        except ValueError as error:
+            raise ConfigError(f"--images={error}") from error
+    else:
+        config = parse(values["config"].value, Config)
+        assert isinstance(config, Config)
+        source = build.source(config.data, values.split)
+        images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **build.data_facts(source)})
+    encoder = score_encoder("--encoder", values.encoder, images.shape)
+    if make_reference(images, encoder, out, keep=values.keep, share=Share(*_share(values))):
+        print(out)
     return 0
 
 
@@ -554,7 +670,20 @@ COMMANDS = {
         _sample,
         usage="--workdir=DIR|--weights=WEIGHTS [--flags]",
     ),
-    "evaluate": Command("score a run against its real samples", _define_evaluate, _evaluate),
+    "reference": Command(
+        "gather statistics of real images to score against",
+        _define_reference,
+        _reference,
+        Config,
+        without_config="images",
+        settings_of="train",
+    ),
+    "evaluate": Command(
+        "score a run, weights or images: FID, precision, recall",
+        _define_evaluate,
+        _evaluate,
+        usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
+    ),
     "export": Command(
         "write a run's weights as a folder to publish",
         _define_export,
