@@ -122,10 +122,11 @@ def _mae(key: str, given: str, reference: str, shape: Shape) -> Made:
 
 
 def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
+    if shape[2] not in (1, 3):
+        raise ConfigError(f"{key}={given!r}: takes images of 1 or 3 channels, these have {shape[2]}")
     if reference == RANDOM:
         logger.warning("%s=%s: the network is untrained, its numbers are no scores", key, given)
-        params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_network())))()
-        checksum = given
+        params, checksum = _random_inception(), given
     else:
         try:
             artifact = load_weights(reference or None, "inception")
@@ -142,13 +143,24 @@ def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
         logits = out.logits - model.fc.bias[...]
         return {"features": out.pool, "spatial": out.spatial.reshape(len(images), -1), "logits": logits}
 
-    if shape[2] not in (1, 3):
-        raise ConfigError(f"{key}={given!r}: takes images of 1 or 3 channels, these have {shape[2]}")
     return params, function, checksum
 
 
 def _network() -> Inception:
     return Inception(dtype="float32", rngs=nnx.Rngs(0))
+
+
+def _random_inception() -> Any:
+    """Parameters under which images stay apart; drawn on the host, for which nothing has to be compiled."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.ndim > 1:
+            return rng.standard_normal(leaf.shape, np.float32) * np.sqrt(2 / np.prod(leaf.shape[:-1]), dtype=np.float32)
+        ones = path[-1].key in ("gain", "variance")
+        return (np.ones if ones else np.zeros)(leaf.shape, np.float32)
+
+    return jax.tree.map_with_path(draw, nnx.to_pure_dict(nnx.state(nnx.eval_shape(_network))))
 
 
 _MAKERS: dict[str, Callable[[str, str, str, Shape], Made]] = {

@@ -6,11 +6,12 @@ it was killed, on machines that compile alike. The same seed in another file, be
 the rounding of float32.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -211,6 +212,12 @@ class GeneratedImages:
             "uint8_rule": f"{uint8} (x + 1) * 127.5, clipped to [0, 255]",
             "image_shape": list(self.shape),
         }
+
+    def at(self, alpha: float) -> Self:
+        """The same seeds and labels at another guidance scale; nothing is compiled again."""
+        other = copy.copy(self)
+        other._alpha, other.facts = alpha, self.facts | {"alpha": alpha}
+        return other
 
     def __len__(self) -> int:
         return len(self.labels)

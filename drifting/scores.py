@@ -209,18 +209,17 @@ def evaluate_generator(
     k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
     labels = wanted_labels(trained, num, settings.classes, settings.labels)
     require(len(labels) > k, "--num", len(labels), f"must exceed eval.neighbours={k}")
-    drawn = [
-        GeneratedImages(
-            trained,
-            labels,
-            source=source,
-            seed=evaluation.seed if settings.seed is None else settings.seed,
-            alpha=trained.alpha(alpha),
-            uint8=settings.uint8,
-            batch_size=settings.batch_size or evaluation.batch_size,
-        )
-        for alpha in settings.alphas or [trained.usage.alpha]
-    ]
+    first, *others = [trained.alpha(alpha) for alpha in settings.alphas or [trained.usage.alpha]]
+    images = GeneratedImages(
+        trained,
+        labels,
+        source=source,
+        seed=evaluation.seed if settings.seed is None else settings.seed,
+        alpha=first,
+        uint8=settings.uint8,
+        batch_size=settings.batch_size or evaluation.batch_size,
+    )
+    drawn = [images, *map(images.at, others)]
     out = out or Path(source) / f"eval-{trained.step}.json"
     if reference is None:
         require(share.count == 1, "--reference", None, "several processes need one")
