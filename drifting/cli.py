@@ -250,6 +250,14 @@ def load_settings(given: str) -> ConfigDict:
     Raises:
         ConfigError: there is no such file, it fails (the message names the line), or it returns no `ConfigDict`.
     """
+    settings = _load(given, "get_config")
+    if not isinstance(settings, ConfigDict):
+        raise ConfigError(f"--config={given}: get_config() returned {settings!r}; return the ConfigDict")
+    return settings
+
+
+def _load(given: str, function: str) -> Any:
+    """What a function of a Python file returns, see `load_settings`."""
     name, *argument = given.split(":", 1)
     path = Path(name)
     if not path.is_file():
@@ -261,20 +269,17 @@ def load_settings(given: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError("defines no function get_config()")
-        if argument and not inspect.signature(module.get_config).parameters:
+        if not hasattr(module, function):
+            raise ConfigError(f"defines no function {function}()")
+        if argument and not inspect.signature(getattr(module, function)).parameters:
             raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
-        settings = module.get_config(*argument)
+        return getattr(module, function)(*argument)
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
     except Exception as error:
         raise ConfigError(
             f"--config={given}{_where(error, path)}: {type(error).__name__}: {_one_line(error)}"
         ) from error
-    if not isinstance(settings, ConfigDict):
-        raise ConfigError(f"--config={given}: get_config() returned {settings!r}; return the ConfigDict")
-    return settings
 
 
 def _where(error: Exception, path: Path) -> str:
@@ -423,6 +428,26 @@ def _define_reference(values: flags.FlagValues) -> None:
     keep = "images whose features are kept for precision and recall; default 10000"
     flags.DEFINE_integer("keep", 10_000, keep, lower_bound=0, flag_values=values)
     _define_share(values, "make one reference")
+
+
+def _define_sweep(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("config", None, "the sweep, a Python file such as those in configs/sweeps/", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of all its runs; what is there goes on", flag_values=values)
+    flags.DEFINE_boolean("list", False, "show the cells and how far they are, and run nothing", flag_values=values)
+    flags.DEFINE_integer("index", None, "run this cell alone", lower_bound=0, flag_values=values)
+    flags.DEFINE_boolean("retry", False, "run cells again that have failed", flag_values=values)
+    flags.DEFINE_boolean("slurm", False, "submit an array of jobs, a cell each (needs submitit)", flag_values=values)
+    options = "KEY=VALUE,..: parameters of submitit's executor, e.g. slurm_partition=gpu,timeout_min=600"
+    flags.DEFINE_list("slurm_options", [], options, flag_values=values)
+
+
+def _define_report(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder of a run or of a sweep", flag_values=values)
+    flags.DEFINE_string("out", None, "HTML file to write; default report.html in WORKDIR", flag_values=values)
+    flags.DEFINE_boolean("watch", False, "serve it on this machine, and follow what goes on", flag_values=values)
+    flags.DEFINE_integer(
+        "port", 8000, "of --watch; default 8000, 0: any that is free", lower_bound=0, flag_values=values
+    )
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -654,6 +679,53 @@ def _reference(values: flags.FlagValues) -> int:
     return 0
 
 
+def _sweep(values: flags.FlagValues) -> int:
+    if not values.config:
+        raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
+    workdir = _workdir(values)
+    from drifting import sweep
+
+    found = _load(values.config, "get_sweep")
+    if not isinstance(found, sweep.Sweep):
+        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; return a drifting.sweep.Sweep")
+    base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
+    try:
+        cells = sweep.cells_of(found, load_settings(base))
+    except ConfigError as error:
+        raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
+    if values.list:
+        print(sweep.listing(list(cells), workdir))
+        return 0
+    if not values.slurm:
+        return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
+    options = dict(_option(option) for option in values.slurm_options)
+    sweep.prepare(found, list(cells), workdir)
+    arguments = [f"--config={values.config}", f"--workdir={workdir}"]
+    ids = sweep.submit(list(cells), workdir, arguments, options, values.retry)
+    print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
+    return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--slurm_options={text}: expected KEY=VALUE")
+    return key, int(value) if value.isdecimal() else value
+
+
+def _report(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
+    from drifting.report.serve import watch, write_report
+
+    if values.watch:
+        watch(workdir, values.port)
+        return 0
+    out = Path(values.out) if values.out else workdir / "report.html"
+    write_report(workdir, out)
+    print(out)
+    return 0
+
+
 COMMANDS = {
     "cache": Command(
         "encode images once and for all into latents to train on",
@@ -684,6 +756,13 @@ COMMANDS = {
         _evaluate,
         usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
     ),
+    "sweep": Command(
+        "run a grid of experiments, here or on SLURM",
+        _define_sweep,
+        _sweep,
+        usage="--config=FILE --workdir=DIR [--flags]",
+    ),
+    "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
     "export": Command(
         "write a run's weights as a folder to publish",
         _define_export,
