@@ -33,6 +33,7 @@ SHORT = {
     "loss.positives": 32,
     "optimizer.warmup_steps": 20,
     "train.steps": 300,
+    "train.checkpoint_every": 100,
 }
 
 

@@ -64,7 +64,7 @@ def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Se
         low, high = low / pad, high * pad
         return Axis(label, low, high, True, ticks or _log_ticks(low, high))
     if high == low:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     step = _nice((high - low) / TICKS)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     return Axis(label, low, high, False, ticks or [low + i * step for i in range(round((high - low) / step) + 1)])
@@ -153,7 +153,9 @@ def _grid(x: Axis, y: Axis) -> list[str]:
     for tick in x.ticks:
         px = LEFT + x.place(tick) * (right - LEFT)
         parts.append(f'<line class="tick" x1="{px:.1f}" x2="{px:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(f'<text x="{px:.1f}" y="{bottom + 17}" text-anchor="middle">{number(tick)}</text>')
+        anchor = "end" if px > right - 8 and len(number(tick)) > 2 else "middle"
+        edge = WIDTH - 2 if anchor == "end" else px
+        parts.append(f'<text x="{edge:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{number(tick)}</text>')
     parts.append(f'<line class="base" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text class="name" x="{middle:.1f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x.label)}</text>')
     return [*parts, "</g>"]

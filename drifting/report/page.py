@@ -362,16 +362,16 @@ def _details(title: str, content: Any) -> str:
 def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Every row of `sweep.csv`, with the numbers as they stand there."""
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("index", "error")))
-    keys = [name for name in names if name not in ("cell", "status")]
+    names = [*(name for name in names if "." in name), *(name for name in SCORES if name in names), *names]
+    keys = [name for name in dict.fromkeys(names) if name not in ("cell", "status")]
     errors = any(row["error"] for row in rows)
     out = []
     for row in rows:
         state = f'<td class="state {row["status"]}">{row["status"]}</td>'
         cells = [_csv_cell(key, row.get(key, "")) for key in keys]
         error = f'<td class="wide">{escape(str(row["error"]))}</td>' if errors else ""
-        out.append(
-            f'<tr data-cell="{escape(row["cell"])}"><th scope="row">{escape(row["cell"])}</th>{state}{"".join(cells)}{error}</tr>'
-        )
+        head = f'<tr data-cell="{escape(row["cell"])}"><th scope="row">{escape(row["cell"])}</th>'
+        out.append(f"{head}{state}{''.join(cells)}{error}</tr>")
     heads = ["Cell", "State", *(TITLES.get(key, key) for key in keys), *(["Error"] if errors else [])]
     return _table(heads, out, "cells", text=2, sort=True)
 
@@ -379,7 +379,7 @@ def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _csv_cell(key: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number_cell(key, value)
-    return f'<td class="n" data-key="{escape(key)}" data-value="{escape(str(value))}">{escape(str(value))}</td>'
+    return f'<td data-key="{escape(key)}" data-value="{escape(str(value))}">{escape(str(value))}</td>'
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
