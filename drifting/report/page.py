@@ -33,6 +33,8 @@ CURVES = {
     "field_norm": "root mean square of the field before it is normalised; falls",
     "collapse": "distance between generated samples of a class over that between real ones; near 1",
 }
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""What the browser lets the page do: nothing that leaves the file."""
 RAMP = 7
 POINTS = 300
 """The most points of a curve that are drawn."""
@@ -58,11 +60,13 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
     what = "sweep" if isinstance(data, SweepData) else "run"
     when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     served = "" if version is None else f' data-version="{escape(version)}"'
+    policy = POLICY if version is None else f"{POLICY}; connect-src 'self'"
     return f"""<!doctype html>
 <html lang="en"{served}>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="generator" content="drifting {__version__}">
 <link rel="icon" href="data:,">
 <title>{escape(data.name)} · drifting</title>
