@@ -55,6 +55,7 @@ class Command:
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: a flag with which `--config` is left out.
         settings_of: the command whose configuration that is, where it is not its own.
+        takes: flags that are given by their values alone, in this order.
     """
 
     summary: str
@@ -64,6 +65,7 @@ class Command:
     usage: str = ""
     without_config: str | None = None
     settings_of: str | None = None
+    takes: tuple[str, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,8 +199,11 @@ def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
         raise ConfigError(f"--{flag}: there is no such flag; use {_listed(known)}{_close(flag, known)}") from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_illegal_value(error, values, kind)) from error
-    if rest:
-        raise ConfigError(f"{rest[0]!r}: not a flag; flags are given as --flag=value")
+    takes = COMMANDS[name].takes
+    for flag, value in zip(takes, rest, strict=False):
+        values[flag].value = value
+    if len(rest) > len(takes):
+        raise ConfigError(f"{rest[len(takes)]!r}: not a flag; flags are given as --flag=value")
     return values
 
 
@@ -448,6 +453,20 @@ def _define_report(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "port", 8000, "of --watch; default 8000, 0: any that is free", lower_bound=0, flag_values=values
     )
+
+
+def _define_compare(values: flags.FlagValues) -> None:
+    for flag in ("a", "b"):
+        flags.DEFINE_string(flag, None, f"run directory, or {WEIGHTS}", flag_values=values)
+    flags.DEFINE_string("out", "compare.html", "HTML file to write; default compare.html here", flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: A's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_integer("num", None, "images of each; default A's eval.num_samples", lower_bound=2, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale of both; default each one's own", flag_values=values)
+    flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
+    resamples = "for the intervals; default 200, or 20 of more than 512 features"
+    flags.DEFINE_integer("resamples", None, resamples, lower_bound=2, flag_values=values)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -726,6 +745,28 @@ def _report(values: flags.FlagValues) -> int:
     return 0
 
 
+def _compare(values: flags.FlagValues) -> int:
+    if not values.a or not values.b:
+        raise ConfigError("compare: give two runs or weights, drifting compare A B")
+    from drifting.compare import compare, comparison_table
+
+    out = Path(values.out)
+    found = compare(
+        values.a,
+        values.b,
+        out,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        num=values.num,
+        alpha=values.alpha,
+        seed=values.seed,
+        resamples=values.resamples,
+    )
+    print(comparison_table(found, [values.a, values.b]))
+    print(out)
+    return 0
+
+
 COMMANDS = {
     "cache": Command(
         "encode images once and for all into latents to train on",
@@ -763,6 +804,13 @@ COMMANDS = {
         usage="--config=FILE --workdir=DIR [--flags]",
     ),
     "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
+    "compare": Command(
+        "set two generators side by side at the same seeds",
+        _define_compare,
+        _compare,
+        usage="A B [--reference=NPZ] [--flags]",
+        takes=("a", "b"),
+    ),
     "export": Command(
         "write a run's weights as a folder to publish",
         _define_export,

@@ -219,6 +219,12 @@ class GeneratedImages:
         other._alpha, other.facts = alpha, self.facts | {"alpha": alpha}
         return other
 
+    def of(self, labels: NDArray[np.integer]) -> Self:
+        """The same seeds with other labels `[N]`; nothing is compiled again."""
+        other = copy.copy(self)
+        other.labels, other.facts = labels, self.facts | {"num": len(labels)}
+        return other
+
     def __len__(self) -> int:
         return len(self.labels)
 

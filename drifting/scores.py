@@ -223,7 +223,7 @@ def evaluate_generator(
     out = out or Path(source) / f"eval-{trained.step}.json"
     if reference is None:
         require(share.count == 1, "--reference", None, "several processes need one")
-        own = _OwnData(trained, source, k)
+        own = OwnData(trained, source, k)
         found: list[Scores] | None = [own.scores(images) for images in drawn]
         facts = own.facts
     else:
@@ -321,7 +321,7 @@ def distance_name(scores: Mapping[str, Any]) -> str:
 # --- against the run's own data ---------------------------------------------------------------------------------------
 
 
-class _OwnData:
+class OwnData:
     """The training and held-out images of a run, for scores of small images.
 
     Raises:
@@ -340,6 +340,7 @@ class _OwnData:
         if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
             raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")
         self._real, self._neighbours = (*_all(train), *_all(heldout)), neighbours
+        self.source = train
         self.facts = {"reference": "the run's own data", "data": data.name, "neighbours": neighbours}
 
     def scores(self, images: GeneratedImages) -> Scores:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from drifting import __version__
@@ -48,7 +49,17 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
     Args:
         version: of a page that is served: it asks now and then whether there is a newer one; None: a file.
     """
-    parts = _sweep(data) if isinstance(data, SweepData) else _run(data)
+    if isinstance(data, SweepData):
+        return frame(data.name, "A sweep of drifting generative models", _sweep(data), version)
+    return frame(data.name, "A run of a drifting generative model", _run(data), version)
+
+
+def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str | None = None) -> str:
+    """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
+
+    Args:
+        name, what: for the head of the page. version: see `page`.
+    """
     sections = [(title, body) for title, body in parts if body]
     links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)
     files = resources.files("drifting.report")
@@ -57,7 +68,6 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
         f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{content}</section>' if title else content
         for title, content in sections
     )
-    what = "sweep" if isinstance(data, SweepData) else "run"
     when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     served = "" if version is None else f' data-version="{escape(version)}"'
     policy = POLICY if version is None else f"{POLICY}; connect-src 'self'"
@@ -69,13 +79,13 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="generator" content="drifting {__version__}">
 <link rel="icon" href="data:,">
-<title>{escape(data.name)} · drifting</title>
+<title>{escape(name)} · drifting</title>
 <style>{style}</style>
 </head>
 <body>
 <a class="skip" href="#main">To the content</a>
 <div class="wrap">
-<header><h1>{escape(data.name)}</h1><p>A {what} of drifting generative models, as of {when}</p>
+<header><h1>{escape(name)}</h1><p>{escape(what)}, as of {when}</p>
 <button type="button" id="theme" hidden aria-label="Switch between light and dark">Dark</button></header>
 <nav aria-label="Contents"><ul>{links}</ul></nav>
 <main id="main">{body}</main>
@@ -207,15 +217,13 @@ def _best_table(finished: Sequence[RunData]) -> str:
     for run in sorted(best, key=lambda run: _score(run, distance)):
         cells = "".join(_number_cell(name, (run.scores or {}).get(name)) for name in names)
         first = ' class="best"' if not rows else ""
-        rows.append(
-            f'<tr{first}><th scope="row">{escape(run.objective)}</th>{_text_cell(_width(run), "n")}{cells}</tr>'
-        )
+        rows.append(f'<tr{first}><th scope="row">{escape(run.objective)}</th>{text_cell(_width(run), "n")}{cells}</tr>')
     heads = ["Objective", "Width", *(TITLES[name] for name in names)]
     lead = f"The cell with the lowest {TITLES[distance]}; the first row is the best of all."
-    return f'<p class="lead">{escape(lead)}</p>{_table(heads, rows, "best", text=1)}'
+    return f'<p class="lead">{escape(lead)}</p>{table(heads, rows, "best", text=1)}'
 
 
-def _table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
+def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
     """A table that scrolls by itself where it is too wide. `text`: how many of its first columns hold words."""
     cells = []
     for i, head in enumerate(heads):
@@ -232,7 +240,8 @@ def _number_cell(key: str, value: Any) -> str:
     return f'<td class="n" data-key="{escape(key)}" data-value="{value}">{shown}</td>'
 
 
-def _text_cell(text: str, style: str = "") -> str:
+def text_cell(text: str, style: str = "") -> str:
+    """A table's cell that holds words."""
     return f"<td{f' class={style}' if style else ''}>{escape(text)}</td>"
 
 
@@ -300,9 +309,9 @@ def _samples(runs: Sequence[RunData]) -> str:
     gallery = []
     for number_, run in enumerate(drawn):
         step, path = run.grids[-1]
-        image = _image(path, f"Samples of {_label(run)} at step {step:,}, a class each row")
+        shown = image(path, f"Samples of {_label(run)} at step {step:,}, a class each row")
         caption = f"<figcaption><strong>{escape(_label(run))}</strong><br>{escape(_score_line(run))}</figcaption>"
-        gallery.append(f'<figure id="cell-{number_}">{image}{caption}</figure>')
+        gallery.append(f'<figure id="cell-{number_}">{shown}{caption}</figure>')
     options = [f'<option value="cell-{i}">{escape(run.name)}</option>' for i, run in enumerate(drawn)]
     sides = []
     for side, chosen in (("left", 0), ("right", len(drawn) - 1)):
@@ -324,23 +333,27 @@ def _score_line(run: RunData) -> str:
                      for name in names if name in run.scores)  # fmt: skip
 
 
-def _image(path: Any, text: str) -> str:
+def image(path: Path, text: str) -> str:
+    """An image file inside the page, with what it shows in words."""
     source, width, height = picture(path)
     sharp = ' class="small"' if source.startswith("data:image/png") else ""
     return f'<img{sharp} src="{source}" width="{width}" height="{height}" alt="{escape(text)}">'
 
 
 def _settings(runs: Sequence[RunData]) -> str:
-    if len(runs) < 2:
-        return ""
-    differing = config_differences({run.name: run.config for run in runs})
+    return settings_table({run.name: run.config for run in runs}) if len(runs) > 1 else ""
+
+
+def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
+    """Settings in which runs differ, a row for each run, and folded away those that are the same."""
+    differing = config_differences(configs)
     rows = []
-    for run in runs:
-        cells = "".join(_text_cell(_setting(values[run.name])) for values in differing.values())
-        rows.append(f'<tr><th scope="row">{escape(run.name)}</th>{cells}</tr>')
-    heads = ["Cell", *differing]
-    same = _details("Settings that are the same in all", _without(runs[0].config, differing))
-    return _table(heads, rows, "settings", text=len(heads)) + same
+    for name in configs:
+        cells = "".join(text_cell(_setting(values[name])) for values in differing.values())
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    heads = ["Run", *differing]
+    first = next(iter(configs.values()))
+    return table(heads, rows, "settings", text=len(heads)) + _details("Equal settings", _without(first, differing))
 
 
 def _setting(value: Any) -> str:
@@ -377,7 +390,7 @@ def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
         head = f'<tr data-cell="{escape(row["cell"])}"><th scope="row">{escape(row["cell"])}</th>'
         out.append(f"{head}{state}{''.join(cells)}{error}</tr>")
     heads = ["Cell", "State", *(TITLES.get(key, key) for key in keys), *(["Error"] if errors else [])]
-    return _table(heads, out, "cells", text=2, sort=True)
+    return table(heads, out, "cells", text=2, sort=True)
 
 
 def _csv_cell(key: str, value: Any) -> str:
@@ -422,7 +435,7 @@ def _run_samples(run: RunData) -> str:
     if not grids:
         return ""
     pictures = "".join(
-        f'<figure data-step="{step}">{_image(path, f"Samples at step {step:,}, a class each row")}'
+        f'<figure data-step="{step}">{image(path, f"Samples at step {step:,}, a class each row")}'
         f"<figcaption>step {step:,}</figcaption></figure>"
         for step, path in grids
     )
@@ -439,4 +452,4 @@ def _run_scores(run: RunData) -> str:
         return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
     numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
     rows = [f'<tr><th scope="row">{escape(TITLES.get(k, k))}</th>{_number_cell(k, v)}</tr>' for k, v in numbers.items()]
-    return _table(["Score", "Value"], rows, "scores", text=1)
+    return table(["Score", "Value"], rows, "scores", text=1)
