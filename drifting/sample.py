@@ -7,6 +7,7 @@ the rounding of float32.
 """
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -223,6 +224,12 @@ class GeneratedImages:
         """The same seeds with other labels `[N]`; nothing is compiled again."""
         other = copy.copy(self)
         other.labels, other.facts = labels, self.facts | {"num": len(labels)}
+        return other
+
+    def with_params(self, params: Params, step: int) -> Self:
+        """The same images of the same network with other parameters; nothing is compiled again."""
+        other = copy.copy(self)
+        other._trained, other.facts = dataclasses.replace(self._trained, params=params), self.facts | {"step": step}
         return other
 
     def __len__(self) -> int:

@@ -194,8 +194,9 @@ def evaluate_generator(
     Args:
         trained: the generator. source: what the person called it.
         out: the file; None: `eval-STEP.json` in the run's folder `source`.
-        reference: statistics of real images; None: a run's own data, pixel by pixel.
-        encoder: see `Judge`. settings: see there. share: of several processes, which this is; they need a reference.
+        reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
+        encoder: see `Judge`; None: `eval.encoder`. settings: see there.
+        share: of several processes, which this is; they need a reference.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
@@ -207,6 +208,8 @@ def evaluate_generator(
     evaluation = (trained.config or Config()).eval
     num = evaluation.num_samples if settings.num is None and settings.labels is None else settings.num
     k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
+    if reference is None and evaluation.reference is not None:
+        reference = Path(evaluation.reference)
     labels = wanted_labels(trained, num, settings.classes, settings.labels)
     require(len(labels) > k, "--num", len(labels), f"must exceed eval.neighbours={k}")
     first, *others = [trained.alpha(alpha) for alpha in settings.alphas or [trained.usage.alpha]]
@@ -227,7 +230,7 @@ def evaluate_generator(
         found: list[Scores] | None = [own.scores(images) for images in drawn]
         facts = own.facts
     else:
-        judge = Judge(reference, encoder, drawn[0].shape, k)
+        judge = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
         found, facts = _judged(judge, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share), judge.facts
     if found is None:
         return None

@@ -46,15 +46,12 @@ class Sweep:
         grid: dotted keys of settings, or a tuple of keys that vary together, each with its values; a cell for every
             combination, the last key varying fastest.
         settings: dotted keys and values that all cells have in place of the experiment's.
-        reference, encoder: what cells are scored against, see `drifting evaluate`; None: their own data's pixels.
         alphas: guidance scales to score at; (): `eval.alpha`. The best one counts.
     """
 
     config: str
     grid: Mapping[str | tuple[str, ...], Sequence[Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    reference: str | None = None
-    encoder: str | None = None
     alphas: Sequence[float] = ()
 
 
@@ -161,8 +158,6 @@ def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path) -> bool:
     evaluate_generator(
         TrainedGenerator.from_run(folder),
         str(folder),
-        reference=Path(sweep.reference) if sweep.reference else None,
-        encoder=sweep.encoder,
         settings=Settings(alphas=list(sweep.alphas) or None),
     )
     return True

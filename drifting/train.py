@@ -16,6 +16,7 @@ from drifting import bank, build, loop
 from drifting.config import Config
 from drifting.data.pipeline import BatchIterator, ClassBalanced, Pipeline
 from drifting.data.source import LabelledSource
+from drifting.evaluator import TrainingEvaluator
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
@@ -50,6 +51,9 @@ def train(config: Config, workdir: Path) -> int:
     widths = jnp.asarray(config.loss.widths, jnp.float32)
     key = jax.random.key(config.train.seed)
     jitted = jax.jit(partial(train_step, parts), donate_argnums=0)
+    identity = build.data_facts(source) | {"sample_shape": list(space.shape)}
+    identity |= {"weights": encoder.checksums | space.checksums}
+    every = config.eval.every
     with closing(make_pipeline(config, source)) as pipeline:
         step, _ = loop.run(
             workdir=workdir,
@@ -63,10 +67,10 @@ def train(config: Config, workdir: Path) -> int:
                 shown=("gap", "collapse", "loss"),
                 watch=CollapseWatch(config.train.steps),
                 draw=GridDrawer(parts, workdir),
+                evaluate=TrainingEvaluator(config, parts.generator, space, identity, workdir) if every else None,
+                evaluate_every=every,
             ),
-            identity=build.data_facts(source)
-            | {"sample_shape": list(space.shape)}
-            | {"weights": encoder.checksums | space.checksums},
+            identity=identity,
             label="train",
             about=describe(parts, source, encoder, empty_state),
         )

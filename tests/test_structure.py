@@ -18,7 +18,7 @@ LAYERS = [
     {"state", "losses", "features"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
     {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
-    | {"archive", "blocks", "parts", "encoders", "reference", "evaluate", "sweep", "report", "compare"}
+    | {"archive", "blocks", "parts", "encoders", "reference", "evaluator", "evaluate", "sweep", "report", "compare"}
     | {"plan", "analysis"},
     {"cli", "__main__"},
 ]

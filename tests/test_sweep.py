@@ -71,7 +71,7 @@ def test_the_sweep_of_kernel_widths(variant: str, tmp_path: Path, capsys: pytest
     config = f"{ROOT / 'configs' / 'sweeps' / 'kernel_width.py'}:{variant}"
     assert main(["sweep", f"--config={config}", f"--workdir={tmp_path / 'new'}", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + {"digits": 16, "digits_long": 75, "mnist": 55, "ablation": 21}[variant]
+    assert len(lines) == 1 + {"digits": 16, "digits_long": 12, "mnist": 55, "ablation": 21}[variant]
     assert "waiting" in lines[1] and not (tmp_path / "new").exists()
 
 

@@ -4,7 +4,7 @@
     drifting report --workdir=runs/sweep --out=report.html
 
 Variants: `digits` (the default: 2 kernels x 2 objectives x 4 widths with a short budget; needs the encoder of
-`configs/mae_digits.py`), `digits_long` (the demo's budget, three seeds), `mnist` and `ablation`, the paper's settings,
+`configs/mae_digits.py`), `digits_long` (four objectives, 600 steps), `mnist` and `ablation`, the paper's settings,
 of which each cell is an hour on an A100 and 11 hours on 8 H200. Those two need statistics of the real images:
 
     drifting reference --config=configs/mnist.py --out=data/mnist.npz
@@ -48,18 +48,15 @@ def get_sweep(variant: str = "digits") -> Sweep:
         }
         return Sweep("../digits.py", grid, quiet | SHORT)
     if variant == "digits_long":
-        grid = {
-            OBJECTIVE: ALL,
-            "loss.widths": [(w,) for w in (0.05, 0.1, 0.2, 0.4, 0.8)],
-            "train.seed": [0, 1, 2],
-        }
-        return Sweep("../digits.py", grid, quiet)
+        grid = {OBJECTIVE: [ALL[0], ALL[1], ALL[2], ALL[4]], "loss.widths": [(0.1,), (0.2,), (0.4,)]}
+        return Sweep("../digits.py", grid, quiet | {"train.steps": 600})
     if variant == "mnist":
-        return Sweep("../mnist.py", {OBJECTIVE: ALL, "loss.widths": PAPER_WIDTHS}, reference="data/mnist.npz")
+        grid = {OBJECTIVE: ALL, "loss.widths": PAPER_WIDTHS}
+        return Sweep("../mnist.py", grid, {"eval.reference": "data/mnist.npz", "eval.num_samples": 50_000})
     if variant == "ablation":
         widths = [(w,) for w in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)]
-        settings = {"optimizer.weight_decay": 1e-4}
-        alphas = (1.0, 1.5, 2.0, 2.5, 3.0)
-        grid = {OBJECTIVE: ALL[:2] + ALL[4:], "loss.widths": widths}
-        return Sweep("../imagenet_ablation.py", grid, settings, reference="data/imagenet256.npz", alphas=alphas)
+        settings = {"optimizer.weight_decay": 1e-4, "eval.num_samples": 50_000}
+        settings |= {"eval.reference": "data/imagenet256.npz"}
+        grid = {OBJECTIVE: [ALL[0], ALL[1], ALL[4]], "loss.widths": widths}
+        return Sweep("../imagenet_ablation.py", grid, settings, alphas=(1.0, 1.5, 2.0, 2.5, 3.0))
     raise ValueError(f"variant {variant!r}: use digits, digits_long, mnist or ablation")
