@@ -1,35 +1,66 @@
 """Scores in the course of a training: they are those of `drifting evaluate`, and the best state is a run of its own."""
 
-import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from drifting.config import ConfigError
+from drifting.evaluator import TrainingEvaluator
+from drifting.loop import Callbacks
 from drifting.scores import Settings, evaluate_generator
 from drifting.train import train
 from drifting.trained import TrainedGenerator
-from tests.runs import TINY, metrics, tiny_config
+from tests.runs import TINY, finished_run, tiny_config
 from tests.test_cli import line_of
 
 
-def test_training_is_scored_and_the_best_is_kept(tmp_path: Path):
+@pytest.fixture
+def run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    shutil.copytree(finished_run(tmp_path_factory), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_scores_are_those_of_evaluate_and_the_best_is_kept(run: Path):
+    trained = TrainedGenerator.from_run(run)
     config = tiny_config(eval=dict(every=50, every_samples=20))
-    workdir = tmp_path / "run"
-    assert train(config, workdir) == 120
-    rows = {row["step"]: row for row in metrics(workdir) if "eval/frechet_distance" in row}
-    assert sorted(rows) == [1, 50, 100, 120]
-    assert [rows[step]["eval/num"] for step in (1, 50)] == [20, 20]
-    found = evaluate_generator(TrainedGenerator.from_run(workdir), str(workdir), settings=Settings(num=20))
+
+    def evaluator() -> TrainingEvaluator:
+        return TrainingEvaluator(config, trained.generator, trained.space, trained.facts, run)
+
+    def state(params) -> SimpleNamespace:
+        return SimpleNamespace(ema={"0.9": params, "0.99": params})
+
+    noisy = jax.tree.map(lambda leaf: leaf + 0.3 * np.cos(np.arange(leaf.size).reshape(leaf.shape)), trained.params)
+    evaluate = evaluator()
+    first = evaluate(1, state(trained.params))
+    assert first["eval/num"] == 20 and not (run / "best").exists()  # the trial is not compared
+    worse = evaluate(50, state(noisy))
+    assert TrainedGenerator.from_run(run / "best").step == 50
+    scores = evaluate(100, state(trained.params))
+    assert scores["eval/frechet_distance"] < worse["eval/frechet_distance"] and scores == first
+    found = evaluate_generator(trained, str(run), settings=Settings(num=20))
     assert found is not None
     for name in ("frechet_distance", "precision", "recall", "class_accuracy"):
-        assert rows[120][f"eval/{name}"] == found[0][name]
-    best = min((50, 100, 120), key=lambda step: rows[step]["eval/frechet_distance"])
-    kept = TrainedGenerator.from_run(workdir / "best")
-    assert kept.step == best
-    again = evaluate_generator(kept, str(workdir / "best"), settings=Settings(num=20))
-    assert again is not None and again[0]["frechet_distance"] == rows[best]["eval/frechet_distance"]
-    assert json.loads((workdir / "best" / "config.json").read_text())["eval"]["every"] == 50
+        assert scores[f"eval/{name}"] == found[0][name]
+    # A run that goes on remembers its best; the folder is a run that can be drawn from.
+    evaluator()(120, state(noisy))
+    kept = TrainedGenerator.from_run(run / "best")
+    assert kept.step == 100 and kept.ema_decay == 0.9
+    for a, b in zip(jax.tree.leaves(kept.params), jax.tree.leaves(trained.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_when_it_is_scored():
+    options = dict(flatten=dict, shown=(), watch=print, draw=print)
+    never, every = Callbacks(**options, evaluate_every=5), Callbacks(**options, evaluate=print, evaluate_every=5)
+    steps = [(step, step == 12) for step in range(1, 13)]
+    assert [step for step, last in steps if every.scores(step, last)] == [1, 5, 10, 12]
+    assert not any(never.scores(step, last) for step, last in steps)
+    assert not Callbacks(**options, evaluate=print).scores(1, True)
 
 
 def test_a_wrong_reference_is_found_before_anything_is_compiled(tmp_path: Path):

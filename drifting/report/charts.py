@@ -15,6 +15,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 TICKS = 5
 LOG_RATIO = 30.0
 """Where the largest value is so many times the smallest, an axis is logarithmic."""
+SLACK = 0.12
+"""By so much of a step a value may lie beyond the last tick."""
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
 
 
@@ -66,8 +68,10 @@ def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Se
     if high == low:
         low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     step = _nice((high - low) / TICKS)
-    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    return Axis(label, low, high, False, ticks or [low + i * step for i in range(round((high - low) / step) + 1)])
+    # An end that is hardly beyond a tick does not get another one.
+    first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
+    marks = ticks or [i * step for i in range(first, last + 1)]
+    return Axis(label, min(low, first * step), max(high, last * step), False, marks)
 
 
 def _nice(step: float) -> float:
