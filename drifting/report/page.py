@@ -39,8 +39,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 RAMP = 7
 POINTS = 300
 """The most points of a curve that are drawn."""
-SMALL = 100
-"""Pictures of at most so many pixels a side are shown with sharp pixels."""
+FEW = 3
+"""Runs whose settings stand in columns."""
 
 
 def page(data: RunData | SweepData, version: str | None = None) -> str:
@@ -345,15 +345,20 @@ def _settings(runs: Sequence[RunData]) -> str:
 
 
 def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
-    """Settings in which runs differ, a row for each run, and folded away those that are the same."""
+    """Settings in which runs differ, a row for each run or each setting, and folded away those that are the same."""
     differing = config_differences(configs)
-    rows = []
-    for name in configs:
-        cells = "".join(text_cell(_setting(values[name])) for values in differing.values())
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    heads = ["Run", *differing]
-    first = next(iter(configs.values()))
-    return table(heads, rows, "settings", text=len(heads)) + _details("Equal settings", _without(first, differing))
+    equal = _details("Equal settings", _without(next(iter(configs.values())), differing))
+    if len(configs) <= FEW:  # a column for each run reads better on any screen
+        heads, names = ["Setting", *configs], list(differing)
+        cells = [[values[name] for name in configs] for values in differing.values()]
+    else:
+        heads, names = ["Run", *differing], list(configs)
+        cells = [[values[name] for values in differing.values()] for name in configs]
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(text_cell(_setting(value)) for value in values)}</tr>'
+        for name, values in zip(names, cells, strict=True)
+    ]
+    return table(heads, rows, "settings", text=len(heads)) + equal
 
 
 def _setting(value: Any) -> str:
@@ -421,7 +426,9 @@ def _run(run: RunData) -> list[tuple[str, str]]:
 
 def _run_curves(run: RunData) -> str:
     figures = []
-    for name in (*CURVES, "grad_norm", "learning_rate"):
+    scored = dict.fromkeys(name for row in run.metrics for name in row if name.startswith("eval/"))
+    wanted = [f"eval/{name}" for name in SCORES if f"eval/{name}" in scored]
+    for name in (*wanted, *CURVES, "grad_norm", "learning_rate"):
         points = _thinned(run.curve(name))
         if points:
             drawn = _curve_chart(name, name, [Series(name, points, "s0")])
