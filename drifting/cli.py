@@ -411,13 +411,13 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_string("reference", None, reference, flag_values=values)
     flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
     flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
-    count = "images; default eval.num_samples, or all of --images"
+    count = "images; default eval.num_samples, 50000 of --weights, all of --images"
     flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
     classes = "names or numbers, drawn in turn; default all"
     flags.DEFINE_list("classes", None, classes, flag_values=values)
     neighbour = "neighbour that sets the radii of precision and recall; default eval.neighbours, or 3"
     flags.DEFINE_integer("neighbours", None, neighbour, lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR", flag_values=values)
+    flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR or here", flag_values=values)
     _define_share(values, "score the same images")
 
 
@@ -442,7 +442,7 @@ def _define_sweep(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("index", None, "run this cell alone", lower_bound=0, flag_values=values)
     flags.DEFINE_boolean("retry", False, "run cells again that have failed", flag_values=values)
     flags.DEFINE_boolean("slurm", False, "submit an array of jobs, a cell each (needs submitit)", flag_values=values)
-    options = "KEY=VALUE,..: parameters of submitit's executor, e.g. slurm_partition=gpu,timeout_min=600"
+    options = "KEY=VALUE,..: of submitit's executor, e.g. slurm_partition=gpu,timeout_min=600"
     flags.DEFINE_list("slurm_options", [], options, flag_values=values)
 
 
@@ -622,11 +622,10 @@ def _evaluate(values: flags.FlagValues) -> int:
         batch_size=values.batch if values["batch"].present else None,
         neighbours=values.neighbours,
     )
-    out = Path("eval.json") if values.weights else None
     found = evaluate_generator(
         _trained(values),
         values.weights or values.workdir,
-        Path(values.out) if values.out else out,
+        Path(values.out) if values.out else None,
         reference=Path(values.reference) if values.reference else None,
         encoder=values.encoder,
         settings=settings,

@@ -37,6 +37,8 @@ logger = logging.getLogger("drifting")
 
 PART = 512
 """Images a part; a multiple of the blocks of generator and encoders."""
+PUBLISHED = 50_000
+"""Images that published scores are of."""
 OWN_DATA = 20_000
 """The most training images that a run is compared with pixel by pixel; of more, a reference is needed."""
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
@@ -48,7 +50,8 @@ Scores = dict[str, Any]
 class Settings:
     """How to score. Attributes:
 
-    num: images; None: `eval.num_samples`, or all of a file's. alphas: guidance scales; None: the default one.
+    num: images; None: `eval.num_samples`, of published weights 50,000, or as many as there are labels.
+    alphas: guidance scales; None: the default one.
     seed: of the first image; None: `eval.seed`. classes, labels: see `sample.wanted_labels`.
     uint8: see `archive.UINT8`. batch_size: images in flight; None: `eval.batch_size`. neighbours: of precision and
     recall; None: `eval.neighbours`.
@@ -133,6 +136,8 @@ class Judge:
         """
         inception = self.encoder.name == "inception"
         num = sum(len(part["features"]) for part in parts)
+        if inception and num < PUBLISHED:
+            logger.warning("FID of %s images: it falls with their number, compare equal ones only", f"{num:,}")
         scores: Scores = {"num": num}
         for kind, name in {"features": "fid" if inception else "frechet_distance", "spatial": "sfid"}.items():
             if kind in self.reference.gaussians and kind in parts[0]:
@@ -193,7 +198,7 @@ def evaluate_generator(
 
     Args:
         trained: the generator. source: what the person called it.
-        out: the file; None: `eval-STEP.json` in the run's folder `source`.
+        out: the file; None: `eval-STEP.json` in the run's folder `source`, or here.
         reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
         encoder: see `Judge`; None: `eval.encoder`. settings: see there.
         share: of several processes, which this is; they need a reference.
@@ -206,7 +211,8 @@ def evaluate_generator(
     """
     settings, share = settings or Settings(), share or Share()
     evaluation = (trained.config or Config()).eval
-    num = evaluation.num_samples if settings.num is None and settings.labels is None else settings.num
+    own = PUBLISHED if trained.config is None else evaluation.num_samples
+    num = own if settings.num is None and settings.labels is None else settings.num
     k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
     if reference is None and evaluation.reference is not None:
         reference = Path(evaluation.reference)
@@ -223,12 +229,12 @@ def evaluate_generator(
         batch_size=settings.batch_size or evaluation.batch_size,
     )
     drawn = [images, *map(images.at, others)]
-    out = out or Path(source) / f"eval-{trained.step}.json"
+    out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
     if reference is None:
         require(share.count == 1, "--reference", None, "several processes need one")
-        own = OwnData(trained, source, k)
-        found: list[Scores] | None = [own.scores(images) for images in drawn]
-        facts = own.facts
+        data = OwnData(trained, source, k)
+        found: list[Scores] | None = [data.scores(images) for images in drawn]
+        facts = data.facts
     else:
         judge = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
         found, facts = _judged(judge, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share), judge.facts
