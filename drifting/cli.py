@@ -57,6 +57,8 @@ class Command:
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: a flag with which `--config` is left out.
         has_defaults: `--config` may be left out, all settings having a default.
+        settings_of: the command whose configuration that is, where it is not its own.
+        takes: flags that are given by their values alone, in this order.
     """
 
     summary: str
@@ -66,6 +68,8 @@ class Command:
     usage: str = ""
     without_config: str | None = None
     has_defaults: bool = False
+    settings_of: str | None = None
+    takes: tuple[str, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +160,7 @@ def command_help(name: str) -> str:
     rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
-        given = command.usage or "--config=FILE --workdir=DIR"
+        given = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"
         usage = f"usage: drifting {name} {given} [--config.SECTION.KEY=VALUE ...]"
         rows = [
             ("--config=FILE", "the experiment, a Python file such as those in configs/"),
@@ -193,7 +197,7 @@ def _settings_help(kind: type[Settings]) -> list[str]:
 def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`."""
     values, kind = flags.FlagValues(), COMMANDS[name].settings
-    if f"--{COMMANDS[name].without_config}" in arguments:
+    if any(argument.split("=")[0] == f"--{COMMANDS[name].without_config}" for argument in arguments):
         kind = None
     COMMANDS[name].define(values)
     known = [*values, "config"] if kind else list(values)
@@ -206,8 +210,11 @@ def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
         raise ConfigError(f"--{flag}: there is no such flag; use {_listed(known)}{_close(flag, known)}") from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_illegal_value(error, values, kind)) from error
-    if rest:
-        raise ConfigError(f"{rest[0]!r}: not a flag; flags are given as --flag=value")
+    takes = COMMANDS[name].takes
+    for flag, value in zip(takes, rest, strict=False):
+        values[flag].value = value
+    if len(rest) > len(takes):
+        raise ConfigError(f"{rest[len(takes)]!r}: not a flag; flags are given as --flag=value")
     return values
 
 
@@ -221,7 +228,7 @@ def _define_settings(name: str, kind: type[Settings], arguments: list[str], valu
     if not path and not COMMANDS[name].has_defaults:
         raise ConfigError("--config: give the experiment's file, such as one out of configs/")
     settings = load_settings(path) if path else to_config_dict(kind())
-    if (owner := command_of(settings)) != name.split()[0]:
+    if (owner := command_of(settings)) != (COMMANDS[name].settings_of or name.split()[0]):
         raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
     try:
         settings = to_config_dict(parse(settings, kind))
@@ -259,6 +266,14 @@ def load_settings(given: str) -> ConfigDict:
     Raises:
         ConfigError: there is no such file, it fails (the message names the line), or it returns no `ConfigDict`.
     """
+    settings = _load(given, "get_config")
+    if not isinstance(settings, ConfigDict):
+        raise ConfigError(f"--config={given}: get_config() returned {settings!r}; return the ConfigDict")
+    return settings
+
+
+def _load(given: str, function: str) -> Any:
+    """What a function of a Python file returns, see `load_settings`."""
     name, *argument = given.split(":", 1)
     path = Path(name)
     if not path.is_file():
@@ -270,20 +285,17 @@ def load_settings(given: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError("defines no function get_config()")
-        if argument and not inspect.signature(module.get_config).parameters:
+        if not hasattr(module, function):
+            raise ConfigError(f"defines no function {function}()")
+        if argument and not inspect.signature(getattr(module, function)).parameters:
             raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
-        settings = module.get_config(*argument)
+        return getattr(module, function)(*argument)
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
     except Exception as error:
         raise ConfigError(
             f"--config={given}{_where(error, path)}: {type(error).__name__}: {_one_line(error)}"
         ) from error
-    if not isinstance(settings, ConfigDict):
-        raise ConfigError(f"--config={given}: get_config() returned {settings!r}; return the ConfigDict")
-    return settings
 
 
 def _where(error: Exception, path: Path) -> str:
@@ -310,9 +322,9 @@ def _workdir(values: flags.FlagValues) -> Path:
     return Path(values.workdir)
 
 
-def _out(values: flags.FlagValues) -> Path:
+def _out(values: flags.FlagValues, what: str = "folder") -> Path:
     if not values.out:
-        raise ConfigError("--out: give the folder to write")
+        raise ConfigError(f"--out: give the {what} to write")
     return Path(values.out)
 
 
@@ -345,26 +357,51 @@ WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
 def _define_cache(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "the cache's folder; one that is not finished goes on", flag_values=values)
-    process = "which of several processes that make one cache this is; default SLURM's, or 0"
-    flags.DEFINE_integer("process_index", None, process, lower_bound=0, flag_values=values)
-    count = "how many there are; default SLURM's, or 1"
-    flags.DEFINE_integer("process_count", None, count, lower_bound=1, flag_values=values)
+    _define_share(values, "make one cache")
     verify = "without --config: compare a finished cache with its checksums"
     flags.DEFINE_boolean("verify", False, verify, flag_values=values)
 
 
-def _define_sample(values: flags.FlagValues) -> None:
+def _define_share(values: flags.FlagValues, what: str) -> None:
+    process = f"which of several processes that {what}; default SLURM's, or 0"
+    flags.DEFINE_integer("process_index", None, process, lower_bound=0, flag_values=values)
+    count = "how many there are; default SLURM's, or 1"
+    flags.DEFINE_integer("process_count", None, count, lower_bound=1, flag_values=values)
+
+
+def _share(values: flags.FlagValues) -> tuple[int, int]:
+    """Index and count of the processes that share a command's work."""
+    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
+    index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    if values.process_index is None and values.process_count is None and index and count:
+        return int(index), int(count)
+    return values.process_index or 0, values.process_count or 1
+
+
+def _define_images(values: flags.FlagValues) -> None:
+    """Which images a generator draws."""
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
-    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --workdir", flag_values=values)
+    flags.DEFINE_string("weights", None, f"or {WEIGHTS}", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
-    flags.DEFINE_string("out", None, "PNG to write; default samples.png in WORKDIR or here", flag_values=values)
-    flags.DEFINE_list("classes", None, "names or numbers, a row each; default all, at most 10", flag_values=values)
-    flags.DEFINE_integer("columns", 10, "images of each class; default 10", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
-    seed = "seed of the first image, each has its own; default 0"
-    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
     flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
-    flags.DEFINE_integer("batch", 64, "images drawn at a time; default 64", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("labels", None, "file with the label of each image, in place of --classes", flag_values=values)
+    seed = "seed of the first image, each has its own; default 0"
+    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    conversion = "truncate to whole levels, as the released evaluation (default), or round"
+    flags.DEFINE_string("uint8", "truncate", conversion, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images in flight; default 64", lower_bound=1, flag_values=values)
+
+
+def _define_sample(values: flags.FlagValues) -> None:
+    _define_images(values)
+    out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
+    flags.DEFINE_string("out", None, out, flag_values=values)
+    flags.DEFINE_integer("num", None, "images, for an .npz or a folder", lower_bound=1, flag_values=values)
+    classes = "names or numbers: a grid's rows, default at most 10, or in turn, default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    flags.DEFINE_integer("columns", 10, "images of each class in a grid; default 10", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
+    _define_share(values, "draw into one file or folder")
 
 
 def _define_export(values: flags.FlagValues) -> None:
@@ -392,10 +429,69 @@ def _define_push(values: flags.FlagValues) -> None:
 
 
 def _define_evaluate(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
-    flags.DEFINE_integer("num", None, "images; default eval.num_samples", lower_bound=2, flag_values=values)
-    flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
+    _define_images(values)
+    files = "score the images of a folder or .npz, in place of --workdir or --weights"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: a run's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
+    count = "images; default eval.num_samples, 50000 of --weights, all of --images"
+    flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
+    classes = "names or numbers, drawn in turn; default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    neighbour = "neighbour that sets the radii of precision and recall; default eval.neighbours, or 3"
+    flags.DEFINE_integer("neighbours", None, neighbour, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR or here", flag_values=values)
+    _define_share(values, "score the same images")
+
+
+ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
+
+
+def _define_reference(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, ".npz to write", flag_values=values)
+    files = "images of a folder or .npz, in place of --config, whose data are read"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    flags.DEFINE_string("split", "train", "of the data: train (default) or heldout", flag_values=values)
+    flags.DEFINE_string("encoder", "inception", f"features: {ENCODERS}; default inception", flag_values=values)
+    keep = "images whose features are kept for precision and recall; default 10000"
+    flags.DEFINE_integer("keep", 10_000, keep, lower_bound=0, flag_values=values)
+    _define_share(values, "make one reference")
+
+
+def _define_sweep(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("config", None, "the sweep, a Python file such as those in configs/sweeps/", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of all its runs; what is there goes on", flag_values=values)
+    flags.DEFINE_boolean("list", False, "show the cells and how far they are, and run nothing", flag_values=values)
+    flags.DEFINE_integer("index", None, "run this cell alone", lower_bound=0, flag_values=values)
+    flags.DEFINE_boolean("retry", False, "run cells again that have failed", flag_values=values)
+    flags.DEFINE_boolean("slurm", False, "submit an array of jobs, a cell each (needs submitit)", flag_values=values)
+    options = "KEY=VALUE,..: of submitit's executor, e.g. slurm_partition=gpu,timeout_min=600"
+    flags.DEFINE_list("slurm_options", [], options, flag_values=values)
+
+
+def _define_report(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder of a run or of a sweep", flag_values=values)
+    flags.DEFINE_string("out", None, "HTML file to write; default report.html in WORKDIR", flag_values=values)
+    flags.DEFINE_boolean("watch", False, "serve it on this machine, and follow what goes on", flag_values=values)
+    flags.DEFINE_integer(
+        "port", 8000, "of --watch; default 8000, 0: any that is free", lower_bound=0, flag_values=values
+    )
+
+
+def _define_compare(values: flags.FlagValues) -> None:
+    for flag in ("a", "b"):
+        flags.DEFINE_string(flag, None, f"run directory, or {WEIGHTS}", flag_values=values)
+    flags.DEFINE_string("out", "compare.html", "HTML file to write; default compare.html here", flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: A's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_integer("num", None, "images of each; default A's eval.num_samples", lower_bound=2, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale of both; default each one's own", flag_values=values)
+    flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
+    resamples = "for the intervals; default 200, or 20 of more than 512 features"
+    flags.DEFINE_integer("resamples", None, resamples, lower_bound=2, flag_values=values)
 
 
 def _define_study(values: flags.FlagValues) -> None:
@@ -441,12 +537,7 @@ def _cache(values: flags.FlagValues) -> int:
     from drifting.data.cache import build_cache
 
     assert isinstance(config, CacheBuild)
-    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
-    index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
-    if values.process_index is None and values.process_count is None and index and count:
-        build_cache(config, workdir, int(index), int(count))
-    else:
-        build_cache(config, workdir, values.process_index or 0, values.process_count or 1)
+    build_cache(config, workdir, *_share(values))
     return 0
 
 
@@ -464,22 +555,32 @@ def _verify(workdir: Path) -> int:
     return 0
 
 
-def _sample(values: flags.FlagValues) -> int:
+def _trained(values: flags.FlagValues) -> Any:
+    """The generator that the flags name, and how the person called it."""
     if bool(values.workdir) == bool(values.weights):
         raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
     if values.weights and values.ema is not None:
         raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
     if values.workdir and values.vae:
         raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
-    from drifting.sample import write_samples
     from drifting.trained import TrainedGenerator
 
     if values.weights:
-        trained = TrainedGenerator.from_weights(values.weights, values.vae)
-    else:
-        trained = TrainedGenerator.from_run(Path(values.workdir), values.ema)
+        return TrainedGenerator.from_weights(values.weights, values.vae)
+    return TrainedGenerator.from_run(Path(values.workdir), values.ema)
+
+
+def _sample(values: flags.FlagValues) -> int:
+    trained = _trained(values)
     path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
-    write_samples(
+    if path.suffix in ("", ".npz"):
+        return _sample_images(values, trained, path)
+    from drifting.sample import write_grid
+
+    for flag in ("num", "labels"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: a grid has --classes and --columns, or write an .npz")
+    write_grid(
         trained,
         path,
         classes=values.classes,
@@ -489,6 +590,24 @@ def _sample(values: flags.FlagValues) -> int:
         batch_size=values.batch,
     )
     print(path)
+    return 0
+
+
+def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
+    from drifting.parts import Share
+    from drifting.sample import GeneratedImages, wanted_labels, write_images
+
+    images = GeneratedImages(
+        trained,
+        wanted_labels(trained, values.num, values.classes, values.labels),
+        source=values.weights or values.workdir,
+        seed=values.seed,
+        alpha=trained.alpha(values.alpha),
+        uint8=values.uint8,
+        batch_size=values.batch,
+    )
+    if write_images(images, path, Share(*_share(values))):
+        print(path)
     return 0
 
 
@@ -536,11 +655,167 @@ def _replay(values: flags.FlagValues) -> int:
 
 
 def _evaluate(values: flags.FlagValues) -> int:
-    workdir = _workdir(values)
-    from drifting.scores import evaluate, score_table
+    given = [flag for flag in ("workdir", "weights", "images") if values[flag].value]
+    if not given:
+        raise ConfigError("--workdir: give the run's folder, or --weights or --images")
+    if len(given) > 1:
+        raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
+    from drifting.parts import Share
+    from drifting.scores import Settings, evaluate_generator, score_table
 
-    scores = evaluate(workdir, alpha=values.alpha, num_samples=values.num, ema_decay=values.ema)
-    print(score_table(scores))
+    if values.images:
+        return _evaluate_files(values)
+    settings = Settings(
+        num=values.num,
+        alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
+        seed=values.seed if values["seed"].present else None,
+        classes=values.classes,
+        labels=values.labels,
+        uint8=values.uint8,
+        batch_size=values.batch if values["batch"].present else None,
+        neighbours=values.neighbours,
+    )
+    found = evaluate_generator(
+        _trained(values),
+        values.weights or values.workdir,
+        Path(values.out) if values.out else None,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        settings=settings,
+        share=Share(*_share(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _evaluate_files(values: flags.FlagValues) -> int:
+    for flag in ("alpha", "ema", "classes", "labels", "vae"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: --images have been drawn, leave it out")
+    if not values.reference:
+        raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
+    from drifting.archive import open_images
+    from drifting.parts import Share
+    from drifting.scores import evaluate_files, score_table
+
+    path = Path(values.images)
+    try:
+        images = open_images(path)
+    except ValueError as error:
+        raise ConfigError(f"--images={error}") from error
+    found = evaluate_files(
+        images,
+        Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json"),
+        Path(values.reference),
+        encoder=values.encoder,
+        num=values.num,
+        neighbours=values.neighbours or 3,
+        share=Share(*_share(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. 1.0,1.5") from error
+
+
+def _reference(values: flags.FlagValues) -> int:
+    out = _out(values, "file")
+    from drifting import build
+    from drifting.archive import open_images
+    from drifting.encoders import score_encoder
+    from drifting.parts import Share
+    from drifting.reference import SourceImages, make_reference
+
+    images: Any
+    if values.images:
+        try:
+            images = open_images(Path(values.images))
+        except ValueError as error:
+            raise ConfigError(f"--images={error}") from error
+    else:
+        config = parse(values["config"].value, Config)
+        assert isinstance(config, Config)
+        source = build.source(config.data, values.split)
+        images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **build.data_facts(source)})
+    encoder = score_encoder("--encoder", values.encoder, images.shape)
+    if make_reference(images, encoder, out, keep=values.keep, share=Share(*_share(values))):
+        print(out)
+    return 0
+
+
+def _sweep(values: flags.FlagValues) -> int:
+    if not values.config:
+        raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
+    workdir = _workdir(values)
+    from drifting import sweep
+
+    found = _load(values.config, "get_sweep")
+    if not isinstance(found, sweep.Sweep):
+        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; return a drifting.sweep.Sweep")
+    base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
+    try:
+        cells = sweep.cells_of(found, load_settings(base))
+    except ConfigError as error:
+        raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
+    if values.list:
+        print(sweep.listing(list(cells), workdir))
+        return 0
+    if not values.slurm:
+        return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
+    options = dict(_option(option) for option in values.slurm_options)
+    sweep.prepare(found, list(cells), workdir)
+    arguments = [f"--config={values.config}", f"--workdir={workdir}"]
+    ids = sweep.submit(list(cells), workdir, arguments, options, values.retry)
+    print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
+    return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--slurm_options={text}: expected KEY=VALUE")
+    return key, int(value) if value.isdecimal() else value
+
+
+def _report(values: flags.FlagValues) -> int:
+    workdir = _workdir(values)
+    from drifting.report.serve import watch, write_report
+
+    if values.watch:
+        watch(workdir, values.port)
+        return 0
+    out = Path(values.out) if values.out else workdir / "report.html"
+    write_report(workdir, out)
+    print(out)
+    return 0
+
+
+def _compare(values: flags.FlagValues) -> int:
+    if not values.a or not values.b:
+        raise ConfigError("compare: give two runs or weights, drifting compare A B")
+    from drifting.compare import compare, comparison_table
+
+    out = Path(values.out)
+    found = compare(
+        values.a,
+        values.b,
+        out,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        num=values.num,
+        alpha=values.alpha,
+        seed=values.seed,
+        resamples=values.resamples,
+    )
+    print(comparison_table(found, [values.a, values.b]))
+    print(out)
     return 0
 
 
@@ -573,12 +848,39 @@ COMMANDS = {
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
     "sample": Command(
-        "draw images of a run or of published weights as a PNG grid",
+        "draw images: a PNG grid, an .npz for evaluators, a folder",
         _define_sample,
         _sample,
         usage="--workdir=DIR|--weights=WEIGHTS [--flags]",
     ),
-    "evaluate": Command("score a run against its real samples", _define_evaluate, _evaluate),
+    "reference": Command(
+        "gather statistics of real images to score against",
+        _define_reference,
+        _reference,
+        Config,
+        without_config="images",
+        settings_of="train",
+    ),
+    "evaluate": Command(
+        "score a run, weights or images: FID, precision, recall",
+        _define_evaluate,
+        _evaluate,
+        usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
+    ),
+    "sweep": Command(
+        "run a grid of experiments, here or on SLURM",
+        _define_sweep,
+        _sweep,
+        usage="--config=FILE --workdir=DIR [--flags]",
+    ),
+    "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
+    "compare": Command(
+        "set two generators side by side at the same seeds",
+        _define_compare,
+        _compare,
+        usage="A B [--reference=NPZ] [--flags]",
+        takes=("a", "b"),
+    ),
     "export": Command(
         "write a run's weights as a folder to publish",
         _define_export,

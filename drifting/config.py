@@ -171,7 +171,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Sampling and scores after training."""
+    """Sampling and scores, after training and at intervals during it."""
 
     alpha: float = 1.0
     num_samples: int = 1400
@@ -179,6 +179,10 @@ class EvalConfig:
     seed: int = 0
     ema_decay: float | None = None  # None: the first of train.ema_decays
     neighbours: int = 3  # precision and recall
+    reference: str | None = None  # .npz of statistics to score against; None: the data's own pixels
+    encoder: str | None = None  # see `drifting evaluate`; None: what the reference was made with
+    every: int = 0  # in training: score every so many steps, and a few images at step 1 to prove the set-up; 0: never
+    every_samples: int | None = None  # images that are scored then; None: num_samples
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,20 @@ class Callbacks:
         shown: names of the metrics on the progress bar, in order.
         watch: called with the step and the named numbers whenever they are logged, to warn.
         draw: `(step, state)` draws pictures.
+        evaluate: `(step, state)` gives scores, which are logged; None: none. evaluate_every: steps; 0: never.
     """
 
     flatten: Callable[[dict[str, Any]], dict[str, float]]
     shown: tuple[str, ...]
     watch: Callable[[int, Mapping[str, float]], None]
     draw: Callable[[int, Any], None]
+    evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
+    evaluate_every: int = 0
+
+    def scores(self, step: int, last: bool) -> bool:
+        """Whether to evaluate: at intervals, at the end, and at step 1 to prove the set-up."""
+        every = self.evaluate_every if self.evaluate is not None else 0
+        return every > 0 and (last or step == 1 or step % every == 0)
 
 
 @dataclass(frozen=True)
@@ -175,13 +183,16 @@ class _Loop:
                 log = last or step == 1 or step % train.log_every == 0
                 draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
                 save = last or stop or (train.checkpoint_every > 0 and step % train.checkpoint_every == 0)
-                if not (log or draw or save):
+                score = self.callbacks.scores(step, last)
+                if not (log or draw or save or score):
                     continue
                 values = self.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
                 if progress is not None:
                     progress.update(step, {name: values[name] for name in self.callbacks.shown})
-                if log and writer is not None:
+                if score and self.callbacks.evaluate is not None:
+                    values |= self.callbacks.evaluate(step, state)
+                if (log or score) and writer is not None:
                     writer.write(step, values)
                     self.callbacks.watch(step, values)
                 if draw:

@@ -17,7 +17,7 @@ from drifting.hub.released import save_released
 from drifting.hub.weights import find_kind, load_weights
 from drifting.monitor import atomic_path
 from drifting.pretrain import ARTIFACT
-from drifting.scores import EVAL_FILE
+from drifting.scores import latest_scores
 from drifting.trained import GENERATOR, TrainedGenerator
 from drifting.validate import one_of
 
@@ -52,7 +52,7 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
         artifact = _generator(TrainedGenerator.from_run(workdir, average))
         if (vae := artifact.metadata["usage"]["vae"]) and "://" not in vae:
             logger.warning("data.vae=%s is a folder here: whoever uses the weights must give --vae", vae)
-    scores, settings = _read_json(workdir / EVAL_FILE), _without_folders(settings)
+    scores, settings = latest_scores(workdir), _without_folders(settings)
     _write(artifact, out, layout, {"settings": settings} | ({"scores": scores} if scores else {}))
 
 

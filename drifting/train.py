@@ -1,5 +1,6 @@
 """Training a generator: set up the parts, fill the banks, run the loop."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -18,6 +19,7 @@ from drifting.config import Config, ConfigError
 from drifting.data import resident
 from drifting.data.pipeline import ClassBalanced, Constant, Feed, Pipeline, members_of
 from drifting.data.source import LabelledSource
+from drifting.evaluator import TrainingEvaluator
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.losses import MapMetrics
 from drifting.monitor import save_grid
@@ -29,7 +31,7 @@ from drifting.state import TrainState, create
 from drifting.state import shardings as state_shardings
 from drifting.step import Batch, Parts, push_batch, train_step
 from drifting.trained import ema_decay
-from drifting.validate import check, check_layout, check_sizes, has_banks
+from drifting.validate import check, check_layout, check_sizes, has_banks, require
 
 logger = logging.getLogger("drifting")
 
@@ -119,6 +121,8 @@ def train(config: Config, workdir: Path) -> int:
                 shown=("gap", "collapse", "loss"),
                 watch=CollapseWatch(config.train.steps),
                 draw=GridDrawer(parts, workdir),
+                evaluate=evaluator_of(training, workdir),
+                evaluate_every=config.eval.every,
             ),
             identity=training.identity,
             label="train",
@@ -126,6 +130,26 @@ def train(config: Config, workdir: Path) -> int:
             packing=bank_packing(parts, feed, training.empty),
         )
     return step
+
+
+def evaluator_of(training: Training, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
+    """Scores the run as it goes on; None where the settings do not ask for it.
+
+    Raises:
+        ConfigError: several processes train, of which none can score alone; or as `TrainingEvaluator` does.
+    """
+    parts, count = training.parts, jax.process_count()
+    every = parts.config.eval.every
+    if not every:
+        return None
+    remedy = f"not while {count} processes train: set it to 0, and score checkpoints with `drifting evaluate`"
+    require(count == 1, "eval.every", every, remedy)
+    evaluator = TrainingEvaluator(parts.config, parts.generator, parts.space, training.identity, workdir)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        return evaluator(step, dataclasses.replace(state, ema=parts.layout.local(state.ema)))
+
+    return evaluate
 
 
 def set_up(

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +46,17 @@ class Usage:
     class_names: Sequence[str]
     alpha: float
     alpha_range: Sequence[float]
+
+    @classmethod
+    def of_run(cls, config: Config, facts: Mapping[str, Any]) -> Self:
+        """Of a run's settings and its `build.data_facts`."""
+        return cls(
+            image_shape=facts["shape"],
+            vae=config.data.vae,
+            class_names=facts["classes"],
+            alpha=config.eval.alpha,
+            alpha_range=(config.guidance.alpha_min, config.guidance.alpha_max),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,13 +101,7 @@ class TrainedGenerator:
         if step is None:
             raise ConfigError(f"--workdir={workdir}: has no checkpoint yet; run `drifting train` first")
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
-        usage = Usage(
-            image_shape=facts["shape"],
-            vae=config.data.vae,
-            class_names=facts["classes"],
-            alpha=config.eval.alpha,
-            alpha_range=(config.guidance.alpha_min, config.guidance.alpha_max),
-        )
+        usage = Usage.of_run(config, facts)
         space = _space("data.vae", usage.vae, usage)
         for name, checksum in space.checksums.items():
             if facts["weights"].get(name) != checksum:

@@ -249,6 +249,9 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
     require(0 < evaluation.alpha < math.inf, "eval.alpha", evaluation.alpha, "use a positive guidance scale")
     _at_least(1, "eval", evaluation, "batch_size", "neighbours")
     _at_least(2, "eval", evaluation, "num_samples")
+    _at_least(0, "eval", evaluation, "every")
+    if evaluation.every_samples is not None:
+        _at_least(evaluation.neighbours + 1, "eval", evaluation, "every_samples")
     _check_seed("eval.seed", evaluation.seed)
     if evaluation.ema_decay is not None:
         remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"

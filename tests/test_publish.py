@@ -89,7 +89,8 @@ def test_an_encoder_is_exported(tmp_path: Path, layout: str):
 def test_scores_and_folders_of_the_owner(run: Path, tmp_path: Path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    (copy / "eval.json").write_text(json.dumps({"frechet_distance": 1.25}))
+    scores = {"step": 120, "scores": [{"alpha": 1.0, "frechet_distance": 1.25}]}
+    (copy / "eval-120.json").write_text(json.dumps(scores))
     settings = json.loads((copy / "config.json").read_text())
     settings["data"]["path"] = str(tmp_path / "secret" / "mine.npz")
     settings["features"]["mae"] = "hf://owner/encoder"

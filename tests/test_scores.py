@@ -1,17 +1,31 @@
-"""Evaluation of a run: which images are scored against what, and what is written."""
+"""Evaluation: which images are scored against what, that files and generators agree, and what is written."""
 
 import json
+import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from drifting import scores as scores_module
+from drifting.archive import NpzImages, open_images, write_npz
+from drifting.blocks import Blocks
+from drifting.cli import main
 from drifting.config import ConfigError
 from drifting.data.sources import digits
+from drifting.encoders import ScoreEncoder, score_encoder
+from drifting.evaluate.frechet import frechet_distance
+from drifting.evaluate.inception_score import inception_score
+from drifting.evaluate.manifold import precision_recall
 from drifting.evaluate.pixels import pixel_scores
-from drifting.sample import balanced_labels, draw
-from drifting.scores import evaluate, score_table
+from drifting.parts import Share
+from drifting.reference import SourceImages, make_reference
+from drifting.sample import GeneratedImages, balanced_labels, wanted_labels, write_images
+from drifting.scores import Settings, evaluate_files, evaluate_generator, latest_scores, score_table
 from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
@@ -25,40 +39,63 @@ def run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_scores(run: Path):
-    scores = evaluate(run, alpha=1.5, ema_decay=0.99)
-    assert json.loads((run / "eval.json").read_text()) == scores
-    assert not list(run.glob(".*"))  # written in one piece
-    wanted = {*PAIRS, *(f"{name}_heldout" for name in PAIRS), "frechet_ratio", "n_generated"}
-    assert set(scores) == wanted | {"step", "alpha", "seed", "ema_decay", "data"}
-    facts = {"n_generated": 40, "step": 120, "alpha": 1.5, "seed": 0, "ema_decay": 0.99, "data": "digits"}
-    assert {name: scores[name] for name in facts} == facts
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics of the training digits' pixels."""
+    path = tmp_path_factory.mktemp("reference") / "pixels.npz"
+    make_reference(SourceImages(digits(), {"images": "digits"}), score_encoder("", "pixels", (8, 8, 1)), path)
+    return path
+
+
+# --- against the run's own data ---------------------------------------------------------------------------------------
+
+
+def test_scores_against_the_runs_own_data(run: Path):
+    trained = TrainedGenerator.from_run(run, 0.99)
+    found = evaluate_generator(trained, str(run), settings=Settings(alphas=[1.5, 2.0]))
+    assert found is not None and [one["alpha"] for one in found] == [1.5, 2.0]
+    scores = found[0]
+    written = json.loads((run / "eval-120.json").read_text())
+    assert written["scores"] == found and not list(run.glob(".*"))  # in one piece
+    facts = {"num": 40, "step": 120, "seed": 0, "ema_decay": 0.99, "data": "digits", "uint8": "truncate"}
+    assert {name: written[name] for name in facts} == facts
+    wanted = {*PAIRS, *(f"{name}_heldout" for name in PAIRS), "frechet_ratio", "num", "alpha"}
+    assert set(scores) == wanted
 
     labels = balanced_labels(40, 10)
-    images = draw(TrainedGenerator.from_run(run, 0.99), labels, seed=0, alpha=1.5, batch_size=40).clip(-1, 1)
+    images = GeneratedImages(trained, labels, source="", alpha=1.5).part(range(40)) / np.float32(127.5) - 1
     train, heldout = ([*source.__getitems__(np.arange(len(source)))] for source in (digits(), digits("heldout")))
     expected = pixel_scores(images, labels, *train, *heldout, 3)
-    for name, value in expected.items():
-        assert scores[name] == pytest.approx(value, rel=1e-4), name
+    for name in set(expected) - {"n_generated"}:
+        assert scores[name] == pytest.approx(expected[name], rel=1e-6), name
     # The held-out digits are real: the figures of the task they were chosen for.
     assert scores["class_accuracy_heldout"] > 0.98 and scores["precision_heldout"] > 0.85
 
-    table = score_table(scores)
+    table = score_table(found)
     for name in PAIRS:
         assert f"{scores[name]:.4f}" in table and f"{scores[name + '_heldout']:.4f}" in table
-    assert table.splitlines()[-1] == "40 images, alpha 1.5, step 120"
+    assert table.splitlines()[-1] == "40 images, alpha 2"
+    best = latest_scores(run)
+    assert best is not None and best["frechet_distance"] == min(one["frechet_distance"] for one in found)
+    assert best["step"] == 120 and latest_scores(run.parent) is None
 
 
-def test_what_cannot_be_scored(run: Path, tmp_path: Path):
+def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trained = TrainedGenerator.from_run(run)
     with pytest.raises(ConfigError, match=r"^--num=3: must exceed eval\.neighbours=3$"):
-        evaluate(run, num_samples=3)
-    with pytest.raises(ConfigError, match=r"^--ema="):
-        evaluate(run, ema_decay=0.5)
-    settings = json.loads((run / "config.json").read_text())
+        evaluate_generator(trained, str(run), settings=Settings(num=3))
+    with pytest.raises(ConfigError, match=r"^--reference=None: .*published.* needs one"):
+        evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
+    with pytest.raises(ConfigError, match=r"^--reference=None: several processes need one"):
+        evaluate_generator(trained, str(run), share=Share(0, 2))
+    monkeypatch.setattr(scores_module, "OWN_DATA", 1000)
+    with pytest.raises(ConfigError, match=r"1,400 training images are too many to compare pixel by pixel"):
+        evaluate_generator(trained, str(run))
+    monkeypatch.undo()
+    assert trained.config is not None
     images, labels = digits().__getitems__(np.arange(1400))
     for name, arrays, words in [
         ("bare", dict(image=images, label=labels), r"has no key 'image_heldout'"),
-        ("other", dict(image=images[1:], label=labels[1:]), r"has no key 'image_heldout'"),
         (
             "whole",
             dict(image=images[1:], label=labels[1:], image_heldout=images[:1], label_heldout=labels[:1]),
@@ -66,8 +103,181 @@ def test_what_cannot_be_scored(run: Path, tmp_path: Path):
         ),
     ]:
         np.savez(tmp_path / f"{name}.npz", **arrays)
-        settings["data"] |= {"name": "array", "path": str(tmp_path / f"{name}.npz")}
-        (run / "config.json").write_text(json.dumps(settings))
+        data = replace(trained.config.data, name="array", path=str(tmp_path / f"{name}.npz"))
+        other = replace(trained, config=replace(trained.config, data=data))
         with pytest.raises(ConfigError, match=rf"^data\.name='array': .*{words}"):
-            evaluate(run)
-    assert not (run / "eval.json").exists()
+            evaluate_generator(other, str(run))
+    assert not (run / "eval-120.json").exists()
+
+
+# --- against a reference ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_scores_as_the_generator_that_drew_it(run: Path, pixels: Path, tmp_path: Path):
+    trained = TrainedGenerator.from_run(run)
+    settings = Settings(num=600, alphas=[1.0, 2.0], seed=7)
+    drawn = evaluate_generator(trained, str(run), reference=pixels, settings=settings)
+    assert drawn is not None and len({one["frechet_distance"] for one in drawn}) == 2
+    labels = wanted_labels(trained, 600)
+    for alpha, scores in zip([1.0, 2.0], drawn, strict=True):
+        out = tmp_path / f"{alpha}.npz"
+        assert write_images(GeneratedImages(trained, labels, source="", seed=7, alpha=alpha, batch_size=16), out)
+        found = evaluate_files(open_images(out), tmp_path / "scores.json", pixels)
+        assert found == [{name: value for name, value in scores.items() if name != "alpha"}]  # to the last bit
+    folder = tmp_path / "folder"
+    assert write_images(GeneratedImages(trained, labels, source="", seed=7, alpha=2.0), folder)
+    assert evaluate_files(open_images(folder), tmp_path / "scores.json", pixels) == found
+    assert sorted(file.name for file in run.glob("eval*")) == ["eval-120.json"]
+
+    x = NpzImages(out).part(range(600)).reshape(600, 64) / np.float32(127.5) - 1
+    y = SourceImages(digits(), {}).part(range(1400)).reshape(1400, 64) / np.float32(127.5) - 1
+    gaussians = [(z.mean(axis=0, dtype=np.float64), np.cov(z.astype(np.float64), rowvar=False)) for z in (y, x)]
+    assert found is not None
+    assert found[0]["frechet_distance"] == pytest.approx(frechet_distance(*gaussians[0], *gaussians[1]), rel=1e-6)
+    precision, recall = precision_recall(y, x)
+    assert (found[0]["precision"], found[0]["recall"]) == (precision, recall)
+    said = json.loads((run / "eval-120.json").read_text())
+    assert said["reference"]["path"] == str(pixels) and said["encoder"] == "pixels" and said["neighbours"] == 3
+
+
+def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
+    run: Path, pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trained = TrainedGenerator.from_run(run)
+
+    def evaluate(name: str, share: Share | None = None) -> list[dict[str, Any]] | None:
+        out, settings = tmp_path / f"{name}.json", Settings(num=600, alphas=[1.0, 2.0])
+        return evaluate_generator(trained, str(run), out, reference=pixels, settings=settings, share=share)
+
+    whole = evaluate("whole")
+    assert whole is not None and len(whole) == 2
+    assert evaluate("shared", Share(1, 2)) is None
+    assert evaluate("shared", Share(0, 2)) == whole
+    encode, calls = ScoreEncoder.__call__, []
+
+    def failing(self, images, tick):
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, images, tick)
+
+    monkeypatch.setattr(ScoreEncoder, "__call__", failing)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("killed")
+    assert evaluate("killed") == whole
+    assert calls == [512, 88, 512, 512, 88]
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
+    """Has the outputs of the Inception network, at no cost."""
+
+    def function(_: Any, images: jax.Array) -> dict[str, jax.Array]:
+        x = images.reshape(len(images), -1).astype("float32") / 255
+        return {"features": x[:, :12], "spatial": x[:, 5:10], "logits": 3 * x[:, 20:30]}
+
+    blocks = Blocks(function, 32)
+    return ScoreEncoder("inception", "", "0123", shape, blocks, blocks.place({}))
+
+
+def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    rng = np.random.default_rng(3)
+    real, fake = (rng.integers(low, 256, (200, 4, 4, 3), dtype=np.uint8) for low in (0, 30))
+    x, y = (z.reshape(200, 48).astype(np.float64) / 255 for z in (real, fake))
+    monkeypatch.setattr(scores_module, "score_encoder", lambda key, given, shape: inception_like(shape))
+    monkeypatch.setattr("drifting.reference.Reference.check", lambda self, encoder: None)  # not 2048 features
+    write_npz(tmp_path / "fake.npz", 200, (4, 4, 3), iter([fake]), np.zeros(200, np.int64))
+    statistics = dict(mu=x[:, :12].mean(0), sigma=np.cov(x[:, :12], rowvar=False))
+    statistics |= dict(mu_s=x[:, 5:10].mean(0), sigma_s=np.cov(x[:, 5:10], rowvar=False))
+    np.savez(tmp_path / "adm.npz", arr_0=real, **statistics)
+    np.savez(tmp_path / "bare.npz", **statistics)
+    out = tmp_path / "scores.json"
+    found = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "adm.npz")
+    assert found is not None
+    scores = found[0]
+    moments = [(z.mean(0), np.cov(z, rowvar=False)) for z in (x[:, :12], y[:, :12], x[:, 5:10], y[:, 5:10])]
+    assert scores["fid"] == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-5)
+    assert scores["sfid"] == pytest.approx(frechet_distance(*moments[2], *moments[3]), rel=1e-5)
+    expected = inception_score(3 * y[:, 20:30])
+    assert (scores["inception_score"], scores["inception_score_std"]) == pytest.approx(expected, rel=1e-5)
+    # ADM's reference holds images: their features are taken here.
+    assert (scores["precision"], scores["recall"]) == pytest.approx(precision_recall(x[:, :12], y[:, :12]))
+    assert "fid" in score_table(found) and f"{scores['sfid']:.4f}" in score_table(found)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")
+    assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
+    assert "bare.npz: holds no features: no precision and recall" in caplog.text
+
+
+# --- one line for whatever is wrong -----------------------------------------------------------------------------------
+
+
+def line(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
+    assert main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    errors = [text for text in captured.err.splitlines() if text.startswith("drifting: error: ")]
+    assert captured.out == "" and len(errors) == 1, captured.err
+    return errors[0].removeprefix("drifting: error: ")
+
+
+@pytest.fixture
+def quiet():
+    logger = logging.getLogger("drifting")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsys, quiet, monkeypatch):
+    write_npz(tmp_path / "large.npz", 9, (16, 16, 1), iter([np.zeros((9, 16, 16, 1), np.uint8)]), np.zeros(9, int))
+    write_npz(tmp_path / "small.npz", 9, (8, 8, 1), iter([np.zeros((9, 8, 8, 1), np.uint8)]), np.zeros(9, int))
+    small = f"--images={tmp_path / 'small.npz'}"
+    for arguments, words in [
+        ((), "--workdir: give the run's folder, or --weights or --images"),
+        ((small, f"--workdir={run}"), "--workdir says what to score, leave one out"),
+        ((small,), "--reference: give statistics of real images"),
+        ((small, f"--reference={pixels}", "--alpha=1"), "--images have been drawn, leave it out"),
+        ((small, f"--reference={pixels}", "--num=10"), "--num=10: "),
+        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed the 3 neighbours"),
+        ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder='x'"),
+        ((small, f"--reference={tmp_path / 'large.npz'}"), "has no mu and sigma"),
+        (
+            (f"--images={tmp_path / 'large.npz'}", f"--reference={pixels}"),
+            "is of images of [8, 8, 1], these are of [16",
+        ),
+        ((f"--images={tmp_path / 'absent'}", f"--reference={pixels}"), "there is no such file or folder"),
+        ((f"--workdir={run}", f"--reference={pixels}", "--alpha=1,x"), "--alpha=x: expected numbers"),
+        ((f"--workdir={run}", f"--reference={pixels}", "--classes="), "--classes=: give at least one class"),
+        ((f"--workdir={run}", f"--reference={pixels}", "--process_index=2"), "--process_index=2: must lie in"),
+    ]:
+        found = line(capsys, "evaluate", *arguments)
+        assert words in found, found
+    # A diverged generator.
+    part = GeneratedImages.part
+    monkeypatch.setattr(GeneratedImages, "part", lambda self, items, tick=None: part(_diverged(self), items))
+    assert "image 0 has a pixel that is not finite" in line(capsys, "evaluate", f"--workdir={run}")
+    assert not list(run.glob("eval-*.json"))
+
+
+def _diverged(images: GeneratedImages) -> GeneratedImages:
+    images._trained = replace(images._trained, params=jax.tree.map(lambda leaf: leaf * np.nan, images._trained.params))
+    return images
+
+
+def test_an_alpha_outside_the_trained_range_is_a_warning(run: Path, pixels: Path, capsys, quiet):
+    arguments = [f"--workdir={run}", f"--reference={pixels}", "--alpha=1,9", "--num=20"]
+    assert main(["evaluate", *arguments]) == 0
+    captured = capsys.readouterr()
+    assert "warning: alpha=9 lies outside the trained range [1, 4]" in captured.err
+    assert len(captured.out.splitlines()) == 3
+
+
+def test_reference_from_the_command_line(tmp_path: Path, capsys, quiet):
+    config, out = tmp_path / "config.py", tmp_path / "reference.npz"
+    config.write_text("from drifting.config import train_config as get_config\n")
+    assert main(["reference", f"--config={config}", "--encoder=pixels", f"--out={out}", "--keep=5"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    with np.load(out, allow_pickle=False) as arrays:
+        assert arrays["features"].shape == (5, 64)
+        assert json.loads(str(arrays["metadata"]))["images"] == "digits, train"
+    assert "--out: give the file" in line(capsys, "reference", f"--config={config}")

@@ -18,7 +18,8 @@ LAYERS = [
     {"state", "losses", "features", "gradient"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts", "processes"},
     {"trained", "train", "replay", "pretrain", "packing", "loop", "sample", "scores", "publish"}
-    | {"evaluate", "sweep", "report", "plan", "analysis"},
+    | {"archive", "blocks", "parts", "encoders", "reference", "evaluator", "evaluate", "sweep", "report", "compare"}
+    | {"plan", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "gradient", "guidance", "bank", "resident", "features", "models"}

@@ -25,7 +25,7 @@ from drifting.analysis.alignment import Alignment, Side, compare, sides
 from drifting.analysis.settings import DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
 from drifting.config import ConfigError, DataConfig, LossConfig
-from drifting.data.source import LabelledSource
+from drifting.data.source import LabelledSource, read
 from drifting.fields import Affinities, Pairs, drift, drift_row
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.guidance import unconditional_weight
@@ -188,8 +188,8 @@ def gather(found: Subject, settings: DiagnoseStudy, alpha: float) -> dict[str, P
         logger.warning("references: a class has %d real samples; they stand for its distribution", most)
 
     key = jax.random.key(config.seed)
-    key_encode, key_noise = jax.random.split(key)
-    encode = jax.jit(found.space.encode)
+    key_draw, key_noise = jax.random.split(key)
+    draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
     features = jax.jit(found.encoder.features)
     params, generator = found.trained.params, found.trained.generator
 
@@ -198,8 +198,8 @@ def gather(found: Subject, settings: DiagnoseStudy, alpha: float) -> dict[str, P
         return {name: np.asarray(_spread(f, config.positions), np.float32) for name, f in maps.items()}
 
     def real(rows: np.ndarray, number: int) -> dict[str, np.ndarray]:
-        images, _ = found.source.__getitems__(rows)
-        return maps_of(encode(found.space.params, images, jax.random.fold_in(key_encode, number)))
+        images, _ = read(found.source, rows, np.zeros(len(rows), bool), None)
+        return maps_of(draw(found.space.params, images, jax.random.fold_in(key_draw, number)))
 
     @jax.jit
     def generate(label: Array, key: Array) -> Array:

@@ -37,6 +37,33 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3, tile: int = 1
     return float(covered_fake.mean()), float(covered_real.mean())
 
 
+def resampled_precision_recall(
+    real: ArrayLike, fake: ArrayLike, counts: ArrayLike, k: int = 3, tile: int = 1024
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`precision_recall` of resamples of the fake rows, `[S]` each.
+
+    Balls keep the radii that they have in the whole set: among rows drawn twice, the nearest neighbour is oneself.
+
+    Args:
+        real, fake, k, tile: see `precision_recall`.
+        counts: how often each fake row is drawn in each resample, `[S, M]`; ones give `precision_recall`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    x, y, drawn = np.asarray(real, np.float64), np.asarray(fake, np.float64), np.asarray(counts, np.float64)
+    if drawn.ndim != 2 or drawn.shape[1] != len(y):
+        raise ValueError(f"counts have shape {drawn.shape}: give [S, {len(y)}]")
+    real_radii, fake_radii = _squared_radii(x, k, tile), _squared_radii(y, k, tile)
+    present = (drawn > 0).T.astype(np.float32)
+    inside, covered = np.zeros(len(y), bool), np.zeros(len(drawn))
+    for rows, squared in _squared_distances(x, y, tile):
+        inside |= (squared <= real_radii[rows, None]).any(axis=0)
+        hits = (squared <= fake_radii).astype(np.float32) @ present
+        covered += (hits > 0).sum(axis=0)
+    return drawn @ inside / drawn.sum(axis=1), covered / len(x)
+
+
 def f1(precision: float, recall: float) -> float:
     """Harmonic mean of precision and recall; 0 where both are 0."""
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0

@@ -1,0 +1,225 @@
+"""Images as files for evaluators: ADM's `.npz` and folders of PNGs, written part by part and read back lazily.
+
+The `.npz` is that of "Diffusion Models Beat GANs" (Dhariwal & Nichol 2021): `arr_0` uint8 `[N, H, W, C]`, `arr_1` the
+labels. It is not compressed, so that any part of it can be read without the rest, and holds no times: the same images
+give the same bytes.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from drifting.monitor import atomic_path
+
+Pixels = NDArray[np.uint8]
+Shape = tuple[int, int, int]
+Tick = Callable[[int], None]
+"""Told of so many more images; what it raises ends the work."""
+
+UINT8: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {"truncate": np.trunc, "round": np.rint}
+"""From [-1, 1] to levels: `(x + 1) * 127.5`, clipped to [0, 255], and then truncated, as the released evaluation and
+ADM's do, or rounded, which is half a level brighter."""
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time a zip file can hold, in place of when it was written."""
+COPY = 1 << 24
+
+
+def to_uint8(images: NDArray[np.float32], how: str) -> Pixels:
+    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`.
+
+    Raises:
+        ValueError: a pixel is not finite.
+    """
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"image {int(finite.argmin())} has a pixel that is not finite: the generator has diverged")
+    levels = ((images.astype(np.float32) + np.float32(1)) * np.float32(127.5)).clip(0, 255)
+    return UINT8[how](levels).astype(np.uint8)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_npz(path: Path, count: int, shape: Shape, images: Iterator[Pixels], labels: NDArray[np.integer]) -> None:
+    """Writes ADM's `.npz`, whole or not at all, holding one array of `images` at a time.
+
+    Args:
+        path: the file. count, shape: of all images. images: uint8 `[n, H, W, C]` each, in order.
+        labels: `[count]`; written as int64, as ADM does.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with _member(archive, "arr_0.npy") as file:
+            _header(file, (count, *shape), np.dtype(np.uint8))
+            for part in images:
+                file.write(np.ascontiguousarray(part).data)
+        with _member(archive, "arr_1.npy") as file:
+            _header(file, (count,), np.dtype("<i8"))
+            file.write(labels.astype("<i8").tobytes())
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(name, EPOCH), "w", force_zip64=True)
+
+
+def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def write_pngs(folder: Path, first: int, images: Pixels) -> None:
+    """Writes `NNNNNN.png` for each image `[n, H, W, C]`, counting from `first`; each whole or not at all."""
+
+    def write(number: int) -> None:
+        image = images[number]
+        with atomic_path(folder / f"{first + number:06d}.png") as temporary:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+
+    with ThreadPoolExecutor() as pool:  # Pillow compresses outside the interpreter's lock
+        list(pool.map(write, range(len(images))))
+
+
+def nothing(count: int) -> None:
+    """A `Tick` that does not care."""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class Images(Protocol):
+    """A fixed number of uint8 images that can be had part by part, from files or out of a generator."""
+
+    @property
+    def shape(self) -> Shape:
+        """Height, width and channels."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where they are from, JSON-able."""
+
+    @property
+    def labels(self) -> NDArray[np.integer] | None:
+        """`[N]`, if they are known."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, items: range, tick: Tick = ...) -> Pixels:
+        """Images `[n, H, W, C]` of consecutive numbers; `tick` is told of as many as there are, as they come."""
+
+
+class NpzImages:
+    """The images of an `.npz` of ADM's form.
+
+    Raises:
+        ValueError: there is none, or it has no `arr_0` of uint8 `[N, H, W, C]`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
+        if self._array is None or self._array.dtype != np.uint8 or self._array.ndim != 4 or 0 in self._array.shape:
+            found = "none" if self._array is None else f"{self._array.dtype} of {list(self._array.shape)}"
+            raise ValueError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
+        self.labels = labels if labels is not None and labels.shape == self._array.shape[:1] else None
+        self.shape: Shape = (self._array.shape[1], self._array.shape[2], self._array.shape[3])
+        self.facts: dict[str, Any] = {"images": str(path), "bytes": path.stat().st_size}
+
+    def __len__(self) -> int:
+        return len(self._array) if self._array is not None else 0
+
+    def part(self, items: range, tick: Tick = nothing) -> Pixels:
+        """See `Images`."""
+        assert self._array is not None
+        tick(len(items))
+        return np.array(self._array[items.start : items.stop])
+
+
+class FolderImages:
+    """The image files of a folder, in the order of their names; those in sub-folders are of no interest.
+
+    Raises:
+        ValueError: there are none.
+    """
+
+    labels = None
+
+    def __init__(self, path: Path, suffixes: Sequence[str] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")) -> None:
+        self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+        self._files = [file for file in self._files if not file.name.startswith(".")]
+        if not self._files:
+            raise ValueError(f"{path}: holds no images ({' '.join(suffixes)})")
+        self.shape: Shape = self._read(self._files[0]).shape
+        self.facts: dict[str, Any] = {"images": str(path), "files": len(self._files)}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def part(self, items: range, tick: Tick = nothing) -> Pixels:
+        """See `Images`. Raises ValueError for a file that cannot be read or has another size than the first."""
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(self._read, self._files[items.start : items.stop]))
+        for file, image in zip(self._files[items.start :], found, strict=False):
+            if image.shape != self.shape:
+                raise ValueError(f"{file}: is {image.shape}, the images before it {self.shape}: give one size")
+        tick(len(found))
+        return np.stack(found)
+
+    @staticmethod
+    def _read(file: Path) -> Pixels:
+        try:
+            with Image.open(file) as image:
+                return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be read as an image ({error})") from error
+
+
+def open_images(path: Path) -> NpzImages | FolderImages:
+    """The images of an `.npz` or of a folder.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if path.is_dir():
+        return FolderImages(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: give a folder of images or an .npz")
+    return NpzImages(path)
+
+
+def open_member(path: Path, name: str) -> NDArray[Any] | None:
+    """One array of an `.npz`, mapped from the file where it is not compressed; None where there is none of that name.
+
+    Raises:
+        ValueError: it is no `.npz`, or the array holds pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                return None
+            info = archive.getinfo(f"{name}.npy")
+            stored = info.compress_type == zipfile.ZIP_STORED
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(file)
+                begin = file.tell()
+        if stored and not fortran and not dtype.hasobject and 0 not in shape:
+            return np.memmap(path, dtype, "r", _data_offset(path, info) + begin, shape)
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {name} cannot be read as an array of an .npz file ({error})") from error
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's data begin: after its local header, whose name and extra field have lengths of their own."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), "<u2")
+    return info.header_offset + 30 + int(lengths.sum())

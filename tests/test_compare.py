@@ -1,0 +1,105 @@
+"""Comparisons: intervals against closed forms, the same images in both, and one page that needs nothing else."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drifting.cli import main
+from drifting.compare import Interval, Real, _moments, comparison_table, intervals
+from drifting.encoders import score_encoder
+from drifting.evaluate.frechet import frechet_distance
+from drifting.evaluate.manifold import precision_recall, resampled_precision_recall
+from tests.runs import finished_run
+
+RNG = np.random.default_rng(5)
+REAL, FAKE = RNG.normal(size=(150, 3)), RNG.normal(size=(120, 3)) * 0.9 + 0.2
+
+
+@pytest.fixture
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory)
+
+
+def real() -> Real:
+    encoder = score_encoder("", "pixels", (1, 3, 1))
+    return Real(encoder, (REAL.mean(axis=0), np.cov(REAL, rowvar=False)), REAL)
+
+
+def test_resamples_of_precision_and_recall():
+    counts = np.stack([np.ones(120), *RNG.multinomial(120, np.full(120, 1 / 120), 3)])
+    precision, recall = resampled_precision_recall(REAL, FAKE, counts, k=3, tile=40)
+    assert (precision[0], recall[0]) == precision_recall(REAL, FAKE)
+    distance = np.linalg.norm(REAL[:, None] - FAKE, axis=2)
+    radii = [np.sort(np.linalg.norm(x[:, None] - x, axis=2), axis=1)[:, 3] for x in (REAL, FAKE)]
+    for row in range(1, 4):
+        drawn = np.repeat(np.arange(120), counts[row].astype(int))
+        inside = (distance <= radii[0][:, None]).any(axis=0)[drawn]
+        covered = (distance <= radii[1])[:, drawn].any(axis=1)
+        assert (precision[row], recall[row]) == pytest.approx((inside.mean(), covered.mean()))
+    with pytest.raises(ValueError, match=r"counts have shape \(2, 3\): give \[S, 120\]"):
+        resampled_precision_recall(REAL, FAKE, np.ones((2, 3)))
+
+
+def test_weighted_moments_are_those_of_repeated_rows():
+    counts = RNG.integers(0, 4, 120).astype(float)
+    rows = np.repeat(FAKE, counts.astype(int), axis=0)
+    mean, covariance = _moments(FAKE, counts)
+    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+
+
+def test_intervals():
+    other = FAKE * 1.5
+    found = intervals([FAKE, other], real(), 400, 3, seed=0)
+    first, second, difference = found.scores["frechet_distance"]
+    expected = frechet_distance(*real().gaussian, FAKE.mean(axis=0), np.cov(FAKE, rowvar=False))
+    assert first.value == pytest.approx(expected) and difference.value == pytest.approx(first.value - second.value)
+    precision, recall = precision_recall(REAL, other)
+    assert (found.scores["precision"][1].value, found.scores["recall"][1].value) == (precision, recall)
+    # A share of independent images: its deviation is known.
+    share = found.scores["precision"][1]
+    assert share.half == pytest.approx(1.96 * np.sqrt(precision * (1 - precision) / 120), rel=0.15)
+    # The same draws for both: what they have in common cancels.
+    same = intervals([FAKE, FAKE], real(), 50, 3, seed=0).scores
+    assert all(three[2] == Interval(0.0, 0.0) for three in same.values())
+    close = intervals([FAKE, FAKE + 0.01], real(), 100, 3, seed=0).scores["frechet_distance"]
+    assert close[2].half < close[0].half / 4
+    assert not same["recall"][2].excludes_zero and Interval(-2.0, 1.9).excludes_zero
+
+
+def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    other, out = tmp_path / "other", tmp_path / "new" / "page.html"
+    shutil.copytree(run, other)
+    config = (other / "config.json").read_text()
+    (other / "config.json").write_text(config.replace('"clip_norm": 2.0', '"clip_norm": 1.5'))
+    assert main(["compare", str(run), str(other), f"--out={out}", "--num=40", "--resamples=10", "--alpha=1.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "40 images each, 10 resamples" in printed and printed.splitlines()[-1] == str(out)
+    assert re.search(r"frechet_distance .* 0\.0000 ± 0\.0000\n", printed)
+    text = out.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 2 and "optimizer.clip_norm" in text
+    pictures = re.findall(r'src="(data:image/png[^"]*)"', text)
+    assert pictures[0] == pictures[1]  # the same weights at the same seeds
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments, words in [
+        ([], "compare: give two runs or weights, drifting compare A B"),
+        ([str(run)], "compare: give two runs or weights"),
+        ([str(run), str(run), "x"], "'x': not a flag"),
+        ([str(run), str(tmp_path / "none")], "--weights="),
+        ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
+        ([str(run), str(run), "--reference=none.npz"], "--reference=none.npz"),
+    ]:
+        assert main(["compare", *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_table():
+    found = intervals([FAKE, FAKE * 3], real(), 20, 3, seed=0)
+    lines = comparison_table(found, ["runs/a", "runs/b"]).splitlines()
+    assert lines[0].split() == ["a", "b", "difference"] and lines[1].endswith("*")
