@@ -180,8 +180,8 @@ def map_loss(
 ) -> tuple[Array, MapMetrics]:
     """Loss of one feature map and its metrics.
 
-    Where a map has very many problems they are computed some positions at a time (`CHUNK`). All that is ever held of the
-    whole map are its distances and affinities: a sum of fields is the field of the sum of their affinities.
+    Where a map has very many problems they are computed some positions at a time (`CHUNK`). All that is ever held of
+    the whole map are its distances and affinities: a sum of fields is the field of the sum of their affinities.
 
     Args:
         objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.

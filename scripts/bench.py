@@ -32,7 +32,7 @@ from drifting.kernels import KERNELS
 from drifting.losses import Objective, map_loss
 from drifting.sharding import one_device
 from drifting.state import create
-from drifting.step import Parts, draw_samples, drift_loss, train_step
+from drifting.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
 from scripts import bench_data
 
 REPEATS = 10
@@ -159,28 +159,30 @@ def main() -> None:
     widths, key = jnp.asarray(parts.config.loss.widths), jax.random.key(1)
     draw = jax.jit(lambda state, batch: draw_samples(parts, state, batch, encoder, key))(state, batch)
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1).reshape(-1, *SHAPE)
-    samples = jax.jit(lambda params: generate(parts, params, draw))(state.params)
+    inputs = generator_inputs(draw)
+
+    def forward(params: Any) -> jax.Array:
+        return parts.generator(params, *inputs)
 
     def mean_square(params: Any) -> jax.Array:
-        return jnp.mean(jnp.square(generate(parts, params, draw)))
+        return jnp.mean(jnp.square(forward(params)))
 
     def feature_energy(x: jax.Array) -> jax.Array:
         return sum(jnp.mean(jnp.square(f)) for f in parts.features(encoder, x).values())
 
     def loss(x: jax.Array) -> jax.Array:
-        return drift_loss(parts, x, draw, encoder, widths)[0]
+        return drift_loss(parts, parts.features(encoder, x), real_features(parts, draw, encoder), draw, widths)[0]
 
     def step(state: Any, batch: Any) -> Any:
         return train_step(parts, state, batch, encoder, widths, key)
 
-    forward = partial(generate, parts, draw=draw)
-    generated = samples.reshape(-1, *SHAPE)
+    generated = jax.jit(forward)(state.params)
     row("workload T, one step", measure(step, state, batch), "1709 ms, 68.7 GFLOP, 1168 MB, 20.5 s")
     row("  generator, forward", measure(forward, state.params), "245 ms, 18.7 GFLOP")
     row("  generator, forward + backward", measure(jax.value_and_grad(mean_square), state.params), "1306 ms, 985 MB")
     row("  encoder, real samples", measure(partial(parts.features, encoder), real), "185 ms, 4.1 GFLOP")
     row("  encoder, generated, f + b", measure(jax.value_and_grad(feature_energy), generated), "401 ms, 6.7 GFLOP")
-    row("  encoder and drift loss", measure(jax.value_and_grad(loss), samples), "741 ms (its three parts)")
+    row("  encoder and drift loss", measure(jax.value_and_grad(loss), generated), "741 ms (its three parts)")
     row("drift loss, 256 problems x 64 channels", drift_problems(256, 64), "56.7 ms, 1.4 GFLOP, 67 MB")
     row("drift loss, 64 problems x 512 channels", drift_problems(64, 512), "48.6 ms, 2.5 GFLOP, 46.5 MB")
     Console(width=120).print(table)

@@ -105,7 +105,8 @@ def test_intervals_and_the_end(uninterrupted: Run):
     for _ in range(12):
         x = x * np.float32(0.9) + next(pipeline)["image"].mean()
     np.testing.assert_allclose(uninterrupted.final()["x"], x, rtol=1e-5)
-    assert Checkpoints(uninterrupted.workdir).read_run(12) == {"identity": {"data": "digits"}, "data": {"position": 12}}
+    facts = {"identity": {"data": "digits"}, "data": {"position": 12}, "layout": {}}
+    assert Checkpoints(uninterrupted.workdir).read_run(12) == facts
 
 
 def test_intervals_that_are_off_still_save_and_log_at_the_end(tmp_path: Path):
