@@ -297,6 +297,13 @@ def test_log_density_counts_only_what_is_not_excluded():
     assert not np.any(np.asarray(rows)[excluded]) and not np.any(rows[:, 2])
 
 
+def test_a_target_of_weight_zero_counts_for_nothing_however_near():
+    log_k = jnp.array([[0.0, -200.0, -201.0]])  # exp(200) is infinite in float32
+    w = jnp.array([0.0, 1.0, 1.0])
+    rows = quick(density_weights)(log_k, w, log_density(log_k, w))
+    np.testing.assert_allclose(rows[0], [0, *(np.exp([1.0, 0.0]) / (1 + np.e))], rtol=1e-5)
+
+
 @EVERY
 def test_affinities_have_their_signs(name, kernel):
     """Attraction by positives, repulsion by negatives, nothing between a sample and itself."""

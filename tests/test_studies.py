@@ -161,7 +161,7 @@ def test_alignment_against_autodiff(kernel: str):
     v, s = v_p - v_q, s_p - s_q
     scale = np.sum(v * s) / np.sum(s * s)
     gap = (v_p - a_p[:, None] * s_p) - (v_q - a_q[:, None] * s_q)
-    found = jax.jit(align, static_argnums=3)(x, p, q, KERNELS[kernel], width)
+    found = align(x, p, q, KERNELS[kernel], width)
     wanted = {
         "scale": scale,
         "relative_error": np.sum((v - scale * s) ** 2) / np.sum(v**2),
@@ -205,7 +205,7 @@ def test_scores_of_points():
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets_fill_their_square(name: str):
     x = np.asarray(TARGETS[name](jax.random.key(0), 2000))
-    assert x.shape == (2000, 2) and 0.9 < np.abs(x).max() < 2.0
+    assert x.shape == (2000, 2) and 0.9 < np.abs(x).max() < 1.9
     if name == "checkerboard":
         cells = np.floor((x + 1) * 2).astype(int)
         assert np.all(cells.sum(axis=1) % 2 == 0) and len(np.unique(cells, axis=0)) == 8
@@ -219,7 +219,7 @@ def test_a_generator_learns_a_shape_with_both_kernels():
         start = Start((0.5, -0.5), 0.7)
         trained = train(objective("mean_shift", kernel), 0.3, TARGETS["ring"], recipe, start=start, snapshots=3)
         assert trained.snapshots.shape == (3, 512, 2)
-        np.testing.assert_allclose(trained.snapshots[0].mean(axis=0), start.centre, atol=0.25)
+        np.testing.assert_allclose(trained.snapshots[0].mean(axis=0), start.centre, atol=start.scale)
         found[kernel] = float(sliced_wasserstein(trained.sample(keys[0], 5000), real, keys[2]))
     assert max(found.values()) <= 0.05, found
 

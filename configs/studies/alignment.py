@@ -16,5 +16,5 @@ def get_config(variant: str = "") -> ConfigDict:
     _, small = read_variant(variant)
     config = study_config(AlignmentStudy())
     if small:
-        config.study.update(dimensions=(8, 64, 256, 1024), queries=100, trials=2)
+        config.study.update(dimensions=(8, 64, 256, 1024), queries=100, trials=1)
     return config

@@ -3,7 +3,7 @@
     drifting study toy2d --config=configs/studies/toy2d.py --out=studies/toy2d
 
 Sliced Wasserstein distance (SWD) and MMD, beside those of two sets of real samples. Published: Laplace and Gauss come
-out alike. 6000 steps of batch 512 in place of 2048; five minutes on 2 idle CPU cores. Any field or loss:
+out alike. 6000 steps of batch 256 in place of 2048; four minutes on 2 idle CPU cores. Any field or loss:
 `--config.study.objectives="('drift','log_kde')"`. `:tiny` trains on one shape for a few seconds.
 """
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -108,6 +109,7 @@ def compare(p: Side, q: Side) -> Alignment:
     )
 
 
+@partial(jax.jit, static_argnames="kernel")
 def align(x: Array, y_pos: Array, y_neg: Array, kernel: Kernel, width: ArrayLike) -> Alignment:
     """The quantities for queries `[N, D]` and independent references of p and q, `[P, D]` and `[M, D]`; float32."""
     centre = jnp.mean(y_pos, axis=0)
@@ -131,7 +133,6 @@ def one_trial(config: AlignmentSettings, mixture: str, dimension: int, key: Arra
 def measure(config: AlignmentSettings, mixture: str) -> Alignment:
     """Means over the trials, `[dimensions]` each."""
 
-    @jax.jit
     def compute(x: Array, y_pos: Array, y_neg: Array) -> Alignment:
         width = config.width * jnp.mean(jnp.linalg.norm(x, axis=1))
         return align(x, y_pos, y_neg, KERNELS[config.kernel], width)

@@ -156,6 +156,6 @@ def draw(config: LinksSettings, curves: dict[tuple[str, ...], list[float]], floo
         finish(ax, f"offset {config.offset:g}, {distance}", config.small_widths)
     for row, label in zip(axes, ("SWD", "Fréchet", "Fréchet"), strict=True):
         row[0].set_ylabel(label)
-    axes[0, 0].legend(handlelength=2)
-    axes[2, 0].legend(handlelength=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*axes[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6)
     return figure

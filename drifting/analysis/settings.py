@@ -132,7 +132,7 @@ class Toy2dSettings:
     width: float = 0.05
     ring_width: float = 0.3
     steps: int = 6000
-    batch: int = 512  # samples a side
+    batch: int = 256  # samples a side
     learning_rate: float = 0.01
     hidden_size: int = 128
     start_scale: float = 0.7  # of the untrained network's output

@@ -70,13 +70,13 @@ def checkerboard(key: Array, n: int) -> Array:
 
 
 def two_moons(key: Array, n: int) -> Array:
-    """Two half circles of radius 1 that reach into each other, noise 0.05; `[n, 2]`."""
+    """Two half circles that reach into each other, noise a twentieth of their radius, within about `[-1, 1]^2`."""
     which, along, across = jax.random.split(key, 3)
     angle = jnp.pi * jax.random.uniform(along, (n,))
     moon = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
     lower = jax.random.bernoulli(which, shape=(n, 1))
     points = jnp.where(lower, jnp.array([1.0, 0.5]) - moon, moon) - jnp.array([0.5, 0.25])
-    return points + 0.05 * jax.random.normal(across, (n, 2))
+    return (points + 0.05 * jax.random.normal(across, (n, 2))) / 1.6
 
 
 # The ring is App. C.1's, three times smaller: as large as the other shapes. At its own size two sets of 5000 real
