@@ -25,7 +25,8 @@ from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.manifold import f1, resampled_precision_recall
 from drifting.monitor import Progress, atomic_path, save_grid
 from drifting.reference import SourceImages, read_reference
-from drifting.report.page import TITLES, frame, image, settings_table, table
+from drifting.report.elements import TITLES, image, settings_table, table
+from drifting.report.page import frame
 from drifting.sample import GeneratedImages, balanced_labels
 from drifting.scores import OwnData
 from drifting.trained import TrainedGenerator

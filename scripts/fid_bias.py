@@ -57,7 +57,9 @@ def main(_: list[str]) -> None:
         for count in COUNTS:
             found = np.array([list(measured(real, fake, shift, count, seed)) for seed in range(REPEATS[dim])])
             (zero, two), spread = found.mean(axis=0), found.std(axis=0)
-            numbers = f"{zero:.3f} ± {spread[0]:.3f} | {two:.3f} ± {spread[1]:.3f} | {count * zero:,.0f}"
+            errors = [f" ± {deviation:.3f}" if len(found) > 1 else "" for deviation in spread]
+            both = [f"{mean:.3f}{error}" for mean, error in zip((zero, two), errors, strict=True)]
+            numbers = f"{both[0]} | {both[1]} | {count * zero:,.0f}"
             print(f"| {dim} | {count:,} | {numbers} |", flush=True)
 
 

@@ -168,7 +168,7 @@ def test_an_empty_sweep_and_what_is_none(tmp_path: Path):
 
 
 def test_large_pictures_are_shrunk(tmp_path: Path):
-    noise = np.random.default_rng(0).uniform(-1, 1, (4, 600, 600, 3))
+    noise = np.random.default_rng(0).uniform(-1, 1, (2, 600, 600, 3))
     save_grid(noise, tmp_path / "large.png", 2)
     source, width, height = picture(tmp_path / "large.png")
     assert source.startswith("data:image/jpeg;base64,") and max(width, height) == 960
@@ -313,7 +313,8 @@ def get(url: str) -> str:
         return answer.read().decode()
 
 
-def test_it_is_served_and_follows_the_files(tmp_path: Path):
+def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,)]})
     workdir = tmp_path / "sweep"
     cells = list(made_up_sweep(workdir, waiting=0))
     with server(workdir, 0) as serving:

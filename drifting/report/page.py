@@ -1,32 +1,27 @@
 """The page: HTML with its style, script, charts and pictures inside, so that the one file is all there is."""
 
 import datetime
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from drifting import __version__
 from drifting.report.charts import MARKERS, Series, axis, chart, legend, number
-from drifting.report.data import RunData, SweepData, picture
+from drifting.report.data import RunData, SweepData
+from drifting.report.elements import (
+    TITLES,
+    details,
+    image,
+    number_cell,
+    settings_table,
+    switch,
+    table,
+    text_cell,
+    tiles,
+)
 from drifting.scores import distance_name
-from drifting.sweep import config_differences
 
-TITLES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "frechet_distance": "Fréchet distance",
-    "frechet_ratio": "times held-out",
-    "inception_score": "Inception Score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "class_accuracy": "Class accuracy",
-    "alpha": "Guidance scale",
-    "num": "Images",
-}
 LOWER_IS_BETTER = {"fid", "sfid", "frechet_distance"}
 CURVES = {
     "gap": "log q# − log p# at generated samples, in the features of the loss; falls towards 0",
@@ -39,8 +34,6 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 RAMP = 7
 POINTS = 300
 """The most points of a curve that are drawn."""
-FEW = 3
-"""Runs whose settings stand in columns."""
 
 
 def page(data: RunData | SweepData, version: str | None = None) -> str:
@@ -127,24 +120,16 @@ def _sweep_tiles(data: SweepData, finished: Sequence[RunData]) -> str:
     states = [row["status"] for row in data.rows]
     failed = states.count("failed")
     progress = f"{failed} failed" if failed else "none failed"
-    tiles = [("Cells finished", f"{states.count('finished')} of {len(states)}", progress)]
+    shown = [("Cells finished", f"{states.count('finished')} of {len(states)}", progress)]
     if finished:
         distance = _distance(finished)
         best = min(finished, key=lambda run: _score(run, distance))
-        tiles.append((f"Lowest {TITLES[distance]}", number(_score(best, distance)), _label(best)))
+        shown.append((f"Lowest {TITLES[distance]}", number(_score(best, distance)), _label(best)))
         by_f1 = [run for run in finished if "f1" in (run.scores or {})]
         if by_f1:
             best = max(by_f1, key=lambda run: _score(run, "f1"))
-            tiles.append(("Highest F1", number(_score(best, "f1")), _label(best)))
-    return _tiles(tiles)
-
-
-def _tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
-    items = (
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{f'<small>{escape(note)}</small>' if note else ''}</dd></div>"
-        for name, value, note in tiles
-    )
-    return f'<dl class="tiles">{"".join(items)}</dl>'
+            shown.append(("Highest F1", number(_score(best, "f1")), _label(best)))
+    return tiles(shown)
 
 
 def _distance(runs: Sequence[RunData]) -> str:
@@ -215,34 +200,12 @@ def _best_table(finished: Sequence[RunData]) -> str:
     names = [name for name in SCORES if name in (finished[0].scores or {})]
     rows: list[str] = []
     for run in sorted(best, key=lambda run: _score(run, distance)):
-        cells = "".join(_number_cell(name, (run.scores or {}).get(name)) for name in names)
+        cells = "".join(number_cell(name, (run.scores or {}).get(name)) for name in names)
         first = ' class="best"' if not rows else ""
         rows.append(f'<tr{first}><th scope="row">{escape(run.objective)}</th>{text_cell(_width(run), "n")}{cells}</tr>')
     heads = ["Objective", "Width", *(TITLES[name] for name in names)]
     lead = f"The cell with the lowest {TITLES[distance]}; the first row is the best of all."
     return f'<p class="lead">{escape(lead)}</p>{table(heads, rows, "best", text=1)}'
-
-
-def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
-    """A table that scrolls by itself where it is too wide. `text`: how many of its first columns hold words."""
-    cells = []
-    for i, head in enumerate(heads):
-        label = f'<button type="button">{escape(head)}</button>' if sort else escape(head)
-        cells.append(f'<th scope="col"{"" if i < text else " class=n"}>{label}</th>')
-    scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {escape(name)}">'
-    return f'{scroll}<table data-table="{escape(name)}"><thead><tr>{"".join(cells)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'  # noqa: E501
-
-
-def _number_cell(key: str, value: Any) -> str:
-    if value is None or value == "":
-        return f'<td class="n" data-key="{escape(key)}" data-value=""></td>'
-    shown = f"{value:,}" if isinstance(value, int) else number(float(value))
-    return f'<td class="n" data-key="{escape(key)}" data-value="{value}">{shown}</td>'
-
-
-def text_cell(text: str, style: str = "") -> str:
-    """A table's cell that holds words."""
-    return f"<td{f' class={style}' if style else ''}>{escape(text)}</td>"
 
 
 def _sweep_curves(runs: Sequence[RunData]) -> str:
@@ -259,21 +222,11 @@ def _sweep_curves(runs: Sequence[RunData]) -> str:
             f'<p class="lead"><b>{name}</b>: {escape(text)}.</p><div class="figures">{"".join(figures)}</div>'
         )
     keys = legend([(_widths_name(w), tones[w], None) for w in widths])
-    return f"<div data-figures>{keys}{_switch('metric', [name for name, _ in shown], panels)}</div>"
+    return f"<div data-figures>{keys}{switch('metric', [name for name, _ in shown], panels)}</div>"
 
 
 def _widths_name(widths: Sequence[float]) -> str:
     return f"width {', '.join(f'{w:g}' for w in widths)}"
-
-
-def _switch(name: str, choices: Sequence[str], panels: Sequence[str]) -> str:
-    """Radio buttons of which each shows one panel; they work without the script."""
-    inputs = "".join(
-        f'<input type="radio" name="{name}" id="{name}-{i}"{" checked" if not i else ""}><label for="{name}-{i}">{escape(choice)}</label>'  # noqa: E501
-        for i, choice in enumerate(choices)
-    )
-    shown = "".join(f'<div class="panel">{panel}</div>' for panel in panels)
-    return f'<fieldset class="switch"><legend class="lead">Metric</legend>{inputs}{shown}</fieldset>'
 
 
 def _curves_figure(name: str, objective: str, runs: Sequence[RunData], tones: Mapping[tuple[float, ...], str]) -> str:
@@ -333,52 +286,8 @@ def _score_line(run: RunData) -> str:
                      for name in names if name in run.scores)  # fmt: skip
 
 
-def image(path: Path, text: str) -> str:
-    """An image file inside the page, with what it shows in words."""
-    source, width, height = picture(path)
-    sharp = ' class="small"' if source.startswith("data:image/png") else ""
-    return f'<img{sharp} src="{source}" width="{width}" height="{height}" alt="{escape(text)}">'
-
-
 def _settings(runs: Sequence[RunData]) -> str:
     return settings_table({run.name: run.config for run in runs}) if len(runs) > 1 else ""
-
-
-def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
-    """Settings in which runs differ, a row for each run or each setting, and folded away those that are the same."""
-    differing = config_differences(configs)
-    equal = _details("Equal settings", _without(next(iter(configs.values())), differing))
-    if len(configs) <= FEW:  # a column for each run reads better on any screen
-        heads, names = ["Setting", *configs], list(differing)
-        cells = [[values[name] for name in configs] for values in differing.values()]
-    else:
-        heads, names = ["Run", *differing], list(configs)
-        cells = [[values[name] for values in differing.values()] for name in configs]
-    rows = [
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(text_cell(_setting(value)) for value in values)}</tr>'
-        for name, values in zip(names, cells, strict=True)
-    ]
-    return table(heads, rows, "settings", text=len(heads)) + equal
-
-
-def _setting(value: Any) -> str:
-    return (
-        ", ".join(map(_setting, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _without(config: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    left_out = set(keys)
-    return {s: {k: v for k, v in kept.items() if f"{s}.{k}" not in left_out} for s, kept in config.items()}
-
-
-def _details(title: str, content: Any) -> str:
-    text = escape("\n".join(f"{s:10} {json.dumps(kept)}" for s, kept in content.items()))
-    return f'<details><summary>{escape(title)}</summary><pre tabindex="0">{text}</pre></details>'
 
 
 def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -400,7 +309,7 @@ def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _csv_cell(key: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _number_cell(key, value)
+        return number_cell(key, value)
     return f'<td data-key="{escape(key)}" data-value="{escape(str(value))}">{escape(str(value))}</td>'
 
 
@@ -409,18 +318,18 @@ def _csv_cell(key: str, value: Any) -> str:
 
 def _run(run: RunData) -> list[tuple[str, str]]:
     last = run.metrics[-1] if run.metrics else {}
-    tiles = [("Objective", run.objective, f"width {_width(run)}"),
+    shown = [("Objective", run.objective, f"width {_width(run)}"),
              ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
     for name in SCORES if run.scores else ():
         if name in (run.scores or {}) and name != "alpha":
             held = (run.scores or {}).get(f"{name}_heldout")
-            tiles.append((TITLES[name], number(_score(run, name)), f"held-out {number(held)}" if held else ""))
+            shown.append((TITLES[name], number(_score(run, name)), f"held-out {number(held)}" if held else ""))
     return [
-        ("", _tiles(tiles)),
+        ("", tiles(shown)),
         ("Training", _run_curves(run)),
         ("Samples", _run_samples(run)),
         ("Scores", _run_scores(run)),
-        ("Settings", f'<div class="card">{_details("All settings", run.config)}</div>'),
+        ("Settings", f'<div class="card">{details("All settings", run.config)}</div>'),
     ]
 
 
@@ -458,5 +367,5 @@ def _run_scores(run: RunData) -> str:
     if run.scores is None:
         return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
     numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
-    rows = [f'<tr><th scope="row">{escape(TITLES.get(k, k))}</th>{_number_cell(k, v)}</tr>' for k, v in numbers.items()]
+    rows = [f'<tr><th scope="row">{escape(TITLES.get(k, k))}</th>{number_cell(k, v)}</tr>' for k, v in numbers.items()]
     return table(["Score", "Value"], rows, "scores", text=1)
