@@ -31,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 # weights lie) what is there is compared by itself.
 RESUMABLE = (
     "train.steps",
+    "train.micro_batch",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",

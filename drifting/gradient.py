@@ -52,8 +52,7 @@ def micro_batched_gradient(
         return value, extra, pull_back(cotangents)[0]
     features, extra = in_micro_batches(lambda inputs: forward(params, inputs), inputs, size)
     value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
-    _, gradient = accumulated_gradient(lambda *pair: forward(*pair)[0], params, inputs, cotangents, size)
-    return value, extra, gradient
+    return value, extra, accumulated_gradient(forward, params, inputs, cotangents, size)[1]
 
 
 def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, size: int) -> Batch:
@@ -65,15 +64,23 @@ def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, size: in
 
 
 def accumulated_gradient(
-    function: Callable[[Params, Batch], Batch], params: Params, inputs: Batch, cotangents: Batch, size: int
-) -> tuple[Batch, Params]:
-    """`function(params, inputs)`, and the gradient of its product with `cotangents`, `size` samples at a time."""
+    forward: Forward, params: Params, inputs: Batch, cotangents: Features, size: int = 0
+) -> tuple[tuple[Features, Any], Params]:
+    """`forward(params, inputs)`, and the gradient of its features times `cotangents`, `size` samples at a time.
 
-    def add(total: Params, micro_batch: tuple[Batch, Batch]) -> tuple[Params, Batch]:
-        inputs, cotangents = micro_batch
-        outputs, pull_back = jax.vjp(lambda params: function(params, inputs), params)
-        return jax.tree.map(jnp.add, total, pull_back(cotangents)[0]), outputs
+    The gradient adds up in the dtype of `params`, float32, whatever the networks compute in.
+    """
 
+    def one(inputs: Batch, cotangents: Features) -> tuple[tuple[Features, Any], Params]:
+        features, pull_back, extra = jax.vjp(lambda params: forward(params, inputs), params, has_aux=True)
+        return (features, extra), pull_back(cotangents)[0]
+
+    def add(total: Params, micro_batch: tuple[Batch, Features]) -> tuple[Params, tuple[Features, Any]]:
+        outputs, gradient = one(*micro_batch)
+        return jax.tree.map(jnp.add, total, gradient), outputs
+
+    if size in (0, jax.tree.leaves(inputs)[0].shape[0]):
+        return one(inputs, cotangents)
     zeros = jax.tree.map(jnp.zeros_like, params)
     gradient, outputs = jax.lax.scan(add, zeros, (_split(inputs, size), _split(cotangents, size)))
     return _join(outputs), gradient

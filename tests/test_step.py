@@ -124,8 +124,8 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
     widths, stored = jnp.asarray(config.loss.widths), jnp.asarray(z["gen_samples"]).reshape(16, 8, 8, 4)
 
-    # The features are those of the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding of
-    # our samples could put it on the other side.
+    # The features are those of the stored samples: one activation lies 2e-6 from the kink of a ReLU, and the rounding
+    # of our samples could put it on the other side.
     def features_of(params: Any, inputs: Any) -> Any:
         samples = generator(params, *inputs[0])
         return features(encoder, inputs[1] + samples - jax.lax.stop_gradient(samples)), samples
