@@ -42,6 +42,7 @@ HASH_THREADS = 16
 # weights lie) what is there is compared by itself.
 RESUMABLE = (
     "train.steps",
+    "train.micro_batch",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",

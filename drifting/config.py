@@ -106,6 +106,7 @@ class FeaturesConfig:
     convnext_size: int = 224  # and for the convnext
     mae_dtype: str = "float32"
     convnext_dtype: str = "float32"
+    kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
     remat: bool = False
 
 
@@ -150,7 +151,7 @@ class RunConfig:
     steps: int = 30_000
     seed: int = 0
     batch_size: int = 8192  # pretrain only: a generator's batch follows from `loss` and `bank`
-    micro_batch: int = 0  # generated samples whose activations exist at a time; 0: all of a step
+    micro_batch: int = 0  # samples whose activations exist at a time, a divisor of those of a step; 0: all
     ema_decays: tuple[float, ...] = (0.999,)
     log_every: int = 100
     sample_every: int = 1000  # 0: never

@@ -291,7 +291,8 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
         images = space.decode(params, samples) if any(reader.of_images for reader in readers.values()) else samples
         maps = pixel_features(samples)
         for name, reader in readers.items():
-            maps |= reader.read(params[name], images if reader.of_images else samples)
+            found = reader.read(params[name], images if reader.of_images else samples)
+            maps |= {name: f.astype(config.kept_dtype or f.dtype) for name, f in found.items()}
         return maps
 
     params = {name: found.params for name, found in networks.items()}

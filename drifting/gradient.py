@@ -74,7 +74,7 @@ def micro_batched_gradient(
 
     def pulled_back(params: Params, batch: Batch) -> tuple[Batch, Params]:
         inputs, cotangents = batch
-        return (), accumulated_gradient(lambda *pair: forward(*pair)[0], params, inputs, cotangents, count)
+        return (), accumulated_gradient(forward, params, inputs, cotangents, count)[1]
 
     (features, extra), _ = each(without_activations, params, inputs)
     value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
@@ -92,17 +92,26 @@ def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, count: i
 
 
 def accumulated_gradient(
-    function: Callable[[Params, Batch], Batch], params: Params, inputs: Batch, cotangents: Batch, count: int
-) -> Params:
-    """The gradient of the product of `function(params, inputs)` with `cotangents`, in `count` micro-batches."""
+    forward: Forward, params: Params, inputs: Batch, cotangents: Features, count: int = 1
+) -> tuple[tuple[Features, Any], Params]:
+    """`forward(params, inputs)`, and the gradient of its features times `cotangents`, in `count` micro-batches.
 
-    def add(total: Params, micro_batch: tuple[Batch, Batch]) -> tuple[Params, None]:
-        inputs, cotangents = micro_batch
-        _, pull_back = jax.vjp(lambda params: function(params, inputs), params)
-        return jax.tree.map(jnp.add, total, pull_back(cotangents)[0]), None
+    The gradient adds up in the dtype of `params`, float32, whatever the networks compute in.
+    """
 
+    def one(inputs: Batch, cotangents: Features) -> tuple[tuple[Features, Any], Params]:
+        features, pull_back, extra = jax.vjp(lambda params: forward(params, inputs), params, has_aux=True)
+        return (features, extra), pull_back(cotangents)[0]
+
+    def add(total: Params, micro_batch: tuple[Batch, Features]) -> tuple[Params, tuple[Features, Any]]:
+        outputs, gradient = one(*micro_batch)
+        return jax.tree.map(jnp.add, total, gradient), outputs
+
+    if count == 1:
+        return one(inputs, cotangents)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(add, zeros, (_split(inputs, count), _split(cotangents, count)))[0]
+    gradient, outputs = jax.lax.scan(add, zeros, (_split(inputs, count), _split(cotangents, count)))
+    return _join(outputs), gradient
 
 
 def _split(batch: Tree, count: int) -> Tree:

@@ -29,8 +29,6 @@ FIELD_FLOOR = 1e-8
 FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
 UNSCALED = ("neighbour", "none")
 
-CHUNK = 2**28
-"""Numbers in the arrays of the problems that are computed at a time, over all devices: a gigabyte in float32."""
 
 Link = Callable[[Array, Kernel, ArrayLike], Array]
 Chunk = int | Array
@@ -114,6 +112,8 @@ class Objective:
         feature_scale: 'per_map' (one scale for all problems of a map: the released recipe), 'per_problem', or 'none'
             and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
             per-class neighbour scale).
+        chunk: numbers in the arrays of the problems that are computed at a time, over all devices; the default is a
+            gigabyte.
 
     Raises:
         ValueError: the name or the feature scale is none of these.
@@ -123,6 +123,7 @@ class Objective:
     kernel: Kernel
     normalise_field: bool = True
     feature_scale: str = "per_map"
+    chunk: int = 2**28
 
     def __post_init__(self) -> None:
         if self.name not in LOSSES and self.name not in FIELDS:
@@ -180,8 +181,8 @@ def map_loss(
 ) -> tuple[Array, MapMetrics]:
     """Loss of one feature map and its metrics.
 
-    Where a map has very many problems they are computed some positions at a time (`CHUNK`). All that is ever held of
-    the whole map are its distances and affinities: a sum of fields is the field of the sum of their affinities.
+    Where a map has very many problems they are computed some positions at a time (`Objective.chunk`). All that is ever
+    held of the whole map are its distances and affinities: a sum of fields is the field of the sum of affinities.
 
     Args:
         objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
@@ -194,19 +195,24 @@ def map_loss(
     """
     labels, n, positions, channels = gen.shape
     gen_, pos, unc = (jax.lax.stop_gradient(a) for a in (gen, pos, unc))
-    size = _positions_at_a_time(gen.shape, pos.shape[1], unc.shape[1])
+    size = _positions_at_a_time(objective.chunk, gen.shape, pos.shape[1], unc.shape[1])
     each_chunk = partial(_stacked, positions // size)
     w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), size, axis=0)
     w_pos = jnp.repeat(w_pos, size, axis=0)
     is_self = jnp.eye(n, w_neg.shape[1], dtype=bool)
 
-    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
+    def centred(chunk: Chunk) -> tuple[Array, Array, Array]:
         """Samples, positives and negatives of a chunk's problems, `[B, ., C]` float32, the origin among them."""
         slices = (jax.lax.dynamic_slice_in_dim(a, chunk * size, size, axis=2) for a in (gen_, pos, unc))
         x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
         centre = jnp.mean(y_pos, axis=1, keepdims=True)
         x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
         return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
+
+    whole = centred(0) if size == positions else None
+
+    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
+        return centred(chunk) if whole is None else whole
 
     def distances(chunk: Chunk) -> tuple[Array, Array]:
         x, y_pos, y_neg = coordinates(chunk)
@@ -271,12 +277,12 @@ def map_loss(
     return loss, MapMetrics(value, jnp.mean(gaps), norms, mean_scale)
 
 
-def _positions_at_a_time(gen: tuple[int, ...], positives: int, unconditional: int) -> int:
-    """Positions whose problems are computed together: the largest divisor of their number within `CHUNK`."""
+def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, unconditional: int) -> int:
+    """Positions whose problems are computed together: the largest divisor of their number within `chunk`."""
     labels, n, positions, channels = gen
     # Coordinates and distances of the problems at one position.
     numbers = labels * (2 * n + positives + unconditional) * (n + channels)
-    return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, CHUNK // numbers))
+    return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, chunk // numbers))
 
 
 def _stacked(count: int, function: Callable[[Chunk], Any]) -> Any:

@@ -20,6 +20,7 @@ from drifting.config import MAEConfig, PretrainConfig
 from drifting.data.pipeline import Pipeline
 from drifting.data.source import LabelledSource, read
 from drifting.frozen import SampleSpace, source_space
+from drifting.gradient import accumulated_gradient
 from drifting.hub.artifact import save_artifact
 from drifting.models.layers import unpatchify
 from drifting.models.mae import draw_mask, mae_loss
@@ -27,7 +28,7 @@ from drifting.monitor import save_grid
 from drifting.processes import is_writer
 from drifting.sharding import Layout
 from drifting.state import Optimizer, TrainState, apply_gradients, create, shardings
-from drifting.validate import check, check_layout, check_sizes
+from drifting.validate import check, check_layout, check_sizes, require
 
 logger = logging.getLogger("drifting")
 
@@ -67,6 +68,9 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     function = partial(pretrain_step, graphdef, space, optimizer, config, layout)
     step_fn = jax.jit(function, donate_argnums=0, out_shardings=(placed, layout.replicated))
     batch_size = min(train.batch_size, len(source))
+    remedy = f"must divide the {batch_size} samples of a batch, which are all there are"
+    fits = train.micro_batch == 0 or batch_size % train.micro_batch == 0
+    require(fits, "train.micro_batch", train.micro_batch, remedy)
     batches = Pipeline(source, batch_size, train.seed, **build.reading(config.data, layout))
     with closing(batches) as feed:
         step, state = loop.run(
@@ -139,14 +143,20 @@ def pretrain_step(
     mask = masks(config.mae, mask_key, samples.shape)
     weight = classifier_weight(config, state.step)
 
-    def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
-        outputs = nnx.merge(graphdef, params)(samples, labels, mask)
-        loss = jnp.mean(mae_loss(outputs, weight))
+    def losses(params: Any, inputs: tuple[Array, Array, Array]) -> tuple[Array, dict[str, Array]]:
+        outputs = nnx.merge(graphdef, params)(*inputs)
         names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
-        return loss, {"loss": loss, **{name: jnp.mean(outputs[name]) for name in names if name in outputs}}
+        return mae_loss(outputs, weight), {name: outputs[name] for name in names if name in outputs}
 
-    gradient, metrics = jax.grad(loss_fn, has_aux=True)(layout.gather(state.params))
+    inputs, mean = (samples, labels, mask), jnp.full(len(labels), 1 / len(labels))
+    count = len(labels) // (config.train.micro_batch or len(labels))
+
+    def part(params: Any, batch: tuple[Any, Array]) -> Any:
+        return accumulated_gradient(losses, params, *batch, count)
+
+    (loss, outputs), gradient = layout.each(part, layout.gather(state.params), (inputs, mean))
     gradient = layout.scatter(gradient)
+    metrics = {name: jnp.mean(value) for name, value in (outputs | {"loss": loss}).items()}
     state, update_metrics = apply_gradients(state, gradient, optimizer, config.optimizer.no_op_steps)
     return state, metrics | update_metrics | {"param_norm": optax.tree.norm(state.params)}
 

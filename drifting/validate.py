@@ -90,6 +90,11 @@ def _check_run(run: RunConfig) -> None:
     require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
 
 
+def _check_micro_batch(size: int, samples: int, what: str) -> None:
+    remedy = f"must divide {what}={samples}, or be 0 (all at a time)"
+    require(size == 0 or (size > 0 and samples % size == 0), "train.micro_batch", size, remedy)
+
+
 def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
     one_of("optimizer.decay", optimizer.decay, ("constant", "cosine"))
     for key in ("learning_rate", "clip_norm", "eps"):
@@ -138,6 +143,8 @@ def _check_loss(config: Config) -> None:
     _at_least(1, "loss", loss, "labels")
     # A sample drifts away from the other generated ones, and real ones are compared among themselves.
     _at_least(2, "loss", loss, "generated", "positives")
+    samples = loss.labels * loss.generated
+    _check_micro_batch(config.train.micro_batch, samples, "loss.labels * loss.generated")
     require(loss.unconditional >= 0, "loss.unconditional", loss.unconditional, "use 0 (no guidance) or more")
     if loss.feature_scale == "neighbour":
         remedy = f"must be positive and below loss.positives={loss.positives}"
@@ -174,6 +181,8 @@ def _check_features(features: FeaturesConfig) -> None:
     require(len(set(names)) == len(names), "features.encoders", names, "name each encoder once")
     _check_dtype("features.mae_dtype", features.mae_dtype)
     _check_dtype("features.convnext_dtype", features.convnext_dtype)
+    if features.kept_dtype is not None:
+        _check_dtype("features.kept_dtype", features.kept_dtype)
     _at_least(32, "features", features, "convnext_size")
     require(features.every_k_block >= 0, "features.every_k_block", features.every_k_block, "use 0 (no block) or more")
     for key in ("mean_patches", "std_patches"):
@@ -261,6 +270,7 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
 def _check_mae(config: PretrainConfig) -> None:
     mae = config.mae
     _at_least(1, "train", config.train, "batch_size")
+    _check_micro_batch(config.train.micro_batch, config.train.batch_size, "train.batch_size")
     _at_least(1, "mae", mae, "base_channels", "patch_size", "input_patch_size")
     require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, 1 or more")
     require(0 <= mae.mask_ratio_min <= 1, "mae.mask_ratio_min", mae.mask_ratio_min, "a share lies in [0, 1]")
