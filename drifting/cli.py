@@ -54,6 +54,7 @@ class Command:
         settings: the configuration that `--config` gives, for a command that takes one.
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: a flag with which `--config` is left out.
+        any_training: takes the settings of `drifting pretrain` as well.
     """
 
     summary: str
@@ -62,6 +63,7 @@ class Command:
     settings: type[AnyConfig] | None = None
     usage: str = ""
     without_config: str | None = None
+    any_training: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +153,8 @@ def command_help(name: str) -> str:
     rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
-        usage = f"usage: drifting {name} --config=FILE --workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+        usage = command.usage or "--config=FILE --workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+        usage = f"usage: drifting {name} {usage}"
         rows = [
             ("--config=FILE", "the experiment, a Python file such as those in configs/"),
             ("--config.SECTION.KEY=VALUE", "changes one of its settings, e.g. --config.train.steps=500"),
@@ -187,7 +190,7 @@ def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     known = [*values, "config"] if kind else list(values)
     try:
         if kind is not None:
-            arguments = _define_settings(name, kind, arguments, values)
+            kind, arguments = _define_settings(name, kind, arguments, values)
         rest = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname.removeprefix("--")
@@ -203,11 +206,20 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], values: flags.FlagValues) -> list[str]:
-    """Declares the flag `config` with the settings of its file and what overrides them; returns the other arguments."""
+def _define_settings(
+    name: str, kind: type[AnyConfig], arguments: list[str], values: flags.FlagValues
+) -> tuple[type[AnyConfig], list[str]]:
+    """Declares the flag `config` with the settings of its file and what overrides them.
+
+    Returns:
+        What kind of settings they are, and the other arguments.
+    """
     path, arguments = _take_config(arguments)
     settings = load_settings(path)
-    if (owner := command_of(settings)) != name:
+    owner = command_of(settings)
+    if COMMANDS[name].any_training and owner in ("train", "pretrain"):
+        kind = PretrainConfig if owner == "pretrain" else Config
+    elif owner != name:
         raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
     try:
         settings = to_config_dict(parse(settings, kind))
@@ -224,7 +236,7 @@ def _define_settings(name: str, kind: type[AnyConfig], arguments: list[str], val
             annotation(kind, match[1], match[2])
         rest.append(argument)
     config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
-    return rest
+    return kind, rest
 
 
 def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
@@ -372,6 +384,15 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_float("ema", None, "which average of the parameters; default eval.ema_decay", flag_values=values)
 
 
+def _define_plan(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("mesh", "data=1,fsdp=1", "its axes; default data=1,fsdp=1, one device", flag_values=values)
+    flags.DEFINE_string("device", None, "kind of device, such as h100, rtx4090 or tpu-v6e", flag_values=values)
+    sizes = "samples at a time, 0 all; default train.micro_batch if it is set, else the largest that fits"
+    flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
+    share = "share of the device's bf16 peak that training reaches; default 0.125, as published for the ablation"
+    flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
+
+
 # --- the commands -----------------------------------------------------------------------------------------------------
 # They import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
 
@@ -490,6 +511,18 @@ def _evaluate(values: flags.FlagValues) -> int:
     return 0
 
 
+def _plan(values: flags.FlagValues) -> int:
+    settings: Any = values["config"].value
+    config = parse(settings, PretrainConfig if command_of(settings) == "pretrain" else Config)
+    from drifting.plan import plan
+
+    assert not isinstance(config, CacheBuild)
+    fits = plan(
+        config, mesh=values.mesh, device=values.device, micro_batch=values.micro_batch, efficiency=values.efficiency
+    )
+    return 0 if fits else 1
+
+
 COMMANDS = {
     "cache": Command(
         "encode images once and for all into latents to train on",
@@ -500,6 +533,14 @@ COMMANDS = {
     ),
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
+    "plan": Command(
+        "say whether a training fits on given devices, and what it will take",
+        _define_plan,
+        _plan,
+        Config,
+        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M [--config.SECTION.KEY=VALUE ...]",
+        any_training=True,
+    ),
     "sample": Command(
         "draw images of a run or of published weights as a PNG grid",
         _define_sample,

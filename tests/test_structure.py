@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The top layer last. A module may import from its own layer and from those below, and there are no cycles.
 LAYERS = [
-    {"kernels", "sharding", "config"},
+    {"kernels", "sharding", "config", "flops"},
     {"fields", "bank", "guidance", "models"},
     {"state", "losses", "features", "gradient"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts"},
     {"trained", "train", "pretrain", "loop", "sample", "scores", "publish"}
-    | {"evaluate", "sweep", "report", "plan", "analysis"},
+    | {"evaluate", "sweep", "report", "plan", "workload", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "gradient", "guidance", "bank", "features", "models"}
