@@ -59,6 +59,7 @@ class Command:
         has_defaults: `--config` may be left out, all settings having a default.
         settings_of: the command whose configuration that is, where it is not its own.
         takes: flags that are given by their values alone, in this order.
+        any_training: takes the settings of `drifting pretrain` as well.
     """
 
     summary: str
@@ -70,6 +71,7 @@ class Command:
     has_defaults: bool = False
     settings_of: str | None = None
     takes: tuple[str, ...] = ()
+    any_training: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,7 +205,7 @@ def _parse_flags(name: str, arguments: list[str]) -> flags.FlagValues:
     known = [*values, "config"] if kind else list(values)
     try:
         if kind is not None:
-            arguments = _define_settings(name, kind, arguments, values)
+            kind, arguments = _define_settings(name, kind, arguments, values)
         rest = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname.removeprefix("--")
@@ -222,13 +224,22 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def _define_settings(name: str, kind: type[Settings], arguments: list[str], values: flags.FlagValues) -> list[str]:
-    """Declares the flag `config` with the settings of its file and what overrides them; returns the other arguments."""
+def _define_settings(
+    name: str, kind: type[Settings], arguments: list[str], values: flags.FlagValues
+) -> tuple[type[Settings], list[str]]:
+    """Declares the flag `config` with the settings of its file and what overrides them.
+
+    Returns:
+        What kind of settings they are, and the other arguments.
+    """
     path, arguments = _take_config(arguments)
     if not path and not COMMANDS[name].has_defaults:
         raise ConfigError("--config: give the experiment's file, such as one out of configs/")
     settings = load_settings(path) if path else to_config_dict(kind())
-    if (owner := command_of(settings)) != (COMMANDS[name].settings_of or name.split()[0]):
+    owner = command_of(settings)
+    if COMMANDS[name].any_training and owner in ("train", "pretrain"):
+        kind = PretrainConfig if owner == "pretrain" else Config
+    elif owner != (COMMANDS[name].settings_of or name.split()[0]):
         raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
     try:
         settings = to_config_dict(parse(settings, kind))
@@ -245,7 +256,7 @@ def _define_settings(name: str, kind: type[Settings], arguments: list[str], valu
             annotation(kind, match[1], match[2])
         rest.append(argument)
     config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
-    return rest
+    return kind, rest
 
 
 def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
@@ -503,6 +514,15 @@ def _define_diagnose(values: flags.FlagValues) -> None:
     flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --run", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
     _define_study(values)
+
+
+def _define_plan(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("mesh", "data=1,fsdp=1", "its axes; default data=1,fsdp=1, one device", flag_values=values)
+    flags.DEFINE_string("device", None, "kind of device, such as h100, rtx4090 or tpu-v6e", flag_values=values)
+    sizes = "samples at a time, 0 all; default train.micro_batch if it is set, else the largest that fits"
+    flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
+    share = "share of the device's bf16 peak that training reaches; default 0.125, as published for the ablation"
+    flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -831,6 +851,18 @@ def _study(name: str, values: flags.FlagValues) -> int:
     return 0
 
 
+def _plan(values: flags.FlagValues) -> int:
+    settings: Any = values["config"].value
+    config = parse(settings, PretrainConfig if command_of(settings) == "pretrain" else Config)
+    from drifting.plan import plan
+
+    assert not isinstance(config, CacheBuild)
+    fits = plan(
+        config, mesh=values.mesh, device=values.device, micro_batch=values.micro_batch, efficiency=values.efficiency
+    )
+    return 0 if fits else 1
+
+
 COMMANDS = {
     "cache": Command(
         "encode images once and for all into latents to train on",
@@ -847,6 +879,14 @@ COMMANDS = {
     ),
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
+    "plan": Command(
+        "say whether a training fits on given devices, and what it will take",
+        _define_plan,
+        _plan,
+        Config,
+        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M [--config.SECTION.KEY=VALUE ...]",
+        any_training=True,
+    ),
     "sample": Command(
         "draw images: a PNG grid, an .npz for evaluators, a folder",
         _define_sample,

@@ -181,8 +181,9 @@ def map_loss(
 ) -> tuple[Array, MapMetrics]:
     """Loss of one feature map and its metrics.
 
-    Where a map has very many problems they are computed some positions at a time (`Objective.chunk`). All that is ever
-    held of the whole map are its distances and affinities: a sum of fields is the field of the sum of affinities.
+    Where a map has very many problems they are computed some positions at a time (`Objective.chunk`), in three passes
+    that hold nothing of the whole map but its gradient: for the feature scale, for the norms of the fields, for the
+    gradient. The last is the field of summed affinities: fields of several widths add up as their affinities do.
 
     Args:
         objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
@@ -194,74 +195,75 @@ def map_loss(
         The loss (float32 scalar) and its `MapMetrics`.
     """
     labels, n, positions, channels = gen.shape
-    gen_, pos, unc = (jax.lax.stop_gradient(a) for a in (gen, pos, unc))
+    features = tuple(jax.lax.stop_gradient(a) for a in (gen, pos, unc))
     size = _positions_at_a_time(objective.chunk, gen.shape, pos.shape[1], unc.shape[1])
-    each_chunk = partial(_stacked, positions // size)
+    passes = _Passes(positions // size)
     w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), size, axis=0)
     w_pos = jnp.repeat(w_pos, size, axis=0)
     is_self = jnp.eye(n, w_neg.shape[1], dtype=bool)
 
-    def centred(chunk: Chunk) -> tuple[Array, Array, Array]:
+    @passes.shared
+    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
         """Samples, positives and negatives of a chunk's problems, `[B, ., C]` float32, the origin among them."""
-        slices = (jax.lax.dynamic_slice_in_dim(a, chunk * size, size, axis=2) for a in (gen_, pos, unc))
+        slices = (jax.lax.dynamic_slice_in_dim(a, chunk * size, size, axis=2) for a in features)
         x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
         centre = jnp.mean(y_pos, axis=1, keepdims=True)
         x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
         return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
 
-    whole = centred(0) if size == positions else None
-
-    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
-        return centred(chunk) if whole is None else whole
-
+    @passes.shared
     def distances(chunk: Chunk) -> tuple[Array, Array]:
         x, y_pos, y_neg = coordinates(chunk)
         distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
         return distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
 
-    d_pos, d_neg = each_chunk(distances)
-    scale = _feature_scale(objective.feature_scale, d_pos, d_neg, w_pos, w_neg)
-    # Chunks, problems, 1, 1, like the distances.
-    distance_unit = jnp.broadcast_to(jnp.maximum(scale, SCALE_FLOOR), (*d_pos.shape[:2], 1, 1))
-    coordinate_unit = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
-    coordinate_unit = jnp.broadcast_to(coordinate_unit, distance_unit.shape)
-    if objective.feature_scale in UNSCALED:
-        distance_unit = coordinate_unit = jnp.ones_like(distance_unit)
+    scaled = objective.feature_scale not in UNSCALED
+    scale = jnp.ones((1, 1))
+    if scaled:
+        weighted = passes.each(lambda chunk: _weighted_distance(distances(chunk), w_pos, w_neg))
+        scale = _feature_scale(objective.feature_scale, weighted, jnp.sum(w_pos, axis=1) + jnp.sum(w_neg, axis=1))
+    # Chunks, problems, 1, 1.
+    units = jnp.broadcast_to(scale, (passes.count, w_pos.shape[0]))[..., None, None]
+    distance_unit = jnp.maximum(units, SCALE_FLOOR) if scaled else units
+    coordinate_unit = jnp.maximum(units / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR) if scaled else units
 
-    def field(chunk: Chunk, affinities: Affinities) -> Array:
-        return jax.vmap(displace)(affinities, *(y / coordinate_unit[chunk] for y in coordinates(chunk)))
+    def pairs(chunk: Chunk) -> Pairs:
+        d_pos, d_neg = (d / distance_unit[chunk] for d in distances(chunk))
+        return Pairs(d_pos, d_neg, w_pos, w_neg, is_self)
 
     each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
 
-    def at_width(total: Affinities, width: Array) -> tuple[Affinities, tuple[Array, Array, Array]]:
-        """Adds one width's affinities to the sum; its potential (0 for a field), gap and norm."""
-        potential_of = partial(potential, kernel=objective.kernel, width=width)
+    @passes.shared
+    def affinities(chunk: Chunk) -> Affinities:
+        """Of each width, `[W, B, N, .]`."""
+        known = pairs(chunk)
+        # A loop, not its unrolling: less to compile, and the temporaries of one width at a time.
+        return jax.lax.map(lambda width: each_problem(partial(objective.affinities, width=width))(known), widths)
 
-        def problems(chunk: Chunk) -> tuple[Affinities, Array, Array, Array]:
-            unit = distance_unit[chunk]
-            pairs = Pairs(d_pos[chunk] / unit, d_neg[chunk] / unit, w_pos, w_neg, is_self)
-            affinities = each_problem(partial(objective.affinities, width=width))(pairs)
-            square = jnp.mean(jnp.square(field(chunk, affinities)), axis=(1, 2))
-            gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs), axis=1)
+    def statistics(chunk: Chunk) -> tuple[Array, Array, Array]:
+        """Of each width and problem, `[W, B]`: its potential (0 for a field), gap, and mean square of the field."""
+        known, ys = pairs(chunk), [y / coordinate_unit[chunk] for y in coordinates(chunk)]
+
+        def at_width(given: tuple[Array, Affinities]) -> tuple[Array, Array, Array]:
+            width, affinities = given
+            potential_of = partial(potential, kernel=objective.kernel, width=width)
+            square = jnp.mean(jnp.square(jax.vmap(displace)(affinities, *ys)), axis=(1, 2))
+            gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(known), axis=1)
             value = jnp.zeros_like(gap)
             if objective.is_scalar:
-                value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs), axis=1)
-            return affinities, value, gap, square
+                value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(known), axis=1)
+            return value, gap, square
 
-        affinities, value, gap, square = each_chunk(problems)
-        mean_square, norm = jnp.mean(square), jnp.float32(1)
-        if objective.normalise_field:
-            norm = jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
-        total = jax.tree.map(lambda total, new: total + norm * new, total, affinities)
-        return total, (jnp.mean(value), jnp.mean(gap), jnp.sqrt(mean_square))
+        return jax.lax.map(at_width, (widths, affinities(chunk)))
 
-    # A loop, not its unrolling: less to compile, and one width's affinities at a time in memory.
-    nothing = Affinities(jnp.zeros_like(d_pos), jnp.zeros_like(d_neg))
-    affinities, (values, gaps, norms) = jax.lax.scan(at_width, nothing, widths)
+    values, gaps, squares = (jnp.mean(a, axis=(0, 2)) for a in passes.each(statistics))
+    norms = jax.lax.rsqrt(jnp.maximum(squares, FIELD_FLOOR)) if objective.normalise_field else jnp.ones_like(squares)
 
     def gradient_of(chunk: Chunk) -> tuple[Array, Array]:
         """Gradient of the loss at a chunk's samples, `[L, N, size, C]`, and the mean square of each problem's field."""
-        total, unit = field(chunk, Affinities(affinities.pos[chunk], affinities.neg[chunk])), coordinate_unit[chunk]
+        summed = Affinities(*(jnp.sum(norms[:, None, None, None] * a, axis=0) for a in affinities(chunk)))
+        unit = coordinate_unit[chunk]
+        total = jax.vmap(displace)(summed, *(y / unit for y in coordinates(chunk)))
         if objective.is_scalar:
             gradient = -total * (unit / jnp.square(distance_unit[chunk])) / (labels * positions * n)
         else:
@@ -270,11 +272,10 @@ def map_loss(
         gradient = rearrange(gradient, "(l f) n c -> l n f c", l=labels).astype(gen.dtype)
         return gradient, jnp.mean(jnp.square(total), axis=(1, 2))
 
-    gradient, square = each_chunk(gradient_of)
+    gradient, square = passes.each(gradient_of)
     value = jnp.sum(values) if objective.is_scalar else jnp.mean(square)
     loss = attach_gradient(gen, value, rearrange(gradient, "k l n f c -> l n (k f) c"))
-    mean_scale = jnp.float32(1) if objective.feature_scale in UNSCALED else jnp.mean(scale)
-    return loss, MapMetrics(value, jnp.mean(gaps), norms, mean_scale)
+    return loss, MapMetrics(value, jnp.mean(gaps), jnp.sqrt(squares), jnp.mean(scale))
 
 
 def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, unconditional: int) -> int:
@@ -285,31 +286,54 @@ def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, uncon
     return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, chunk // numbers))
 
 
-def _stacked(count: int, function: Callable[[Chunk], Any]) -> Any:
-    """The results of `function(0)` .. `function(count - 1)`, one after the other, stacked."""
-    if count == 1:
-        return jax.tree.map(lambda a: a[None], function(0))
-    return jax.lax.map(function, jnp.arange(count))
+@dataclass(frozen=True)
+class _Passes:
+    """Passes over the chunks of a map. Attributes: count: of chunks."""
+
+    count: int
+
+    def each(self, function: Callable[[Chunk], Any]) -> Any:
+        """The results of `function(0)` .. `function(count - 1)`, one after the other, stacked."""
+        if self.count == 1:
+            return jax.tree.map(lambda a: a[None], function(0))
+        return jax.lax.map(function, jnp.arange(self.count))
+
+    def shared(self, function: Callable[[Chunk], Any]) -> Callable[[Chunk], Any]:
+        """The function, computed once for all passes if there is one chunk, and anew in each if there are more."""
+        if self.count > 1:
+            return function
+        found: list[Any] = []
+
+        def once(chunk: Chunk) -> Any:
+            if not found:
+                found.append(function(chunk))
+            return found[0]
+
+        return once
 
 
-def _feature_scale(kind: str, d_pos: Array, d_neg: Array, w_pos: Array, w_neg: Array) -> Array:
-    """Weighted mean distance over queries and targets (the diagonal included), of each problem or of all of them.
+def _weighted_distance(distances: tuple[Array, Array], w_pos: Array, w_neg: Array) -> Array:
+    """Weighted distances of each problem over its targets, the diagonal included: mean over queries, `[B]`."""
+    d_pos, d_neg = distances
+    total = jnp.sum(d_pos * w_pos[:, None], axis=2) + jnp.sum(d_neg * w_neg[:, None], axis=2)
+    return jnp.mean(total, axis=1)
+
+
+def _feature_scale(kind: str, distances: Array, weights: Array) -> Array:
+    """Weighted mean distance, of each problem or of all of them.
 
     Released recipe: `mean(w_j d_ij) / mean(w_j)`, both over all problems of the map. One label's scale then depends on
     the others in the batch; 'per_problem' is the version without that coupling.
 
     Args:
-        d_pos, d_neg: `[K, B, N, .]` distances of K chunks of B problems. w_pos, w_neg: `[B, .]`, for every chunk.
+        distances: `[K, B]` of `_weighted_distance`. weights: `[B]` sums of the targets' weights, for every chunk.
 
     Returns:
-        `[1, 1, 1, 1]`, or per problem `[K, B, 1, 1]`.
+        `[1, 1]`, or per problem `[K, B]`.
     """
-    # Problem by problem first: sums of hundreds of millions would lose digits.
-    distance = jnp.sum(d_pos * w_pos[:, None], axis=(2, 3)) + jnp.sum(d_neg * w_neg[:, None], axis=(2, 3))
-    weight = jnp.broadcast_to(jnp.sum(w_pos, axis=1) + jnp.sum(w_neg, axis=1), distance.shape)
-    if kind != "per_problem":
-        distance, weight = jnp.sum(distance, keepdims=True), jnp.sum(weight, keepdims=True)
-    return (distance / (d_pos.shape[2] * weight))[..., None, None]
+    if kind == "per_problem":
+        return distances / weights
+    return jnp.mean(distances, keepdims=True) / jnp.mean(weights)
 
 
 def objective_loss(

@@ -122,8 +122,10 @@ def step_of(micro_batch: int, encoder: bool = False, **sections: Any) -> tuple[A
     banks = empty_banks(config, space, 10)
     lengths = jnp.zeros(10) if config.loss.feature_scale == "neighbour" else None
     # Not the initial parameters: their last layer is zero, and the generated samples would coincide.
-    params = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(1), p.shape), init())
-    state = create(params, optimizer, banks=banks, neighbour_scale=lengths)
+    leaves, tree = jax.tree.flatten(init())
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [p + 0.2 * jax.random.normal(key, p.shape) for p, key in zip(leaves, keys, strict=True)]
+    state = create(tree.unflatten(moved), optimizer, banks=banks, neighbour_scale=lengths)
     rows = np.concatenate([np.flatnonzero(labels == c)[:4] for c in range(3)]) if not banks else np.arange(200)
     batch = {"image": images[rows], "label": labels[rows], "id": rows.astype(np.uint32)}
     step = jax.jit(partial(train_step, parts), compiler_options=QUICK)

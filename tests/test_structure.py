@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The top layer last. A module may import from its own layer and from those below, and there are no cycles.
 LAYERS = [
-    {"kernels", "sharding", "config"},
+    {"kernels", "sharding", "config", "flops"},
     {"fields", "bank", "resident", "guidance", "models"},
     {"state", "losses", "features", "gradient"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts", "processes"},
     {"trained", "train", "replay", "pretrain", "packing", "loop", "sample", "scores", "publish"}
     | {"archive", "blocks", "parts", "encoders", "reference", "evaluator", "evaluate", "sweep", "report", "compare"}
-    | {"plan", "analysis"},
+    | {"plan", "workload", "analysis"},
     {"cli", "__main__"},
 ]
 NUMERICAL = {"kernels", "fields", "losses", "gradient", "guidance", "bank", "resident", "features", "models"}
