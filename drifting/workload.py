@@ -101,6 +101,8 @@ class Workload:
         """Bytes on each device of a mesh, by what they hold; the last three are not there at the same time."""
         local = (micro_batch or self.samples) / mesh.devices
         found = {name: size / mesh.fsdp for name, size in self.sharded.items()}
+        if mesh.fsdp > 1:
+            found["parameters, gathered for the step"] = self.sharded["parameters"]
         found |= self.replicated | {name: size / mesh.devices for name, size in self.spread.items()}
         activations = self.copies + local * sum(max(pair) for pair in self.activations.values())
         whole = micro_batch in (0, self.samples)
@@ -202,7 +204,8 @@ def _measure_training(config: Config, space: SampleSpace, classes: int, notes: l
         flops=flop,
         again=again,
         sharded=_state_bytes(state),
-        replicated={f"frozen {name}": _bytes(params) for name, params in frozen.items()}
+        replicated=_whole_bytes(state)
+        | {f"frozen {name}": _bytes(params) for name, params in frozen.items()}
         | ({"banks": _bytes(state.banks)} if state.banks else {}),
         spread={
             "real and generated samples": (n_real + 2 * n_gen) * _bytes(samples(1)),
@@ -244,7 +247,7 @@ def _measure_pretraining(
         flops=flop,
         again={},
         sharded=_state_bytes(state),
-        replicated={f"frozen {name}": _bytes(params) for name, params in space.params.items()},
+        replicated=_whole_bytes(state) | {f"frozen {name}": _bytes(params) for name, params in space.params.items()},
         spread={"images and samples": 4.0 * batch * (math.prod(space.image_shape) + math.prod(space.shape))},
         copies=copies,
         activations={"masked autoencoder": (kept, compiled)},
@@ -342,13 +345,16 @@ def _encoding(space: SampleSpace, images: int) -> float:
 
 
 def _state_bytes(state: Any) -> Bytes:
-    parameters = _bytes(state.params)
     return {
-        "parameters": parameters,
+        "parameters": _bytes(state.params),
         "optimiser": _bytes(state.opt_state),
         "averages": _bytes(state.ema),
-        "gradient, and that of a micro-batch": 2 * parameters,
     }
+
+
+def _whole_bytes(state: Any) -> Bytes:
+    """What is as large as the parameters and not spread over `fsdp`."""
+    return {"gradient, and that of a micro-batch": 2 * _bytes(state.params)}
 
 
 def _bytes(tree: Any) -> float:
