@@ -347,11 +347,11 @@ def _weights(values: flags.FlagValues) -> str:
 
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
-    several = "HOST:PORT of the first of several processes; default the environment's (SLURM, TPU, Kubernetes)"
+    several = "HOST:PORT of the first of several processes; default the environment's"
     flags.DEFINE_string("coordinator", None, several, flag_values=values)
     flags.DEFINE_integer("process_index", None, "which of them this is", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("process_count", None, "how many there are", lower_bound=1, flag_values=values)
-    gone = "seconds after which the death of one ends the others; default 100"
+    gone = "seconds after which the end of one ends the others; default 100"
     flags.DEFINE_integer("peer_timeout", 100, gone, lower_bound=5, flag_values=values)
 
 
@@ -871,22 +871,8 @@ COMMANDS = {
         CacheBuild,
         without_config="verify",
     ),
-    "replay": Command(
-        "do a step of a run again and say what it consists of",
-        _define_replay,
-        _replay,
-        usage="--workdir=DIR --step=N",
-    ),
     "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
     "train": Command("train a one-step generator", _define_training, _train, Config),
-    "plan": Command(
-        "say whether a training fits on given devices, and what it will take",
-        _define_plan,
-        _plan,
-        Config,
-        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M [--config.SECTION.KEY=VALUE ...]",
-        any_training=True,
-    ),
     "sample": Command(
         "draw images: a PNG grid, an .npz for evaluators, a folder",
         _define_sample,
@@ -920,6 +906,20 @@ COMMANDS = {
         _compare,
         usage="A B [--reference=NPZ] [--flags]",
         takes=("a", "b"),
+    ),
+    "plan": Command(
+        "say whether a training fits on given devices, and what it will take",
+        _define_plan,
+        _plan,
+        Config,
+        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M [--config.SECTION.KEY=VALUE ...]",
+        any_training=True,
+    ),
+    "replay": Command(
+        "do a step of a run again and say what it consists of",
+        _define_replay,
+        _replay,
+        usage="--workdir=DIR --step=N",
     ),
     "export": Command(
         "write a run's weights as a folder to publish",

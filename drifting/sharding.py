@@ -26,7 +26,7 @@ BATCH = ("data", "fsdp")
 # Which axis of an array is spread over `fsdp`, by the end of its path; the first rule that matches. None: no axis.
 RULES: tuple[tuple[str, int | None], ...] = (
     (r"final/kernel$", -2),  # whose outputs are few
-    (r"(kernel|embed)$", -1),
+    (r"(kernel|embed|embedding)$", -1),
     (r"(bias|gain|count|step|neighbour_scale)$", None),
 )
 

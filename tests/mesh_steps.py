@@ -41,7 +41,11 @@ def cases() -> dict[str, Config]:
     return {
         "drift": tiny_config(data=data, train=dict(ema_decays=(0.9,), micro_batch=16), loss=drift, **common),
         "log-KDE": tiny_config(
-            data=data | dict(resident="device"), train=dict(ema_decays=(0.9,)), loss=log_kde, **common
+            data=data | dict(resident="device"),
+            train=dict(ema_decays=(0.9,)),
+            model=dict(name="mlp", num_heads=None, depth=3),
+            loss=log_kde,
+            **common,
         ),
     }
 

@@ -248,7 +248,7 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
         (["--workdir=x"], "--workdir=x: there is no such command; use one of cache"),
         (
             ["train", f"--config={TINY}", "--wrokdir=x"],
-            "--wrokdir: there is no such flag; use --workdir, --config (did",
+            "--wrokdir: there is no such flag; use --workdir, --coordinator, --process_index, ",
         ),
         (["train", f"--config={TINY}", "--workdir=x", "stray"], "'stray': not a flag; flags are given as --flag=value"),
         (["train", f"--config={TINY}", "--workdir"], "Missing value for flag --workdir"),

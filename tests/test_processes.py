@@ -21,7 +21,7 @@ STEPS = 120
 FLAGS = (
     "--config.loss.labels=4", "--config.bank.push=16", "--config.train.checkpoint_every=10",
     f"--config.train.steps={STEPS}", "--config.train.sample_every=0", "--config.train.log_every=10",
-    "--config.mesh.fsdp=2",
+    "--config.mesh.fsdp=2", "--config.model.name=mlp", "--config.model.num_heads=None", "--config.model.depth=2",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def start(workdir: Path, count: int, log: Path) -> list[subprocess.Popen[bytes]]
 
 def finish(found: list[subprocess.Popen[bytes]], log: Path) -> list[int]:
     try:
-        return [process.wait(timeout=240) for process in found]
+        return [process.wait(timeout=600) for process in found]
     finally:
         for process in found:
             process.kill()
@@ -66,7 +66,7 @@ def newest(workdir: Path) -> int:
 
 def wait_past(workdir: Path, step: int) -> None:
     """Until a checkpoint after `step` is there."""
-    limit = time.monotonic() + 240
+    limit = time.monotonic() + 600
     while newest(workdir) <= step:
         assert time.monotonic() < limit
         time.sleep(0.01)

@@ -159,6 +159,7 @@ def test_a_resident_step_moves_nothing_between_host_and_device():
 def test_a_run_goes_on_where_it_was(where: str, tmp_path: Path):
     """Interrupted after half of its steps, it ends as the whole run does; a checkpoint holds no sample."""
     flags = [f"--config.data.resident={where}", "--config.data.flip=True", "--config.train.checkpoint_every=4"]
+    flags += ["--config.model.name=mlp", "--config.model.num_heads=None", "--config.model.depth=2"]
     for name, lengths in {"whole": (8,), "parts": (4, 8)}.items():
         for steps in lengths:
             done = finish(train_command(tmp_path / name, *flags, f"--config.train.steps={steps}"))
