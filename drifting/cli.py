@@ -521,7 +521,7 @@ def _define_plan(values: flags.FlagValues) -> None:
     flags.DEFINE_string("device", None, "kind of device, such as h100, rtx4090 or tpu-v6e", flag_values=values)
     sizes = "samples at a time, 0 all; default train.micro_batch if it is set, else the largest that fits"
     flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
-    share = "share of the device's bf16 peak that training reaches; default 0.125, as published for the ablation"
+    share = "share of the bf16 peak that training reaches; default 0.125, as published"
     flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
 
 
@@ -908,11 +908,11 @@ COMMANDS = {
         takes=("a", "b"),
     ),
     "plan": Command(
-        "say whether a training fits on given devices, and what it will take",
+        "say whether a training fits on devices, and what it takes",
         _define_plan,
         _plan,
         Config,
-        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M [--config.SECTION.KEY=VALUE ...]",
+        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M",
         any_training=True,
     ),
     "replay": Command(

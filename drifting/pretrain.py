@@ -64,7 +64,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     shapes = jax.eval_shape(empty_state)
     placed = shardings(layout, shapes)
     frozen = layout.put(space.params)
-    run_key = jax.jit(lambda: key, out_shardings=layout.replicated)()
+    run_key = jax.jit(jax.random.key, out_shardings=layout.replicated)(train.seed)
     function = partial(pretrain_step, graphdef, space, optimizer, config, layout)
     step_fn = jax.jit(function, donate_argnums=0, out_shardings=(placed, layout.replicated))
     batch_size = min(train.batch_size, len(source))

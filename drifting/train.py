@@ -93,8 +93,10 @@ def prepare(config: Config) -> Training:
     encoder = feature_encoder(config.features, space)
     parts, empty = set_up(config, space, encoder, source.num_classes, layout)
     placed = state_shardings(layout, jax.eval_shape(empty))
-    constants = (jnp.asarray(config.loss.widths, jnp.float32), jax.random.key(config.train.seed))
-    widths, key = jax.jit(lambda: constants, out_shardings=layout.replicated)()
+    # Arguments, not constants: runs that differ in them alone share what is compiled.
+    everywhere = partial(jax.jit, out_shardings=layout.replicated)
+    widths = everywhere(lambda widths: widths)(np.asarray(config.loss.widths, np.float32))
+    key = everywhere(jax.random.key)(config.train.seed)
     step = jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
     return Training(parts, source, encoder, empty, layout.put(encoder.params), widths, key, step)
 
