@@ -13,8 +13,9 @@ from absl import app, flags
 
 from configs.digits import get_config
 from drifting.config import Config, parse
-from drifting.scores import evaluate
+from drifting.scores import evaluate_generator
 from drifting.train import train
+from drifting.trained import TrainedGenerator
 
 OUT = flags.DEFINE_string("out", "runs/resident", "folder of the runs")
 STEPS = flags.DEFINE_integer("steps", 600, "training steps of each run")
@@ -32,7 +33,9 @@ def run(where: str | None, seed: int, out: Path, steps: int) -> list[float]:
     assert isinstance(config, Config)
     workdir = out / f"{where or 'banks'}-{seed}"
     train(config, workdir)
-    scores = evaluate(workdir)
+    found = evaluate_generator(TrainedGenerator.from_run(workdir), str(workdir))
+    assert found is not None
+    (scores,) = found
     return [scores[name] for name in SCORES]
 
 
