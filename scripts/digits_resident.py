@@ -3,7 +3,7 @@
     python -m scripts.digits_resident --out=runs/resident
 
 Needs the encoder of `make demo`. Every cell is an ordinary run directory, so a second call goes on where the first was
-stopped. Ends with the Markdown table of the README.
+stopped. Ends with a Markdown table.
 """
 
 from pathlib import Path
