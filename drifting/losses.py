@@ -9,7 +9,7 @@ differentiating anything: it is attached to the loss by `attach_gradient`, and n
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,9 @@ SCALE_FLOOR = 1e-3
 FIELD_FLOOR = 1e-8
 
 FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
-UNSCALED = ("neighbour", "none")
 
 
 Link = Callable[[Array, Kernel, ArrayLike], Array]
-Chunk = int | Array
-"""Number of a chunk of positions."""
 
 
 def log_link(log_density: Array, kernel: Kernel, width: ArrayLike) -> Array:
@@ -176,6 +173,107 @@ def _attach_backward(gradient: Array, cotangent: Array) -> tuple[Array, None, No
 attach_gradient.defvjp(_attach_forward, _attach_backward)
 
 
+class Units(NamedTuple):
+    """What distances and coordinates are divided by, `[B, 1, 1]` for the problems of a chunk."""
+
+    distance: Array
+    coordinate: Array
+
+
+@dataclass(frozen=True)
+class _Problems:
+    """The drift problems of one map, `size` positions (a chunk) at a time: B of them, labels times positions.
+
+    Attributes:
+        features: of generated, positive and unconditional samples, see `map_loss`.
+        w_pos, w_neg: `[B, .]` weights of a chunk's targets.
+    """
+
+    objective: Objective
+    widths: Array
+    features: tuple[Array, ...]
+    w_pos: Array
+    w_neg: Array
+    size: int
+
+    def coordinates(self, chunk: int | Array) -> tuple[Array, Array, Array]:
+        """Samples, positives and negatives, `[B, ., C]` float32, the origin among them."""
+        slices = (jax.lax.dynamic_slice_in_dim(a, chunk * self.size, self.size, axis=2) for a in self.features)
+        x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
+        centre = jnp.mean(y_pos, axis=1, keepdims=True)
+        x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
+        return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
+
+    def distances(self, x: Array, y_pos: Array, y_neg: Array) -> tuple[Array, Array]:
+        """From the samples to positives and negatives, `[B, N, .]`."""
+        distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
+        is_self = jnp.eye(x.shape[1], y_neg.shape[1], dtype=bool)
+        return distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
+
+    def units(self, count: int) -> tuple[Units, Array]:
+        """Of the problems of each of `count` chunks, `[count, B, 1, 1]`; and the feature scale they are made of."""
+        kind, channels = self.objective.feature_scale, self.features[0].shape[3]
+        shape = (count, self.w_pos.shape[0], 1, 1)
+        if kind in ("none", "neighbour"):
+            return Units(jnp.ones(shape), jnp.ones(shape)), jnp.ones(())
+
+        def weighted(chunk: int | Array) -> Array:
+            return _weighted_distance(self.distances(*self.coordinates(chunk)), self.w_pos, self.w_neg)
+
+        distances = weighted(0)[None] if count == 1 else jax.lax.map(weighted, jnp.arange(count))
+        weights = jnp.sum(self.w_pos, axis=1) + jnp.sum(self.w_neg, axis=1)
+        scale = _feature_scale(kind, distances, weights)[..., None, None]
+        coordinate = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
+        pair = (jnp.maximum(scale, SCALE_FLOOR), coordinate)
+        return Units(*(jnp.broadcast_to(unit, shape) for unit in pair)), scale
+
+    def norm(self, mean_square: Array) -> Array:
+        """What a width's field is multiplied by."""
+        if not self.objective.normalise_field:
+            return jnp.ones_like(mean_square)
+        return jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
+
+    def fields(self, chunk: int | Array, units: Units, norms: Array | None) -> tuple[Array, tuple[Array, Array, Array]]:
+        """A chunk's fields, `[B, N, C]`, summed over widths with norms `[W]` (None: those of the chunk itself).
+
+        And for each width and problem, `[W, B]`: potential (0 for a field), gap, mean square of the field.
+        """
+        objective, points = self.objective, self.coordinates(chunk)
+        d_pos, d_neg = (d / units.distance for d in self.distances(*points))
+        is_self = jnp.eye(d_neg.shape[1], d_neg.shape[2], dtype=bool)
+        pairs = Pairs(d_pos, d_neg, self.w_pos, self.w_neg, is_self)
+        scaled = [y / units.coordinate for y in points]
+        each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
+
+        def add(total: Array, given: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
+            width, norm = given
+            affinities = each_problem(partial(objective.affinities, width=width))(pairs)
+            field = jax.vmap(displace)(affinities, *scaled)
+            square = jnp.mean(jnp.square(field), axis=(1, 2))
+            potential_of = partial(potential, kernel=objective.kernel, width=width)
+            gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(pairs), axis=1)
+            value = jnp.zeros_like(gap)
+            if objective.is_scalar:
+                value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(pairs), axis=1)
+            norm = self.norm(jnp.mean(square)) if norms is None else norm
+            return total + norm * field, (value, gap, square)
+
+        # A loop, not its unrolling: less to compile, and one width's affinities at a time in memory.
+        return jax.lax.scan(add, jnp.zeros_like(scaled[0]), (self.widths, self.widths if norms is None else norms))
+
+    def gradient(self, total: Array, units: Units) -> tuple[Array, Array]:
+        """Gradient of the loss at a chunk's samples, `[L, N, size, C]`, and the mean square of each problem's field."""
+        gen = self.features[0]
+        labels, n, positions, _ = gen.shape
+        if self.objective.is_scalar:
+            gradient = -total * (units.coordinate / jnp.square(units.distance)) / (labels * positions * n)
+        else:
+            # As a float: the count exceeds 32-bit integers in the ImageNet recipes.
+            gradient = -2 * total / units.coordinate / float(gen.size)
+        gradient = rearrange(gradient, "(l f) n c -> l n f c", l=labels).astype(gen.dtype)
+        return gradient, jnp.mean(jnp.square(total), axis=(1, 2))
+
+
 def map_loss(
     objective: Objective, widths: Array, gen: Array, pos: Array, unc: Array, w_gen: Array, w_pos: Array, w_unc: Array
 ) -> tuple[Array, MapMetrics]:
@@ -183,7 +281,7 @@ def map_loss(
 
     Where a map has very many problems they are computed some positions at a time (`Objective.chunk`), in three passes
     that hold nothing of the whole map but its gradient: for the feature scale, for the norms of the fields, for the
-    gradient. The last is the field of summed affinities: fields of several widths add up as their affinities do.
+    gradient. Otherwise each is computed once.
 
     Args:
         objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
@@ -194,88 +292,33 @@ def map_loss(
     Returns:
         The loss (float32 scalar) and its `MapMetrics`.
     """
-    labels, n, positions, channels = gen.shape
-    features = tuple(jax.lax.stop_gradient(a) for a in (gen, pos, unc))
     size = _positions_at_a_time(objective.chunk, gen.shape, pos.shape[1], unc.shape[1])
-    passes = _Passes(positions // size)
+    features = tuple(jax.lax.stop_gradient(a) for a in (gen, pos, unc))
     w_neg = jnp.repeat(jnp.concatenate([w_gen, w_unc], axis=1), size, axis=0)
-    w_pos = jnp.repeat(w_pos, size, axis=0)
-    is_self = jnp.eye(n, w_neg.shape[1], dtype=bool)
+    problems = _Problems(objective, widths, features, jnp.repeat(w_pos, size, axis=0), w_neg, size)
+    count = gen.shape[2] // size
+    units, scale = problems.units(count)
 
-    @passes.shared
-    def coordinates(chunk: Chunk) -> tuple[Array, Array, Array]:
-        """Samples, positives and negatives of a chunk's problems, `[B, ., C]` float32, the origin among them."""
-        slices = (jax.lax.dynamic_slice_in_dim(a, chunk * size, size, axis=2) for a in features)
-        x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
-        centre = jnp.mean(y_pos, axis=1, keepdims=True)
-        x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
-        return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
+    if count == 1:
+        only = Units(units.distance[0], units.coordinate[0])
+        total, (values, gaps, squares) = problems.fields(0, only, None)
+        gradient, square = problems.gradient(total, only)
+    else:
 
-    @passes.shared
-    def distances(chunk: Chunk) -> tuple[Array, Array]:
-        x, y_pos, y_neg = coordinates(chunk)
-        distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
-        return distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
+        def statistics_of(chunk: tuple[Array, Units]) -> tuple[Array, Array, Array]:
+            return problems.fields(chunk[0], chunk[1], jnp.ones_like(widths))[1]
 
-    scaled = objective.feature_scale not in UNSCALED
-    scale = jnp.ones((1, 1))
-    if scaled:
-        weighted = passes.each(lambda chunk: _weighted_distance(distances(chunk), w_pos, w_neg))
-        scale = _feature_scale(objective.feature_scale, weighted, jnp.sum(w_pos, axis=1) + jnp.sum(w_neg, axis=1))
-    # Chunks, problems, 1, 1.
-    units = jnp.broadcast_to(scale, (passes.count, w_pos.shape[0]))[..., None, None]
-    distance_unit = jnp.maximum(units, SCALE_FLOOR) if scaled else units
-    coordinate_unit = jnp.maximum(units / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR) if scaled else units
+        def gradient_of(chunk: tuple[Array, Units]) -> tuple[Array, Array]:
+            return problems.gradient(problems.fields(chunk[0], chunk[1], norms)[0], chunk[1])
 
-    def pairs(chunk: Chunk) -> Pairs:
-        d_pos, d_neg = (d / distance_unit[chunk] for d in distances(chunk))
-        return Pairs(d_pos, d_neg, w_pos, w_neg, is_self)
-
-    each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
-
-    @passes.shared
-    def affinities(chunk: Chunk) -> Affinities:
-        """Of each width, `[W, B, N, .]`."""
-        known = pairs(chunk)
-        # A loop, not its unrolling: less to compile, and the temporaries of one width at a time.
-        return jax.lax.map(lambda width: each_problem(partial(objective.affinities, width=width))(known), widths)
-
-    def statistics(chunk: Chunk) -> tuple[Array, Array, Array]:
-        """Of each width and problem, `[W, B]`: its potential (0 for a field), gap, and mean square of the field."""
-        known, ys = pairs(chunk), [y / coordinate_unit[chunk] for y in coordinates(chunk)]
-
-        def at_width(given: tuple[Array, Affinities]) -> tuple[Array, Array, Array]:
-            width, affinities = given
-            potential_of = partial(potential, kernel=objective.kernel, width=width)
-            square = jnp.mean(jnp.square(jax.vmap(displace)(affinities, *ys)), axis=(1, 2))
-            gap = jnp.mean(each_problem(partial(potential_of, link=log_link))(known), axis=1)
-            value = jnp.zeros_like(gap)
-            if objective.is_scalar:
-                value = jnp.mean(each_problem(partial(potential_of, link=LOSSES[objective.name]))(known), axis=1)
-            return value, gap, square
-
-        return jax.lax.map(at_width, (widths, affinities(chunk)))
-
-    values, gaps, squares = (jnp.mean(a, axis=(0, 2)) for a in passes.each(statistics))
-    norms = jax.lax.rsqrt(jnp.maximum(squares, FIELD_FLOOR)) if objective.normalise_field else jnp.ones_like(squares)
-
-    def gradient_of(chunk: Chunk) -> tuple[Array, Array]:
-        """Gradient of the loss at a chunk's samples, `[L, N, size, C]`, and the mean square of each problem's field."""
-        summed = Affinities(*(jnp.sum(norms[:, None, None, None] * a, axis=0) for a in affinities(chunk)))
-        unit = coordinate_unit[chunk]
-        total = jax.vmap(displace)(summed, *(y / unit for y in coordinates(chunk)))
-        if objective.is_scalar:
-            gradient = -total * (unit / jnp.square(distance_unit[chunk])) / (labels * positions * n)
-        else:
-            # As a float: the count exceeds 32-bit integers in the ImageNet recipes.
-            gradient = -2 * total / unit / float(gen.size)
-        gradient = rearrange(gradient, "(l f) n c -> l n f c", l=labels).astype(gen.dtype)
-        return gradient, jnp.mean(jnp.square(total), axis=(1, 2))
-
-    gradient, square = passes.each(gradient_of)
-    value = jnp.sum(values) if objective.is_scalar else jnp.mean(square)
-    loss = attach_gradient(gen, value, rearrange(gradient, "k l n f c -> l n (k f) c"))
-    return loss, MapMetrics(value, jnp.mean(gaps), jnp.sqrt(squares), jnp.mean(scale))
+        chunks = (jnp.arange(count), units)
+        values, gaps, squares = (jnp.mean(a, axis=0) for a in jax.lax.map(statistics_of, chunks))
+        norms = problems.norm(jnp.mean(squares, axis=1))
+        gradient, square = jax.lax.map(gradient_of, chunks)
+        gradient = rearrange(gradient, "k l n f c -> l n (k f) c")
+    value = jnp.sum(jnp.mean(values, axis=1)) if objective.is_scalar else jnp.mean(square)
+    metrics = MapMetrics(value, jnp.mean(gaps), jnp.sqrt(jnp.mean(squares, axis=1)), jnp.mean(scale))
+    return attach_gradient(gen, value, gradient), metrics
 
 
 def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, unconditional: int) -> int:
@@ -284,32 +327,6 @@ def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, uncon
     # Coordinates and distances of the problems at one position.
     numbers = labels * (2 * n + positives + unconditional) * (n + channels)
     return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, chunk // numbers))
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """Passes over the chunks of a map. Attributes: count: of chunks."""
-
-    count: int
-
-    def each(self, function: Callable[[Chunk], Any]) -> Any:
-        """The results of `function(0)` .. `function(count - 1)`, one after the other, stacked."""
-        if self.count == 1:
-            return jax.tree.map(lambda a: a[None], function(0))
-        return jax.lax.map(function, jnp.arange(self.count))
-
-    def shared(self, function: Callable[[Chunk], Any]) -> Callable[[Chunk], Any]:
-        """The function, computed once for all passes if there is one chunk, and anew in each if there are more."""
-        if self.count > 1:
-            return function
-        found: list[Any] = []
-
-        def once(chunk: Chunk) -> Any:
-            if not found:
-                found.append(function(chunk))
-            return found[0]
-
-        return once
 
 
 def _weighted_distance(distances: tuple[Array, Array], w_pos: Array, w_neg: Array) -> Array:

@@ -103,7 +103,7 @@ def test_operations_are_those_the_compiler_counted(ablation: Workload):
 
 
 def test_operations_of_the_loss():
-    """12 TFLOP: distances, and a field for each of three widths; ours builds the field of their sum as well."""
+    """12 TFLOP: distances, and a field for each of three widths. The trace has distances twice, the program once."""
     config = settings(str(ABLATION))
     maps = {"all": jax.ShapeDtypeStruct((1, 1, 2_474_500), jnp.bfloat16)}  # products do not care how it is divided
     objective = dataclasses.replace(build.objective(config), chunk=2**60)
