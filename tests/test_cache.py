@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting import cli
 from drifting.cli import load_settings, main
 from drifting.config import CacheBuild, ConfigError, parse, to_dict
 from drifting.data import cache
@@ -27,7 +26,7 @@ from drifting.frozen import SampleSpace, network, sample_space
 from drifting.validate import check
 from tests.caches import BAD, IMAGES, LATENT, cache_settings, finished_cache, image_folder, records, small_vae
 from tests.image_folder import make_image_folder
-from tests.runs import command, tree
+from tests.runs import ROOT, command, tree
 
 FULL = "DRIFTING_FULL_CACHE_TEST" in os.environ
 """Kill and share the work on 20,000 images rather than on a few."""
@@ -321,7 +320,7 @@ def test_processes_that_there_are_not(folder: Path, tmp_path: Path):
 def test_which_process_it_is(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     called: list[tuple[int, int]] = []
     monkeypatch.setattr(cache, "build_cache", lambda config, workdir, index, count: called.append((index, count)))
-    arguments = ["cache", f"--config={cli.PACKAGE.parent}/configs/data/imagenet.py", f"--workdir={tmp_path}"]
+    arguments = ["cache", f"--config={ROOT}/configs/data/imagenet.py", f"--workdir={tmp_path}"]
     for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert main(arguments) == 0
@@ -341,7 +340,7 @@ def test_shards_cover_everything_once(samples: int, size: int, sizes: list[int])
 
 
 def test_imagenet_says_how_it_is_encoded():
-    path = cli.PACKAGE.parent / "configs" / "data" / "imagenet.py"
+    path = ROOT / "configs" / "data" / "imagenet.py"
     assert "drifting cache --config=configs/data/imagenet.py" in path.read_text()
     config = parse(load_settings(str(path)), CacheBuild)
     check(config)

@@ -10,8 +10,9 @@ import pytest
 from absl import flags
 from rich.console import Console
 
-from drifting import cli
-from drifting.cli import load_settings, main
+from drifting.cli import commands, load_settings, main
+from drifting.cli.command import Command
+from drifting.cli.settings import parse_flags
 from drifting.config import CacheBuild, Config, ConfigError, PretrainConfig, parse, to_dict
 from drifting.loop import TrainingError
 from drifting.monitor import Progress
@@ -92,7 +93,7 @@ def test_a_missing_encoder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
 
 
 def settings_of(arguments: list[str]) -> Config:
-    config = parse(cli._parse_flags("train", [f"--config={TINY}", *arguments])["config"].value)
+    config = parse(parse_flags("train", commands.COMMANDS["train"], [f"--config={TINY}", *arguments])["config"].value)
     assert isinstance(config, Config)
     return config
 
@@ -243,7 +244,7 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
     [
         (
             ["trian"],
-            "trian: there is no such command; use one of cache, pretrain, train, sample, reference, evaluate, ",
+            "trian: there is no such command; use one of cache, reference, pretrain, train, ",
         ),
         (["--workdir=x"], "--workdir=x: there is no such command; use one of cache"),
         (
@@ -287,20 +288,20 @@ def test_help(capsys: pytest.CaptureFixture[str]):
     for arguments in (["--help"], ["-h"], ["help"]):
         assert main(arguments) == 0
         out = capsys.readouterr().out
-        assert all(name in out for name in cli.COMMANDS) and max(map(len, out.splitlines())) <= 80
+        assert all(name in out for name in commands.COMMANDS) and max(map(len, out.splitlines())) <= 80
     assert main([]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("usage: drifting COMMAND")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", commands.COMMANDS)
 def test_help_of_a_command_names_every_flag_and_setting(capsys: pytest.CaptureFixture[str], name: str):
     assert main([*name.split(), "--help"]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and max(map(len, captured.out.splitlines())) <= 120
     assert captured.out.startswith(f"usage: drifting {name} ")
     values = flags.FlagValues()
-    cli.COMMANDS[name].define(values)
+    commands.COMMANDS[name].define(values)
     assert len(list(values)) >= 1 and all(f"\n  --{flag}=" in captured.out for flag in values)
     settings = {"train": Config, "pretrain": PretrainConfig, "cache": CacheBuild}.get(name)
     for section, keys in to_dict(settings()).items() if settings else ():
@@ -309,14 +310,14 @@ def test_help_of_a_command_names_every_flag_and_setting(capsys: pytest.CaptureFi
 
 
 def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]):
-    cli._configure_logging()
+    commands._configure_logging()
     logging.getLogger("drifting").info("a message " * 30)
     logging.getLogger("drifting").warning("x")
     assert capsys.readouterr().err == "a message " * 30 + "\nwarning: x\n"
 
 
 def test_a_message_takes_the_place_of_the_progress_bar(capsys: pytest.CaptureFixture[str]):
-    cli._configure_logging()
+    commands._configure_logging()
     with Progress(10, console=Console(stderr=True, force_terminal=True, width=80)):
         logging.getLogger("drifting").info("message")
     before, after = capsys.readouterr().err.split("message")
@@ -330,8 +331,8 @@ def broken_by(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def run(values: object) -> int:
         raise error
 
-    broken = cli.Command("breaks", cli._define_evaluate, run)
-    monkeypatch.setitem(cli.COMMANDS, "evaluate", broken)
+    broken = Command("breaks", commands.COMMANDS["evaluate"].define, run)
+    monkeypatch.setitem(commands.COMMANDS, "evaluate", broken)
 
 
 def test_failures_of_the_machine_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -358,7 +359,7 @@ def test_divergence_and_data_errors_are_one_line(capsys: pytest.CaptureFixture[s
     broken_by(monkeypatch, TrainingError("loss is nan\nat step 3"))
     with pytest.raises(TrainingError):  # raised here, outside the package: see above
         main(["evaluate"])
-    monkeypatch.setattr(cli, "PACKAGE", Path(__file__).resolve().parent)
+    monkeypatch.setattr(commands, "PACKAGE", Path(__file__).resolve().parent)
     assert line_of(capsys, ["evaluate"], code=1) == "loss is nan at step 3"
 
 

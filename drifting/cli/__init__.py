@@ -1,0 +1,11 @@
+"""The command line: `drifting COMMAND --flags`.
+
+Exit codes: 0 done (or stopped and saved on request), 1 something failed on the way, 2 the command or its settings are
+wrong. Whatever is wrong with the input is one line on standard error, written before anything is compiled or created.
+Commands import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
+"""
+
+from drifting.cli.commands import main
+from drifting.cli.settings import load_settings
+
+__all__ = ["load_settings", "main"]

@@ -1,0 +1,7 @@
+"""`python -m drifting.cli`: the command line of the environment that runs it."""
+
+import sys
+
+from drifting.cli.commands import main
+
+sys.exit(main())

@@ -1,0 +1,99 @@
+"""`drifting cache` and `reference`: what is made of data sets once and for all."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from drifting.cli.command import Command
+from drifting.cli.messages import fail
+from drifting.cli.shared import ENCODERS, define_share, out_of, share_of, workdir_of
+from drifting.config import CacheBuild, Config, ConfigError, parse
+
+
+def _define_cache(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "the cache's folder; one that is not finished goes on", flag_values=values)
+    define_share(values, "make one cache")
+    verify = "without --config: compare a finished cache with its checksums"
+    flags.DEFINE_boolean("verify", False, verify, flag_values=values)
+
+
+def _cache(values: flags.FlagValues) -> int:
+    workdir = workdir_of(values)
+    if values.verify:
+        return _verify(workdir)
+    config = parse(values["config"].value, CacheBuild)
+    from drifting.data.cache import build_cache
+
+    assert isinstance(config, CacheBuild)
+    build_cache(config, workdir, *share_of(values))
+    return 0
+
+
+def _verify(workdir: Path) -> int:
+    from drifting.data.latents import check_cache, read_manifest
+
+    problems = check_cache(workdir, verify=True)
+    for problem in problems:
+        fail(problem)
+    if problems:
+        return 1
+    manifest = read_manifest(workdir)
+    counts = f"{manifest['images']:,} images in {len(manifest['shards'])} shards, {len(manifest['bad'])} left out"
+    print(f"{workdir}: {counts}, all as the checksums say; latents of {manifest['facts']['vae']}")
+    return 0
+
+
+def _define_reference(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, ".npz to write", flag_values=values)
+    files = "images of a folder or .npz, in place of --config, whose data are read"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    flags.DEFINE_string("split", "train", "of the data: train (default) or heldout", flag_values=values)
+    flags.DEFINE_string("encoder", "inception", f"features: {ENCODERS}; default inception", flag_values=values)
+    keep = "images whose features are kept for precision and recall; default 10000"
+    flags.DEFINE_integer("keep", 10_000, keep, lower_bound=0, flag_values=values)
+    define_share(values, "make one reference")
+
+
+def _reference(values: flags.FlagValues) -> int:
+    out = out_of(values, "file")
+    from drifting import build
+    from drifting.archive import open_images
+    from drifting.encoders import score_encoder
+    from drifting.parts import Share
+    from drifting.reference import SourceImages, make_reference
+
+    images: Any
+    if values.images:
+        try:
+            images = open_images(Path(values.images))
+        except ValueError as error:
+            raise ConfigError(f"--images={error}") from error
+    else:
+        config = parse(values["config"].value, Config)
+        assert isinstance(config, Config)
+        source = build.source(config.data, values.split)
+        images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **build.data_facts(source)})
+    encoder = score_encoder("--encoder", values.encoder, images.shape)
+    if make_reference(images, encoder, out, keep=values.keep, share=Share(*share_of(values))):
+        print(out)
+    return 0
+
+
+COMMANDS = {
+    "cache": Command(
+        "encode images once and for all into latents to train on",
+        _define_cache,
+        _cache,
+        CacheBuild,
+        without_config="verify",
+    ),
+    "reference": Command(
+        "gather statistics of real images to score against",
+        _define_reference,
+        _reference,
+        Config,
+        without_config="images",
+        settings_of="train",
+    ),
+}

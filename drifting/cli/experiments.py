@@ -1,0 +1,124 @@
+"""`drifting sweep`, `report` and the studies."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from drifting.analysis import STUDIES
+from drifting.cli.command import Command
+from drifting.cli.settings import load_function, load_settings
+from drifting.cli.shared import WEIGHTS, out_of, workdir_of
+from drifting.config import ConfigError, parse
+
+
+def _define_sweep(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("config", None, "the sweep, a Python file such as those in configs/sweeps/", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of all its runs; what is there goes on", flag_values=values)
+    flags.DEFINE_boolean("list", False, "show the cells and how far they are, and run nothing", flag_values=values)
+    flags.DEFINE_integer("index", None, "run this cell alone", lower_bound=0, flag_values=values)
+    flags.DEFINE_boolean("retry", False, "run cells again that have failed", flag_values=values)
+    flags.DEFINE_boolean("slurm", False, "submit an array of jobs, a cell each (needs submitit)", flag_values=values)
+    options = "KEY=VALUE,..: of submitit's executor, e.g. slurm_partition=gpu,timeout_min=600"
+    flags.DEFINE_list("slurm_options", [], options, flag_values=values)
+
+
+def _sweep(values: flags.FlagValues) -> int:
+    if not values.config:
+        raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
+    workdir = workdir_of(values)
+    from drifting import sweep
+
+    found = load_function(values.config, "get_sweep")
+    if not isinstance(found, sweep.Sweep):
+        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; return a drifting.sweep.Sweep")
+    base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
+    try:
+        cells = sweep.cells_of(found, load_settings(base))
+    except ConfigError as error:
+        raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
+    if values.list:
+        print(sweep.listing(list(cells), workdir))
+        return 0
+    if not values.slurm:
+        return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
+    options = dict(_option(option) for option in values.slurm_options)
+    sweep.prepare(found, list(cells), workdir)
+    arguments = [f"--config={values.config}", f"--workdir={workdir}"]
+    ids = sweep.submit(list(cells), workdir, arguments, options, values.retry)
+    print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
+    return 0
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--slurm_options={text}: expected KEY=VALUE")
+    return key, int(value) if value.isdecimal() else value
+
+
+def _define_report(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder of a run or of a sweep", flag_values=values)
+    flags.DEFINE_string("out", None, "HTML file to write; default report.html in WORKDIR", flag_values=values)
+    flags.DEFINE_boolean("watch", False, "serve it on this machine, and follow what goes on", flag_values=values)
+    flags.DEFINE_integer(
+        "port", 8000, "of --watch; default 8000, 0: any that is free", lower_bound=0, flag_values=values
+    )
+
+
+def _report(values: flags.FlagValues) -> int:
+    workdir = workdir_of(values)
+    from drifting.report.serve import watch, write_report
+
+    if values.watch:
+        watch(workdir, values.port)
+        return 0
+    out = Path(values.out) if values.out else workdir / "report.html"
+    write_report(workdir, out)
+    print(out)
+    return 0
+
+
+def _define_study(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "folder to write: table.csv, result.json and the figures", flag_values=values)
+
+
+def _define_diagnose(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("run", None, "run directory of `drifting train`, or give --weights", flag_values=values)
+    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --run", flag_values=values)
+    flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
+    _define_study(values)
+
+
+def _study(name: str, values: flags.FlagValues) -> int:
+    out, settings = out_of(values), parse(values["config"].value, STUDIES[name].settings)
+    from drifting.analysis.study import run_study
+
+    subject = {}
+    if name == "diagnose":
+        subject = {"run": Path(values.run) if values.run else None, "weights": values.weights, "vae": values.vae}
+    run_study(name, settings, out, **subject)
+    print(out)
+    return 0
+
+
+COMMANDS = {
+    "sweep": Command(
+        "run a grid of experiments, here or on SLURM",
+        _define_sweep,
+        _sweep,
+        usage="--config=FILE --workdir=DIR [--flags]",
+    ),
+    "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
+} | {
+    f"study {name}": Command(
+        study.summary,
+        _define_diagnose if name == "diagnose" else _define_study,
+        partial(_study, name),
+        study.settings,
+        usage="--run=DIR|--weights=WEIGHTS --out=DIR" if name == "diagnose" else "--out=DIR",
+        has_defaults=True,
+    )
+    for name, study in STUDIES.items()
+}

@@ -1,0 +1,240 @@
+"""`drifting sample`, `evaluate` and `compare`: the images of a generator."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from drifting.cli.command import Command
+from drifting.cli.shared import ENCODERS, WEIGHTS, define_share, share_of
+from drifting.config import ConfigError
+
+
+def _define_images(values: flags.FlagValues) -> None:
+    """Which images a generator draws."""
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
+    flags.DEFINE_string("weights", None, f"or {WEIGHTS}", flag_values=values)
+    flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
+    flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
+    flags.DEFINE_string("labels", None, "file with the label of each image, in place of --classes", flag_values=values)
+    seed = "seed of the first image, each has its own; default 0"
+    flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    conversion = "truncate to whole levels, as the released evaluation (default), or round"
+    flags.DEFINE_string("uint8", "truncate", conversion, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images in flight; default 64", lower_bound=1, flag_values=values)
+
+
+def _trained(values: flags.FlagValues) -> Any:
+    """The generator that the flags name, and how the person called it."""
+    if bool(values.workdir) == bool(values.weights):
+        raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
+    if values.weights and values.ema is not None:
+        raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
+    if values.workdir and values.vae:
+        raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
+    from drifting.trained import TrainedGenerator
+
+    if values.weights:
+        return TrainedGenerator.from_weights(values.weights, values.vae)
+    return TrainedGenerator.from_run(Path(values.workdir), values.ema)
+
+
+def _define_sample(values: flags.FlagValues) -> None:
+    _define_images(values)
+    out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
+    flags.DEFINE_string("out", None, out, flag_values=values)
+    flags.DEFINE_integer("num", None, "images, for an .npz or a folder", lower_bound=1, flag_values=values)
+    classes = "names or numbers: a grid's rows, default at most 10, or in turn, default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    flags.DEFINE_integer("columns", 10, "images of each class in a grid; default 10", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
+    define_share(values, "draw into one file or folder")
+
+
+def _sample(values: flags.FlagValues) -> int:
+    trained = _trained(values)
+    path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
+    if path.suffix in ("", ".npz"):
+        return _sample_images(values, trained, path)
+    from drifting.sample import write_grid
+
+    for flag in ("num", "labels"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: a grid has --classes and --columns, or write an .npz")
+    write_grid(
+        trained,
+        path,
+        classes=values.classes,
+        columns=values.columns,
+        alpha=values.alpha,
+        seed=values.seed,
+        batch_size=values.batch,
+    )
+    print(path)
+    return 0
+
+
+def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
+    from drifting.parts import Share
+    from drifting.sample import GeneratedImages, wanted_labels, write_images
+
+    images = GeneratedImages(
+        trained,
+        wanted_labels(trained, values.num, values.classes, values.labels),
+        source=values.weights or values.workdir,
+        seed=values.seed,
+        alpha=trained.alpha(values.alpha),
+        uint8=values.uint8,
+        batch_size=values.batch,
+    )
+    if write_images(images, path, Share(*share_of(values))):
+        print(path)
+    return 0
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+    _define_images(values)
+    files = "score the images of a folder or .npz, in place of --workdir or --weights"
+    flags.DEFINE_string("images", None, files, flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: a run's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
+    count = "images; default eval.num_samples, 50000 of --weights, all of --images"
+    flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
+    classes = "names or numbers, drawn in turn; default all"
+    flags.DEFINE_list("classes", None, classes, flag_values=values)
+    neighbour = "neighbour that sets the radii of precision and recall; default eval.neighbours, or 3"
+    flags.DEFINE_integer("neighbours", None, neighbour, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR or here", flag_values=values)
+    define_share(values, "score the same images")
+
+
+def _evaluate(values: flags.FlagValues) -> int:
+    given = [flag for flag in ("workdir", "weights", "images") if values[flag].value]
+    if not given:
+        raise ConfigError("--workdir: give the run's folder, or --weights or --images")
+    if len(given) > 1:
+        raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
+    from drifting.parts import Share
+    from drifting.scores import Settings, evaluate_generator, score_table
+
+    if values.images:
+        return _evaluate_files(values)
+    settings = Settings(
+        num=values.num,
+        alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
+        seed=values.seed if values["seed"].present else None,
+        classes=values.classes,
+        labels=values.labels,
+        uint8=values.uint8,
+        batch_size=values.batch if values["batch"].present else None,
+        neighbours=values.neighbours,
+    )
+    found = evaluate_generator(
+        _trained(values),
+        values.weights or values.workdir,
+        Path(values.out) if values.out else None,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        settings=settings,
+        share=Share(*share_of(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _evaluate_files(values: flags.FlagValues) -> int:
+    for flag in ("alpha", "ema", "classes", "labels", "vae"):
+        if values[flag].value is not None:
+            raise ConfigError(f"--{flag}={values[flag].value}: --images have been drawn, leave it out")
+    if not values.reference:
+        raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
+    from drifting.archive import open_images
+    from drifting.parts import Share
+    from drifting.scores import evaluate_files, score_table
+
+    path = Path(values.images)
+    try:
+        images = open_images(path)
+    except ValueError as error:
+        raise ConfigError(f"--images={error}") from error
+    found = evaluate_files(
+        images,
+        Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json"),
+        Path(values.reference),
+        encoder=values.encoder,
+        num=values.num,
+        neighbours=values.neighbours or 3,
+        share=Share(*share_of(values)),
+    )
+    if found is not None:
+        print(score_table(found))
+    return 0
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. 1.0,1.5") from error
+
+
+def _define_compare(values: flags.FlagValues) -> None:
+    for flag in ("a", "b"):
+        flags.DEFINE_string(flag, None, f"run directory, or {WEIGHTS}", flag_values=values)
+    flags.DEFINE_string("out", "compare.html", "HTML file to write; default compare.html here", flag_values=values)
+    reference = ".npz that `drifting reference` wrote, or ADM's; default: A's own pixels"
+    flags.DEFINE_string("reference", None, reference, flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_integer("num", None, "images of each; default A's eval.num_samples", lower_bound=2, flag_values=values)
+    flags.DEFINE_float("alpha", None, "guidance scale of both; default each one's own", flag_values=values)
+    flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
+    resamples = "for the intervals; default 200, or 20 of more than 512 features"
+    flags.DEFINE_integer("resamples", None, resamples, lower_bound=2, flag_values=values)
+
+
+def _compare(values: flags.FlagValues) -> int:
+    if not values.a or not values.b:
+        raise ConfigError("compare: give two runs or weights, drifting compare A B")
+    from drifting.compare import compare, comparison_table
+
+    out = Path(values.out)
+    found = compare(
+        values.a,
+        values.b,
+        out,
+        reference=Path(values.reference) if values.reference else None,
+        encoder=values.encoder,
+        num=values.num,
+        alpha=values.alpha,
+        seed=values.seed,
+        resamples=values.resamples,
+    )
+    print(comparison_table(found, [values.a, values.b]))
+    print(out)
+    return 0
+
+
+COMMANDS = {
+    "sample": Command(
+        "draw images: a PNG grid, an .npz for evaluators, a folder",
+        _define_sample,
+        _sample,
+        usage="--workdir=DIR|--weights=WEIGHTS [--flags]",
+    ),
+    "evaluate": Command(
+        "score a run, weights or images: FID, precision, recall",
+        _define_evaluate,
+        _evaluate,
+        usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
+    ),
+    "compare": Command(
+        "set two generators side by side at the same seeds",
+        _define_compare,
+        _compare,
+        usage="A B [--reference=NPZ] [--flags]",
+        takes=("a", "b"),
+    ),
+}

@@ -1,0 +1,106 @@
+"""`drifting pretrain`, `train`, `plan` and `replay`."""
+
+import logging
+from typing import Any
+
+from absl import flags
+
+from drifting.cli.command import Command
+from drifting.cli.shared import workdir_of
+from drifting.config import CacheBuild, Config, ConfigError, PretrainConfig, command_of, parse
+
+logger = logging.getLogger("drifting")
+
+
+def _define_training(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
+    several = "HOST:PORT of the first of several processes; default the environment's"
+    flags.DEFINE_string("coordinator", None, several, flag_values=values)
+    flags.DEFINE_integer("process_index", None, "which of them this is", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("process_count", None, "how many there are", lower_bound=1, flag_values=values)
+    gone = "seconds after which the end of one ends the others; default 100"
+    flags.DEFINE_integer("peer_timeout", 100, gone, lower_bound=5, flag_values=values)
+
+
+def _join_processes(values: flags.FlagValues) -> None:
+    from drifting.processes import initialise, is_writer
+
+    initialise(values.coordinator, values.process_count, values.process_index, values.peer_timeout)
+    if not is_writer():
+        logger.setLevel(logging.WARNING)
+
+
+def _train(values: flags.FlagValues) -> int:
+    workdir, config = workdir_of(values), parse(values["config"].value, Config)
+    from drifting.train import train
+
+    assert isinstance(config, Config)
+    _join_processes(values)
+    train(config, workdir)
+    return 0
+
+
+def _pretrain(values: flags.FlagValues) -> int:
+    workdir, config = workdir_of(values), parse(values["config"].value, PretrainConfig)
+    from drifting.pretrain import pretrain
+
+    assert isinstance(config, PretrainConfig)
+    _join_processes(values)
+    pretrain(config, workdir)
+    return 0
+
+
+def _define_plan(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("mesh", "data=1,fsdp=1", "its axes; default data=1,fsdp=1, one device", flag_values=values)
+    flags.DEFINE_string("device", None, "kind of device, such as h100, rtx4090 or tpu-v6e", flag_values=values)
+    sizes = "samples at a time, 0 all; default train.micro_batch if set, else the largest that fits"
+    flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
+    share = "share of the bf16 peak that training reaches; default 0.125, as published"
+    flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
+
+
+def _plan(values: flags.FlagValues) -> int:
+    settings: Any = values["config"].value
+    config = parse(settings, PretrainConfig if command_of(settings) == "pretrain" else Config)
+    from drifting.plan import plan
+
+    assert not isinstance(config, CacheBuild)
+    fits = plan(
+        config, mesh=values.mesh, device=values.device, micro_batch=values.micro_batch, efficiency=values.efficiency
+    )
+    return 0 if fits else 1
+
+
+def _define_replay(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
+    flags.DEFINE_integer("step", None, "the step, counted from 1", lower_bound=1, flag_values=values)
+
+
+def _replay(values: flags.FlagValues) -> int:
+    workdir = workdir_of(values)
+    if values.step is None:
+        raise ConfigError("--step: give the number of the step")
+    from drifting.replay import replay
+
+    print("\n".join(replay(workdir, values.step)))
+    return 0
+
+
+COMMANDS = {
+    "pretrain": Command("train a feature encoder (masked autoencoder)", _define_training, _pretrain, PretrainConfig),
+    "train": Command("train a one-step generator", _define_training, _train, Config),
+    "plan": Command(
+        "say whether a training fits on devices, and what it takes",
+        _define_plan,
+        _plan,
+        Config,
+        usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M",
+        any_training=True,
+    ),
+    "replay": Command(
+        "do a step of a run again and say what it consists of",
+        _define_replay,
+        _replay,
+        usage="--workdir=DIR --step=N",
+    ),
+}

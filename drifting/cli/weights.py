@@ -1,0 +1,87 @@
+"""`drifting export`, `import` and `hub push`: weights to publish."""
+
+from absl import flags
+
+from drifting.cli.command import Command
+from drifting.cli.shared import WEIGHTS, out_of, workdir_of
+from drifting.config import ConfigError
+
+
+def _weights(values: flags.FlagValues) -> str:
+    if not values.weights:
+        raise ConfigError("--weights: give a folder of weights, or hf://OWNER/REPO[/FOLDER] where they are downloaded")
+    return str(values.weights)
+
+
+def _define_out(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", None, "folder to write", flag_values=values)
+    formats = "safetensors (default), or released: the layout and tensor names of the released weights"
+    flags.DEFINE_string("format", "safetensors", formats, flag_values=values)
+
+
+def _define_export(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train` or `pretrain`", flag_values=values)
+    _define_out(values)
+    flags.DEFINE_float("ema", None, "which average of a generator's parameters; default its own", flag_values=values)
+
+
+def _export(values: flags.FlagValues) -> int:
+    workdir, out = workdir_of(values), out_of(values)
+    from drifting.publish import export_run
+
+    export_run(workdir, out, average=values.ema, layout=values.format)
+    print(out)
+    return 0
+
+
+def _define_import(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("weights", None, WEIGHTS, flag_values=values)
+    _define_out(values)
+
+
+def _import(values: flags.FlagValues) -> int:
+    weights, out = _weights(values), out_of(values)
+    from drifting.publish import import_weights
+
+    import_weights(weights, out, layout=values.format)
+    print(out)
+    return 0
+
+
+def _define_push(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("weights", None, "folder that `drifting export` or `import` wrote", flag_values=values)
+    flags.DEFINE_string("repo", None, "where to: OWNER/NAME; made if it is not there", flag_values=values)
+    flags.DEFINE_string("revision", None, "branch; default main", flag_values=values)
+    flags.DEFINE_boolean("private", False, "make a new repository private", flag_values=values)
+
+
+def _push(values: flags.FlagValues) -> int:
+    weights = _weights(values)
+    if not values.repo:
+        raise ConfigError("--repo: give the repository, OWNER/NAME")
+    from drifting.hub.push import push
+
+    print(push(weights, values.repo, revision=values.revision, private=values.private))
+    return 0
+
+
+COMMANDS = {
+    "export": Command(
+        "write a run's weights as a folder to publish",
+        _define_export,
+        _export,
+        usage="--workdir=DIR --out=DIR [--flags]",
+    ),
+    "import": Command(
+        "turn published weights of any kind into a folder of ours",
+        _define_import,
+        _import,
+        usage="--weights=WEIGHTS --out=DIR [--flags]",
+    ),
+    "hub push": Command(
+        "upload a folder of weights to the Hugging Face hub",
+        _define_push,
+        _push,
+        usage="--weights=DIR --repo=OWNER/NAME",
+    ),
+}
