@@ -30,7 +30,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and all tests, on the CPU
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # An environment of its own: the tests show that the project stands without PyTorch.
 PARITY := .venv-parity/bin
