@@ -6,11 +6,12 @@ automatic differentiation keeps of a sample, or what the compiler allots for one
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,18 @@ Bytes = dict[str, float]
 
 VAE_IMAGE = 0.5e9 / 256**2
 """Activations of the VAE for each pixel of an image."""
-IMAGENET_CLASSES = 1000
-KNOWN_IMAGES = {"mnist": ((28, 28, 1), 10), "fashion_mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
+KNOWN_IMAGES = {
+    "mnist": ((28, 28, 1), 10, 60_000),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000),
+    "cifar10": ((32, 32, 3), 10, 50_000),
+}
+COMPILER: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,  # quick: nothing is run
+    "xla_llvm_disable_expensive_passes": True,
+    # In the order that needs the least memory, as the compilers for GPU and TPU do; the CPU's own spends it on threads.
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
 
 
 @dataclass(frozen=True)
@@ -127,39 +137,50 @@ class Workload:
 
 def measure(config: TrainingConfig, compiler: bool = True) -> Workload:
     """The workload of a run's steps. `compiler=False` leaves out its figures, which take most of the time."""
-    shape, classes, notes = image_facts(config.data)
-    space = sample_space(config.data.vae, shape, abstract=True)
+    images = image_facts(config.data)
+    space = sample_space(config.data.vae, images.shape, abstract=True)
     space = dataclasses.replace(space, encoded=config.data.name == "latents", image_dtype="uint8")
-    check_sizes(config, space.shape, classes)
+    check_sizes(config, space.shape, images.classes)
     if isinstance(config, PretrainConfig):
-        return _measure_pretraining(config, space, classes, notes, compiler)
-    return _measure_training(config, space, classes, notes, compiler)
+        return _measure_pretraining(config, space, images, compiler)
+    return _measure_training(config, space, images, compiler)
 
 
-def image_facts(data: DataConfig) -> tuple[tuple[int, int, int], int, list[str]]:
-    """Shape of the images and number of classes, and what had to be assumed; large data sets are not read."""
+class ImageFacts(NamedTuple):
+    """What the data consist of; `notes` are what had to be assumed."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    samples: int
+    notes: list[str]
+
+
+def image_facts(data: DataConfig) -> ImageFacts:
+    """Shape of the images, their number and that of their classes; large data sets are not read."""
     notes: list[str] = []
     if data.name in KNOWN_IMAGES:
-        shape, classes = KNOWN_IMAGES[data.name]
+        shape, classes, count = KNOWN_IMAGES[data.name]
     elif data.name in ("imagefolder", "tfds"):
         require(data.image_size is not None, "data.image_size", None, f"data.name={data.name!r} needs it")
-        shape, classes = (data.image_size or 0, data.image_size or 0, data.channels or 3), IMAGENET_CLASSES
+        shape = (data.image_size or 0, data.image_size or 0, data.channels or 3)
+        classes, count = IMAGENET_CLASSES, IMAGENET_IMAGES
         folder = Path(data.path or "")
         train = folder / "train" if (folder / "train").is_dir() else folder
         if data.path and data.name == "imagefolder" and train.is_dir():
             classes = sum(entry.is_dir() for entry in train.iterdir())
+            count = sum(len(files) for _, _, files in os.walk(train))
         else:
-            notes.append(f"data.path={data.path!r} was not read: {classes} classes assumed")
+            notes.append(f"data.path={data.path!r} was not read: {count:,} images of {classes} classes assumed")
     else:
         source = build.source(dataclasses.replace(data, verify=False))
-        shape, classes = source.shape, source.num_classes
-    return shape, 1 if data.unconditional else classes, notes
+        shape, classes, count = source.shape, source.num_classes, len(source)
+    return ImageFacts(shape, 1 if data.unconditional else classes, count, notes)
 
 
-def _measure_training(config: Config, space: SampleSpace, classes: int, notes: list[str], compiler: bool) -> Workload:
+def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
     loss = config.loss
     encoder = feature_encoder(config.features, space, abstract=True)
-    parts, empty_state = set_up(config, space, encoder, classes)
+    parts, empty_state = set_up(config, space, encoder, images.classes)
     state, frozen = jax.eval_shape(empty_state), encoder.params | space.params
     n_gen, n_real = loss.labels * loss.generated, loss.labels * (loss.positives + loss.unconditional)
     new = config.bank.push if config.bank.per_class else loss.labels * loss.positives
@@ -211,19 +232,18 @@ def _measure_training(config: Config, space: SampleSpace, classes: int, notes: l
             "real and generated samples": (n_real + 2 * n_gen) * _bytes(samples(1)),
             "features kept, generated": n_gen * feature_bytes,
             "features kept, real": n_real * feature_bytes,
-        },
+        }
+        | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
         copies=copies,
         activations=activations,
         loss=_loss_memory(parts.objective, config, maps),
         encoding=_encoding(space, new),
-        notes=notes,
+        notes=images.notes,
     )
 
 
-def _measure_pretraining(
-    config: PretrainConfig, space: SampleSpace, classes: int, notes: list[str], compiler: bool
-) -> Workload:
-    arguments, key = build.mae_arguments(config.mae, space.shape[2], classes), jax.random.key(0)
+def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
+    arguments, key = build.mae_arguments(config.mae, space.shape[2], images.classes), jax.random.key(0)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, key)))
     optimizer = build.optimizer(config.optimizer, config.train.steps)
     decays, batch = config.train.ema_decays, config.train.batch_size
@@ -252,7 +272,7 @@ def _measure_pretraining(
         copies=copies,
         activations={"masked autoencoder": (kept, compiled)},
         encoding=_encoding(space, batch),
-        notes=notes,
+        notes=images.notes,
     )
 
 
@@ -298,7 +318,7 @@ def _compiled(function: Callable[..., Any], first: Any, second: Any) -> float:
 
 
 def _temporaries(lowered: Any) -> float:
-    return float(lowered.compile(compiler_options=QUICK).memory_analysis().temp_size_in_bytes)
+    return float(lowered.compile(compiler_options=COMPILER).memory_analysis().temp_size_in_bytes)
 
 
 def _map_shapes(config: Config, f: Any) -> tuple[Shape, Shape, Shape]:
@@ -342,6 +362,13 @@ def _encoding(space: SampleSpace, images: int) -> float:
     if space.vae is None or space.encoded:
         return 0.0
     return min(images, VAE_SLICE) * VAE_IMAGE * math.prod(space.image_shape[:2])
+
+
+def _resident_bytes(config: Config, space: SampleSpace, images: ImageFacts) -> float:
+    """All of the data as the source delivers them; of latents, mirrored images are encoded apart."""
+    delivered = space.record if space.as_delivered else Shape(space.image_shape, space.image_dtype)
+    views = 2 if space.encoded and config.data.flip else 1
+    return float(images.samples * views * _bytes(delivered))
 
 
 def _state_bytes(state: Any) -> Bytes:

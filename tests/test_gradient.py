@@ -13,11 +13,12 @@ from drifting.data.sources import digits
 from drifting.frozen import feature_encoder, sample_space
 from drifting.gradient import accumulated_gradient, in_micro_batches, micro_batched_gradient
 from drifting.kernels import KERNELS
-from drifting.losses import Objective, map_loss
+from drifting.losses import Objective, map_loss, objective_loss
 from drifting.sharding import one_device
 from drifting.state import create
 from drifting.step import Parts, train_step
 from drifting.train import empty_banks
+from drifting.workload import COMPILER
 from scripts.bench import micro_batched, workload_t
 from tests.runs import tiny_config
 
@@ -98,6 +99,38 @@ def test_a_map_in_chunks_has_the_same_loss(name: str, scale: str, normalise: boo
     whole = evaluate(2**28)
     # One position has 2 x 16 x 9 numbers.
     assert relative(evaluate(700), whole) < 2e-6
+
+
+def test_maps_come_one_after_the_other():
+    """A map more costs the generated samples' features, whose place the gradient takes, and no working memory."""
+    labels, n, positions, channels = 8, 16, 64, 32
+    objective = Objective("drift", KERNELS["laplace"], True, "per_map", 2**17)  # as large maps are: some positions
+
+    def temporaries(maps: int) -> int:
+        names = [f"map{i}" for i in range(maps)]
+
+        def features(x: jax.Array) -> Any:
+            waves = jnp.arange(1.0, 1 + positions)[:, None]
+            return {name: jnp.sin(x[:, None, :] * waves * (i + 1)) for i, name in enumerate(names)}
+
+        def step(params: jax.Array, z: jax.Array, real: Any, weight: jax.Array) -> Any:
+            none = {name: f[:, :0] for name, f in real.items()}
+
+            def loss(found: Any) -> Any:
+                found = {name: f.reshape(labels, n, *f.shape[1:]) for name, f in found.items()}
+                return objective_loss(objective, jnp.asarray([0.2, 0.05]), found, real, none, weight)
+
+            return micro_batched_gradient(lambda params, z: (features(z @ params), None), loss, params, z, 8)
+
+        def shape(*size: int) -> Any:
+            return jax.ShapeDtypeStruct(size, jnp.float32)
+
+        real = {name: shape(labels, n, positions, channels) for name in names}
+        lowered = jax.jit(step).lower(shape(8, channels), shape(labels * n, 8), real, shape(labels))
+        return int(lowered.compile(compiler_options=COMPILER).memory_analysis().temp_size_in_bytes)
+
+    of_a_map = labels * n * positions * channels * 4
+    assert temporaries(8) - temporaries(4) <= 4 * 1.1 * of_a_map
 
 
 # --- one training step ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from drifting import build, plan, workload
 from drifting.cli import load_settings, main
 from drifting.config import Config, ConfigError, parse
 from drifting.flops import flops
+from drifting.frozen import sample_space
 from drifting.workload import Mesh, Workload, measure, parse_mesh
 from tests.runs import tiny_config
 
@@ -124,6 +125,24 @@ def test_sizes(ablation: Workload):
     spread = ablation.memory(Mesh(4, 2), 64)
     assert spread["parameters"] == one["parameters"] / 2 and spread["banks"] == one["banks"]
     assert spread["features kept, real"] == one["features kept, real"] / 8
+
+
+def test_resident_data_are_spread_over_the_devices():
+    found = measure(tiny_config(data=dict(resident="device")), compiler=False)
+    assert found.memory(Mesh(), 0)["resident data"] == 8 * found.memory(Mesh(4, 2), 0)["resident data"]
+    assert found.spread["resident data"] == 1400 * 8 * 8  # the digits that are not held out, in bytes
+    assert "banks" not in found.replicated and "resident data" not in measure(tiny_config(), compiler=False).spread
+
+
+def test_resident_latents_are_moments_of_both_views():
+    space = dataclasses.replace(sample_space("random://smoke", (16, 16, 3), abstract=True), encoded=True)
+    images = workload.ImageFacts((16, 16, 3), 10, 100, [])
+    numbers = 2 * np.prod(space.shape)
+    for flip in (False, True):
+        config = tiny_config(data=dict(flip=flip))
+        assert workload._resident_bytes(config, space, images) == 100 * (1 + flip) * numbers * 2
+    fresh = dataclasses.replace(space, encoded=False, image_dtype="uint8")  # encoded when they are drawn
+    assert workload._resident_bytes(tiny_config(data=dict(flip=True)), fresh, images) == 100 * 16 * 16 * 3
 
 
 def outcome(monkeypatch: Any, found: Workload, device: str, mesh: str, **arguments: Any) -> tuple[bool, str]:
