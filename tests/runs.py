@@ -1,6 +1,7 @@
 """Real runs for the tests: the tiny configuration, the command in a process of its own, and what a run left behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from drifting.config import Config, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny_digits.py"
+FULL = "DRIFTING_FULL_TESTS" in os.environ
+"""A few tests at the size of their claims, for minutes each: a cache of 20,000 images, twenty random kills in a row."""
 
 
 def tiny_config(**sections: dict[str, Any]) -> Config:

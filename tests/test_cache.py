@@ -26,10 +26,8 @@ from drifting.frozen import SampleSpace, network, sample_space
 from drifting.validate import check
 from tests.caches import BAD, IMAGES, LATENT, cache_settings, finished_cache, image_folder, records, small_vae
 from tests.image_folder import make_image_folder
-from tests.runs import ROOT, command, tree
+from tests.runs import FULL, ROOT, command, tree
 
-FULL = "DRIFTING_FULL_CACHE_TEST" in os.environ
-"""Kill and share the work on 20,000 images rather than on a few."""
 MANY, SHARD, KILLS, SECONDS = (20_000, 512, 10, 2.0) if FULL else (IMAGES, 64, 1, 0.0)
 SHARDS = -(-MANY // SHARD)
 

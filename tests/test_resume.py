@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import assert_same_run, finish, finished_run, metrics, saved, train_command
+from tests.runs import FULL, assert_same_run, finish, finished_run, metrics, saved, train_command
 
 IN_PROGRESS = "orbax-checkpoint-tmp"
 
@@ -37,18 +37,19 @@ def logged(workdir: Path) -> int:
     return 0
 
 
-def stop(workdir: Path, number: int, when: Callable[[], bool]) -> int:
-    """Starts the run, sends it a signal as soon as `when()`, and returns its exit code."""
-    process = subprocess.Popen(train_command(workdir), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 240
-    try:
-        while not when():
-            assert process.poll() is None, "the run ended before it could be stopped"
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
-    finally:
-        process.send_signal(number)
-        process.communicate(timeout=240)
+def stop(workdir: Path, number: int, when: Callable[[], bool], said: Path | None = None) -> int:
+    """Starts the run, sends it a signal as soon as `when()`, and returns its exit code; what it says goes to `said`."""
+    with open(said or os.devnull, "wb") as log:
+        process = subprocess.Popen(train_command(workdir), stdout=subprocess.DEVNULL, stderr=log)
+        deadline = time.monotonic() + 240
+        try:
+            while not when():
+                assert process.poll() is None, "the run ended before it could be stopped"
+                assert time.monotonic() < deadline
+                time.sleep(0.0005)
+        finally:
+            process.send_signal(number)
+            process.wait(timeout=240)
     return process.returncode
 
 
@@ -65,19 +66,53 @@ def test_killed_at_many_points(whole: Path, tmp_path: Path):
     assert not any(IN_PROGRESS in name for name in names(run))
 
 
+def saving(run: Path) -> Callable[[], bool]:
+    """Whether the run is writing a checkpoint now; what a kill before left behind does not count."""
+    already = set(names(run))
+    return lambda: any(IN_PROGRESS in name for name in set(names(run)) - already)
+
+
 def killed_while_saving(run: Path) -> bool:
     """Kills the run as soon as it starts writing a checkpoint; whether it came in time."""
-    already = set(names(run))  # what a kill before left behind does not count
-    stop(run, signal.SIGKILL, lambda: any(IN_PROGRESS in name for name in set(names(run)) - already))
-    return any(IN_PROGRESS in name for name in set(names(run)) - already)
+    begun = saving(run)
+    stop(run, signal.SIGKILL, begun)
+    return begun()
+
+
+@pytest.mark.skipif(not FULL, reason="takes five minutes; set DRIFTING_FULL_TESTS=1")
+def test_twenty_kills_in_a_row_at_random(whole: Path, tmp_path: Path):
+    """At any time from its start on; runs that come to their end first are compared, and another is begun."""
+    rng, run, kills, runs = np.random.default_rng(0), tmp_path / "0", 0, 0
+    while kills < 20:
+        process = subprocess.Popen(train_command(run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=rng.uniform(0, 15))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+        else:
+            assert process.returncode == 0
+            assert_same_run(run, whole)
+            runs += 1
+            run = tmp_path / str(runs)
+    done = finish(train_command(run))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(run, whole)
 
 
 def test_stopped_politely(whole: Path, tmp_path: Path):
-    """SIGTERM, then SIGINT: saved at once, exit code 0; more steps need no more than the same command."""
-    run = tmp_path / "run"
+    """While the first step compiles, in a step, while a checkpoint is written, and by Ctrl-C: saved at once, code 0."""
+    run, said = tmp_path / "run", tmp_path / "said"
+    assert (
+        stop(run, signal.SIGTERM, lambda: said.exists() and "compiling the first step" in said.read_text(), said) == 0
+    )
+    assert saved(run)[0] < 4
     assert stop(run, signal.SIGTERM, lambda: logged(run) >= 4) == 0
     step, _, _ = saved(run)
     assert 4 <= step < 120
+    assert stop(run, signal.SIGTERM, saving(run)) == 0
+    assert not any(IN_PROGRESS in name for name in names(run)) and step < saved(run)[0] < 120
+    step, _, _ = saved(run)
     assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 0
     assert saved(run)[0] > step
     done = finish(train_command(run))
