@@ -184,6 +184,7 @@ class EvalConfig:
     encoder: str | None = None  # see `drifting evaluate`; None: what the reference was made with
     every: int = 0  # in training: score every so many steps, and a few images at step 1 to prove the set-up; 0: never
     every_samples: int | None = None  # images that are scored then; None: num_samples
+    diagnose: bool = False  # then also log what `drifting study diagnose` measures of every feature map
 
 
 @dataclass(frozen=True)

@@ -145,15 +145,17 @@ def _text(key: str, value: Any) -> str:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path) -> bool:
+def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str) -> bool:
     """Trains and scores a cell, going on where it was stopped; returns False if it was asked to stop.
+
+    `label` is what progress and messages call it.
 
     Raises:
         Exception: whatever went wrong.
     """
     folder = cell.folder(workdir)
     (folder / ERROR).unlink(missing_ok=True)
-    if train(config, folder) < config.train.steps:
+    if train(config, folder, label) < config.train.steps:
         return False
     evaluate_generator(
         TrainedGenerator.from_run(folder),
@@ -186,11 +188,10 @@ def run_sweep(
     logger.info("sweep: %d of %d cells to run, in %s", len(todo), len(cells), workdir)
     for number, cell in enumerate(todo):
         left = (time.monotonic() - began) / number * (len(todo) - number) if number else float("inf")
-        logger.info(
-            "sweep: cell %d, %s: %d of %d, ETA %s", cell.index, cell.name, number + 1, len(todo), duration(left)
-        )
+        place = f"cell {number + 1}/{len(todo)}"
+        logger.info("%s: %s, index %d; ETA of all %s", place, cell.name, cell.index, duration(left))
         try:
-            whole = run_cell(sweep, cell, cells[cell], workdir)
+            whole = run_cell(sweep, cell, cells[cell], workdir, place)
         except Exception as error:  # of any kind: the other cells shall run
             _note_failure(cell, workdir, error)
             whole = True

@@ -101,8 +101,10 @@ def prepare(config: Config) -> Training:
     return Training(parts, source, encoder, empty, layout.put(encoder.params), widths, key, step)
 
 
-def train(config: Config, workdir: Path) -> int:
+def train(config: Config, workdir: Path, label: str = "train") -> int:
     """Trains a generator in `workdir`, going on from its latest checkpoint; returns the step reached.
+
+    `label` is what progress and messages call it.
 
     Raises:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
@@ -127,7 +129,7 @@ def train(config: Config, workdir: Path) -> int:
                 evaluate_every=config.eval.every,
             ),
             identity=training.identity,
-            label="train",
+            label=label,
             about=describe(parts, training.source, training.encoder, training.empty),
             packing=bank_packing(parts, feed, training.empty),
         )
@@ -146,10 +148,18 @@ def evaluator_of(training: Training, workdir: Path) -> Callable[[int, TrainState
         return None
     remedy = f"not while {count} processes train: set it to 0, and score checkpoints with `drifting evaluate`"
     require(count == 1, "eval.every", every, remedy)
-    evaluator = TrainingEvaluator(parts.config, parts.generator, parts.space, training.identity, workdir)
+    config, decay = parts.config, str(ema_decay(parts.config))
+    evaluator = TrainingEvaluator(config, parts.generator, parts.space, training.identity, workdir)
+    diagnosis = None
+    if config.eval.diagnose:
+        from drifting.analysis.diagnose import Diagnosis, subject_of  # which draws: nothing else in training does
+
+        subject = subject_of(config.loss, parts.generator, training.source, parts.space, training.encoder)
+        diagnosis = Diagnosis(subject, config.eval.alpha)
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        return evaluator(step, dataclasses.replace(state, ema=parts.layout.local(state.ema)))
+        state = dataclasses.replace(state, ema=parts.layout.local(state.ema))
+        return evaluator(step, state) | (diagnosis(state.ema[decay]) if diagnosis else {})
 
     return evaluate
 

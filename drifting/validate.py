@@ -259,6 +259,7 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
     _at_least(1, "eval", evaluation, "batch_size", "neighbours")
     _at_least(2, "eval", evaluation, "num_samples")
     _at_least(0, "eval", evaluation, "every")
+    require(evaluation.every > 0 or not evaluation.diagnose, "eval.diagnose", True, "is done with eval.every: set that")
     if evaluation.every_samples is not None:
         _at_least(evaluation.neighbours + 1, "eval", evaluation, "every_samples")
     _check_seed("eval.seed", evaluation.seed)

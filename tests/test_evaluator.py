@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import pytest
 
+from drifting.analysis import diagnose
+from drifting.analysis.settings import DiagnoseStudy
 from drifting.config import ConfigError
 from drifting.evaluator import TrainingEvaluator
 from drifting.loop import Callbacks
 from drifting.scores import Settings, evaluate_generator
 from drifting.train import train
 from drifting.trained import TrainedGenerator
-from tests.runs import TINY, finished_run, tiny_config
+from tests.runs import TINY, finished_run, metrics, tiny_config
 from tests.test_cli import line_of
 
 
@@ -63,6 +65,16 @@ def test_when_it_is_scored():
     assert not Callbacks(**options, evaluate=print).scores(1, True)
 
 
+def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
+    config = tiny_config(train=dict(steps=2), eval=dict(every=2, diagnose=True))
+    assert train(config, tmp_path) == 2
+    logged = metrics(tmp_path)[-1]
+    found = diagnose.run(DiagnoseStudy(), run=tmp_path).more["all.csv"]
+    (row,) = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
+    for quantity in diagnose.LOGGED:
+        np.testing.assert_allclose(logged[f"diagnose/{quantity}/global/{row['width']:g}"], row[quantity], rtol=1e-5)
+
+
 def test_a_wrong_reference_is_found_before_anything_is_compiled(tmp_path: Path):
     config = tiny_config(eval=dict(every=50, reference=str(tmp_path / "absent.npz")))
     with pytest.raises(ConfigError, match=r"^--reference=.*absent\.npz"):
@@ -75,6 +87,7 @@ def test_a_wrong_reference_is_found_before_anything_is_compiled(tmp_path: Path):
     [
         ("eval.every=-1", "eval.every=-1: use 0 or more"),
         ("eval.every_samples=3", "eval.every_samples=3: use 4 or more"),
+        ("eval.diagnose=True", "eval.diagnose=True: is done with eval.every: set that"),
     ],
 )
 def test_wrong_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, message: str):

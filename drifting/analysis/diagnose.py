@@ -22,7 +22,7 @@ from matplotlib.ticker import NullFormatter
 from drifting import build
 from drifting.analysis import plots
 from drifting.analysis.alignment import Alignment, Side, compare, sides
-from drifting.analysis.settings import DiagnoseStudy
+from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
 from drifting.config import ConfigError, DataConfig, LossConfig
 from drifting.data.source import LabelledSource, read
@@ -131,7 +131,7 @@ def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -
 class Subject:
     """What is diagnosed: a generator, its real samples, and the loss they meet in."""
 
-    trained: TrainedGenerator
+    generator: build.Generator
     source: LabelledSource
     space: SampleSpace
     encoder: FeatureEncoder
@@ -139,7 +139,17 @@ class Subject:
     objective: Objective
 
 
-def subject(settings: DiagnoseStudy, run: Path | None, weights: str | None, vae: str | None) -> Subject:
+def subject_of(
+    loss: LossConfig, generator: build.Generator, source: LabelledSource, space: SampleSpace, encoder: FeatureEncoder
+) -> Subject:
+    """What is diagnosed, from its parts."""
+    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
+    return Subject(generator, source, space, encoder, loss, objective)
+
+
+def subject(
+    settings: DiagnoseStudy, run: Path | None, weights: str | None, vae: str | None
+) -> tuple[TrainedGenerator, Subject]:
     """The generator of a run with the run's own data, features and loss, or published weights with those of `settings`.
 
     Raises:
@@ -159,9 +169,7 @@ def subject(settings: DiagnoseStudy, run: Path | None, weights: str | None, vae:
     source = _source(data, trained)
     space = source_space(data.vae or trained.usage.vae, source)
     require(space.shape == trained.space.shape, "data.name", data.name, "its samples are not of the generator's shape")
-    encoder = feature_encoder(features, space)
-    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
-    return Subject(trained, source, space, encoder, loss, objective)
+    return trained, subject_of(loss, trained.generator, source, space, feature_encoder(features, space))
 
 
 def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
@@ -174,54 +182,61 @@ def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
     return source
 
 
-def gather(found: Subject, settings: DiagnoseStudy, alpha: float) -> dict[str, Problem]:
-    """Every feature map's samples, at most `study.positions` of its positions."""
-    config, loss = settings.study, found.loss
-    rng = np.random.default_rng(config.seed)
-    counts = np.bincount(found.source.labels, minlength=found.source.num_classes)
-    usable = np.flatnonzero(counts >= 2)
-    labels = np.sort(rng.permutation(usable)[: config.labels])
-    real_of = {label: rng.permutation(np.flatnonzero(found.source.labels == label)) for label in labels}
-    most = min(config.references, *(len(rows) for rows in real_of.values()))
-    positives, unconditional = min(loss.positives, most), loss.unconditional
-    if most < config.references:
-        logger.warning("references: a class has %d real samples; they stand for its distribution", most)
+class Gathering:
+    """The samples of every feature map, at most `positions` of its positions. Real samples are read once.
 
-    key = jax.random.key(config.seed)
-    key_draw, key_noise = jax.random.split(key)
-    draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
-    features = jax.jit(found.encoder.features)
-    params, generator = found.trained.params, found.trained.generator
+    Args:
+        found: what is diagnosed. settings: how many samples. alpha: guidance scale of the generated ones.
+    """
 
-    def maps_of(samples: Array) -> dict[str, np.ndarray]:
-        maps = features(found.encoder.params, samples)
-        return {name: np.asarray(_spread(f, config.positions), np.float32) for name, f in maps.items()}
+    def __init__(self, found: Subject, settings: DiagnoseSettings, alpha: float) -> None:
+        self._loss, self._settings, source = found.loss, settings, found.source
+        rng = np.random.default_rng(settings.seed)
+        counts = np.bincount(source.labels, minlength=source.num_classes)
+        self._labels = np.sort(rng.permutation(np.flatnonzero(counts >= 2))[: settings.labels])
+        real_of = [rng.permutation(np.flatnonzero(source.labels == label)) for label in self._labels]
+        most = min(settings.references, *map(len, real_of))
+        if most < settings.references:
+            logger.warning("references: a class has %d real samples; they stand for its distribution", most)
+        key_draw, self._key_noise = jax.random.split(jax.random.key(settings.seed))
+        draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
+        features = jax.jit(found.encoder.features)
+        generator, count = found.generator, settings.generated + settings.references
 
-    def real(rows: np.ndarray, number: int) -> dict[str, np.ndarray]:
-        images, _ = read(found.source, rows, np.zeros(len(rows), bool), None)
-        return maps_of(draw(found.space.params, images, jax.random.fold_in(key_draw, number)))
+        def maps_of(samples: Array) -> dict[str, np.ndarray]:
+            maps = features(found.encoder.params, samples)
+            return {name: np.asarray(_spread(f, settings.positions), np.float32) for name, f in maps.items()}
 
-    @jax.jit
-    def generate(label: Array, key: Array) -> Array:
-        n = config.generated + config.references
-        noise = generator.sample_noise(params, jax.random.split(key, n))
-        return generator(params, noise, jnp.full(n, label), jnp.full(n, alpha))
+        def real(rows: np.ndarray, number: int) -> dict[str, np.ndarray]:
+            images, _ = read(source, rows, np.zeros(len(rows), bool), None)
+            return maps_of(draw(found.space.params, images, jax.random.fold_in(key_draw, number)))
 
-    anything = real(rng.permutation(len(found.source))[: config.references + unconditional], 0)
-    out: dict[str, list[Problem]] = {name: [] for name in anything}
-    for number, label in enumerate(labels, start=1):
-        generated = maps_of(generate(jnp.int32(label), jax.random.fold_in(key_noise, number)))
-        of_class = real(real_of[label][:most], number)
-        n, u = config.generated, unconditional
-        length = 1.0
-        if loss.feature_scale == "neighbour":
-            length = float(neighbour_distance(jnp.asarray(of_class["global"][None, :, 0]), loss.neighbours)[0])
-        for name, real_map in of_class.items():
-            fake, other = generated[name] / length, anything[name] / length
-            real_map = real_map / length
-            arrays = (fake[:n], real_map[:positives], other[:u], fake[n:], real_map, other[u:])
-            out[name].append(Problem(*(jnp.asarray(a) for a in arrays)))
-    return {name: jax.tree.map(lambda *a: jnp.stack(a), *found) for name, found in out.items()}
+        @jax.jit
+        def generate(params: build.Params, label: Array, key: Array) -> Array:
+            noise = generator.sample_noise(params, jax.random.split(key, count))
+            return generator(params, noise, jnp.full(count, label), jnp.full(count, alpha))
+
+        self._maps_of, self._generate = maps_of, generate
+        anything = rng.permutation(len(source))[: settings.references + found.loss.unconditional]
+        self._of_any = real(anything, 0)
+        self._of_class = [real(rows[:most], number) for number, rows in enumerate(real_of, start=1)]
+
+    def __call__(self, params: build.Params) -> dict[str, Problem]:
+        """With samples of the generator with `params`, always of the same noise."""
+        n, loss = self._settings.generated, self._loss
+        out: dict[str, list[Problem]] = {name: [] for name in self._of_any}
+        for number, (label, of_class) in enumerate(zip(self._labels, self._of_class, strict=True), start=1):
+            key = jax.random.fold_in(self._key_noise, number)
+            generated = self._maps_of(self._generate(params, jnp.int32(label), key))
+            length = 1.0
+            if loss.feature_scale == "neighbour":
+                length = float(neighbour_distance(jnp.asarray(of_class["global"][None, :, 0]), loss.neighbours)[0])
+            for name in out:
+                fake, real, other = (maps[name] / length for maps in (generated, of_class, self._of_any))
+                positives, u = real[: loss.positives], loss.unconditional
+                arrays = (fake[:n], positives, other[:u], fake[n:], real, other[u:])
+                out[name].append(Problem(*(jnp.asarray(a) for a in arrays)))
+        return {name: jax.tree.map(lambda *a: jnp.stack(a), *found) for name, found in out.items()}
 
 
 def _spread(x: Array, count: int) -> Array:
@@ -230,14 +245,53 @@ def _spread(x: Array, count: int) -> Array:
     return x[:, np.linspace(0, positions - 1, min(count, positions)).round().astype(int)]
 
 
-def own_metrics(found: Subject, maps: Problem, widths: Sequence[float], alpha: float) -> MapMetrics:
-    """What training would log of a map: loss, gap, norm of its own field for each width, feature scale."""
+_map_loss = jax.jit(map_loss, static_argnums=0)
+
+
+class Measured(NamedTuple):
+    """A feature map: what training would log of it, and for each width the quantities of `measure`."""
+
+    own: MapMetrics
+    scale: float
+    quantities: list[tuple[Alignment, Blocks]]
+
+
+def measured(found: Subject, maps: Problem, kernel: Kernel, widths: Sequence[float], alpha: float) -> Measured:
+    """All quantities of one map; its own loss, gap and norms are those of the loss trained with."""
     labels, n = maps.x.shape[:2]
     w_unc = unconditional_weight(jnp.full(labels, alpha), n, maps.unc.shape[1])
     ones = jnp.ones
     weights = (ones((labels, n)), ones(maps.pos.shape[:2]), jnp.broadcast_to(w_unc[:, None], maps.unc.shape[:2]))
-    loss = jax.jit(partial(map_loss, found.objective))
-    return loss(jnp.asarray(widths, jnp.float32), maps.x, maps.pos, maps.unc, *weights)[1]
+    samples = (maps.x, maps.pos, maps.unc)
+    own = _map_loss(found.objective, jnp.asarray(widths, jnp.float32), *samples, *weights)[1]
+    scale = max(float(own.scale), 1e-3)
+    return Measured(own, scale, [measure(maps, kernel, width, scale) for width in widths])
+
+
+LOGGED = ("relative_error", "cosine", "preconditioner_ratio", "residual_gap")
+"""What is looked at first, and logged in training: the four panels of the paper's Figure 5."""
+
+
+class Diagnosis:
+    """The four quantities of the paper's Figure 5 in the course of a training, for every map and width of its loss.
+
+    Args:
+        found: what is trained. alpha: guidance scale.
+    """
+
+    def __init__(self, found: Subject, alpha: float) -> None:
+        self._found, self._alpha = found, alpha
+        self._gather = Gathering(found, DiagnoseSettings(), alpha)
+
+    def __call__(self, params: build.Params) -> dict[str, float]:
+        """`diagnose/QUANTITY/MAP/WIDTH` of the generator with `params`."""
+        loss = self._found.loss
+        flat: dict[str, float] = {}
+        for name, maps in self._gather(params).items():
+            quantities = measured(self._found, maps, self._found.objective.kernel, loss.widths, self._alpha).quantities
+            for width, (alignment, _) in zip(loss.widths, quantities, strict=True):
+                flat |= {f"diagnose/{q}/{name}/{width:g}": float(getattr(alignment, q)) for q in LOGGED}
+        return flat
 
 
 def run(
@@ -245,30 +299,25 @@ def run(
 ) -> Result:
     """Every quantity for each feature map and width, and a picture of each map."""
     config = settings.study
-    found = subject(settings, run, weights, vae)
-    alpha = found.trained.alpha(None if config.alpha is None else config.alpha)
+    trained, found = subject(settings, run, weights, vae)
+    alpha = trained.alpha(None if config.alpha is None else config.alpha)
     kernel_name = config.kernel or found.loss.kernel
+    kernel = KERNELS[kernel_name]
     widths = config.widths or found.loss.widths
-    samples = gather(found, settings, alpha)
     rows: list[tuple[Cell, ...]] = []
     figures: dict[str, Figure] = {}
-    for name, maps in samples.items():
-        own = own_metrics(found, maps, widths, alpha)
-        scale = float(jnp.maximum(own.scale, 1e-3))
-        measured = [measure(maps, KERNELS[kernel_name], width, scale) for width in widths]
-        for width, norm, (alignment, blocks) in zip(widths, own.field_norm, measured, strict=True):
+    for name, maps in Gathering(found, config, alpha)(trained.params).items():
+        own, scale, quantities = measured(found, maps, kernel, widths, alpha)
+        for width, norm, (alignment, blocks) in zip(widths, own.field_norm, quantities, strict=True):
             numbers = [float(value) for value in (*alignment, *blocks.effective, *blocks.symmetry, *blocks.pool)]
             rows.append((name, maps.x.shape[-1], float(width), float(norm), float(own.gap), scale, *numbers))
-        figures[f"map_{name.replace('/', '_')}.png"] = draw_map(
-            name, maps, KERNELS[kernel_name], widths, scale, measured
-        )
-        logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in measured))
+        figures[f"map_{name.replace('/', '_')}.png"] = draw_map(name, maps, kernel, widths, scale, quantities)
+        logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in quantities))
     first = ("map", "channels", "width", "own field norm", "own gap", "feature scale")
     by_block = [f"{quantity}, {block}" for quantity in ("effective", "eps_sym²", "eps_mc²") for block in BLOCKS]
     columns = [*first, *Alignment._fields, *by_block]
     table = Table(columns, rows)
-    shown = ("map", "width", "own field norm", "relative_error", "cosine", "preconditioner_ratio", "residual_gap",
-             "effective, generated", "effective, positive")  # fmt: skip
+    shown = ("map", "width", "own field norm", *LOGGED, "effective, generated", "effective, positive")
     picked = Table(shown, [tuple(row[columns.index(c)] for c in shown) for row in rows])
     overview = {"figure.png": draw(table, plots.title(kernel_name))}
     return Result(picked, [], {**overview, **figures}, {"all.csv": table})
@@ -277,12 +326,11 @@ def run(
 @plots.style()
 def draw(table: Table, kernel: str) -> Figure:
     """The four quantities of the paper's Figure 5 for each map, a marker for each width."""
-    panels = ("relative_error", "cosine", "preconditioner_ratio", "residual_gap")
     labels = ("relative error", "cosine", "$\\bar\\alpha_p/\\bar\\alpha_q$", "$E|\\delta_p-\\delta_q|^2$")
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     widths = list(dict.fromkeys(row[2] for row in table.rows))
     figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
-    for ax, quantity, label in zip(axes.flat, panels, labels, strict=True):
+    for ax, quantity, label in zip(axes.flat, LOGGED, labels, strict=True):
         for width, marker in zip(widths, plots.MARKERS, strict=False):
             values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
             ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
