@@ -267,7 +267,10 @@ def _samples(runs: Sequence[RunData]) -> str:
         gallery.append(f'<figure id="cell-{number_}">{shown}{caption}</figure>')
     options = [f'<option value="cell-{i}">{escape(run.name)}</option>' for i, run in enumerate(drawn)]
     sides = []
-    for side, chosen in (("left", 0), ("right", len(drawn) - 1)):
+    scored = [i for i, run in enumerate(drawn) if run.scores is not None]
+    best = min(scored, key=lambda i: _score(drawn[i], distance_name(drawn[i].scores or {})), default=0)
+    other = len(drawn) - 1 if best < len(drawn) - 1 else 0
+    for side, chosen in (("left", best), ("right", other)):
         marked = [o.replace("<option", "<option selected", 1) if i == chosen else o for i, o in enumerate(options)]
         select = f'<select data-side="{side}" aria-label="Cell on the {side}">{"".join(marked)}</select>'
         sides.append(f'<figure>{select}<div class="shown" aria-live="polite"></div></figure>')
@@ -282,8 +285,7 @@ def _score_line(run: RunData) -> str:
     if run.scores is None:
         return run.error or run.status or "not scored yet"
     names = (distance_name(run.scores), "precision", "recall")
-    return ", ".join(f"{TITLES[name].lower() if name != 'fid' else 'FID'} {number(run.scores[name])}"
-                     for name in names if name in run.scores)  # fmt: skip
+    return ", ".join(f"{TITLES[name]} {number(run.scores[name])}" for name in names if name in run.scores)
 
 
 def _settings(runs: Sequence[RunData]) -> str:
