@@ -266,6 +266,18 @@ def test_too_many_bad_images_stop_it_and_it_goes_on_when_more_are_allowed(finish
     }
 
 
+def test_bad_images_of_all_processes_count(finished: Path, folder: Path, copy: Path):
+    """While it makes its shards, a process knows of the bad images of finished ones alone."""
+    (copy / "manifest.json").unlink()
+    for max_bad in (4 / IMAGES, 0.0):
+        line = line_of(lambda max_bad=max_bad: build_cache(cache_settings(folder, max_bad=max_bad), copy), CacheError)
+        assert line.startswith(f"cache: 5 of {IMAGES} images cannot be read, more than cache.max_bad={max_bad:g} allow")
+        assert not (copy / "manifest.json").exists()
+    assert build_cache(cache_settings(folder), copy)
+    line_of(lambda: build_cache(cache_settings(folder, max_bad=0.0), copy), CacheError)  # of a finished one, too
+    assert tree(copy) == tree(finished)
+
+
 def test_another_cache_is_not_written_over(copy: Path, folder: Path, tmp_path: Path):
     other_vae = small_vae(tmp_path / "vae", seed=1)
     shutil.copytree(folder, tmp_path / "more")

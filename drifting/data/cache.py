@@ -125,7 +125,7 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     if not whole:
         logger.info("cache: stopped, the same command goes on from there")
         return False
-    return _finish(workdir, shards, images, time.monotonic() - began)
+    return _finish(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)
 
 
 def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) -> dict[str, Any]:
@@ -183,6 +183,16 @@ def _read(source: Source, index: int) -> Image | ValueError:
         return error
 
 
+def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
+    """Raises `CacheError` where more of the images cannot be read than may be; `reason` is that of the last."""
+    if bad > max_bad * images:
+        raise CacheError(
+            f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
+            f"because: {reason}; finished shards stay: raise cache.max_bad, or mend the images and choose another "
+            "--workdir"
+        )
+
+
 @dataclass
 class _Made:
     """What has been found of the shard under way: its readable images' labels, and the others."""
@@ -198,7 +208,6 @@ class _Builder:
         cache = config.cache
         self._source, self._space, self._shards, self._config = source, space, shards, cache
         self._record = record_type(space.shape, cache.flip)
-        self._allowed = cache.max_bad * len(source)
         self._encode = jax.jit(self._moments)
         self._made, self._bad_before = _Made(), 0
 
@@ -293,13 +302,7 @@ class _Builder:
         reason = " ".join(str(error).split())
         logger.warning("cache: skipped image %d: %s", index, reason)
         self._made.bad.append({"index": index, "reason": reason})
-        bad = self._bad_before + len(self._made.bad)
-        if bad > self._allowed:
-            raise CacheError(
-                f"cache: {bad} of {len(self._source):,} images cannot be read, more than cache.max_bad="
-                f"{self._config.max_bad:g} allows, the last because: {reason}; finished shards stay: raise "
-                f"cache.max_bad, or mend the images and choose another --workdir"
-            )
+        _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._config.max_bad, reason)
 
     def _write(self, writer: Any, indices: list[int], moments: jax.Array) -> None:
         """Writes a record for each of the images `indices`, the first rows of `moments`."""
@@ -332,16 +335,22 @@ class _Builder:
         _write_json(shard.record, found)
 
 
-def _finish(workdir: Path, shards: Sequence[Shard], images: int, seconds: float) -> bool:
-    """Writes the manifest if all shards are finished; says what there is."""
+def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
+    """Writes the manifest if all shards are finished; says what there is.
+
+    Raises:
+        CacheError: too many images cannot be read. While shards are made, each process knows only the finished ones.
+    """
     found = [record for shard in shards if (record := shard.finished())]
+    bad = [image for record in found for image in record["bad"]]
+    if bad:
+        _check_bad(len(bad), shards[-1].indices.stop, max_bad, bad[-1]["reason"])
     took = f"{images:,} images in {duration(seconds)}"
     if len(found) < len(shards):
         left = len(shards) - len(found)
         logger.info("cache: this process is done, %s; %d shards of other processes are not there yet", took, left)
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
-    bad = [image for record in found for image in record["bad"]]
     with atomic_path(workdir / LABELS) as temporary:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
