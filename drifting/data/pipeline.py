@@ -157,7 +157,7 @@ class BatchIterator(abc.ABC):
         if reading.workers:
             flags.FLAGS.mark_as_parsed()  # which Grain asks for before it starts a process
             options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=max(1, reading.prefetch))
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options).map(_copied)
         if reading.place is not None:
             batches = batches.map(reading.place)
             if reading.prefetch:
@@ -328,6 +328,15 @@ class ClassBalanced(BatchIterator):
             if self._unconditional:
                 rows.append(_draw(rng, len(self.source), self._unconditional))
         return np.concatenate(rows)[self._rows]
+
+
+def _copied(batch: dict[str, NDArray]) -> dict[str, NDArray]:
+    """A batch outside of the memory that it was shared in with a worker process.
+
+    Grain frees that once the last user has gone. Batches on a CPU device use it as it is, until the interpreter ends,
+    when nobody is left to free it.
+    """
+    return {key: np.array(rows) for key, rows in batch.items()}
 
 
 def _draw(rng: np.random.Generator, population: int | NDArray[np.int64], count: int) -> NDArray[np.int64]:
