@@ -132,7 +132,7 @@ def test_a_class_of_damaged_images_leaves_an_empty_shard(tmp_path: Path):
 class Process:
     """`drifting cache` in a process of its own, in `workdir`."""
 
-    def __init__(self, folder: Path, workdir: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, workdir: Path, *arguments: str, devices: int = 1) -> None:
         self.workdir, self._config = workdir, workdir.with_suffix(".py")
         settings = to_dict(cache_settings(folder, shard_size=SHARD))
         self._config.write_text(
@@ -140,7 +140,8 @@ class Process:
             f"def get_config():\n    return to_config_dict(parse({settings!r}, CacheBuild))\n"
         )
         given = command("cache", f"--config={self._config}", f"--workdir={workdir}", *arguments)
-        self.process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True)
+        xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        self.process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": xla})
 
     def wait_for(self, pattern: str, more_than: int = 0) -> None:
         while self.process.poll() is None and len(list(self.workdir.glob(pattern))) <= more_than:
@@ -164,8 +165,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 def test_two_processes_make_the_same_files(expected: Any, tmp_path: Path):
+    """And with several devices, over which each spreads its batches."""
     folder, files = expected
-    processes = [Process(folder, tmp_path / "cache", f"--process_index={i}", "--process_count=2") for i in range(2)]
+    flags = [(f"--process_index={i}", "--process_count=2") for i in range(2)]
+    processes = [Process(folder, tmp_path / "cache", *flags[i], devices=(2, 3)[i]) for i in range(2)]
     logs = []
     for process in processes:
         code, log = process.end()
@@ -175,6 +178,7 @@ def test_two_processes_make_the_same_files(expected: Any, tmp_path: Path):
     assert any("cache: done, " in log for log in logs)
     for number, log in enumerate(logs):
         assert f"cache: {(SHARDS + 1 - number) // 2} of {SHARDS} shards to make" in log
+        assert ("cache.batch_size=32 is spread over 1 of the 3 devices" in log) == (number == 1)
 
 
 def test_killed_at_random_it_ends_with_the_same_files(expected: Any, tmp_path: Path):

@@ -9,6 +9,7 @@ by timing them, but for rounding). A shard is finished when its `.json` is there
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -25,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from drifting import build
@@ -202,13 +205,25 @@ class _Made:
 
 
 class _Builder:
-    """Makes shards: threads decode ahead of the device, which computes a batch while the one before is written."""
+    """Makes shards: threads decode ahead of the devices, which compute a batch while the one before is written."""
 
     def __init__(self, config: CacheBuild, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> None:
         cache = config.cache
         self._source, self._space, self._shards, self._config = source, space, shards, cache
         self._record = record_type(space.shape, cache.flip)
-        self._encode = jax.jit(self._moments)
+        devices = math.gcd(cache.batch_size, jax.local_device_count())
+        if devices < jax.local_device_count():
+            logger.warning(
+                "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be "
+                "over all", cache.batch_size, devices, jax.local_device_count(),
+            )  # fmt: skip
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
+        self._rows = NamedSharding(mesh, P("batch"))
+        self._params = jax.device_put(space.params, NamedSharding(mesh, P()))
+        # Each device does its rows by itself: the VAE goes through them in slices, which cannot be spread as they are.
+        self._encode = jax.jit(
+            jax.shard_map(self._moments, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False)
+        )
         self._made, self._bad_before = _Made(), 0
 
     def _moments(self, params: Any, images: jax.Array) -> jax.Array:
@@ -268,7 +283,7 @@ class _Builder:
             while left:
                 indices, batch, taken = self._take_batch(islice(images, left))
                 left -= taken
-                now = (indices, self._encode(self._space.params, batch))
+                now = (indices, self._encode(self._params, jax.device_put(batch, self._rows)))
                 if before is not None:
                     self._write(writer, *before)
                 before = now
