@@ -11,8 +11,8 @@ give `--config.cache.batch_size=512`). Several share the work, on one machine or
     srun --ntasks=4 --gpus-per-task=1 drifting cache ...
 
 `drifting cache --verify --workdir=data/imagenet_latents` compares the files with their checksums. Trained on with
-`--config.data.name=latents --config.data.path=data/imagenet_latents --config.data.image_size=None`. `:tiny` tries it
-out.
+`--config.data.name=latents --config.data.path=data/imagenet_latents`, and `--config.data.random_crop=False` where that
+is set. `:tiny` tries it out.
 """
 
 from ml_collections import ConfigDict
