@@ -1,6 +1,7 @@
 """Encoding an image folder: records against the VAE itself, and the same ones whatever happens on the way."""
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -254,6 +255,23 @@ def test_a_damaged_shard_is_made_again(finished: Path, folder: Path, copy: Path)
         (copy / f".{name}.0.tmp").write_bytes(b"half")  # of a process that was killed
     assert build_cache(cache_settings(folder), copy)
     assert tree(copy) == tree(finished)
+
+
+def test_images_that_were_mended_are_taken_in(
+    folder: Path, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "drifting")
+    mended = tmp_path / "folder"
+    shutil.copytree(folder, mended)
+    broken = mended / "class_028" / "00128.jpg"
+    assert build_cache(cache_settings(mended), copy)  # nothing yet
+    before = tree(copy)
+    shutil.copy(mended / "class_028" / "00028.jpg", broken)
+    assert build_cache(cache_settings(mended), copy)
+    assert "cache: image 169 can be read now, shard-00001-of-00005.array_record is made again" in caplog.text
+    changed = {name for name, content in tree(copy).items() if before[name] != content}
+    assert changed == {"shard-00001-of-00005.array_record", "shard-00001-of-00005.json", "labels.npy", "manifest.json"}
+    assert records(copy)["index"][168] == 169 and len(records(copy)) == IMAGES - BAD + 1
 
 
 # --- what stops it ----------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     _remove_temporary(path for shard in mine for path in (shard.path, shard.record))
     if process_index == 0:
         _remove_temporary([workdir / LABELS, workdir / MANIFEST])
-    missing = [shard for shard in mine if shard.finished() is None]
+    missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
     with interrupts() as interrupted:
@@ -186,13 +186,22 @@ def _read(source: Source, index: int) -> Image | ValueError:
         return error
 
 
+def _mended(source: Source, shard: Shard) -> bool:
+    """Whether an image that was left out of a finished shard can be read by now."""
+    left_out = (shard.finished() or {"bad": []})["bad"]
+    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), ValueError)]
+    if mended:
+        logger.info("cache: image %d can be read now, %s is made again", mended[0], shard.path.name)
+    return bool(mended)
+
+
 def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
     """Raises `CacheError` where more of the images cannot be read than may be; `reason` is that of the last."""
     if bad > max_bad * images:
         raise CacheError(
             f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
-            f"because: {reason}; finished shards stay: raise cache.max_bad, or mend the images and choose another "
-            "--workdir"
+            f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
+            "again (without them it is another cache: choose another --workdir)"
         )
 
 
@@ -385,7 +394,11 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     size = sum(record["bytes"] for record in found) / 1e9
     logger.info("cache: done, %s; %s holds %s images, %.3g GB", took, workdir, f"{len(labels):,}", size)
     if bad:
-        logger.warning("cache: %d images could not be read, all are listed in %s:", len(bad), workdir / MANIFEST)
+        logger.warning(
+            "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
+            "command takes them in (the data set without them is another cache: choose another --workdir)",
+            len(bad), workdir / MANIFEST,
+        )  # fmt: skip
         for image in bad[:LISTED]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
     return True
