@@ -222,7 +222,8 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     try:
         counts = np.array([len(members) for members in members_of(source)])
     except ValueError as error:
-        raise ConfigError(f"data.name={config.data.name!r}: {error}") from error
+        path = f", data.path={config.data.path!r}" if config.data.path else ""
+        raise ConfigError(f"data.name={config.data.name!r}{path}: {error}") from error
     few = int((counts < loss.positives).sum())
     if few:
         logger.warning(

@@ -23,6 +23,7 @@ from drifting.data import cache
 from drifting.data.cache import CacheError, build_cache, shards_of
 from drifting.data.folder import imagefolder
 from drifting.data.latents import latents, record_type
+from drifting.data.pipeline import members_of
 from drifting.frozen import SampleSpace, network, sample_space
 from drifting.validate import check
 from tests.caches import BAD, IMAGES, LATENT, cache_settings, finished_cache, image_folder, records, small_vae
@@ -110,7 +111,7 @@ def test_without_mirror_images_a_record_is_half(finished: Path, folder: Path, tm
     assert whole["moments"][0, 0].tobytes() in found and whole["moments"][0, 1].tobytes() not in found
 
 
-def test_a_class_of_damaged_images_leaves_an_empty_shard(tmp_path: Path):
+def test_a_class_of_damaged_images_leaves_an_empty_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     source, workdir = tmp_path / "folder", tmp_path / "cache"
     make_image_folder(source, 200)
     for number in range(3, 100):
@@ -120,6 +121,9 @@ def test_a_class_of_damaged_images_leaves_an_empty_shard(tmp_path: Path):
     assert build_cache(cache_settings(source, shard_size=2, batch_size=2, max_bad=0.5), workdir)
     manifest = json.loads((workdir / "manifest.json").read_text())
     assert [shard["records"] for shard in manifest["shards"]] == [2, 0, 2]
+    assert "1 of 3 classes have no image that can be read, which training asks for: class_001" in caplog.text
+    line = line_of(lambda: members_of(latents(workdir)), ValueError)
+    assert line.startswith(f"1 of 3 classes of {workdir} have no image: class_001; leave them out") and "again" in line
     assert main(["cache", "--verify", f"--workdir={workdir}"]) == 0
     assert records(workdir)["index"].tolist() == [0, 1, 4, 5]
     moments, labels = latents(workdir).__getitems__([3, 0, 2])

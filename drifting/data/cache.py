@@ -56,7 +56,7 @@ logger = logging.getLogger("drifting")
 Image = NDArray[np.float32]
 
 LISTED = 10
-"""Images that could not be read which the last message names."""
+"""Images that could not be read, and classes without any, which the last messages name."""
 
 
 class CacheError(RuntimeError):
@@ -380,7 +380,7 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
             np.save(file, labels.astype("<i4"), allow_pickle=False)
         _flush(temporary)
     keys = ("file", "records", "bytes", "sha256")
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "facts": read_json(workdir / FACTS),
@@ -401,6 +401,13 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         )  # fmt: skip
         for image in bad[:LISTED]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
+    names, present = manifest["facts"]["classes"], set(labels.tolist())
+    if empty := [name for label, name in enumerate(names) if label not in present]:
+        listed = ", ".join(empty[:LISTED]) + (", .." if empty[LISTED:] else "")
+        logger.warning(
+            "cache: %d of %d classes have no image that can be read, which training asks for: %s",
+            len(empty), len(names), listed,
+        )  # fmt: skip
     return True
 
 

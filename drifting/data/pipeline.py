@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
+from drifting.data.latents import LatentSource
 from drifting.data.source import LabelledSource, Source, read
 
 # Purposes of the random streams, so that no two draws of a run share one.
@@ -351,8 +352,11 @@ def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
     empty = [name for found, name in zip(members, source.class_names, strict=True) if not len(found)]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        name, remedy = repr(source.name), "leave them out, or add images"
+        if isinstance(source, LatentSource):
+            name, remedy = f"{source.path}", f"{remedy}, and make the cache again in another --workdir"
         raise ValueError(
-            f"{len(empty)} of {source.num_classes} classes of {source.name!r} have no image: "
-            f"{', '.join(empty[:5])}{more}; leave them out, or add images"
+            f"{len(empty)} of {source.num_classes} classes of {name} have no image: "
+            f"{', '.join(empty[:5])}{more}; {remedy}"
         )
     return members
