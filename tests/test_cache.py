@@ -26,9 +26,10 @@ from drifting.data.latents import latents, record_type
 from drifting.data.pipeline import members_of
 from drifting.frozen import SampleSpace, network, sample_space
 from drifting.validate import check
+from tests import runs
 from tests.caches import BAD, IMAGES, LATENT, cache_settings, finished_cache, image_folder, records, small_vae
 from tests.image_folder import make_image_folder
-from tests.runs import FULL, ROOT, command, tree
+from tests.runs import FULL, ROOT, command
 
 MANY, SHARD, KILLS, SECONDS = (20_000, 512, 10, 2.0) if FULL else (IMAGES, 64, 1, 0.0)
 SHARDS = -(-MANY // SHARD)
@@ -48,6 +49,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(finished: Path, tmp_path: Path) -> Path:
     """A cache that may be damaged."""
     return Path(shutil.copytree(finished, tmp_path / "cache"))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, without what tells how long a shard took."""
+    found = runs.tree(folder)
+    for name, content in found.items():
+        if name.startswith("shard-") and name.endswith(".json"):
+            found[name] = json.dumps({k: v for k, v in json.loads(content).items() if k != "seconds"}).encode()
+    return found
 
 
 def line_of(call: Any, kind: type[Exception] = ConfigError) -> str:
@@ -248,9 +258,16 @@ def test_ended_before_any_file_appears_it_goes_on(
     assert number == 4 and tree(copied) == whole
 
 
-def test_a_finished_cache_is_left_as_it_is(finished: Path, folder: Path, copy: Path):
+def test_a_finished_cache_is_left_as_it_is(finished: Path, folder: Path, copy: Path, caplog: pytest.LogCaptureFixture):
+    """And what is said of it is what all calls did together."""
+    for number in range(5):
+        path = copy / f"shard-{number:05}-of-00005.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 100 + number}))
+    caplog.set_level(logging.INFO, "drifting")
     assert build_cache(cache_settings(folder), copy)
     assert tree(copy) == tree(finished)
+    said = f"cache: done, 595 images encoded in 8:30, of all processes and calls together, 5 left out; {copy} holds 1"
+    assert said in caplog.text and " MB\n" in caplog.text
 
 
 def test_a_damaged_shard_is_made_again(finished: Path, folder: Path, copy: Path):

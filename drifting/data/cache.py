@@ -72,7 +72,7 @@ class Shard:
     indices: range
 
     def finished(self) -> dict[str, Any] | None:
-        """What is recorded of the shard: `file records bytes sha256 labels bad`; None while it is not finished."""
+        """What is recorded of the shard: `file records bytes sha256 labels bad seconds`; None while not finished."""
         if not self.record.is_file():
             return None
         found = read_json(self.record)
@@ -207,8 +207,9 @@ def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
 
 @dataclass
 class _Made:
-    """What has been found of the shard under way: its readable images' labels, and the others."""
+    """What has been found of the shard under way: when it began, its readable images' labels, and the others."""
 
+    began: float = field(default_factory=time.monotonic)
     labels: list[int] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
 
@@ -351,6 +352,7 @@ class _Builder:
             "sha256": file_sha256(temporary),
             "labels": self._made.labels,
             "bad": self._made.bad,
+            "seconds": round(time.monotonic() - self._made.began, 3),
         }
         # What is recorded of a shard that was there before must not vouch for the new one.
         shard.record.unlink(missing_ok=True)
@@ -369,10 +371,11 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     bad = [image for record in found for image in record["bad"]]
     if bad:
         _check_bad(len(bad), shards[-1].indices.stop, max_bad, bad[-1]["reason"])
-    took = f"{images:,} images in {duration(seconds)}"
     if len(found) < len(shards):
-        left = len(shards) - len(found)
-        logger.info("cache: this process is done, %s; %d shards of other processes are not there yet", took, left)
+        logger.info(
+            "cache: this process is done, %s images in %s; %d shards of other processes are not there yet",
+            f"{images:,}", duration(seconds), len(shards) - len(found),
+        )  # fmt: skip
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
     with atomic_path(workdir / LABELS) as temporary:
@@ -391,8 +394,11 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     }
     _write_json(workdir / MANIFEST, manifest)
     _remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
-    size = sum(record["bytes"] for record in found) / 1e9
-    logger.info("cache: done, %s; %s holds %s images, %.3g GB", took, workdir, f"{len(labels):,}", size)
+    took = duration(sum(record.get("seconds", 0.0) for record in found))
+    logger.info(
+        "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
+        f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
+    )  # fmt: skip
     if bad:
         logger.warning(
             "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
@@ -409,6 +415,11 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
             len(empty), len(names), listed,
         )  # fmt: skip
     return True
+
+
+def _size(count: float) -> str:
+    """`32.8 MB` of a count of bytes."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def _remove_temporary(paths: Iterable[Path]) -> None:
