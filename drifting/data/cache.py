@@ -31,7 +31,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from drifting import build
-from drifting.checkpoint import CONFIG_FILE, check_config, write_config
+from drifting.checkpoint import CONFIG_FILE, check_config, read_config, write_config
 from drifting.config import CacheBuild, ConfigError
 from drifting.data.latents import (
     FACTS,
@@ -55,6 +55,8 @@ logger = logging.getLogger("drifting")
 
 Image = NDArray[np.float32]
 
+RECORDED = {"file", "records", "bytes", "sha256", "labels", "bad"}
+"""What has to be known of a finished shard."""
 LISTED = 10
 """Images that could not be read, and classes without any, which the last messages name."""
 
@@ -73,11 +75,12 @@ class Shard:
 
     def finished(self) -> dict[str, Any] | None:
         """What is recorded of the shard: `file records bytes sha256 labels bad seconds`; None while not finished."""
-        if not self.record.is_file():
+        try:
+            found = read_json(self.record)
+            whole = self.path.stat().st_size == found["bytes"] and len(found["labels"]) == found["records"]
+            return found if whole and found.keys() >= RECORDED else None
+        except (OSError, ValueError, KeyError):  # not there, or damaged: made again
             return None
-        found = read_json(self.record)
-        whole = self.path.is_file() and self.path.stat().st_size == found["bytes"]
-        return found if whole else None
 
 
 def shards_of(folder: Path, samples: int, size: int) -> list[Shard]:
@@ -93,19 +96,22 @@ def shards_of(folder: Path, samples: int, size: int) -> list[Shard]:
 
 
 def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, process_count: int = 1) -> bool:
-    """Encodes a data set into `workdir`, going on where an earlier call stopped; returns whether the cache is whole.
+    """Encodes a data set into `workdir`, going on where an earlier call stopped.
 
-    On SIGTERM and Ctrl-C it stops after the batch under way. The process that finds all shards finished writes the
-    manifest.
+    The process that finds all shards finished writes the manifest.
 
     Args:
         config: what to encode, and how.
         workdir: the cache's folder, shared by all processes.
         process_index, process_count: this process makes the shards `k` with `k % process_count == process_index`.
 
+    Returns:
+        Whether the cache is whole, or shards of other processes are not there yet.
+
     Raises:
         ConfigError: the settings cannot work, or are not those of the cache in `workdir`.
-        CacheError: too many images cannot be read, or the VAE's output is not finite.
+        CacheError: too many images cannot be read, the VAE's output is not finite, or SIGTERM or Ctrl-C asked to stop,
+            which it does after the batch under way.
     """
     check(config)
     require(process_count > 0, "--process_count", process_count, "use 1 or more")
@@ -126,8 +132,7 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     with interrupts() as interrupted:
         whole = not missing or _Builder(config, source, space, shards).make(missing, interrupted)
     if not whole:
-        logger.info("cache: stopped, the same command goes on from there")
-        return False
+        raise CacheError("cache: stopped, the same command goes on from there")
     return _finish(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)
 
 
@@ -168,9 +173,10 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
             listed = "; ".join(f"{key} was {old.get(key)!r}, is {facts[key]!r}"[:200] for key in changed)
             remedy = "put back what it was made from or choose another --workdir"
             raise ConfigError(f"--workdir={workdir}: holds a cache of something else ({listed}); {remedy}")
-        return
-    write_config(workdir, config)
-    _write_json(path, facts)
+    if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:
+        write_config(workdir, config)  # a later call may allow more bad images
+    if not path.is_file():
+        _write_json(path, facts)
 
 
 def _cores() -> int:
