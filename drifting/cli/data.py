@@ -12,7 +12,7 @@ from drifting.config import CacheBuild, Config, ConfigError, parse
 
 
 def _define_cache(values: flags.FlagValues) -> None:
-    folder = "the cache's folder; one that is not finished goes on; ends with 0 once this process's shards are done"
+    folder = "the cache's folder; goes on where it was stopped; exit code 0: this process is done"
     flags.DEFINE_string("workdir", None, folder, flag_values=values)
     define_share(values, "make one cache")
     verify = "without --config: compare a finished cache with its checksums"
