@@ -99,7 +99,9 @@ def test_another_format_says_what_to_run(data: Path) -> None:
         file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
     with pytest.raises(ValueError, match="where TensorFlow is installed, run `tfds convert_format") as error:
         tfds(data, 8)
-    assert "\n" not in str(error.value) and f"--dataset_version_dir={data} --out_file_format=array" in str(error.value)
+    command = f"`tfds convert_format --dataset_version_dir={data} --out_file_format=array_record`"
+    line = f"path={str(data)!r}: is prepared as tfrecord, which has no index; where TensorFlow is installed, run"
+    assert str(error.value) == f"{line} {command}"
 
 
 def test_what_cannot_be_read_is_one_line(data: Path, tmp_path: Path) -> None:

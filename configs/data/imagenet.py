@@ -10,6 +10,10 @@ give `--config.cache.batch_size=512`). Several share the work, on one machine or
     for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i drifting cache ... --process_index=$i --process_count=4 & done; wait
     srun --ntasks=4 --gpus-per-task=1 drifting cache ...
 
+What TFDS has prepared as array_record is read by adding
+
+    --config.data.name=tfds --config.data.path=DATA_DIR/imagenet2012/5.1.0
+
 `drifting cache --verify --workdir=data/imagenet_latents` compares the files with their checksums. Trained on with
 `--config.data.name=latents --config.data.path=data/imagenet_latents`, and `--config.data.random_crop=False` where that
 is set. `:tiny` tries it out.

@@ -56,14 +56,16 @@ class Records:
         self.class_names = tuple(features[self.label].names)
         missing = [file for file in builder.info.splits[self.split].filepaths if not Path(file).exists()]
         skip = {self.image: tensorflow_datasets.decode.SkipDecoding()}
-        try:
-            self._source: Any = builder.as_data_source(self.split, decoders=skip)
-        except Exception as error:  # NotImplementedError for other formats, others for what is not there
+        if (found := builder.info.file_format.value) != "array_record":
             raise ValueError(
-                f"path={str(self.folder)!r}: TFDS cannot read it by index ({_line(error)}); where TensorFlow is "
+                f"path={str(self.folder)!r}: is prepared as {found}, which has no index; where TensorFlow is "
                 f"installed, run `tfds convert_format --dataset_version_dir={self.folder} "
                 "--out_file_format=array_record`"
-            ) from error
+            )
+        try:
+            self._source: Any = builder.as_data_source(self.split, decoders=skip)
+        except Exception as error:  # as above
+            raise ValueError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
         if missing:
             more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
             raise ValueError(f"{missing[0]}: is missing{more}; copy or prepare the data set again")
