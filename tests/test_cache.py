@@ -20,10 +20,11 @@ from flax import nnx
 from drifting.cli import load_settings, main
 from drifting.config import CacheBuild, ConfigError, parse, to_dict
 from drifting.data import cache
-from drifting.data.cache import CacheError, build_cache, shards_of
+from drifting.data.cache import CacheError, build_cache
 from drifting.data.folder import imagefolder
 from drifting.data.latents import latents, record_type
 from drifting.data.pipeline import members_of
+from drifting.data.shards import shards_of
 from drifting.frozen import SampleSpace, network, sample_space
 from drifting.validate import check
 from tests import runs

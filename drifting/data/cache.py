@@ -7,16 +7,15 @@ by timing them, but for rounding). A shard is finished when its `.json` is there
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -43,8 +42,8 @@ from drifting.data.latents import (
     labels_sha256,
     read_json,
     record_type,
-    shard_name,
 )
+from drifting.data.shards import Shard, flush, remove_temporary, shards_of, write_json
 from drifting.data.source import LabelledSource, Source
 from drifting.frozen import SampleSpace, sample_space
 from drifting.interrupts import interrupts
@@ -55,44 +54,12 @@ logger = logging.getLogger("drifting")
 
 Image = NDArray[np.float32]
 
-RECORDED = {"file", "records", "bytes", "sha256", "labels", "bad"}
-"""What has to be known of a finished shard."""
 LISTED = 10
 """Images that could not be read, and classes without any, which the last messages name."""
 
 
 class CacheError(RuntimeError):
     """A cache cannot be finished. The message is one line."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The images `indices` of the source, in the files `path` and `record`, of which the latter is written last."""
-
-    path: Path
-    record: Path
-    indices: range
-
-    def finished(self) -> dict[str, Any] | None:
-        """What is recorded of the shard: `file records bytes sha256 labels bad seconds`; None while not finished."""
-        try:
-            found = read_json(self.record)
-            whole = self.path.stat().st_size == found["bytes"] and len(found["labels"]) == found["records"]
-            return found if whole and found.keys() >= RECORDED else None
-        except (OSError, ValueError, KeyError):  # not there, or damaged: made again
-            return None
-
-
-def shards_of(folder: Path, samples: int, size: int) -> list[Shard]:
-    """The shards of so many samples, `size` each but for the last."""
-    count = -(-samples // size)
-    names = [folder / shard_name(number, count) for number in range(count)]
-    return [
-        Shard(
-            name.with_suffix(".array_record"), name.with_suffix(".json"), range(k * size, min((k + 1) * size, samples))
-        )
-        for k, name in enumerate(names)
-    ]
 
 
 def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, process_count: int = 1) -> bool:
@@ -123,9 +90,9 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     claim(workdir, config, cache_facts(config, source, space))
     shards = shards_of(workdir, len(source), config.cache.shard_size)
     mine = shards[process_index::process_count]
-    _remove_temporary(path for shard in mine for path in (shard.path, shard.record))
+    remove_temporary(path for shard in mine for path in (shard.path, shard.record))
     if process_index == 0:
-        _remove_temporary([workdir / LABELS, workdir / MANIFEST])
+        remove_temporary([workdir / LABELS, workdir / MANIFEST])
     missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
@@ -176,7 +143,7 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:
         write_config(workdir, config)  # a later call may allow more bad images
     if not path.is_file():
-        _write_json(path, facts)
+        write_json(path, facts)
 
 
 def _cores() -> int:
@@ -350,7 +317,7 @@ class _Builder:
 
     def _publish(self, shard: Shard, temporary: Path) -> None:
         """Gives a written shard its name, and records it: from then on it is finished."""
-        _flush(temporary)
+        flush(temporary)
         found = {
             "file": shard.path.name,
             "records": len(self._made.labels),
@@ -363,8 +330,8 @@ class _Builder:
         # What is recorded of a shard that was there before must not vouch for the new one.
         shard.record.unlink(missing_ok=True)
         os.replace(temporary, shard.path)
-        _flush(shard.path.parent)
-        _write_json(shard.record, found)
+        flush(shard.path.parent)
+        write_json(shard.record, found)
 
 
 def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
@@ -387,7 +354,7 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     with atomic_path(workdir / LABELS) as temporary:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
-        _flush(temporary)
+        flush(temporary)
     keys = ("file", "records", "bytes", "sha256")
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -398,8 +365,8 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
-    _write_json(workdir / MANIFEST, manifest)
-    _remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
+    write_json(workdir / MANIFEST, manifest)
+    remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
@@ -426,28 +393,3 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
 def _size(count: float) -> str:
     """`32.8 MB` of a count of bytes."""
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
-
-
-def _remove_temporary(paths: Iterable[Path]) -> None:
-    """Removes what killed processes left of files that no other process is writing now."""
-    for path in paths:
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object so that it survives a crash: whole, or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        _flush(temporary)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or a folder's entries are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError) if path.is_dir() else nullcontext():  # some network file systems cannot flush folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
