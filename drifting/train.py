@@ -204,10 +204,20 @@ def describe(
     encoders = ", ".join(f"{name} {getattr(config.features, name)}" for name in config.features.encoders)
     yield loop.describe_model(config.model.name, jax.eval_shape(empty_state).params)
     yield loop.describe_data(source)
+    yield f"real samples: {_drawn_from(config)}"
     if parts.space.vae is not None:
         yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"
     yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
     yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
+
+
+def _drawn_from(config: Config) -> str:
+    """What a step draws its real samples from."""
+    if has_banks(config):
+        any_class = f" and {config.bank.unconditional} of any" if config.loss.unconditional else ""
+        return f"out of banks of {config.bank.per_class} a class{any_class}, {config.bank.push} new ones a step"
+    places = {"device": "out of all, on the device", "host": "out of all, in the host's memory"}
+    return places.get(config.data.resident or "", "out of all, read for each step")
 
 
 def make_feed(config: Config, source: LabelledSource, layout: Layout | None = None) -> Feed:
@@ -222,7 +232,8 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     try:
         counts = np.array([len(members) for members in members_of(source)])
     except ValueError as error:
-        raise ConfigError(f"data.name={config.data.name!r}: {error}") from error
+        path = f", data.path={config.data.path!r}" if config.data.path else ""
+        raise ConfigError(f"data.name={config.data.name!r}{path}: {error}") from error
     few = int((counts < loss.positives).sum())
     if few:
         logger.warning(
@@ -269,7 +280,9 @@ def fill_banks(parts: Parts, source: LabelledSource, feed: Feed, state: TrainSta
         return state, {name: jnp.min(bank.fill(held), axis=0) for name, held in state.banks.items()}
 
     jitted = jax.jit(push, donate_argnums=0, out_shardings=(placed, parts.layout.replicated))
-    batches = -(-len(source) * sets // min(config.bank.push, len(source)))
+    size = min(config.bank.push, len(source))
+    batches = -(-len(source) * sets // size)
+    logger.info("banks: filling them, with at most %d batches of %d real samples", batches, size)
     for _ in range(batches):
         state, held = jitted(state, next(feed), frozen)
         counts = np.asarray(held["class"])

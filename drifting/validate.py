@@ -117,7 +117,7 @@ def _check_data(data: DataConfig) -> None:
         one_of("data.resident", data.resident, ("device", "host"))
         remedy = "is a fresh part of the image each time it is read, and resident images are read once: leave one out"
         require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
-    remedy = "latents cannot be cropped: encode the images in training, with data.name of theirs and data.vae"
+    remedy = "latents cannot be cropped: set data.random_crop=False, or name the images, encoded in training (data.vae)"
     require(not (data.random_crop and data.name == "latents"), "data.random_crop", data.random_crop, remedy)
 
 

@@ -1,6 +1,8 @@
 """Fixtures every test file shares: where the golden files are, and one compilation cache for the whole suite."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 
 OPTIMISED: dict[str, bool | int] = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 """`compiler_options` for the few tests that need what users run, to the last rounding."""
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """The command line sets up its logger for the whole process, after which `caplog` would see nothing."""
+    logger = logging.getLogger("drifting")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

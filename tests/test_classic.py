@@ -70,6 +70,10 @@ def test_what_is_not_there_or_damaged(tmp_path: Path):
         mnist(tmp_path)
     with pytest.raises(ValueError, match=r"has neither data_batch_1\.bin, \.\. nor a TFDS folder cifar10/"):
         cifar10(tmp_path)
+    with pytest.raises(ValueError, match=r"has neither test_batch\.bin nor a TFDS folder cifar10/"):
+        cifar10(tmp_path, "heldout")
+    with pytest.raises(ValueError, match=r"nowhere': there is no such folder$"):
+        mnist(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="split='test' is unknown"):
         mnist(tmp_path, "test")
     (tmp_path / "cifar-10-batches-py").mkdir()

@@ -194,6 +194,17 @@ def test_centre_crop_is_the_published_one_bit_by_bit(shape: tuple[int, ...], siz
         np.testing.assert_array_equal(found, published_crop(pixels, size))
 
 
+def test_strips_are_no_pictures(tmp_path: Path) -> None:
+    """Their squares would be cut out of gigabytes."""
+    (tmp_path / "c").mkdir()
+    for name, length in (("a", 100), ("b", 101)):
+        Image.fromarray(noise(2, length, 3)).save(tmp_path / "c" / f"{name}.png")
+    source = imagefolder(tmp_path, 8)
+    assert source[0][0].shape == (8, 8, 3)
+    with pytest.raises(ValueError, match=r"b\.png: it is a strip of 101x2 pixels; repair or remove it"):
+        source[1]
+
+
 def test_centre_crop_halves_by_box_and_keeps_the_centre() -> None:
     pixels = noise(32, 64, 3) // 16 * 16  # multiples of 16, whose means over 4x4 need no rounding on the way
     means = pixels.reshape(8, 4, 16, 4, 3).mean(axis=(1, 3))

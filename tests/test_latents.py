@@ -226,7 +226,11 @@ def test_what_a_cache_cannot_give(cache: Path, unmirrored: Path, source: LatentS
         source.read([0], np.zeros(1, bool), [0])
     with pytest.raises(ConfigError, match="has no held-out images"):
         build.source(DataConfig(name="latents", path=str(cache)), split="heldout")
-    assert refused(cache, image_size=16) == "source 'latents' takes no image_size (got 16): leave it None"
+    for key, given, known in (("image_size", 32, 16), ("channels", 1, 3), ("classes", 4, 100)):
+        line = f"{key}={given}: the images that {cache} was made from have {known}; leave it None"
+        assert refused(cache, **{key: given}) == line
+    same = DataConfig(name="latents", path=str(cache), image_size=16, channels=3, classes=100)
+    assert len(build.source(same)) == COUNT  # what the settings of the images say besides
 
 
 # --- the whole path ---------------------------------------------------------------------------------------------------
@@ -250,8 +254,7 @@ def test_from_a_folder_of_images_to_samples(
     folder = {"data__name": "imagefolder", "data__path": image_folder(tmp_path_factory), "data__channels": None}
     settings = folder | {"data__classes": None, "cache__max_bad": 0.01}
     assert commands("cache", "data/imagenet.py", "cache", **settings) == 0
-    data = {"data__name": "latents", "data__path": tmp_path / "cache", "data__vae": None, "data__flip": True}
-    data |= {f"data__{key}": None for key in ("image_size", "channels", "classes")}
+    data = {"data__name": "latents", "data__path": tmp_path / "cache", "data__classes": None, "data__flip": True}
     assert commands("pretrain", "mae_latent_256.py", "encoder", **data, data__random_crop=False) == 0
     encoder = tmp_path / "encoder" / "encoder"
     assert commands("train", "imagenet_latent_b.py", "generator", **data, features__mae=encoder) == 0
@@ -266,5 +269,5 @@ def test_from_a_folder_of_images_to_samples(
 
 
 def test_latents_are_not_cropped_at_random():
-    with pytest.raises(ConfigError, match=r"^data\.random_crop=True: latents cannot be cropped"):
+    with pytest.raises(ConfigError, match=r"^data\.random_crop=True: .*: set data\.random_crop=False"):
         check(parse({"data": {"name": "latents", "path": "x", "random_crop": True}}, PretrainConfig))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drifting.data import cache
 from drifting.data.classic import cifar10, fashion_mnist, mnist
 from drifting.data.crop import centre_crop, random_crop
 from drifting.data.source import to_float
@@ -98,7 +99,9 @@ def test_another_format_says_what_to_run(data: Path) -> None:
         file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
     with pytest.raises(ValueError, match="where TensorFlow is installed, run `tfds convert_format") as error:
         tfds(data, 8)
-    assert "\n" not in str(error.value) and f"--dataset_version_dir={data} --out_file_format=array" in str(error.value)
+    command = f"`tfds convert_format --dataset_version_dir={data} --out_file_format=array_record`"
+    line = f"path={str(data)!r}: is prepared as tfrecord, which has no index; where TensorFlow is installed, run"
+    assert str(error.value) == f"{line} {command}"
 
 
 def test_what_cannot_be_read_is_one_line(data: Path, tmp_path: Path) -> None:
@@ -153,3 +156,32 @@ def test_classic_data_sets_are_read_whole(prepared: Path, tmp_path: Path, monkey
 
 def square(split: str, index: int) -> np.ndarray:
     return np.full((32, 32, 3), index, np.uint8)
+
+
+def test_damaged_files_are_one_line_and_spare_their_neighbours(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (file,) = data.glob("shapes-train*")
+    whole, expected = file.read_bytes(), tfds(data, 8)
+    starts = [at for at in range(len(whole)) if whole.startswith(b"\x89PNG", at)]
+    for labels in data.glob("labels-*"):
+        labels.unlink()
+    flipped = bytearray(whole)
+    flipped[starts[4] + 20] ^= 4
+    file.write_bytes(flipped)
+    source = tfds(data, 8)
+    assert "data: 1 of 10 records cannot be read, the last: " in caplog.text
+    assert not list(data.glob("labels-*"))  # they would outlive the damage
+    others = [index for index in range(10) if index != 4]
+    for found, wanted in zip(source.__getitems__(others), expected.__getitems__(others), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    found = list(Records(data, "train").attempts(range(10)))
+    assert [isinstance(one, ValueError) for one in found] == [index == 4 for index in range(10)]
+    assert isinstance(cache._read(source, 4), ValueError)  # which is how a cache skips and counts it
+    lines = []
+    for content in (whole[:1000], None):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match="copy or prepare the data set again") as error:
+            tfds(data, 8)
+        lines.append(str(error.value))
+    assert not any("\n" in line for line in lines)
+    assert lines[0].startswith(f"cannot read the record 9 of split 'train' in {data}: ArrayRecord file should be")
+    assert lines[1].startswith(f"{file}: is missing; ")

@@ -88,8 +88,9 @@ def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
 def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFixture):
     source = source_of([30, 1, 30])
     config = tiny_config(bank=dict(push=8))
-    with caplog.at_level(logging.WARNING, "drifting"):
+    with caplog.at_level(logging.INFO, "drifting"):
         state, pipeline = fill(config, source)
+    assert "banks: filling them, with at most 8 batches of 8 real samples" in caplog.text
     assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
     assert pipeline.state()["position"] == 8  # ceil(61 / 8)
     held = np.asarray(state.banks["class"].samples[0, 1, :, 0, 0, 0])
@@ -196,8 +197,15 @@ def test_description():
     count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(empty_state).params))
     assert lines[0].startswith(f"model: dit, {count:,} parameters, on ")
     assert lines[1].startswith("data: digits, 1,400 samples")
-    assert lines[2] == "loss: log_kde, gaussian kernel of width 0.4"
-    assert lines[3] == "features: the samples themselves: 1 maps, 1 drift problems a label"
+    held = config.bank
+    banks = f"banks of {held.per_class} a class and {held.unconditional} of any, {held.push} new ones a step"
+    assert lines[2] == f"real samples: out of {banks}"
+    assert lines[3] == "loss: log_kde, gaussian kernel of width 0.4"
+    assert lines[4] == "features: the samples themselves: 1 maps, 1 drift problems a label"
+    for place, words in (("device", "on the device"), ("host", "in the host's memory"), (None, "read for each step")):
+        changed = tiny_config(data=dict(resident=place), bank=dict(per_class=0))
+        changed_parts = dataclasses.replace(parts, config=changed)
+        assert list(describe(changed_parts, digits(), encoder, empty_state))[2] == f"real samples: out of all, {words}"
 
 
 def test_what_a_run_leaves(run: Path):
@@ -246,13 +254,14 @@ def test_a_run_tells_what_it_does(run: Path, tmp_path: Path):
     about = (
         "model: dit, ",
         "data: digits, 1,400 samples",
+        "real samples: out of banks of ",
         "loss: log_kde, gaussian",
         "features: the samples themselves",
     )
     assert [line[: len(words)] for line, words in zip(lines, about, strict=False)] == list(about)
-    assert lines[4] == f"train: going on after step 120 of {tmp_path / 'run'}"
+    assert lines[5] == f"train: going on after step 120 of {tmp_path / 'run'}"
     assert lines[-1].startswith(f"train: done: step 122 of 122 in {tmp_path / 'run'} after 0:")
-    assert all(line.startswith(("train: ", "train 12", "warning: collapse")) for line in lines[5:-1])
+    assert all(line.startswith(("train: ", "train 12", "warning: collapse")) for line in lines[6:-1])
     assert saved(tmp_path / "run")[0] == metrics(tmp_path / "run")[-1]["step"] == 122
 
 

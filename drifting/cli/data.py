@@ -12,7 +12,8 @@ from drifting.config import CacheBuild, Config, ConfigError, parse
 
 
 def _define_cache(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "the cache's folder; one that is not finished goes on", flag_values=values)
+    folder = "the cache's folder; goes on where it was stopped; exit code 0: this process is done"
+    flags.DEFINE_string("workdir", None, folder, flag_values=values)
     define_share(values, "make one cache")
     verify = "without --config: compare a finished cache with its checksums"
     flags.DEFINE_boolean("verify", False, verify, flag_values=values)

@@ -19,7 +19,9 @@ def command_help(name: str, command: Command) -> str:
     """A command's flags, and for a training all settings with their defaults."""
     values = flags.FlagValues()
     command.define(values)
-    rows = [(f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values]
+    rows = [
+        (f"--{flag}" if values[flag].boolean else f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values
+    ]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
         given = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"

@@ -40,6 +40,8 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
         rest = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname.removeprefix("--")
+        if kind is None and command.settings is not None and flag.split(".")[0] == "config":
+            raise ConfigError(f"--{flag}: --{command.without_config} takes no settings; leave it out") from error
         raise ConfigError(f"--{flag}: there is no such flag; use {_listed(known)}{close_to(flag, known)}") from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_illegal_value(error, values, kind)) from error
@@ -75,16 +77,21 @@ def _define_settings(
         settings = to_config_dict(parse(settings, kind))
     except ConfigError as error:
         raise ConfigError(f"--config={path}: {error}") from error
-    rest = []
+    rest: list[str] = []
+    none: set[str] = set()
     for argument in arguments:
         match = re.fullmatch(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
         if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
-            section, _, key = match[1].rpartition(".")
-            settings[section][key] = None  # which flags cannot say
+            none.add(match[1])
+            # Of a key given twice the last value counts.
+            rest = [other for other in rest if other.split("=")[0].lstrip("-") != f"config.{match[1]}"]
             continue
         if match:
             annotation(kind, match[1], match[2])
+            none.discard(match[1])
         rest.append(argument)
+    for section, _, key in (path.rpartition(".") for path in none):
+        settings[section][key] = None  # which flags cannot say
     config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
     return kind, rest
 

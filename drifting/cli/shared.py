@@ -39,4 +39,6 @@ def share_of(values: flags.FlagValues) -> tuple[int, int]:
     index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     if values.process_index is None and values.process_count is None and index and count:
         return int(index), int(count)
+    if values.process_index is None and (values.process_count or 1) > 1:
+        raise ConfigError(f"--process_count={values.process_count}: say which of them this one is, --process_index=I")
     return values.process_index or 0, values.process_count or 1

@@ -7,15 +7,15 @@ by timing them, but for rounding). A shard is finished when its `.json` is there
 """
 
 import hashlib
-import json
 import logging
+import math
 import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from drifting import build
-from drifting.checkpoint import CONFIG_FILE, check_config, write_config
+from drifting.checkpoint import CONFIG_FILE, check_config, read_config, write_config
 from drifting.config import CacheBuild, ConfigError
 from drifting.data.latents import (
     FACTS,
@@ -40,8 +42,8 @@ from drifting.data.latents import (
     labels_sha256,
     read_json,
     record_type,
-    shard_name,
 )
+from drifting.data.shards import Shard, flush, remove_temporary, shards_of, write_json
 from drifting.data.source import LabelledSource, Source
 from drifting.frozen import SampleSpace, sample_space
 from drifting.interrupts import interrupts
@@ -53,56 +55,30 @@ logger = logging.getLogger("drifting")
 Image = NDArray[np.float32]
 
 LISTED = 10
-"""Images that could not be read which the last message names."""
+"""Images that could not be read, and classes without any, which the last messages name."""
 
 
 class CacheError(RuntimeError):
     """A cache cannot be finished. The message is one line."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The images `indices` of the source, in the files `path` and `record`, of which the latter is written last."""
-
-    path: Path
-    record: Path
-    indices: range
-
-    def finished(self) -> dict[str, Any] | None:
-        """What is recorded of the shard: `file records bytes sha256 labels bad`; None while it is not finished."""
-        if not self.record.is_file():
-            return None
-        found = read_json(self.record)
-        whole = self.path.is_file() and self.path.stat().st_size == found["bytes"]
-        return found if whole else None
-
-
-def shards_of(folder: Path, samples: int, size: int) -> list[Shard]:
-    """The shards of so many samples, `size` each but for the last."""
-    count = -(-samples // size)
-    names = [folder / shard_name(number, count) for number in range(count)]
-    return [
-        Shard(
-            name.with_suffix(".array_record"), name.with_suffix(".json"), range(k * size, min((k + 1) * size, samples))
-        )
-        for k, name in enumerate(names)
-    ]
-
-
 def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, process_count: int = 1) -> bool:
-    """Encodes a data set into `workdir`, going on where an earlier call stopped; returns whether the cache is whole.
+    """Encodes a data set into `workdir`, going on where an earlier call stopped.
 
-    On SIGTERM and Ctrl-C it stops after the batch under way. The process that finds all shards finished writes the
-    manifest.
+    The process that finds all shards finished writes the manifest.
 
     Args:
         config: what to encode, and how.
         workdir: the cache's folder, shared by all processes.
         process_index, process_count: this process makes the shards `k` with `k % process_count == process_index`.
 
+    Returns:
+        Whether the cache is whole, or shards of other processes are not there yet.
+
     Raises:
         ConfigError: the settings cannot work, or are not those of the cache in `workdir`.
-        CacheError: too many images cannot be read, or the VAE's output is not finite.
+        CacheError: too many images cannot be read, the VAE's output is not finite, or SIGTERM or Ctrl-C asked to stop,
+            which it does after the batch under way.
     """
     check(config)
     require(process_count > 0, "--process_count", process_count, "use 1 or more")
@@ -114,18 +90,17 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     claim(workdir, config, cache_facts(config, source, space))
     shards = shards_of(workdir, len(source), config.cache.shard_size)
     mine = shards[process_index::process_count]
-    _remove_temporary(path for shard in mine for path in (shard.path, shard.record))
+    remove_temporary(path for shard in mine for path in (shard.path, shard.record))
     if process_index == 0:
-        _remove_temporary([workdir / LABELS, workdir / MANIFEST])
-    missing = [shard for shard in mine if shard.finished() is None]
+        remove_temporary([workdir / LABELS, workdir / MANIFEST])
+    missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
     with interrupts() as interrupted:
         whole = not missing or _Builder(config, source, space, shards).make(missing, interrupted)
     if not whole:
-        logger.info("cache: stopped, the same command goes on from there")
-        return False
-    return _finish(workdir, shards, images, time.monotonic() - began)
+        raise CacheError("cache: stopped, the same command goes on from there")
+    return _finish(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)
 
 
 def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) -> dict[str, Any]:
@@ -165,9 +140,10 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
             listed = "; ".join(f"{key} was {old.get(key)!r}, is {facts[key]!r}"[:200] for key in changed)
             remedy = "put back what it was made from or choose another --workdir"
             raise ConfigError(f"--workdir={workdir}: holds a cache of something else ({listed}); {remedy}")
-        return
-    write_config(workdir, config)
-    _write_json(path, facts)
+    if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:
+        write_config(workdir, config)  # a later call may allow more bad images
+    if not path.is_file():
+        write_json(path, facts)
 
 
 def _cores() -> int:
@@ -183,23 +159,54 @@ def _read(source: Source, index: int) -> Image | ValueError:
         return error
 
 
+def _mended(source: Source, shard: Shard) -> bool:
+    """Whether an image that was left out of a finished shard can be read by now."""
+    left_out = (shard.finished() or {"bad": []})["bad"]
+    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), ValueError)]
+    if mended:
+        logger.info("cache: image %d can be read now, %s is made again", mended[0], shard.path.name)
+    return bool(mended)
+
+
+def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
+    """Raises `CacheError` where more of the images cannot be read than may be; `reason` is that of the last."""
+    if bad > max_bad * images:
+        raise CacheError(
+            f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
+            f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
+            "again (without them it is another cache: choose another --workdir)"
+        )
+
+
 @dataclass
 class _Made:
-    """What has been found of the shard under way: its readable images' labels, and the others."""
+    """What has been found of the shard under way: when it began, its readable images' labels, and the others."""
 
+    began: float = field(default_factory=time.monotonic)
     labels: list[int] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Builder:
-    """Makes shards: threads decode ahead of the device, which computes a batch while the one before is written."""
+    """Makes shards: threads decode ahead of the devices, which compute a batch while the one before is written."""
 
     def __init__(self, config: CacheBuild, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> None:
         cache = config.cache
         self._source, self._space, self._shards, self._config = source, space, shards, cache
         self._record = record_type(space.shape, cache.flip)
-        self._allowed = cache.max_bad * len(source)
-        self._encode = jax.jit(self._moments)
+        devices = math.gcd(cache.batch_size, jax.local_device_count())
+        if devices < jax.local_device_count():
+            logger.warning(
+                "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be "
+                "over all", cache.batch_size, devices, jax.local_device_count(),
+            )  # fmt: skip
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
+        self._rows = NamedSharding(mesh, P("batch"))
+        self._params = jax.device_put(space.params, NamedSharding(mesh, P()))
+        # Each device does its rows by itself: the VAE goes through them in slices, which cannot be spread as they are.
+        self._encode = jax.jit(
+            jax.shard_map(self._moments, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False)
+        )
         self._made, self._bad_before = _Made(), 0
 
     def _moments(self, params: Any, images: jax.Array) -> jax.Array:
@@ -259,7 +266,7 @@ class _Builder:
             while left:
                 indices, batch, taken = self._take_batch(islice(images, left))
                 left -= taken
-                now = (indices, self._encode(self._space.params, batch))
+                now = (indices, self._encode(self._params, jax.device_put(batch, self._rows)))
                 if before is not None:
                     self._write(writer, *before)
                 before = now
@@ -293,13 +300,7 @@ class _Builder:
         reason = " ".join(str(error).split())
         logger.warning("cache: skipped image %d: %s", index, reason)
         self._made.bad.append({"index": index, "reason": reason})
-        bad = self._bad_before + len(self._made.bad)
-        if bad > self._allowed:
-            raise CacheError(
-                f"cache: {bad} of {len(self._source):,} images cannot be read, more than cache.max_bad="
-                f"{self._config.max_bad:g} allows, the last because: {reason}; finished shards stay: raise "
-                f"cache.max_bad, or mend the images and choose another --workdir"
-            )
+        _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._config.max_bad, reason)
 
     def _write(self, writer: Any, indices: list[int], moments: jax.Array) -> None:
         """Writes a record for each of the images `indices`, the first rows of `moments`."""
@@ -316,7 +317,7 @@ class _Builder:
 
     def _publish(self, shard: Shard, temporary: Path) -> None:
         """Gives a written shard its name, and records it: from then on it is finished."""
-        _flush(temporary)
+        flush(temporary)
         found = {
             "file": shard.path.name,
             "records": len(self._made.labels),
@@ -324,30 +325,38 @@ class _Builder:
             "sha256": file_sha256(temporary),
             "labels": self._made.labels,
             "bad": self._made.bad,
+            "seconds": round(time.monotonic() - self._made.began, 3),
         }
         # What is recorded of a shard that was there before must not vouch for the new one.
         shard.record.unlink(missing_ok=True)
         os.replace(temporary, shard.path)
-        _flush(shard.path.parent)
-        _write_json(shard.record, found)
+        flush(shard.path.parent)
+        write_json(shard.record, found)
 
 
-def _finish(workdir: Path, shards: Sequence[Shard], images: int, seconds: float) -> bool:
-    """Writes the manifest if all shards are finished; says what there is."""
+def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
+    """Writes the manifest if all shards are finished; says what there is.
+
+    Raises:
+        CacheError: too many images cannot be read. While shards are made, each process knows only the finished ones.
+    """
     found = [record for shard in shards if (record := shard.finished())]
-    took = f"{images:,} images in {duration(seconds)}"
+    bad = [image for record in found for image in record["bad"]]
+    if bad:
+        _check_bad(len(bad), shards[-1].indices.stop, max_bad, bad[-1]["reason"])
     if len(found) < len(shards):
-        left = len(shards) - len(found)
-        logger.info("cache: this process is done, %s; %d shards of other processes are not there yet", took, left)
+        logger.info(
+            "cache: this process is done, %s images in %s; %d shards of other processes are not there yet",
+            f"{images:,}", duration(seconds), len(shards) - len(found),
+        )  # fmt: skip
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
-    bad = [image for record in found for image in record["bad"]]
     with atomic_path(workdir / LABELS) as temporary:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
-        _flush(temporary)
+        flush(temporary)
     keys = ("file", "records", "bytes", "sha256")
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "facts": read_json(workdir / FACTS),
@@ -356,37 +365,31 @@ def _finish(workdir: Path, shards: Sequence[Shard], images: int, seconds: float)
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
-    _write_json(workdir / MANIFEST, manifest)
-    _remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
-    size = sum(record["bytes"] for record in found) / 1e9
-    logger.info("cache: done, %s; %s holds %s images, %.3g GB", took, workdir, f"{len(labels):,}", size)
+    write_json(workdir / MANIFEST, manifest)
+    remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
+    took = duration(sum(record.get("seconds", 0.0) for record in found))
+    logger.info(
+        "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
+        f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
+    )  # fmt: skip
     if bad:
-        logger.warning("cache: %d images could not be read, all are listed in %s:", len(bad), workdir / MANIFEST)
+        logger.warning(
+            "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
+            "command takes them in (the data set without them is another cache: choose another --workdir)",
+            len(bad), workdir / MANIFEST,
+        )  # fmt: skip
         for image in bad[:LISTED]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
+    names, present = manifest["facts"]["classes"], set(labels.tolist())
+    if empty := [name for label, name in enumerate(names) if label not in present]:
+        listed = ", ".join(empty[:LISTED]) + (", .." if empty[LISTED:] else "")
+        logger.warning(
+            "cache: %d of %d classes have no image that can be read, which training asks for: %s",
+            len(empty), len(names), listed,
+        )  # fmt: skip
     return True
 
 
-def _remove_temporary(paths: Iterable[Path]) -> None:
-    """Removes what killed processes left of files that no other process is writing now."""
-    for path in paths:
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object so that it survives a crash: whole, or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        _flush(temporary)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or a folder's entries are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError) if path.is_dir() else nullcontext():  # some network file systems cannot flush folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _size(count: float) -> str:
+    """`32.8 MB` of a count of bytes."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

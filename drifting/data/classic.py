@@ -58,7 +58,7 @@ def cifar10(path: str | Path, split: str = "train") -> ArraySource:
             return ArraySource("cifar10", *_cifar([base / name for name in files]), CIFAR10)
     if (folder / "data_batch_1").is_file() or (folder / "cifar-10-batches-py").is_dir():
         raise ValueError(f"path={str(path)!r} holds the Python version of CIFAR-10, a pickle: get the binary version")
-    return _tfds("cifar10", folder, split, CIFAR10, "data_batch_1.bin, ..")
+    return _tfds("cifar10", folder, split, CIFAR10, files[0] + (", .." if files[1:] else ""))
 
 
 def _grey(name: str, folder: Path, split: str, class_names: tuple[str, ...]) -> ArraySource:
@@ -107,6 +107,8 @@ def _cifar(paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _tfds(name: str, folder: Path, split: str, class_names: tuple[str, ...], files: str) -> ArraySource:
+    if not folder.is_dir():
+        raise ValueError(f"path={str(folder)!r}: there is no such folder")
     if not (folder / name).is_dir():
         raise ValueError(f"path={str(folder)!r} has neither {files} nor a TFDS folder {name}/: give the right one")
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)

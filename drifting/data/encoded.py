@@ -12,6 +12,10 @@ from PIL import Image, ImageOps
 from drifting.data.crop import Seed, centre_crop, random_crop
 from drifting.data.source import Batch, Indices, Records, to_float
 
+LONGEST = 50
+"""Ratio of an image's sides from which on it is no picture: of a strip 2 pixels wide, resized before it is cropped, a
+square of 256 would cost gigabytes."""
+
 
 class EncodedSource(abc.ABC):
     """Images of various sizes in the formats that Pillow reads; delivered as squares (`crop.py`).
@@ -87,6 +91,8 @@ def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+            if max(opened.size) > LONGEST * min(opened.size):
+                raise ValueError(f"it is a strip of {opened.width}x{opened.height} pixels")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # convert() would clip 16-bit levels at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -243,17 +243,31 @@ class LatentSource:
         return other
 
 
-def latents(path: str | Path, split: str = "train") -> LatentSource:
+def latents(
+    path: str | Path,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+) -> LatentSource:
     """Latents that `drifting cache` encoded, as moments of their posteriors.
 
     Args:
         path: the cache's folder.
         split: `train`; there is no other.
+        image_size, channels, classes: of the images that were encoded. The cache knows them: given, they are compared.
 
     Raises:
-        ValueError: it holds no finished cache, a shard is missing or of another size, or `split` is not `train`.
+        ValueError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`
+            is not `train`.
     """
     check_split(split)
     if split != "train":
         raise ValueError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
-    return LatentSource(Path(path))
+    found = LatentSource(Path(path))
+    known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
+    for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
+        if given not in (None, known[key]):
+            raise ValueError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
+    return found

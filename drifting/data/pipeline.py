@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
+from drifting.data.latents import LatentSource
 from drifting.data.source import LabelledSource, Source, read
 
 # Purposes of the random streams, so that no two draws of a run share one.
@@ -157,7 +158,7 @@ class BatchIterator(abc.ABC):
         if reading.workers:
             flags.FLAGS.mark_as_parsed()  # which Grain asks for before it starts a process
             options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=max(1, reading.prefetch))
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options).map(_copied)
         if reading.place is not None:
             batches = batches.map(reading.place)
             if reading.prefetch:
@@ -330,6 +331,15 @@ class ClassBalanced(BatchIterator):
         return np.concatenate(rows)[self._rows]
 
 
+def _copied(batch: dict[str, NDArray]) -> dict[str, NDArray]:
+    """A batch outside of the memory that it was shared in with a worker process.
+
+    Grain frees that once the last user has gone. Batches on a CPU device use it as it is, until the interpreter ends,
+    when nobody is left to free it.
+    """
+    return {key: np.array(rows) for key, rows in batch.items()}
+
+
 def _draw(rng: np.random.Generator, population: int | NDArray[np.int64], count: int) -> NDArray[np.int64]:
     size = population if isinstance(population, int) else len(population)
     return rng.choice(population, count, replace=count > size)
@@ -342,8 +352,11 @@ def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
     empty = [name for found, name in zip(members, source.class_names, strict=True) if not len(found)]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        name, remedy = repr(source.name), "leave them out, or add images"
+        if isinstance(source, LatentSource):
+            name, remedy = f"{source.path}", f"{remedy}, and make the cache again in another --workdir"
         raise ValueError(
-            f"{len(empty)} of {source.num_classes} classes of {source.name!r} have no image: "
-            f"{', '.join(empty[:5])}{more}; leave them out, or add images"
+            f"{len(empty)} of {source.num_classes} classes of {name} have no image: "
+            f"{', '.join(empty[:5])}{more}; {remedy}"
         )
     return members

@@ -1,5 +1,6 @@
 """Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from drifting.data.encoded import EncodedSource, check_size, decode
 from drifting.data.imagenet import readable
 from drifting.data.source import Indices, check_split
+
+logger = logging.getLogger("drifting")
 
 SPLITS = {"train": ("train",), "heldout": ("validation", "test")}
 """Names of our splits there, the first that there is."""
@@ -26,7 +29,8 @@ class Records:
         split: `train` or `heldout`, which is the split `validation` or else `test` there.
 
     Raises:
-        ValueError: there is no such folder or split, it is no image classification, or not prepared as array_record.
+        ValueError: there is no such folder or split, it is no image classification, not prepared as array_record, or
+            a file of it is missing.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
@@ -50,24 +54,45 @@ class Records:
         self.image = self._only(features, tensorflow_datasets.features.Image, "image")
         self.label = self._only(features, tensorflow_datasets.features.ClassLabel, "label")
         self.class_names = tuple(features[self.label].names)
+        missing = [file for file in builder.info.splits[self.split].filepaths if not Path(file).exists()]
         skip = {self.image: tensorflow_datasets.decode.SkipDecoding()}
-        try:
-            self._source: Any = builder.as_data_source(self.split, decoders=skip)
-        except Exception as error:  # NotImplementedError for other formats, others for what is not there
+        if (found := builder.info.file_format.value) != "array_record":
             raise ValueError(
-                f"path={str(self.folder)!r}: TFDS cannot read it by index ({_line(error)}); where TensorFlow is "
+                f"path={str(self.folder)!r}: is prepared as {found}, which has no index; where TensorFlow is "
                 f"installed, run `tfds convert_format --dataset_version_dir={self.folder} "
                 "--out_file_format=array_record`"
-            ) from error
+            )
+        try:
+            self._source: Any = builder.as_data_source(self.split, decoders=skip)
+        except Exception as error:  # as above
+            raise ValueError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+            raise ValueError(f"{missing[0]}: is missing{more}; copy or prepare the data set again")
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __call__(self, indices: Indices) -> Iterator[tuple[bytes, int]]:
-        """The encoded image and the label of each index."""
+        """The encoded image and the label of each index. Raises `ValueError` at one that cannot be read."""
+        for found in self.attempts(indices):
+            if isinstance(found, ValueError):
+                raise found
+            yield found
+
+    def attempts(self, indices: Indices) -> Iterator[tuple[bytes, int] | ValueError]:
+        """The encoded image and the label of each index, or why it cannot be read."""
         for first in range(0, len(indices), CHUNK):
-            for record in self._source.__getitems__([int(index) for index in indices[first : first + CHUNK]]):
-                yield record[self.image], int(record[self.label])
+            yield from self._fetch([int(index) for index in indices[first : first + CHUNK]])
+
+    def _fetch(self, indices: list[int]) -> list[tuple[bytes, int] | ValueError]:
+        try:
+            return [(found[self.image], int(found[self.label])) for found in self._source.__getitems__(indices)]
+        except Exception as error:  # the reader raises many kinds, and for all of them together
+            if len(indices) > 1:
+                return [found for index in indices for found in self._fetch([index])]
+            where = f"{indices[0]} of split {self.split!r} in {self.folder}"
+            return [ValueError(f"cannot read the record {where}: {_line(error)}; copy or prepare the data set again")]
 
     def _only(self, features: Any, kind: type, what: str) -> str:
         names = [name for name, feature in features.items() if isinstance(feature, kind)]
@@ -149,10 +174,31 @@ def _labels(records: Records) -> NDArray[np.int32]:
     try:
         labels = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        labels = np.fromiter((label for _, label in records(range(len(records)))), np.int32, len(records))
-        _save(file, labels)
+        labels = _read_labels(records, file)
     if labels.shape != (len(records),) or labels.min() < 0 or labels.max() >= len(records.class_names):
         raise ValueError(f"path={str(records.folder)!r}: split {records.split!r} has images without labels")
+    return labels
+
+
+def _read_labels(records: Records, file: Path) -> NDArray[np.int32]:
+    """Reads all labels and keeps them in `file`. Records that cannot be read count as of class 0 until they are asked
+    for, so that a cache can be made of the others.
+
+    Raises:
+        ValueError: no record can be read.
+    """
+    labels, bad, reason = np.zeros(len(records), np.int32), 0, ValueError()
+    for index, found in enumerate(records.attempts(range(len(records)))):
+        if isinstance(found, ValueError):
+            bad, reason = bad + 1, found
+        else:
+            labels[index] = found[1]
+    if bad == len(records):
+        raise reason
+    if bad:
+        logger.warning("data: %d of %d records cannot be read, the last: %s", bad, len(records), reason)
+    else:
+        _save(file, labels)
     return labels
 
 
