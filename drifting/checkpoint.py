@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,9 @@ class Checkpoints:
 
     Saving is asynchronous: the state is copied first, so that its buffers may be donated to the next step, and written
     in the background. A checkpoint appears only when whole; what a killed process leaves is ignored, and removed at
-    the next save. Once it is there it is sealed: `seals/N.json` holds the SHA-256 of its files, so that what a disk or
-    a copy has damaged is noticed. Whoever does not save changes nothing, so a run that is going on can be read.
+    the next save. As soon as it is there it is sealed, in the background, too: `seals/N.json` holds the SHA-256 of its
+    files, so that what a disk or a copy has damaged is noticed. Whoever does not save changes nothing, so a run that is
+    going on can be read.
 
     Args:
         workdir: the run directory.
@@ -153,6 +154,8 @@ class Checkpoints:
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._unsealed: int | None = None
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: list[Future[None]] = []
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, the newest first."""
@@ -179,13 +182,19 @@ class Checkpoints:
                 (self._seals / f"{later}.json").unlink(missing_ok=True)
                 logger.warning("%s: moved to %s", self._directory / str(later), place)
 
+    def sealed(self, step: int) -> bool:
+        """Whether a checkpoint has a seal, without which a wrong byte in it is not noticed."""
+        return (self._seals / f"{step}.json").is_file()
+
     def _damage(self, step: int) -> str | None:
         """What differs from the seal of a checkpoint; None where nothing does, or where it was not sealed yet."""
-        folder = self._directory / str(step)
+        folder, seal = self._directory / str(step), self._seals / f"{step}.json"
         try:
-            sealed = json.loads((self._seals / f"{step}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sealed = json.loads(seal.read_text(encoding="utf-8"))
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError):
+            return f"{seal}: is damaged, so what it says of {folder} cannot be compared"
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             found = dict(zip(sealed, pool.map(lambda name: _fingerprint(folder / name), sealed), strict=True))
         wrong = [name for name, fingerprint in sealed.items() if found[name] != fingerprint]
@@ -207,19 +216,35 @@ class Checkpoints:
             self._manager.save(step, args=arguments, force=True)
         self._unsealed = step
 
+    def attend(self) -> None:
+        """Looks whether what is being saved is on disk by now, and then has it sealed. To be called after each step.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._unsealed is not None and self._manager is not None and not self._manager.is_saving_in_progress():
+            self._written()
+
     def wait(self) -> None:
         """Blocks until everything started is on disk, and sealed.
 
         Raises:
             CheckpointError: it cannot be written.
         """
+        self._written()
+        with self._writing():
+            while self._sealing:
+                self._sealing.pop().result()
+
+    def _written(self) -> None:
+        """Waits for the checkpoint that is being saved, and begins to seal it."""
         if self._manager is None:
             return
         with self._writing():
             self._manager.wait_until_finished()
             step, self._unsealed = self._unsealed, None
             if step is not None and jax.process_index() == 0:
-                self._seal(step)
+                self._sealing.append(self._sealer.submit(self._seal, step))
 
     def _seal(self, step: int) -> None:
         folder = self._directory / str(step)
@@ -258,6 +283,7 @@ class Checkpoints:
             try:
                 self.wait()
             finally:
+                self._sealer.shutdown()
                 manager, self._manager = self._manager, None
                 with suppress(Exception):  # which `wait` has reported
                     manager.close()

@@ -5,7 +5,7 @@ import math
 import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from drifting.config import ConfigError, TrainingConfig
 from drifting.data.pipeline import Feed
 from drifting.data.source import LabelledSource
 from drifting.monitor import MetricsWriter, Progress, duration
-from drifting.processes import Watch, agreed, is_writer, stop_requests, wait_for_all
+from drifting.processes import Watch, agreed, everyones, is_writer, stop_requests, wait_for_all
 
 logger = logging.getLogger("drifting")
 
@@ -120,12 +120,15 @@ def run(
     began, steps = time.monotonic(), config.train.steps
     check_config(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    try:
+    with closing(checkpoints), Watch(workdir, config.train.stuck_after) as watch:
         start = agreed((checkpoints.latest() or 0) if is_writer() else 0)
         if start:
             start, saved, packed = _restore(checkpoints, start, packing)
             _check_identity(workdir, saved["identity"], identity)
             feed.restore(saved["data"])
+            watch.finished(start)
+            if is_writer() and not checkpoints.sealed(start):
+                logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
         if is_writer():
             write_config(workdir, config)
             checkpoints.set_aside(start)
@@ -137,7 +140,7 @@ def run(
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
-        with stop_requests() as stop_after, Watch(workdir, config.train.stuck_after) as watch:
+        with stop_requests() as stop_after:
             with _reading(start, checkpoints):
                 state = packing.unpack(packed) if start else initial()
             # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
@@ -149,8 +152,6 @@ def run(
         seconds = duration(time.monotonic() - began)
         logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, steps, workdir, seconds)
         return step, state
-    finally:
-        checkpoints.close()
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class _Loop:
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
                 watch.finished(step)
+                self.checkpoints.attend()
                 last, stop = step == train.steps, stop_after(step)
                 log = last or step == 1 or step % train.log_every == 0
                 draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
@@ -233,10 +235,14 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
     for step in [step for step in checkpoints.steps() if step <= start]:
         try:
             saved = checkpoints.read_run(step)
-            return step, saved, checkpoints.restore(step, packing.target(saved.get("layout", {})))
+            restored = checkpoints.restore(step, packing.target(saved.get("layout", {})))
         except ValueError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
+        else:
+            # Where a process could not read what the others could, all go back to what it could read.
+            least = min(reached := everyones(step))
+            return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
     raise wrong or ValueError("there is no checkpoint")
 
 

@@ -4,13 +4,15 @@ Nothing is downloaded and nothing is trained: see `drifting.workload` for what i
 step at a stated share of the device's peak.
 """
 
+import dataclasses
+import sys
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from drifting.config import PretrainConfig, TrainingConfig
-from drifting.validate import check, one_of, require
+from drifting.config import ConfigError, PretrainConfig, TrainingConfig
+from drifting.validate import check, check_layout, one_of, require
 from drifting.workload import Mesh, Workload, measure, parse_mesh
 
 EFFICIENCY = 0.125
@@ -90,17 +92,25 @@ def plan(
 
 
 def check_split(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) -> None:
-    """Raises `ConfigError` where the samples of a step, or of a micro-batch, do not spread evenly over a mesh."""
+    """Raises `ConfigError` where a step, or a micro-batch of it, does not spread evenly over a mesh."""
     if isinstance(config, PretrainConfig):
         samples, what = config.train.batch_size, "train.batch_size"
     else:
         samples, what = config.loss.labels * config.loss.generated, "loss.labels * loss.generated"
-    remedy = f"its {mesh.devices} devices must divide {what}={samples}"
-    require(samples % mesh.devices == 0, "--mesh", str(mesh), remedy)
+    _check_mesh(config, mesh)
     if micro_batch:
         remedy = f"must divide {what}={samples} and be divisible by the {mesh.devices} devices"
         fits = micro_batch > 0 and samples % micro_batch == 0 and micro_batch % mesh.devices == 0
         require(fits, "--micro_batch", micro_batch, remedy)
+
+
+def _check_mesh(config: TrainingConfig, mesh: Mesh) -> None:
+    """What training asks for: its micro-batches are chosen here, and its data are not looked at."""
+    whole = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=0))
+    try:
+        check_layout(whole, mesh.devices, processes=1, samples=sys.maxsize)
+    except ConfigError as error:
+        raise ConfigError(f"--mesh={mesh}: {error}") from error
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ def _print_outcome(
         console.print(f"note: {note}")
     name = f"{mesh.devices} x {device} ({mesh})"
     if not fits:
-        console.print(f"does not fit on {name}: {_remedy(workload, mesh, device, fitting)}")
+        console.print(f"does not fit on {name}: {_remedy(config, workload, mesh, device, fitting)}")
         return
     seconds = workload.operations(size) / (efficiency * DEVICES[device].peak * mesh.devices)
     hours = seconds * config.train.steps / 3600
@@ -165,7 +175,7 @@ def _print_outcome(
     )
 
 
-def _remedy(workload: Workload, mesh: Mesh, device: str, fitting: list[int]) -> str:
+def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str, fitting: list[int]) -> str:
     """What would fit: smaller micro-batches, more of these devices, or as many of another kind."""
     if fitting:
         return f"use train.micro_batch={fitting[0]}"
@@ -174,10 +184,17 @@ def _remedy(workload: Workload, mesh: Mesh, device: str, fitting: list[int]) -> 
         usable = USABLE * DEVICES[name].memory
         return next((size for size in workload.micro_batches(mesh) if workload.total(mesh, size) <= usable), None)
 
+    def possible(mesh: Mesh) -> bool:
+        try:
+            _check_mesh(config, mesh)
+        except ConfigError:
+            return False
+        return True
+
     options = []
     for factor in (2, 4, 8, 16, 32, 64):
         more = [Mesh(mesh.data * factor, mesh.fsdp), Mesh(mesh.data, mesh.fsdp * factor)]
-        larger = [m for m in more if workload.samples % m.devices == 0 and best(m, device) is not None]
+        larger = [m for m in more if possible(m) and best(m, device) is not None]
         if larger:
             options.append(f"{device} with --mesh={larger[0]} and train.micro_batch={best(larger[0], device)}")
             break

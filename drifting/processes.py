@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from drifting.config import ConfigError
@@ -25,6 +26,8 @@ from drifting.monitor import atomic_path
 logger = logging.getLogger("drifting")
 
 FOLDER = "processes"
+INTERVAL = 10.0
+"""Seconds between two signs of a process."""
 STUCK = 3
 """Exit code of a process that ends because one is stuck."""
 
@@ -38,13 +41,16 @@ def initialise(
     `JAX_PROCESS_ID`, as the launcher for Kubernetes sets them, a step of SLURM's, or a TPU pod.
 
     Args:
-        coordinator: `HOST:PORT` of process 0.
+        coordinator: `HOST:PORT` of process 0; or `auto`, to find it and the others as JAX does on TPU VMs.
         count, index: of the processes, and which one this is.
         timeout: seconds after which the death of one ends the others.
 
     Raises:
         ConfigError: some of the three are given and others are not, or process 0 cannot be reached.
     """
+    if coordinator == "auto" and count is None and index is None:
+        _initialise(timeout)
+        return
     given = {"--coordinator": coordinator, "--process_count": count, "--process_index": index}
     missing = [flag for flag, value in given.items() if value is None]
     if 0 < len(missing) < 3:
@@ -60,13 +66,18 @@ def initialise(
     found: dict[str, Any] = {}
     if count is not None:
         found = dict(coordinator_address=coordinator, num_processes=count, process_id=index)
-    if count == 1 or (count is None and not _in_cluster()):
-        return
+    if count != 1 and (count is not None or _in_cluster()):
+        _initialise(timeout, **found)
+    elif not jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise ConfigError("--coordinator: is missing, and this is one of several processes; on TPU VMs use auto")
+
+
+def _initialise(timeout: int, **found: Any) -> None:
     try:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--coordinator={coordinator}: the processes did not find one another ({reason})") from error
+    except (RuntimeError, ValueError) as error:
+        reason, where = " ".join(str(error).split())[:200], found.get("coordinator_address", "auto")
+        raise ConfigError(f"--coordinator={where}: the processes did not find one another ({reason})") from error
 
 
 def _in_cluster() -> bool:
@@ -83,6 +94,11 @@ def is_writer() -> bool:
 def agreed(value: int) -> int:
     """What process 0 says, on every process."""
     return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(value))
+
+
+def everyones(value: int) -> list[int]:
+    """What each process says, on every process."""
+    return [value] if jax.process_count() == 1 else [int(v) for v in multihost_utils.process_allgather(np.int32(value))]
 
 
 def wait_for_all(name: str) -> None:
@@ -123,13 +139,15 @@ class Watch:
 
     def __init__(self, workdir: Path, seconds: float) -> None:
         self._folder, self._seconds = workdir / FOLDER, seconds
-        self._step, self._since = -1, time.monotonic()
+        self._step, self._since = 0, time.monotonic()
+        self._first_sign = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Watch":
         if self._seconds and jax.process_count() > 1:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._first_sign = self._write(0.0) or 0.0
             self._thread.start()
         return self
 
@@ -143,31 +161,41 @@ class Watch:
         self._step, self._since = step, time.monotonic()
 
     def _run(self) -> None:
-        path = self._folder / f"{jax.process_index()}.json"
-        while not self._ended.wait(min(10.0, self._seconds / 4)):
+        while not self._ended.wait(min(INTERVAL, self._seconds / 4)):
             waited = time.monotonic() - self._since
-            facts = {"host": socket.gethostname(), "step": self._step, "seconds": round(waited), "time": time.time()}
-            try:
-                with atomic_path(path) as temporary:
-                    temporary.write_text(json.dumps(facts), encoding="utf-8")
-            except OSError as error:
-                logger.warning("%s: cannot be written (%s)", path, error.strerror)
+            self._write(waited)
             if waited > self._seconds:
                 logger.error("%s", self._verdict(waited))
                 logging.shutdown()
                 os._exit(STUCK)
 
+    def _write(self, waited: float) -> float | None:
+        """Says where this process is; returns the time by the clock of the folder's file system."""
+        path = self._folder / f"{jax.process_index()}.json"
+        facts = {"host": socket.gethostname(), "step": self._step, "seconds": round(waited)}
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(facts), encoding="utf-8")
+            return path.stat().st_mtime
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s)", path, error.strerror)
+            return None
+
     def _verdict(self, waited: float) -> str:
         """A line that names the processes that are furthest behind."""
-        found = {}
+        found: dict[int, dict[str, Any]] = {}
         for index in range(jax.process_count()):
+            path = self._folder / f"{index}.json"
             try:
-                found[index] = json.loads((self._folder / f"{index}.json").read_text(encoding="utf-8"))
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                old = path.stat().st_mtime < self._first_sign - 2 * INTERVAL  # of a process of an earlier call
             except (OSError, ValueError):
-                found[index] = {"host": "an unknown host", "step": -1}
+                old = True
+            found[index] = {"host": "an unknown host", "step": -1} if old else facts
         last = min(facts["step"] for facts in found.values())
         behind = [f"process {index} on {facts['host']}" for index, facts in found.items() if facts["step"] == last]
+        where = f"after step {last}" if last >= 0 else "without a sign since the start"
         return (
-            f"no step was finished for {waited:.0f} s; furthest behind, after step {last}: {', '.join(behind)}; "
+            f"no step was finished for {waited:.0f} s; furthest behind, {where}: {', '.join(behind)}; "
             "ending, the same command goes on from the last checkpoint"
         )

@@ -1,5 +1,6 @@
 """A step of a run again, to see what went wrong in it: every draw follows from the run's seed and the step's number."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,11 +13,12 @@ import numpy as np
 from jax import Array
 
 from drifting.checkpoint import Checkpoints, read_config
-from drifting.config import Config, ConfigError
+from drifting.config import Config, ConfigError, MeshConfig
 from drifting.packing import bank_packing
 from drifting.state import TrainState
 from drifting.step import draw_samples, features_and_samples, generator_inputs, push_batch, real_features
 from drifting.train import Training, make_feed, named_metrics, prepare
+from drifting.validate import has_banks
 
 logger = logging.getLogger("drifting")
 
@@ -25,6 +27,9 @@ SHOWN = ("loss", "gap", "collapse", "grad_norm", "param_norm")
 
 def replay(workdir: Path, step: int) -> list[str]:
     """Trains from the last checkpoint before `step` up to it, writes nothing, and says what the step consists of.
+
+    Where the loss of a step before it is not finite already, that is the one looked into. With other devices than the
+    run had, the mesh is that of the devices here, and a warning says what differs.
 
     Args:
         workdir: a run's directory. step: of the steps counted from 1.
@@ -43,11 +48,17 @@ def replay(workdir: Path, step: int) -> list[str]:
     if start == 0 and checkpoints.steps():
         oldest = checkpoints.steps()[-1]
         raise ConfigError(f"--step={step}: the oldest checkpoint is of step {oldest}; ask for a later step")
-    training = prepare(config)
+    training = prepare(_with_devices_here(config))
     with closing(make_feed(config, training.source, training.parts.layout)) as feed:
         packing = bank_packing(training.parts, feed, training.empty)
         if start:
             saved = checkpoints.read_run(start)
+            sets, here = saved.get("layout", {}).get("bank_sets", 1), training.parts.layout.replicas
+            if sets != here and has_banks(config):
+                logger.warning(
+                    "replay: the run drew from %d sets of banks, one for each device along mesh.data; here there are "
+                    "%d, so each step draws other samples than it did", sets, here,
+                )  # fmt: skip
             state = packing.unpack(checkpoints.restore(start, packing.target(saved.get("layout", {}))))
             feed.restore(saved["data"])
         else:
@@ -62,9 +73,25 @@ def replay(workdir: Path, step: int) -> list[str]:
             values = named_metrics(config.loss.widths, jax.device_get(metrics))
             shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN)
             lines.append(f"step {number}: {shown}")
+            wrong = [f"{name}: {value}" for name, value in values.items() if not np.isfinite(value)]
             if number == step:
-                lines += [f"{name}: {value}" for name, value in values.items() if not np.isfinite(value)]
-    return lines
+                lines += wrong
+            elif not np.isfinite(values["loss"]):
+                logger.warning("replay: step %d is the first whose loss is not finite: looking into that", number)
+                break
+    return lines if number == step else replay(workdir, number)
+
+
+def _with_devices_here(config: Config) -> Config:
+    """The settings, with a mesh of what devices there are if theirs is another."""
+    mesh, devices = config.mesh, jax.device_count()
+    if (mesh.data and mesh.data * mesh.fsdp != devices) or devices % mesh.fsdp:
+        logger.warning(
+            "replay: mesh.data=%d, mesh.fsdp=%d of the run does not fit the %d devices here: using them as mesh.data",
+            mesh.data, mesh.fsdp, devices,
+        )  # fmt: skip
+        return dataclasses.replace(config, mesh=MeshConfig())
+    return config
 
 
 def _looked_into(training: Training, state: TrainState, batch: Any) -> Iterator[str]:

@@ -301,8 +301,8 @@ def check_layout(config: TrainingConfig, devices: int, processes: int, samples: 
         sizes = {"loss.labels": config.loss.labels}
         if has_banks(config):
             sizes["bank.push"] = min(config.bank.push, samples)
-        if config.train.micro_batch:
-            sizes["train.micro_batch"] = config.train.micro_batch
+    if config.train.micro_batch:
+        sizes["train.micro_batch"] = config.train.micro_batch
     for key, size in sizes.items():
         remedy = f"must be divisible by the {devices} devices of the mesh"
         require(size % devices == 0, key, size, remedy)

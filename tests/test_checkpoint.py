@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,26 @@ def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
     save(tmp_path, 4, 8, 12, keep=2)
     assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
     (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
-    assert Checkpoints(tmp_path).latest() == 12
+    assert Checkpoints(tmp_path).latest() == 12 and not Checkpoints(tmp_path).sealed(12)
+    (tmp_path / "seals" / "12.json").write_text("{")
+    assert Checkpoints(tmp_path).latest() == 8
+
+
+def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
+    """Not when the next one is saved: what is newest is what a run goes on from."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, make_state(3), RUN)
+    limit = time.monotonic() + 60
+    while not checkpoints.sealed(3):
+        checkpoints.attend()
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    data = max((tmp_path / "checkpoints" / "3").rglob("d/*"), key=lambda path: path.stat().st_size)
+    changed = bytearray(data.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    data.write_bytes(changed)
+    assert Checkpoints(tmp_path).latest() is None
+    checkpoints.close()
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):

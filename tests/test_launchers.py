@@ -36,16 +36,26 @@ SHOWN = " ".join(f"[{argument}]" for argument in ARGUMENTS)
 
 
 @pytest.mark.parametrize(
-    ("ends", "code", "again"),
-    [("train: done: step 5 of 5", 0, False), ("train: stopped and saved, the same", 0, True), ("error", 3, False)],
-)  # fmt: skip
-def test_slurm_queues_again_what_was_asked_to_stop(tmp_path: Path, ends: str, code: int, again: bool):
-    stand_in(tmp_path, "srun", f'echo "{ends}" >> drifting-77.log; exit {code}')
+    ("code", "restarts", "again"),
+    [
+        (0, 0, False),
+        (75, 0, True),
+        (75, 40, True),
+        (1, 0, False),
+        (2, 0, False),
+        (3, 0, True),
+        (137, 9, True),
+        (137, 10, False),
+    ],
+)
+def test_slurm_queues_again_what_was_stopped_or_lost(tmp_path: Path, code: int, restarts: int, again: bool):
+    stand_in(tmp_path, "srun", f"exit {code}")
     stand_in(tmp_path, "scontrol", "")
-    done = run("slurm.sbatch", tmp_path, *ARGUMENTS, SLURM_JOB_ID="77", DRIFTING="drifting")
-    assert done.returncode == code
-    expected = [f"srun [--kill-on-bad-exit=1] [drifting] {SHOWN}"] + ["scontrol [requeue] [77]"] * again
-    assert calls(tmp_path) == expected
+    environment = dict(SLURM_JOB_ID="77", DRIFTING="drifting", SLURM_RESTART_COUNT=str(restarts))
+    done = run("slurm.sbatch", tmp_path, *ARGUMENTS, **environment)
+    assert done.returncode == (0 if again else code)
+    expected = [f"srun [--kill-on-bad-exit=0] [drifting] {SHOWN} [--stopped_code=75]"]
+    assert calls(tmp_path) == expected + ["scontrol [requeue] [77]"] * again
 
 
 def test_slurm_asks_for_the_signal_and_for_requeueing():
@@ -62,7 +72,7 @@ def test_tpu_pods_get_the_project_and_run_the_command_on_every_host(tmp_path: Pa
     for text in (copy, start):
         assert "[--zone=zone]" in text and "[--worker=all]" in text
     command = start.split("--command=")[1]
-    assert r"train --config=configs/digits.py:a\,b --workdir=/shared/a\ run" in command
+    assert r"train --config=configs/digits.py:a\,b --workdir=/shared/a\ run --coordinator=auto" in command
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "tpu_pod.sh"])
@@ -81,5 +91,6 @@ def test_the_job_set_says_the_same_number_of_nodes_everywhere():
     first, port = env["JAX_COORDINATOR_ADDRESS"].split(":")
     assert first == f"{job['metadata']['name']}-{worker['name']}-0-0.{job['metadata']['name']}"
     assert int(port) == container["ports"][0]["containerPort"]
+    assert "--stopped_code=75" in container["args"]  # or an eviction would count as the end of the job
     assert "JAX_PROCESS_ID" in env and container["command"] == ["drifting", "train"]
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= 60

@@ -178,6 +178,13 @@ def test_time_is_operations_at_a_share_of_the_peak(monkeypatch: Any, ablation: W
     assert f"{8 * seconds * 30_000 / 3600:,.1f} device-hours" in text
 
 
+def test_a_mesh_that_training_refuses_is_refused(monkeypatch: Any, ablation: Workload):
+    with pytest.raises(ConfigError, match=r"^--mesh=data=128,fsdp=1: loss\.labels=64: must be divisible by the 128"):
+        outcome(monkeypatch, ablation, "h100", "data=128")
+    _, text = outcome(monkeypatch, ablation, "tpu-v5e", "data=1")
+    assert "data=128" not in text
+
+
 def test_micro_batches_spread_evenly(ablation: Workload):
     sizes = ablation.micro_batches(Mesh(8))
     assert sizes == [0, *(8 * 2**n for n in range(8, -1, -1))]
@@ -209,7 +216,10 @@ def test_the_command_with_the_compilers_figures(name: str, capsys: pytest.Captur
         ([], "--device=None: use one of b200, h200"),
         (["--device=h10"], "--device='h10': use one of"),
         (["--device=h100", "--mesh=data:8"], "--mesh=data:8: give its axes as"),
-        (["--device=h100", "--mesh=data=3"], "--mesh='data=3,fsdp=1': its 3 devices must divide loss.labels"),
+        (
+            ["--device=h100", "--mesh=data=3"],
+            "--mesh=data=3,fsdp=1: loss.labels=2: must be divisible by the 3 devices of the mesh",
+        ),
         (["--device=h100", "--mesh=data=2", "--micro_batch=3"], "--micro_batch=3: must divide"),
         (["--device=h100", "--efficiency=0"], "--efficiency=0.0: a share lies in (0, 1]"),
         (["--device=h100", "--config.train.micro_batch=3"], "train.micro_batch=3: must divide loss.labels"),

@@ -1,14 +1,15 @@
 """A step again: the metrics that the run logged, and what a step that goes wrong consists of."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from drifting.config import ConfigError
-from drifting.replay import replay
-from tests.runs import command, finish, finished_run, metrics, train_command, tree
+from drifting.config import ConfigError, MeshConfig
+from drifting.replay import _with_devices_here, replay
+from tests.runs import command, finish, finished_run, metrics, tiny_config, train_command, tree
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,21 @@ def test_steps_without_a_checkpoint_before_them(run: Path):
         replay(run, 9)
 
 
+def test_the_mesh_of_other_machines_is_not_asked_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(logging.getLogger("drifting"), "propagate", True)
+    one, eight = tiny_config(), tiny_config(mesh=dict(data=4, fsdp=2))
+    assert _with_devices_here(one) == one and not caplog.text
+    assert _with_devices_here(eight).mesh == MeshConfig() and "mesh.data=4, mesh.fsdp=2 of the run" in caplog.text
+
+
 def test_a_run_that_diverged_says_how_to_look_and_the_look_shows_where(tmp_path: Path):
     run = tmp_path / "run"
     flags = ["--config.optimizer.learning_rate=1e30", "--config.train.checkpoint_every=1", "--config.train.log_every=1"]
     done = finish(train_command(run, *flags))
     assert f"`drifting replay --workdir={run} --step=2` looks into it" in done.stderr
-    looked = finish(command("replay", f"--workdir={run}", "--step=3"))
+    looked = finish(command("replay", f"--workdir={run}", "--step=5"))
     assert looked.returncode == 0, looked.stderr
+    assert "step 3 is the first whose loss is not finite" in looked.stderr
     lines = looked.stdout.splitlines()
     assert any(line.startswith("samples: ") and line.endswith("NOT FINITE") for line in lines)
     assert any(line.startswith("step 3: loss nan") for line in lines) and "loss/global: nan" in lines

@@ -37,10 +37,10 @@ def logged(workdir: Path) -> int:
     return 0
 
 
-def stop(workdir: Path, number: int, when: Callable[[], bool], said: Path | None = None) -> int:
+def stop(workdir: Path, number: int, when: Callable[[], bool], *flags: str, said: Path | None = None) -> int:
     """Starts the run, sends it a signal as soon as `when()`, and returns its exit code; what it says goes to `said`."""
     with open(said or os.devnull, "wb") as log:
-        process = subprocess.Popen(train_command(workdir), stdout=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(train_command(workdir, *flags), stdout=subprocess.DEVNULL, stderr=log)
         deadline = time.monotonic() + 240
         try:
             while not when():
@@ -104,7 +104,8 @@ def test_stopped_politely(whole: Path, tmp_path: Path):
     """While the first step compiles, in a step, while a checkpoint is written, and by Ctrl-C: saved at once, code 0."""
     run, said = tmp_path / "run", tmp_path / "said"
     assert (
-        stop(run, signal.SIGTERM, lambda: said.exists() and "compiling the first step" in said.read_text(), said) == 0
+        stop(run, signal.SIGTERM, lambda: said.exists() and "compiling the first step" in said.read_text(), said=said)
+        == 0
     )
     assert saved(run)[0] < 4
     assert stop(run, signal.SIGTERM, lambda: logged(run) >= 4) == 0
@@ -113,7 +114,7 @@ def test_stopped_politely(whole: Path, tmp_path: Path):
     assert stop(run, signal.SIGTERM, saving(run)) == 0
     assert not any(IN_PROGRESS in name for name in names(run)) and step < saved(run)[0] < 120
     step, _, _ = saved(run)
-    assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 0
+    assert stop(run, signal.SIGINT, lambda: logged(run) > step, "--stopped_code=75") == 75  # a launcher's choice
     assert saved(run)[0] > step
     done = finish(train_command(run))
     assert done.returncode == 0, done.stderr

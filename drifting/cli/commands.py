@@ -74,6 +74,8 @@ def _configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
+    # Of loops that end while something is still written, as on a full disk; what comes of it is our own message.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Its retries without a network, twenty lines of them; what comes of them is our own message.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
@@ -82,5 +84,5 @@ class _StandardError(logging.Handler):
     """A line for each message, however long; above the progress bar, which takes the place of `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warning = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{warning}{record.getMessage()}", file=sys.stderr)
+        level = "drifting: error: " if record.levelno >= logging.ERROR else "warning: "
+        print(f"{level if record.levelno >= logging.WARNING else ''}{record.getMessage()}", file=sys.stderr)

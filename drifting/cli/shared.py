@@ -15,6 +15,8 @@ def workdir_of(values: flags.FlagValues) -> Path:
     """The folder that `--workdir` gives."""
     if not values.workdir:
         raise ConfigError("--workdir: give the run's folder")
+    if "://" in values.workdir:
+        raise ConfigError(f"--workdir={values.workdir}: is no folder; mount what it names, and give a folder")
     return Path(values.workdir)
 
 

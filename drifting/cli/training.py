@@ -14,7 +14,13 @@ logger = logging.getLogger("drifting")
 
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
-    several = "HOST:PORT of the first of several processes; default the environment's"
+    _define_processes(values)
+    stopped = "exit code when it was asked to stop before its end, and saved; default 0"
+    flags.DEFINE_integer("stopped_code", 0, stopped, lower_bound=0, upper_bound=255, flag_values=values)
+
+
+def _define_processes(values: flags.FlagValues) -> None:
+    several = "HOST:PORT of the first process, or auto on TPU VMs; default the environment's"
     flags.DEFINE_string("coordinator", None, several, flag_values=values)
     flags.DEFINE_integer("process_index", None, "which of them this is", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("process_count", None, "how many there are", lower_bound=1, flag_values=values)
@@ -36,8 +42,7 @@ def _train(values: flags.FlagValues) -> int:
 
     assert isinstance(config, Config)
     _join_processes(values)
-    train(config, workdir)
-    return 0
+    return 0 if train(config, workdir) >= config.train.steps else int(values.stopped_code)
 
 
 def _pretrain(values: flags.FlagValues) -> int:
@@ -46,8 +51,7 @@ def _pretrain(values: flags.FlagValues) -> int:
 
     assert isinstance(config, PretrainConfig)
     _join_processes(values)
-    pretrain(config, workdir)
-    return 0
+    return 0 if pretrain(config, workdir) >= config.train.steps else int(values.stopped_code)
 
 
 def _define_plan(values: flags.FlagValues) -> None:
@@ -74,15 +78,20 @@ def _plan(values: flags.FlagValues) -> int:
 def _define_replay(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
     flags.DEFINE_integer("step", None, "the step, counted from 1", lower_bound=1, flag_values=values)
+    _define_processes(values)
 
 
 def _replay(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.step is None:
         raise ConfigError("--step: give the number of the step")
+    from drifting.processes import is_writer
     from drifting.replay import replay
 
-    print("\n".join(replay(workdir, values.step)))
+    _join_processes(values)
+    lines = replay(workdir, values.step)
+    if is_writer():
+        print("\n".join(lines))
     return 0
 
 
