@@ -305,7 +305,7 @@ def submit(
     try:
         submitit = importlib.import_module("submitit")
     except ImportError as error:
-        raise ConfigError("--slurm: submitit is not installed; pip install 'drifting[slurm]'") from error
+        raise ConfigError("--slurm: submitit is not installed; pip install -e '.[slurm]'") from error
     states = (FINISHED,) if retry else (FINISHED, FAILED)
     todo = [cell for cell in cells if cell.status(workdir) not in states]
     try:

@@ -199,7 +199,7 @@ def test_slurm_gets_an_array_of_what_is_not_finished(
     arguments = [f"--config={sweep_file}", f"--workdir={workdir}"]
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["sweep", *arguments, "--slurm"]) == 2
-    assert "submitit is not installed; pip install 'drifting[slurm]'" in capsys.readouterr().err
+    assert "submitit is not installed; pip install -e '.[slurm]'" in capsys.readouterr().err
     fake = types.SimpleNamespace(
         AutoExecutor=FakeExecutor, helpers=types.SimpleNamespace(CommandFunction=lambda words: words)
     )
