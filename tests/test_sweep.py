@@ -222,7 +222,7 @@ def test_wrong_sweeps(sweep_file: Path, tmp_path: Path, capsys):
     (tmp_path / "dict.py").write_text("def get_sweep():\n    return {}\n")
     for arguments, words in [
         (["--workdir=x"], "--config: give the sweep's file"),
-        ([f"--config={sweep_file}"], "--workdir: give the run's folder"),
+        ([f"--config={sweep_file}"], "--workdir: give the sweep's folder"),
         ([f"--config={tmp_path / 'none.py'}", "--workdir=x"], "defines no function get_sweep()"),
         ([f"--config={tmp_path / 'dict.py'}", "--workdir=x"], "return a drifting.sweep.Sweep"),
         ([f"--config={sweep_file}", "--workdir=x", "--slurm", "--slurm_options=a"], "expected KEY=VALUE"),

@@ -27,7 +27,7 @@ def _define_sweep(values: flags.FlagValues) -> None:
 def _sweep(values: flags.FlagValues) -> int:
     if not values.config:
         raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
-    workdir = workdir_of(values)
+    workdir = workdir_of(values, "the sweep's folder")
     from drifting import sweep
 
     found = load_function(values.config, "get_sweep")
@@ -68,7 +68,7 @@ def _define_report(values: flags.FlagValues) -> None:
 
 
 def _report(values: flags.FlagValues) -> int:
-    workdir = workdir_of(values)
+    workdir = workdir_of(values, "a run's or a sweep's folder")
     from drifting.report.serve import watch, write_report
 
     if values.watch:
