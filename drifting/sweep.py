@@ -201,15 +201,14 @@ def run_sweep(
             return 0
     failed = [cell for cell in wanted if cell.status(workdir) == FAILED]
     for cell in failed:
-        logger.warning("sweep: cell %d, %s has failed: %s", cell.index, cell.name, cell.error(workdir))
-    logger.info(
-        "sweep: %d finished, %d failed, %s; %s", len(wanted) - len(failed), len(failed), counts, workdir / TABLE
-    )
+        if cell not in todo:  # those of this time have been told of
+            _warn_of(cell, workdir)
+    finished, remedy = len(wanted) - len(failed), " (--retry runs them again)" if failed else ""
+    logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE)
     return len(failed)
 
 
 def _note_failure(cell: Cell, workdir: Path, error: Exception) -> None:
-    logger.warning("sweep: cell %d, %s: %s", cell.index, cell.name, " ".join(str(error).split()))
     cell.folder(workdir).mkdir(parents=True, exist_ok=True)
     with atomic_path(cell.folder(workdir) / ERROR) as temporary:
         temporary.write_text(f"{type(error).__name__}: {' '.join(str(error).split())}\n", encoding="utf-8")
@@ -238,7 +237,7 @@ class CompileCounts:
         self.found += event == "/jax/compilation_cache/cache_hits"
 
     def __str__(self) -> str:
-        return f"{self.compiled} programs compiled, {self.found} times found compiled"
+        return f"programs: {self.compiled} compiled, {self.found} found compiled"
 
 
 def read_cells(workdir: Path) -> list[Cell]:
@@ -258,6 +257,11 @@ def read_cells(workdir: Path) -> list[Cell]:
 
 
 def collect(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
+    _warn_of(cell, workdir)
+
+
+def _warn_of(cell: Cell, workdir: Path) -> None:
+    logger.warning("sweep: cell %d, %s has failed: %s", cell.index, cell.name, cell.error(workdir))
     """Writes `sweep.csv`, a row for each cell with its settings, state and best scores; returns the rows."""
     rows = []
     for cell in cells:

@@ -121,7 +121,8 @@ def test_finished_cells_are_skipped_and_failed_ones_retried_by_request(
     FAILING.add("width0.2")
     with caplog.at_level(logging.INFO, "drifting"):
         assert run_sweep(sweep, cells, tmp_path) == 1
-    assert "cell 1, width0.2 has failed: TrainingError: loss is nan at step 3; try a lower rate" in caplog.text
+    assert caplog.text.count("width0.2 has failed: TrainingError: loss is nan at step 3; try a lower rate") == 1
+    assert "2 finished, 1 failed (--retry runs them again), programs: " in caplog.text
     assert calls == NAMES
     found = rows(tmp_path)
     assert [row["status"] for row in found] == ["finished", "failed", "finished"]
@@ -137,8 +138,10 @@ def test_finished_cells_are_skipped_and_failed_ones_retried_by_request(
 
 
 def test_a_stopped_sweep_goes_on(calls: list[str], tmp_path: Path):
+    caplog.clear()
     sweep = Sweep("", WIDTHS)
     cells = cells_of(sweep, BASE)
+    assert caplog.text.count("cell 1, width0.2 has failed: ") == 1
     INTERRUPTED.add("width0.2")
     assert run_sweep(sweep, cells, tmp_path) == 0
     assert calls == NAMES[:2] and [row["status"] for row in rows(tmp_path)] == ["finished", "started", "waiting"]
