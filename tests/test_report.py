@@ -246,6 +246,13 @@ document.querySelector('.point').dispatchEvent(new KeyboardEvent('keydown', {key
 measured.next = document.getElementById('tip').textContent;
 document.querySelector('.legend button').click();
 measured.off = document.querySelectorAll('.series.off').length;
+const stops = () => [...document.querySelectorAll('[data-chart] .chart')].map(
+  chart => [...chart.querySelectorAll('.series:not(.off) .point')].filter(point => point.tabIndex === 0).length);
+measured.stops = stops();
+const buttons = [...document.querySelector('.legend').querySelectorAll('button')];
+buttons.slice(1).forEach(button => button.click());
+buttons[2].click();
+measured.last_stops = stops();
 const head = document.querySelector('[data-table="cells"] thead tr');
 const column = [...head.children].findIndex(cell => cell.textContent === 'Recall');
 head.children[column].querySelector('button').click();
@@ -299,6 +306,8 @@ def test_a_browser_shows_it(sweep: Path, report: Path, tmp_path: Path, width: in
     assert found["tip"].startswith("log-KDE, Gauss, width 0.1: Fréchet distance")
     assert found["next"].startswith("log-KDE, Gauss, width 0.2: Fréchet distance")
     assert found["off"] == 4
+    # The tab key stops once in each chart, whichever series are hidden.
+    assert found["stops"] == found["last_stops"] == [1] * 4
     with (sweep / "sweep.csv").open(newline="") as file:
         recalls = [row["recall"] for row in csv.DictReader(file)]
     assert found["sorted"] == sorted(filter(None, recalls), key=float) + [""] * recalls.count("")
