@@ -339,3 +339,11 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
             get(f"{home}/etc/passwd")
         serving.shutdown()
         thread.join()
+        with urllib.request.urlopen(urllib.request.Request(home, method="HEAD"), timeout=20) as answer:
+            assert answer.status == 200 and int(answer.headers["Content-Length"]) > 1000 and answer.read() == b""
+        with pytest.raises(ConfigError, match=rf"^--port={serving.server_port}: Address .* in use; use another one"):
+            server(workdir, serving.server_port)
+        (workdir / "sweep.json").write_text("{")
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+            get(home)
+        assert "holds no sweep that can be read" in refused.value.read().decode()
