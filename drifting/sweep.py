@@ -312,19 +312,24 @@ def read_cells(workdir: Path) -> list[Cell]:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def collect(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
-    """Writes `sweep.csv`, a row for each cell with its settings, state and best scores; returns the rows."""
+def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
+    """A row for each cell: its settings, state and best scores."""
     rows = []
     for cell in cells:
         row = {"index": cell.index, "cell": cell.name, "status": cell.status(workdir)}
         row |= {key: _cell_text(value) for key, value in cell.values.items()}
         rows.append(row | (cell.scores(workdir) or {}) | {"error": cell.error(workdir) or ""})
+    return rows
+
+
+def collect(cells: Sequence[Cell], workdir: Path) -> None:
+    """Writes `sweep.csv`, the rows of all cells."""
+    rows = rows_of(cells, workdir)
     names = [*dict.fromkeys(name for row in rows for name in row if name != "error"), "error"]
     with atomic_path(workdir / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 def _cell_text(value: Any) -> Any:

@@ -167,6 +167,28 @@ def test_an_empty_sweep_and_what_is_none(tmp_path: Path):
         read(tmp_path)
 
 
+def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,), (0.3,), (0.4,)]})
+    workdir = tmp_path / "sweep"
+    folders = [cell.folder(workdir) for cell in made_up_sweep(workdir, failed=0)]
+    for folder in folders[:2]:
+        (folder / "config.json").write_text("{")
+    (folders[2] / "eval-40.json").write_text('{"scores": [')
+    (folders[3] / "samples" / "step_0000040.png").write_bytes(b"no picture")
+    with (folders[3] / "metrics.jsonl").open("ab") as file:
+        file.write(b"7\n\xff\n")
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    data = read(workdir)
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}  # reading writes nothing
+    assert isinstance(data, SweepData)
+    assert [row["status"] for row in data.rows] == ["damaged", "damaged", "started", "finished"]
+    text = page(data)
+    assert "1 of 4" in text and "2 damaged" in text and text.count("config.json cannot be read") == 2
+    assert "loss is nan at step 3" in text and "step_0000040.png cannot be read" in text and Page(text).open == []
+    with pytest.raises(ConfigError, match=r"eval-STEP\.json cannot be read .*; remove it"):
+        read(folders[2])
+
+
 def test_large_pictures_are_shrunk(tmp_path: Path):
     noise = np.random.default_rng(0).uniform(-1, 1, (2, 600, 600, 3))
     save_grid(noise, tmp_path / "large.png", 2)
@@ -337,8 +359,6 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
         assert second != first and f'data-version="{second}"' in get(home)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"{home}/etc/passwd")
-        serving.shutdown()
-        thread.join()
         with urllib.request.urlopen(urllib.request.Request(home, method="HEAD"), timeout=20) as answer:
             assert answer.status == 200 and int(answer.headers["Content-Length"]) > 1000 and answer.read() == b""
         with pytest.raises(ConfigError, match=rf"^--port={serving.server_port}: Address .* in use; use another one"):
@@ -347,3 +367,5 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(urllib.error.HTTPError, match="503") as refused:
             get(home)
         assert "holds no sweep that can be read" in refused.value.read().decode()
+        serving.shutdown()
+        thread.join()

@@ -71,8 +71,11 @@ def switch(name: str, choices: Sequence[str], panels: Sequence[str]) -> str:
 
 
 def image(path: Path, text: str) -> str:
-    """An image file inside the page, with what it shows in words."""
-    source, width, height = picture(path)
+    """An image file inside the page, with what it shows in words; of one that is damaged the words alone."""
+    try:
+        source, width, height = picture(path)
+    except (OSError, SyntaxError):  # Pillow's kinds of a damaged file
+        return f'<p class="lead">{escape(text)}: {escape(path.name)} cannot be read</p>'
     sharp = ' class="small"' if source.startswith("data:image/png") else ""
     return f'<img{sharp} src="{source}" width="{width}" height="{height}" alt="{escape(text)}">'
 

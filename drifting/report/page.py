@@ -8,7 +8,7 @@ from typing import Any
 
 from drifting import __version__
 from drifting.report.charts import MARKERS, Series, axis, chart, legend, number
-from drifting.report.data import RunData, SweepData
+from drifting.report.data import DAMAGED, RunData, SweepData
 from drifting.report.elements import (
     TITLES,
     details,
@@ -21,6 +21,7 @@ from drifting.report.elements import (
     tiles,
 )
 from drifting.scores import distance_name
+from drifting.sweep import FAILED, FINISHED
 
 LOWER_IS_BETTER = {"fid", "sfid", "frechet_distance"}
 CURVES = {
@@ -99,7 +100,7 @@ def _anchor(title: str) -> str:
 
 
 def _sweep(data: SweepData) -> list[tuple[str, str]]:
-    finished = [run for run in data.runs if run.scores is not None and run.status == "finished"]
+    finished = [run for run in data.runs if run.scores is not None and run.status == FINISHED]
     styles = {name: (f"s{i % 8}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(_objectives(data.runs))}
     return [
         ("", _sweep_tiles(data, finished)),
@@ -118,9 +119,9 @@ def _objectives(runs: Iterable[RunData]) -> list[str]:
 
 def _sweep_tiles(data: SweepData, finished: Sequence[RunData]) -> str:
     states = [row["status"] for row in data.rows]
-    failed = states.count("failed")
-    progress = f"{failed} failed" if failed else "none failed"
-    shown = [("Cells finished", f"{states.count('finished')} of {len(states)}", progress)]
+    problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED) if state in states]
+    progress = ", ".join(problems) or "none failed"
+    shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
     if finished:
         distance = _distance(finished)
         best = min(finished, key=lambda run: _score(run, distance))
