@@ -360,6 +360,13 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"{home}/etc/passwd")
         with urllib.request.urlopen(urllib.request.Request(home, method="HEAD"), timeout=20) as answer:
+const wide = document.querySelector('[data-table="cells"]').closest('.scroll');
+wide.scrollLeft = 150;
+measured.scrolled = wide.scrollLeft;
+measured.first = rows[0].children[0].getBoundingClientRect().left - wide.getBoundingClientRect().left;
+const title = document.querySelector('h1'), theme = document.getElementById('theme');
+title.textContent = 'a_long_name_'.repeat(12);
+measured.beside = theme.getBoundingClientRect().top < title.getBoundingClientRect().top + 10;
             assert answer.status == 200 and int(answer.headers["Content-Length"]) > 1000 and answer.read() == b""
         with pytest.raises(ConfigError, match=rf"^--port={serving.server_port}: Address .* in use; use another one"):
             server(workdir, serving.server_port)
@@ -369,3 +376,5 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
         assert "holds no sweep that can be read" in refused.value.read().decode()
         serving.shutdown()
         thread.join()
+    assert found["beside"]  # the button, of however long a title
+    assert width > 600 or (found["scrolled"] == 150 and 0 <= found["first"] <= 2)  # the first column stays
