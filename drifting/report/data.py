@@ -5,7 +5,8 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ DAMAGED = "damaged"
 LARGEST = 960
 """Pixels along the side of a picture; larger ones are shrunk."""
 NAMES = {"log_kde": "log-KDE", "mean_shift": "mean shift", "drift": "two-axis drift", "mmd_kde": "MMD"}
+OWN_PLACE = ("loss.objective", "loss.kernel", "loss.widths", "train.seed")
+"""Settings that a sweep's page has a place for; runs that differ in others are of different kinds."""
 KERNELS = {"gaussian": "Gauss", "laplace": "Laplace", "rational_quadratic": "rational quadratic"}
 
 
@@ -30,7 +33,8 @@ class RunData:
     """A run. Attributes:
 
     name: of its folder. config: its settings. metrics: rows of `metrics.jsonl`. scores: the latest, or None.
-    status, error: of a sweep's cell. grids: step and file of its sample grids, in order.
+    status, error: of a sweep's cell. grids: step and file of its sample grids, in order. varied: of a sweep's cell, the
+    settings that vary besides those of `OWN_PLACE`, by the last part of their key. seed: where a sweep has several.
     """
 
     name: str
@@ -40,6 +44,8 @@ class RunData:
     status: str
     error: str | None
     grids: list[tuple[int, Path]]
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     @property
     def objective(self) -> str:
@@ -47,6 +53,11 @@ class RunData:
         loss = self.config["loss"]
         name, kernel = loss["objective"], loss["kernel"]
         return f"{NAMES.get(name, name)}, {KERNELS.get(kernel, kernel)}"
+
+    @property
+    def kind(self) -> str:
+        """What it is but for its widths and its seed: `log-KDE, Gauss, learning_rate 0.001`."""
+        return ", ".join([self.objective, *(f"{key} {short(value)}" for key, value in self.varied.items())])
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -93,15 +104,23 @@ def read(workdir: Path) -> RunData | SweepData:
 def _read_sweep(workdir: Path) -> SweepData:
     cells = read_cells(workdir)
     rows, runs = rows_of(cells, workdir), []
+    varying = [key for key in cells[0].values if any(cell.values[key] != cells[0].values[key] for cell in cells)]
+    others = [key for key in varying if key not in OWN_PLACE]
+    lasts = [key.rpartition(".")[2] for key in others]
+    names = {key: last if lasts.count(last) == 1 else key for key, last in zip(others, lasts, strict=True)}
     for cell, row in zip(cells, rows, strict=True):
         folder = cell.folder(workdir)
         if not (folder / CONFIG_FILE).is_file():
             continue
         scores = cell.scores(workdir) if row["status"] == FINISHED else None
         try:
-            runs.append(_read_run(folder, scores, row["status"], row["error"] or None))
+            run = _read_run(folder, scores, row["status"], row["error"] or None)
         except ConfigError as error:  # the others are worth a page
             row |= {"status": DAMAGED, "error": f"{row['error']} {error}".strip()}
+            continue
+        varied = {name: cell.values[key] for key, name in names.items()}
+        seed = cell.values["train.seed"] if "train.seed" in varying else None
+        runs.append(replace(run, varied=varied, seed=seed))
     return SweepData(workdir.name, runs, rows)
 
 
@@ -129,6 +148,13 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
         if isinstance(row, dict) and "step" in row:
             rows.append(row)
     return rows
+
+
+def short(value: Any) -> str:
+    """A setting's value for a person."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def picture(path: Path) -> tuple[str, int, int]:

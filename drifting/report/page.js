@@ -48,7 +48,7 @@
   for (const chart of all(".chart[data-x]")) {
     const [left, right, low, high] = chart.dataset.x.split(" ").map(Number);
     const lines = all(".series[data-values]", chart).map(group => ({
-      group, name: group.dataset.series, values: JSON.parse(group.dataset.values),
+      group, name: group.dataset.name, values: JSON.parse(group.dataset.values),
     }));
     const steps = [...new Set(lines.flatMap(line => line.values.map(value => value[0])))].sort((a, b) => a - b);
     const cursor = chart.querySelector(".cursor");
