@@ -297,7 +297,8 @@ def test_logarithmic_axes_around_zero():
     places = [found.place(v) for v in (found.low, 0.0, 0.1, 1.0, 10.0, found.high)]
     assert places == sorted(places) and (places[0], places[-1]) == (0, 1)
     assert places[4] - places[3] == pytest.approx(places[3] - places[2], rel=0.1) and found.shows(-0.005)
-    assert not axis("y", [1.0, 20.0, -3.0]).log and axis("y", [1.0, 20.0]).scale == ""
+    assert not axis("y", [1.0, 20.0, -3.0]).log and not axis("y", [0.0, 0.0, 0.0, 0.3]).log
+    assert axis("y", [1.0, 20.0]).scale == ""
 
 
 def test_numbers_below_an_axis_do_not_overlap():

@@ -84,7 +84,8 @@ def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Se
     """An axis for some finite values; `log` None: where they span more than `LOG_RATIO`, or most of those around 0."""
     low, high = min(values), max(values)
     if log is None:
-        if low <= 0 and high > LOG_RATIO * max(-low, statistics.median(map(abs, values))):
+        usual = statistics.median(map(abs, values))
+        if low <= 0 < usual and high > LOG_RATIO * max(-low, usual):
             return _signed_axis(label, low, high)
         log = low > 0 and high / low > LOG_RATIO
     if log:
