@@ -185,7 +185,7 @@ def _import_wandb() -> Any:
         return importlib.import_module("wandb")
     except ImportError as error:
         raise ValueError(
-            "wandb_project is set but wandb is not installed; pip install 'drifting[wandb]' or unset it"
+            "wandb_project is set but wandb is not installed; pip install -e '.[wandb]' or unset it"
         ) from error
 
 

@@ -11,6 +11,7 @@ import importlib
 import itertools
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +22,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from drifting.checkpoint import check_config
 from drifting.config import Config, ConfigError, differences, parse, unknown_key
 from drifting.monitor import atomic_path, duration
 from drifting.parts import write_json
 from drifting.scores import Settings, distance_name, evaluate_generator
 from drifting.train import train
-from drifting.trained import TrainedGenerator
+from drifting.trained import TrainedGenerator, ema_decay
 from drifting.validate import check
 
 logger = logging.getLogger("drifting")
 
 SWEEP_FILE, TABLE, ERROR, COMPILED = "sweep.json", "sweep.csv", "error.txt", "compiled"
+CELL_SCORES = "sweep-scores.json"
+"""A cell's scores as the sweep asked for them: `drifting evaluate` of a cell writes `eval-STEP.json` anew."""
 FINISHED, FAILED, STARTED, WAITING = "finished", "failed", "started", "waiting"
 CACHED_SECONDS = 0.3
 """Programs that take longer to compile are kept."""
@@ -60,25 +64,40 @@ class Cell:
     """One run of a sweep. Attributes:
 
     index: its place in the grid. name: of its folder. values: what it changes, by dotted key. steps: how long it is.
+    scoring: how it is scored, as files of scores say it: `num seed alphas reference ...`.
     """
 
     index: int
     name: str
     values: dict[str, Any]
     steps: int
+    scoring: Mapping[str, Any]
 
     def folder(self, workdir: Path) -> Path:
         """Its run directory."""
         return workdir / self.name
 
     def scores(self, workdir: Path) -> dict[str, Any] | None:
-        """The best of its scores at its last step; None until it is finished."""
-        path = self.folder(workdir) / f"eval-{self.steps}.json"
-        if not path.is_file():
-            return None
-        found = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        best: dict[str, Any] = min(found, key=lambda scores: scores[distance_name(scores)])
-        return best
+        """The best of its scores at its last step; None until it is finished and scored as the sweep asks."""
+        for name in (CELL_SCORES, f"eval-{self.steps}.json"):
+            try:
+                found = json.loads((self.folder(workdir) / name).read_text(encoding="utf-8"))
+                if not self._is_asked_for(found):
+                    continue
+                best: dict[str, Any] = min(found["scores"], key=lambda scores: scores[distance_name(scores)])
+            except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
+                continue
+            return best
+        return None
+
+    def _is_asked_for(self, found: dict[str, Any]) -> bool:
+        reference = found.get("reference")
+        facts = found | {
+            "alphas": [scores.get("alpha") for scores in found["scores"]],
+            "reference": reference["path"] if isinstance(reference, dict) else None,  # a sentence: its own data
+        }
+        wanted = {"step": self.steps, "classes": None, "labels": None, **self.scoring}
+        return all(facts.get(key) == value for key, value in wanted.items())
 
     def error(self, workdir: Path) -> str | None:
         """Why it failed; None if it has not."""
@@ -116,11 +135,35 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
             check(config)
         except ConfigError as error:
             raise ConfigError(f"cell {name}: {error}") from error
-        cells[Cell(index, name, changed, config.train.steps)] = config
+        cells[Cell(index, name, changed, config.train.steps, _scoring(sweep, config))] = config
     folders = [cell.name for cell in cells]
     if twice := next((name for name in folders if folders.count(name) > 1), None):
         raise ConfigError(f"grid: two cells are {twice!r}, give each value once")
     return cells
+
+
+def _scoring(sweep: Sweep, config: Config) -> dict[str, Any]:
+    wanted = config.eval
+    return {
+        "num": wanted.num_samples,
+        "seed": wanted.seed,
+        "alphas": list(sweep.alphas) or [wanted.alpha],
+        "reference": wanted.reference,
+        "neighbours": wanted.neighbours,
+        "ema_decay": ema_decay(config),
+        "uint8": Settings().uint8,
+    }
+
+
+def check_cells(cells: Mapping[Cell, Config], workdir: Path) -> None:
+    """Checks that the cells that have begun have these settings, but for those that may change on resuming.
+
+    Raises:
+        ConfigError: one has others; says which.
+    """
+    for cell, config in cells.items():
+        if cell.status(workdir) in (FINISHED, STARTED):
+            check_config(cell.folder(workdir), config)
 
 
 def _changed(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +205,8 @@ def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str
         str(folder),
         settings=Settings(alphas=list(sweep.alphas) or None),
     )
+    with atomic_path(folder / CELL_SCORES) as temporary:
+        shutil.copyfile(folder / f"eval-{cell.steps}.json", temporary)
     return True
 
 
@@ -175,11 +220,11 @@ def run_sweep(
         index: run this cell alone. retry: run those again that have failed.
 
     Raises:
-        ConfigError: there is no cell of that index.
+        ConfigError: there is no cell of that index, or the folder holds cells with other settings.
     """
     if index is not None and index >= len(cells):
         raise ConfigError(f"--index={index}: cells are numbered from 0 to {len(cells) - 1}")
-    prepare(sweep, list(cells), workdir)
+    prepare(sweep, cells, workdir)
     counts = CompileCounts()
     wanted = [cell for cell in cells if index in (None, cell.index)]
     states = (FINISHED,) if retry or index is not None else (FINISHED, FAILED)
@@ -201,26 +246,35 @@ def run_sweep(
             return 0
     failed = [cell for cell in wanted if cell.status(workdir) == FAILED]
     for cell in failed:
-        logger.warning("sweep: cell %d, %s has failed: %s", cell.index, cell.name, cell.error(workdir))
-    logger.info(
-        "sweep: %d finished, %d failed, %s; %s", len(wanted) - len(failed), len(failed), counts, workdir / TABLE
-    )
+        if cell not in todo:  # those of this time have been told of
+            _warn_of(cell, workdir)
+    finished, remedy = len(wanted) - len(failed), " (--retry runs them again)" if failed else ""
+    logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE)
     return len(failed)
 
 
 def _note_failure(cell: Cell, workdir: Path, error: Exception) -> None:
-    logger.warning("sweep: cell %d, %s: %s", cell.index, cell.name, " ".join(str(error).split()))
     cell.folder(workdir).mkdir(parents=True, exist_ok=True)
     with atomic_path(cell.folder(workdir) / ERROR) as temporary:
         temporary.write_text(f"{type(error).__name__}: {' '.join(str(error).split())}\n", encoding="utf-8")
+    _warn_of(cell, workdir)
 
 
-def prepare(sweep: Sweep, cells: Sequence[Cell], workdir: Path) -> None:
-    """Writes what the sweep is, for `drifting report`, and keeps what is compiled, unless a place is set already."""
+def _warn_of(cell: Cell, workdir: Path) -> None:
+    logger.warning("sweep: cell %d, %s has failed: %s", cell.index, cell.name, cell.error(workdir))
+
+
+def prepare(sweep: Sweep, cells: Mapping[Cell, Config], workdir: Path) -> None:
+    """Writes what the sweep is, for `drifting report`, and keeps what is compiled, unless a place is set already.
+
+    Raises:
+        ConfigError: the folder holds cells with other settings.
+    """
+    check_cells(cells, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    listed = [{"name": cell.name, "values": cell.values, "steps": cell.steps} for cell in cells]
+    listed = [{key: getattr(cell, key) for key in ("name", "values", "steps", "scoring")} for cell in cells]
     write_json(workdir / SWEEP_FILE, {"config": sweep.config, "cells": listed})
-    collect(cells, workdir)
+    collect(list(cells), workdir)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str((workdir / COMPILED).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
@@ -238,7 +292,7 @@ class CompileCounts:
         self.found += event == "/jax/compilation_cache/cache_hits"
 
     def __str__(self) -> str:
-        return f"{self.compiled} programs compiled, {self.found} times found compiled"
+        return f"programs: {self.compiled} compiled, {self.found} found compiled"
 
 
 def read_cells(workdir: Path) -> list[Cell]:
@@ -249,7 +303,8 @@ def read_cells(workdir: Path) -> list[Cell]:
     """
     try:
         listed = json.loads((workdir / SWEEP_FILE).read_text(encoding="utf-8"))["cells"]
-        return [Cell(index, cell["name"], cell["values"], cell["steps"]) for index, cell in enumerate(listed)]
+        # Older sweeps do not say how they are scored.
+        return [Cell(i, c["name"], c["values"], c["steps"], c.get("scoring", {})) for i, c in enumerate(listed)]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--workdir={workdir}: holds no sweep that can be read ({error})") from error
 
@@ -257,19 +312,24 @@ def read_cells(workdir: Path) -> list[Cell]:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def collect(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
-    """Writes `sweep.csv`, a row for each cell with its settings, state and best scores; returns the rows."""
+def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
+    """A row for each cell: its settings, state and best scores."""
     rows = []
     for cell in cells:
         row = {"index": cell.index, "cell": cell.name, "status": cell.status(workdir)}
         row |= {key: _cell_text(value) for key, value in cell.values.items()}
         rows.append(row | (cell.scores(workdir) or {}) | {"error": cell.error(workdir) or ""})
+    return rows
+
+
+def collect(cells: Sequence[Cell], workdir: Path) -> None:
+    """Writes `sweep.csv`, the rows of all cells."""
+    rows = rows_of(cells, workdir)
     names = [*dict.fromkeys(name for row in rows for name in row if name != "error"), "error"]
     with atomic_path(workdir / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 def _cell_text(value: Any) -> Any:
@@ -305,7 +365,7 @@ def submit(
     try:
         submitit = importlib.import_module("submitit")
     except ImportError as error:
-        raise ConfigError("--slurm: submitit is not installed; pip install 'drifting[slurm]'") from error
+        raise ConfigError("--slurm: submitit is not installed; pip install -e '.[slurm]'") from error
     states = (FINISHED,) if retry else (FINISHED, FAILED)
     todo = [cell for cell in cells if cell.status(workdir) not in states]
     try:

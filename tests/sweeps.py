@@ -24,7 +24,7 @@ def made_up_sweep(workdir: Path, *, failed: int | None = None, waiting: int | No
     """Twelve cells, all finished but for the given ones."""
     sweep = Sweep(str(TINY), GRID, {"train.steps": 40})
     cells = cells_of(sweep, load_settings(str(TINY)))
-    prepare(sweep, list(cells), workdir)
+    prepare(sweep, cells, workdir)
     for cell, config in cells.items():
         if cell.index == waiting:
             continue
@@ -46,7 +46,9 @@ def made_up_run(folder: Path, config: Config, seed: int, scored: bool = True) ->
         save_grid(rng.uniform(-1, 1, (20, 8, 8, 1)), folder / "samples" / f"step_{step:07d}.png", 5)
     if scored:
         precision, recall = rng.uniform(0, 1, 2)
-        scores = {"alpha": 1.0, "num": 1400, "frechet_distance": float(rng.uniform(0.5, 40)), "precision": precision}
+        num = config.eval.num_samples
+        scores = {"alpha": 1.0, "num": num, "frechet_distance": float(rng.uniform(0.5, 40)), "precision": precision}
         scores |= {"recall": recall, "f1": 2 * precision * recall / (precision + recall)}
-        text = json.dumps({"step": 40, "seed": 0, "uint8": "truncate", "data": "digits", "scores": [scores]})
-        (folder / "eval-40.json").write_text(text)
+        about = {"step": 40, "ema_decay": 0.9, "num": num, "seed": 0, "uint8": "truncate", "data": "digits"}
+        about |= {"reference": "the run's own data", "neighbours": 3}
+        (folder / "eval-40.json").write_text(json.dumps(about | {"scores": [scores]}))

@@ -177,6 +177,7 @@ def test_missing_configuration_files(capsys: pytest.CaptureFixture[str], tmp_pat
     for arguments in (["train", workdir], ["train", workdir, "--config"], ["train", workdir, "--config="]):
         assert line_of(capsys, arguments).startswith("--config: give the experiment's file")
     assert line_of(capsys, ["train", f"--config={TINY}"]) == "--workdir: give the run's folder"
+    assert line_of(capsys, ["report"]) == "--workdir: give a run's or a sweep's folder"
 
 
 def test_a_configuration_of_the_other_command(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -122,7 +122,7 @@ def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
 def test_wandb_is_imported_only_on_demand(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     monitor.MetricsWriter(tmp_path / "a", tensorboard=False).close()
-    with pytest.raises(ValueError, match=r"drifting\[wandb\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
         monitor.MetricsWriter(tmp_path / "b", tensorboard=False, wandb_project="p")
 
     logged, started = [], []

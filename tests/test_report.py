@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import os
 import re
@@ -133,13 +134,72 @@ TITLE = {"frechet_distance": "Fréchet distance", "precision": "Precision", "rec
 
 def test_several_seeds_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "tests.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,)], "train.seed": [0, 1, 2], "loss.objective": ["drift"]}
+        "tests.sweeps.GRID",
+        {
+            "loss.widths": [(0.1,), (0.2,)],
+            "optimizer.learning_rate": [1e-3, 2e-3],
+            "train.seed": [0, 1, 2],
+            "loss.objective": ["drift"],
+        },
     )
     made_up_sweep(tmp_path / "seeds")
     data = read(tmp_path / "seeds")
     assert isinstance(data, SweepData)
-    mean = np.mean([run.scores["recall"] for run in data.runs if run.scores and run.widths == (0.2,)])
-    assert f"width 0.2: Recall {number(float(mean))} (mean of 3 runs: " in page(data)
+    text, means, ranges = page(data), {}, {}
+    for width in (0.1, 0.2):
+        for rate in (1e-3, 2e-3):  # not seeds of each other
+            runs = [run.scores for run in data.runs if run.widths == (width,) and run.varied["learning_rate"] == rate]
+            values = [scores["frechet_distance"] for scores in runs if scores]
+            means[rate, width] = float(np.mean(values))
+            said = f"two-axis drift, Gauss, learning_rate {rate:g}, width {width:g}: Fréchet distance "
+            assert f"{said}{number(means[rate, width])} (mean of 3 seeds: " in text
+            ranges[rate, width] = f"{number(min(values))}–{number(max(values))}"
+    best = re.search(r'<table data-table="best">.*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    assert best is not None
+    shown = [float(v) for v in re.findall(r'data-key="frechet_distance" data-value="([^"]*)"', best[1])]
+    assert shown == sorted(min(means[rate, width] for width in (0.1, 0.2)) for rate in (1e-3, 2e-3))
+    assert ranges[min(means, key=means.__getitem__)] in best[1]
+    assert f"<dd>{number(min(means.values()))}<small>two-axis drift, Gauss, learning_rate" in text
+    chart = re.search(r'<figure data-chart="recall">(.*?)</figure>', text, re.DOTALL)
+    assert chart is not None and chart[1].count('class="span"') == len(means)
+    # Lines of several seeds are told apart, and hidden together.
+    assert text.count('data-series="width 0.1" data-name="width 0.1, seed 1"') == 4 * 2
+    assert "learning_rate 0.002, width 0.2, seed 2</strong>" in text
+
+
+def test_curves_of_a_metric_have_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    widths = [(0.1 * i,) for i in range(1, 12)]
+    monkeypatch.setattr("tests.sweeps.GRID", {"loss.widths": widths, "loss.objective": ["drift", "log_kde"]})
+    workdir = tmp_path / "sweep"
+    for cell in made_up_sweep(workdir):
+        value = {"drift": 100.0, "log_kde": 1.0}[cell.values["loss.objective"]]
+        rows = [json.dumps({"step": step, "gap": value * step, "loss": 1.0 + step / 40}) for step in (1, 10)]
+        (cell.folder(workdir) / "metrics.jsonl").write_text("\n".join(rows))
+    gap, loss = re.findall(r'<div class="panel">(.*?)</div></div>', page(read(workdir)), re.DOTALL)
+    assert "; logarithmic axis." in gap and "logarithmic" not in loss  # each kind by itself would be linear
+    ticks = [re.findall(r'text-anchor="end">([^<]*)<', figure) for figure in gap.split("<figure>")[1:]]
+    assert len(ticks) == 2 and ticks[0] == ticks[1]
+    assert len(set(re.findall(r'style="--t: (\d+%)"', gap))) == len(widths)  # a tone for each
+
+
+def test_heldout_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,), (0.4,)]})
+    workdir = tmp_path / "sweep"
+    cells = list(made_up_sweep(workdir))
+    for cell, distance in zip(cells, (5.0, 3.0, 9.0), strict=True):
+        path = cell.folder(workdir) / "eval-40.json"
+        found = json.loads(path.read_text())
+        found["scores"][0] |= {"frechet_distance": distance, "frechet_distance_heldout": 0.5}
+        found["scores"][0] |= {"recall": distance / 1000, "recall_heldout": 0.9}
+        path.write_text(json.dumps(found))
+    text = page(read(workdir))
+    near, far = (re.search(rf'data-chart="{name}">(.*?)</figure>', text) for name in ("frechet_distance", "recall"))
+    assert near is not None and "held-out 0.5" in near[1] and 'class="level"' in near[1]
+    assert far is not None and "held-out 0.9" in far[1] and 'class="level"' not in far[1]  # it would flatten the lines
+    assert '<button type="button">Recall, held-out</button>' in text
+    scores = re.search(r'data-table="scores">(.*?)</table>', page(read(cells[0].folder(workdir))))
+    assert scores is not None and "Held-out</th>" in scores[1] and "First seed of the images" in scores[1]
+    assert re.findall(r'<th scope="row">([^<]*[_a-z]_[^<]*)</th>', scores[1]) == []  # no bare keys
 
 
 def test_a_single_run(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -167,6 +227,28 @@ def test_an_empty_sweep_and_what_is_none(tmp_path: Path):
         read(tmp_path)
 
 
+def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,), (0.3,), (0.4,)]})
+    workdir = tmp_path / "sweep"
+    folders = [cell.folder(workdir) for cell in made_up_sweep(workdir, failed=0)]
+    for folder in folders[:2]:
+        (folder / "config.json").write_text("{")
+    (folders[2] / "eval-40.json").write_text('{"scores": [')
+    (folders[3] / "samples" / "step_0000040.png").write_bytes(b"no picture")
+    with (folders[3] / "metrics.jsonl").open("ab") as file:
+        file.write(b"7\n\xff\n")
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    data = read(workdir)
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}  # reading writes nothing
+    assert isinstance(data, SweepData)
+    assert [row["status"] for row in data.rows] == ["damaged", "damaged", "started", "finished"]
+    text = page(data)
+    assert "1 of 4" in text and "2 damaged" in text and text.count("config.json cannot be read") == 2
+    assert "loss is nan at step 3" in text and "step_0000040.png cannot be read" in text and Page(text).open == []
+    with pytest.raises(ConfigError, match=r"eval-STEP\.json cannot be read .*; remove it"):
+        read(folders[2])
+
+
 def test_large_pictures_are_shrunk(tmp_path: Path):
     noise = np.random.default_rng(0).uniform(-1, 1, (2, 600, 600, 3))
     save_grid(noise, tmp_path / "large.png", 2)
@@ -189,6 +271,7 @@ def test_large_pictures_are_shrunk(tmp_path: Path):
         ([-4.0, 4.0], -4, 4, [-4, -2, 0, 2, 4]),
         ([0.0, 0.0], 0, 1, None),
         ([5.0], 2, 8, None),
+        ([8.0, 8.0000005], 4, 12, [4, 6, 8, 10, 12]),  # the noise of float32 is no curve
     ],
 )
 def test_linear_axes(values: list[float], low: float, high: float, ticks: list[float] | None):
@@ -205,6 +288,26 @@ def test_logarithmic_axes():
     assert found.place(np.sqrt(found.low * found.high)) == pytest.approx(0.5)
     assert not axis("y", [1.0, 20.0]).log and not axis("y", [-1.0, 300.0]).log
     assert len(axis("y", [2.0, 2.5], log=True).ticks) >= 2
+
+
+def test_logarithmic_axes_around_zero():
+    found = axis("gap", [80.0, 9.0, 0.5, 0.1, 0.02, -0.01, 0.0])
+    assert found.log and found.scale == "logarithmic axis, linear around 0"
+    assert list(found.ticks) == pytest.approx([0, 0.1, 1, 10])
+    places = [found.place(v) for v in (found.low, 0.0, 0.1, 1.0, 10.0, found.high)]
+    assert places == sorted(places) and (places[0], places[-1]) == (0, 1)
+    assert places[4] - places[3] == pytest.approx(places[3] - places[2], rel=0.1) and found.shows(-0.005)
+    assert not axis("y", [1.0, 20.0, -3.0]).log and not axis("y", [0.0, 0.0, 0.0, 0.3]).log
+    assert axis("y", [1.0, 20.0]).scale == ""
+
+
+def test_numbers_below_an_axis_do_not_overlap():
+    widths = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 1.0)
+    drawn = chart("t", axis("x", widths, log=True, ticks=widths), axis("y", [0.0, 1.0]), [])
+    found = re.findall(rf'<text x="([^"]*)" y="{charts.HEIGHT - charts.BOTTOM + 17}"[^>]*>([^<]*)<', drawn)
+    ends = [(float(x) - 3 * len(text), float(x) + 3 * len(text)) for x, text in found]
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ends)) and 6 <= len(ends) < len(widths)
+    assert drawn.count('class="tick"') == len(widths)
 
 
 def test_points_lie_where_their_values_are():
@@ -246,11 +349,25 @@ document.querySelector('.point').dispatchEvent(new KeyboardEvent('keydown', {key
 measured.next = document.getElementById('tip').textContent;
 document.querySelector('.legend button').click();
 measured.off = document.querySelectorAll('.series.off').length;
+const stops = () => [...document.querySelectorAll('[data-chart] .chart')].map(
+  chart => [...chart.querySelectorAll('.series:not(.off) .point')].filter(point => point.tabIndex === 0).length);
+measured.stops = stops();
+const buttons = [...document.querySelector('.legend').querySelectorAll('button')];
+buttons.slice(1).forEach(button => button.click());
+buttons[2].click();
+measured.last_stops = stops();
 const head = document.querySelector('[data-table="cells"] thead tr');
 const column = [...head.children].findIndex(cell => cell.textContent === 'Recall');
 head.children[column].querySelector('button').click();
 const rows = [...document.querySelectorAll('[data-table="cells"] tbody tr')];
 measured.sorted = rows.map(row => row.children[column].dataset.value);
+const wide = document.querySelector('[data-table="cells"]').closest('.scroll');
+wide.scrollLeft = 150;
+measured.scrolled = wide.scrollLeft;
+measured.first = rows[0].children[0].getBoundingClientRect().left - wide.getBoundingClientRect().left;
+const title = document.querySelector('h1'), theme = document.getElementById('theme');
+title.textContent = 'a_long_name_'.repeat(12);
+measured.beside = theme.getBoundingClientRect().top < title.getBoundingClientRect().top + 10;
 measured.dark = getComputedStyle(document.body).backgroundColor;
 parent.postMessage(JSON.stringify(measured), '*');
 </script>"""
@@ -299,9 +416,13 @@ def test_a_browser_shows_it(sweep: Path, report: Path, tmp_path: Path, width: in
     assert found["tip"].startswith("log-KDE, Gauss, width 0.1: Fréchet distance")
     assert found["next"].startswith("log-KDE, Gauss, width 0.2: Fréchet distance")
     assert found["off"] == 4
+    # The tab key stops once in each chart, whichever series are hidden.
+    assert found["stops"] == found["last_stops"] == [1] * 4
     with (sweep / "sweep.csv").open(newline="") as file:
         recalls = [row["recall"] for row in csv.DictReader(file)]
     assert found["sorted"] == sorted(filter(None, recalls), key=float) + [""] * recalls.count("")
+    assert found["beside"]  # the button, of however long a title
+    assert width > 600 or (found["scrolled"] == 150 and 0 <= found["first"] <= 2)  # the first column stays
     assert found["dark"] == ("rgb(18, 20, 23)" if dark else "rgb(247, 247, 245)")
 
 
@@ -328,5 +449,13 @@ def test_it_is_served_and_follows_the_files(tmp_path: Path, monkeypatch: pytest.
         assert second != first and f'data-version="{second}"' in get(home)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"{home}/etc/passwd")
+        with urllib.request.urlopen(urllib.request.Request(home, method="HEAD"), timeout=20) as answer:
+            assert answer.status == 200 and int(answer.headers["Content-Length"]) > 1000 and answer.read() == b""
+        with pytest.raises(ConfigError, match=rf"^--port={serving.server_port}: Address .* in use; use another one"):
+            server(workdir, serving.server_port)
+        (workdir / "sweep.json").write_text("{")
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+            get(home)
+        assert "holds no sweep that can be read" in refused.value.read().decode()
         serving.shutdown()
         thread.join()

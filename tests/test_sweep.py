@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from drifting import sweep as sweep_module
+from drifting.checkpoint import check_config, write_config
 from drifting.cli import load_settings, main
 from drifting.config import Config, ConfigError
 from drifting.loop import TrainingError
-from drifting.sweep import CompileCounts, Sweep, cells_of, config_differences, listing, run_sweep
+from drifting.scores import Settings
+from drifting.sweep import CompileCounts, Sweep, cells_of, config_differences, listing, read_cells, run_sweep
 from tests.runs import ROOT, TINY, tiny_config
 
 WIDTHS = {"loss.widths": [(0.1,), (0.2,), (0.4,)]}
@@ -85,22 +87,30 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def train(config: Config, folder: Path, label: str) -> int:
         trained.append(folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        check_config(folder, config)
+        write_config(folder, config)
         if folder.name in FAILING:
             raise TrainingError("loss is nan at step 3;\n try a lower rate")
         if folder.name in INTERRUPTED:
             return 2
         return config.train.steps
 
-    def evaluate(trained: Any, source: str, **options: Any) -> None:
-        scores = [{"alpha": 1.0, "frechet_distance": 3.0}, {"alpha": 2.0, "frechet_distance": 2.5}]
-        (Path(source) / "eval-120.json").write_text(json.dumps({"scores": scores}))
+    def evaluate(trained: Any, source: str, settings: Settings) -> None:
+        write_scores(Path(source), settings.alphas or [1.0])
 
     FAILING.clear(), INTERRUPTED.clear()
     monkeypatch.setattr(sweep_module, "train", train)
     monkeypatch.setattr(sweep_module, "evaluate_generator", evaluate)
     monkeypatch.setattr(sweep_module.TrainedGenerator, "from_run", lambda folder: None)
     return trained
+
+
+def write_scores(folder: Path, alphas: Sequence[float], distance: float = 3.0, **about: Any) -> None:
+    """What `drifting evaluate` leaves of a run of the tiny configuration; larger guidance scales are better."""
+    about = {"step": 120, "ema_decay": 0.9, "num": 40, "seed": 0, "uint8": "truncate", "neighbours": 3} | about
+    about |= {"reference": "the run's own data"}
+    scores = [{"alpha": alpha, "frechet_distance": distance - (alpha - 1) / 2} for alpha in alphas]
+    (folder / "eval-120.json").write_text(json.dumps(about | {"scores": scores}))
 
 
 FAILING: set[str] = set()
@@ -116,18 +126,21 @@ def rows(workdir: Path) -> list[dict[str, str]]:
 def test_finished_cells_are_skipped_and_failed_ones_retried_by_request(
     calls: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    sweep = Sweep("", WIDTHS)
+    sweep = Sweep("", WIDTHS, alphas=(1.0, 2.0))
     cells = cells_of(sweep, BASE)
     FAILING.add("width0.2")
     with caplog.at_level(logging.INFO, "drifting"):
         assert run_sweep(sweep, cells, tmp_path) == 1
-    assert "cell 1, width0.2 has failed: TrainingError: loss is nan at step 3; try a lower rate" in caplog.text
+    assert caplog.text.count("width0.2 has failed: TrainingError: loss is nan at step 3; try a lower rate") == 1
+    assert "2 finished, 1 failed (--retry runs them again), programs: " in caplog.text
     assert calls == NAMES
     found = rows(tmp_path)
     assert [row["status"] for row in found] == ["finished", "failed", "finished"]
     assert [row["frechet_distance"] for row in found] == ["2.5", "", "2.5"]  # the best guidance scale
     assert found[0]["alpha"] == "2.0" and found[0]["loss.widths"] == "0.1" and "nan" in found[1]["error"]
+    caplog.clear()
     assert run_sweep(sweep, cells, tmp_path) == 1 and calls == NAMES
+    assert caplog.text.count("cell 1, width0.2 has failed: ") == 1
     FAILING.clear()
     assert run_sweep(sweep, cells, tmp_path, retry=True) == 0 and calls == [*NAMES, "width0.2"]
     assert [row["status"] for row in rows(tmp_path)] == ["finished"] * 3
@@ -146,6 +159,45 @@ def test_a_stopped_sweep_goes_on(calls: list[str], tmp_path: Path):
     assert run_sweep(sweep, cells, tmp_path) == 0 and calls == [*NAMES[:2], *NAMES[1:]]
     with pytest.raises(ConfigError, match=r"^--index=3: cells are numbered from 0 to 2"):
         run_sweep(sweep, cells, tmp_path, index=3)
+
+
+def test_other_settings_are_refused(calls: list[str], tmp_path: Path):
+    cells = cells_of(Sweep("", WIDTHS), BASE)
+    run_sweep(Sweep("", WIDTHS), cells, tmp_path, index=0)
+    before = (tmp_path / "sweep.json").read_text()
+    changed = Sweep("", WIDTHS, {"optimizer.learning_rate": 0.5})
+    words = r"width0\.1: holds a run with other settings \(optimizer\.learning_rate was .*choose another --workdir$"
+    with pytest.raises(ConfigError, match=words):
+        run_sweep(changed, cells_of(changed, BASE), tmp_path)
+    assert calls == NAMES[:1] and (tmp_path / "sweep.json").read_text() == before
+    logging = Sweep("", WIDTHS, {"train.log_every": 7})  # which `train` allows
+    assert run_sweep(logging, cells_of(logging, BASE), tmp_path) == 0 and calls == NAMES
+
+
+def test_scores_are_the_sweep_s_own(calls: list[str], tmp_path: Path):
+    sweep = Sweep("", {"loss.widths": [(0.1,)]})
+    cells = cells_of(sweep, BASE)
+    (cell,) = cells
+    run_sweep(sweep, cells, tmp_path)
+    before = cell.scores(tmp_path)
+    assert before is not None
+    folder = cell.folder(tmp_path)
+    write_scores(folder, [1.0], distance=99.0, num=10)  # somebody's `drifting evaluate --num=10`
+    assert cell.scores(tmp_path) == before and read_cells(tmp_path)[0].scores(tmp_path) == before
+    # Of a sweep before it kept its own: only what it would have asked for counts.
+    (folder / "sweep-scores.json").unlink()
+    assert cell.status(tmp_path) == "started"
+    for other in ({"seed": 1}, {"classes": ["0"]}, {"ema_decay": 0.99}, {"step": 100}):
+        write_scores(folder, [1.0], **other)
+        assert cell.scores(tmp_path) is None
+    (folder / "eval-120.json").write_text("{")
+    assert cell.scores(tmp_path) is None
+    write_scores(folder, [1.0])
+    assert cell.scores(tmp_path) == before
+    # Other guidance scales: scored again.
+    again = Sweep("", {"loss.widths": [(0.1,)]}, alphas=(1.0, 2.0))
+    assert run_sweep(again, cells_of(again, BASE), tmp_path) == 0 and calls == ["width0.1"] * 2
+    assert rows(tmp_path)[0]["frechet_distance"] == "2.5"
 
 
 def test_one_cell_alone(calls: list[str], tmp_path: Path):
@@ -199,7 +251,7 @@ def test_slurm_gets_an_array_of_what_is_not_finished(
     arguments = [f"--config={sweep_file}", f"--workdir={workdir}"]
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["sweep", *arguments, "--slurm"]) == 2
-    assert "submitit is not installed; pip install 'drifting[slurm]'" in capsys.readouterr().err
+    assert "submitit is not installed; pip install -e '.[slurm]'" in capsys.readouterr().err
     fake = types.SimpleNamespace(
         AutoExecutor=FakeExecutor, helpers=types.SimpleNamespace(CommandFunction=lambda words: words)
     )
@@ -222,7 +274,7 @@ def test_wrong_sweeps(sweep_file: Path, tmp_path: Path, capsys):
     (tmp_path / "dict.py").write_text("def get_sweep():\n    return {}\n")
     for arguments, words in [
         (["--workdir=x"], "--config: give the sweep's file"),
-        ([f"--config={sweep_file}"], "--workdir: give the run's folder"),
+        ([f"--config={sweep_file}"], "--workdir: give the sweep's folder"),
         ([f"--config={tmp_path / 'none.py'}", "--workdir=x"], "defines no function get_sweep()"),
         ([f"--config={tmp_path / 'dict.py'}", "--workdir=x"], "return a drifting.sweep.Sweep"),
         ([f"--config={sweep_file}", "--workdir=x", "--slurm", "--slurm_options=a"], "expected KEY=VALUE"),
@@ -255,8 +307,12 @@ def own_cache(tmp_path: Path) -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+def _empty_scores(folder: str) -> None:
+    (Path(folder) / "eval-2.json").write_text("{}")
+
+
 def test_widths_share_one_compilation(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_module, "evaluate_generator", lambda *arguments, **options: None)
+    monkeypatch.setattr(sweep_module, "evaluate_generator", lambda trained, source, settings: _empty_scores(source))
     monkeypatch.setattr(sweep_module, "CACHED_SECONDS", 0.0)  # the smallest programs count, too
     small = {"model.name": "mlp", "model.hidden_size": 8, "model.depth": 2, "train.steps": 2, "train.sample_every": 0}
     sweep = Sweep("", {"loss.widths": [(0.1,), (0.2,)]}, small)

@@ -27,7 +27,7 @@ def _define_sweep(values: flags.FlagValues) -> None:
 def _sweep(values: flags.FlagValues) -> int:
     if not values.config:
         raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
-    workdir = workdir_of(values)
+    workdir = workdir_of(values, "the sweep's folder")
     from drifting import sweep
 
     found = load_function(values.config, "get_sweep")
@@ -39,12 +39,13 @@ def _sweep(values: flags.FlagValues) -> int:
     except ConfigError as error:
         raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
     if values.list:
+        sweep.check_cells(cells, workdir)
         print(sweep.listing(list(cells), workdir))
         return 0
     if not values.slurm:
         return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
     options = dict(_option(option) for option in values.slurm_options)
-    sweep.prepare(found, list(cells), workdir)
+    sweep.prepare(found, cells, workdir)
     arguments = [f"--config={values.config}", f"--workdir={workdir}"]
     ids = sweep.submit(list(cells), workdir, arguments, options, values.retry)
     print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
@@ -68,7 +69,7 @@ def _define_report(values: flags.FlagValues) -> None:
 
 
 def _report(values: flags.FlagValues) -> int:
-    workdir = workdir_of(values)
+    workdir = workdir_of(values, "a run's or a sweep's folder")
     from drifting.report.serve import watch, write_report
 
     if values.watch:

@@ -11,10 +11,10 @@ WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
 
 
-def workdir_of(values: flags.FlagValues) -> Path:
+def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path:
     """The folder that `--workdir` gives."""
     if not values.workdir:
-        raise ConfigError("--workdir: give the run's folder")
+        raise ConfigError(f"--workdir: give {what}")
     if "://" in values.workdir:
         raise ConfigError(f"--workdir={values.workdir}: is no folder; mount what it names, and give a folder")
     return Path(values.workdir)

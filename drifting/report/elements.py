@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drifting.report.charts import number
-from drifting.report.data import picture
+from drifting.report.data import picture, short
 from drifting.sweep import config_differences
 
 TITLES = {
@@ -22,10 +22,21 @@ TITLES = {
     "class_accuracy": "Class accuracy",
     "alpha": "Guidance scale",
     "num": "Images",
+    "inception_score_std": "Inception Score, deviation",
+    "step": "Step",
+    "seed": "First seed of the images",
 }
+HELDOUT = "_heldout"
+"""How scores of held-out real images end."""
 
 FEW = 3
 """Runs whose settings stand in columns."""
+
+
+def score_title(key: str) -> str:
+    """A score's name for a person; of what is no score, the key."""
+    name = key.removesuffix(HELDOUT)
+    return f"{TITLES[name]}, held-out" if name != key and name in TITLES else TITLES.get(key, key)
 
 
 def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
@@ -47,12 +58,13 @@ def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort:
     return f'{scroll}<table data-table="{escape(name)}"><thead><tr>{"".join(cells)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'  # noqa: E501
 
 
-def number_cell(key: str, value: Any) -> str:
-    """A table's cell that holds a number: shown rounded, kept whole."""
+def number_cell(key: str, value: Any, note: str = "") -> str:
+    """A table's cell that holds a number: shown rounded, kept whole; `note` stands beside it."""
     if value is None or value == "":
         return f'<td class="n" data-key="{escape(key)}" data-value=""></td>'
     shown = f"{value:,}" if isinstance(value, int) else number(float(value))
-    return f'<td class="n" data-key="{escape(key)}" data-value="{value}">{shown}</td>'
+    small = f"<small>{escape(note)}</small>" if note else ""
+    return f'<td class="n" data-key="{escape(key)}" data-value="{value}">{shown}{small}</td>'
 
 
 def text_cell(text: str, style: str = "") -> str:
@@ -71,8 +83,11 @@ def switch(name: str, choices: Sequence[str], panels: Sequence[str]) -> str:
 
 
 def image(path: Path, text: str) -> str:
-    """An image file inside the page, with what it shows in words."""
-    source, width, height = picture(path)
+    """An image file inside the page, with what it shows in words; of one that is damaged the words alone."""
+    try:
+        source, width, height = picture(path)
+    except (OSError, SyntaxError):  # Pillow's kinds of a damaged file
+        return f'<p class="lead">{escape(text)}: {escape(path.name)} cannot be read</p>'
     sharp = ' class="small"' if source.startswith("data:image/png") else ""
     return f'<img{sharp} src="{source}" width="{width}" height="{height}" alt="{escape(text)}">'
 
@@ -88,20 +103,10 @@ def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
         heads, names = ["Run", *differing], list(configs)
         cells = [[values[name] for values in differing.values()] for name in configs]
     rows = [
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(text_cell(_setting(value)) for value in values)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(text_cell(short(value)) for value in values)}</tr>'
         for name, values in zip(names, cells, strict=True)
     ]
     return table(heads, rows, "settings", text=len(heads)) + equal
-
-
-def _setting(value: Any) -> str:
-    return (
-        ", ".join(map(_setting, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
 
 
 def _without(config: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> dict[str, dict[str, Any]]:

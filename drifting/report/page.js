@@ -13,7 +13,13 @@
   const hide = () => { tip.hidden = true; };
   document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
 
-  // Points: one stop for the tab key in each chart, arrows go from point to point.
+  // Points: one stop for the tab key in each chart, arrows go from point to point. The stop is one that is shown.
+  const visible = chart => all(".series:not(.off) .point", chart);
+  const reachable = chart => {
+    const shown = visible(chart);
+    if (!shown.length || shown.some(point => point.tabIndex === 0)) return;
+    all(".point", chart).forEach(point => { point.tabIndex = point === shown[0] ? 0 : -1; });
+  };
   for (const chart of all(".chart")) {
     const points = all(".point", chart);
     points.forEach((point, index) => {
@@ -30,7 +36,7 @@
         const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
         if (!step) return;
         event.preventDefault();
-        const shown = points.filter(other => !other.closest(".series").classList.contains("off"));
+        const shown = visible(chart);
         const next = shown[(shown.indexOf(point) + step + shown.length) % shown.length];
         points.forEach(other => { other.tabIndex = other === next ? 0 : -1; });
         next.focus();
@@ -42,7 +48,7 @@
   for (const chart of all(".chart[data-x]")) {
     const [left, right, low, high] = chart.dataset.x.split(" ").map(Number);
     const lines = all(".series[data-values]", chart).map(group => ({
-      group, name: group.dataset.series, values: JSON.parse(group.dataset.values),
+      group, name: group.dataset.name, values: JSON.parse(group.dataset.values),
     }));
     const steps = [...new Set(lines.flatMap(line => line.values.map(value => value[0])))].sort((a, b) => a - b);
     const cursor = chart.querySelector(".cursor");
@@ -80,8 +86,10 @@
     button.addEventListener("click", () => {
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      for (const group of all(".chart .series", button.closest("[data-figures]")))
+      const figures = button.closest("[data-figures]");
+      for (const group of all(".chart .series", figures))
         if (group.dataset.series === button.dataset.series) group.classList.toggle("off", !on);
+      all(".chart", figures).forEach(reachable);
     });
   }
 

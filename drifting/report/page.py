@@ -1,39 +1,36 @@
 """The page: HTML with its style, script, charts and pictures inside, so that the one file is all there is."""
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from typing import Any
 
 from drifting import __version__
 from drifting.report.charts import MARKERS, Series, axis, chart, legend, number
-from drifting.report.data import RunData, SweepData
+from drifting.report.curves import CURVES, run_curves, sweep_curves
+from drifting.report.data import DAMAGED, RunData, SweepData
 from drifting.report.elements import (
+    HELDOUT,
     TITLES,
     details,
     image,
     number_cell,
+    score_title,
     settings_table,
-    switch,
     table,
     text_cell,
     tiles,
 )
+from drifting.report.groups import Group, distance, grouped, kinds, score, scored, width_text
 from drifting.scores import distance_name
+from drifting.sweep import FAILED, FINISHED
 
 LOWER_IS_BETTER = {"fid", "sfid", "frechet_distance"}
-CURVES = {
-    "gap": "log q# − log p# at generated samples, in the features of the loss; falls towards 0",
-    "loss": "of all feature maps; with a normalised field and one width it is their number by construction",
-    "field_norm": "root mean square of the field before it is normalised; falls",
-    "collapse": "distance between generated samples of a class over that between real ones; near 1",
-}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the browser lets the page do: nothing that leaves the file."""
-RAMP = 7
-POINTS = 300
-"""The most points of a curve that are drawn."""
+REACH = 3.0
+"""A chart grows to at most so many times the range of its values to show the held-out one."""
 
 
 def page(data: RunData | SweepData, version: str | None = None) -> str:
@@ -99,163 +96,127 @@ def _anchor(title: str) -> str:
 
 
 def _sweep(data: SweepData) -> list[tuple[str, str]]:
-    finished = [run for run in data.runs if run.scores is not None and run.status == "finished"]
-    styles = {name: (f"s{i % 8}", MARKERS[i % len(MARKERS)]) for i, name in enumerate(_objectives(data.runs))}
+    groups = grouped(run for run in data.runs if run.scores is not None)
+    styles = {kind: (f"s{i % 8}", MARKERS[i % len(MARKERS)]) for i, kind in enumerate(kinds(data.runs))}
     return [
-        ("", _sweep_tiles(data, finished)),
-        ("Scores against kernel width", _width_charts(finished, styles)),
-        ("Best cell of each objective", _best_table(finished)),
-        ("Training", _sweep_curves(data.runs)),
-        ("Samples side by side", _samples(data.runs)),
+        ("", _sweep_tiles(data, groups)),
+        ("Scores against kernel width", _width_charts(groups, styles)),
+        ("Best cell of each objective", _best_table(groups)),
+        ("Training", sweep_curves(data.runs)),
+        ("Samples side by side", _samples(data.runs, groups)),
         ("Settings that differ", _settings(data.runs)),
         ("All cells", _cells_table(data.rows)),
     ]
 
 
-def _objectives(runs: Iterable[RunData]) -> list[str]:
-    return list(dict.fromkeys(run.objective for run in runs))
-
-
-def _sweep_tiles(data: SweepData, finished: Sequence[RunData]) -> str:
+def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
     states = [row["status"] for row in data.rows]
-    failed = states.count("failed")
-    progress = f"{failed} failed" if failed else "none failed"
-    shown = [("Cells finished", f"{states.count('finished')} of {len(states)}", progress)]
-    if finished:
-        distance = _distance(finished)
-        best = min(finished, key=lambda run: _score(run, distance))
-        shown.append((f"Lowest {TITLES[distance]}", number(_score(best, distance)), _label(best)))
-        by_f1 = [run for run in finished if "f1" in (run.scores or {})]
-        if by_f1:
-            best = max(by_f1, key=lambda run: _score(run, "f1"))
-            shown.append(("Highest F1", number(_score(best, "f1")), _label(best)))
+    problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED) if state in states]
+    progress = ", ".join(problems) or "none failed"
+    shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
+    if groups:
+        name = distance(groups)
+        best = min(groups, key=lambda group: group.mean(name))
+        shown.append((f"Lowest {TITLES[name]}", number(best.mean(name)), best.label))
+        if scored(groups, ["f1"]):
+            best = max(groups, key=lambda group: group.mean("f1"))
+            shown.append(("Highest F1", number(best.mean("f1")), best.label))
     return tiles(shown)
 
 
-def _distance(runs: Sequence[RunData]) -> str:
-    return distance_name(runs[0].scores or {})
-
-
-def _score(run: RunData, name: str) -> float:
-    return float((run.scores or {})[name])
-
-
-def _width(run: RunData) -> str:
-    return ", ".join(f"{width:g}" for width in run.widths)
-
-
 def _label(run: RunData) -> str:
-    return f"{run.objective}, width {_width(run)}"
+    seed = "" if run.seed is None else f", seed {run.seed}"
+    return f"{run.kind}, width {width_text(run.widths)}{seed}"
 
 
-def _width_charts(finished: Sequence[RunData], styles: Mapping[str, tuple[str, str]]) -> str:
-    """The paper's Figure 4: each score against the width, a line for each objective; several seeds are averaged."""
-    placed = [run for run in finished if len(run.widths) == 1]
+def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]) -> str:
+    """The paper's Figure 4: each score against the width, a line for each kind; several seeds are averaged."""
+    placed = sorted((group for group in groups if len(group.widths) == 1), key=lambda group: group.widths)
     if not placed:
         return '<p class="lead">No finished cell has a single kernel width yet.</p>'
-    names = [name for name in (_distance(placed), "precision", "recall", "f1") if name in (placed[0].scores or {})]
-    widths = sorted({run.widths[0] for run in placed})
+    widths = sorted({group.widths[0] for group in placed})
     x = axis("kernel width", widths, log=len(widths) > 1 and widths[0] > 0, ticks=widths)
+    present = [kind for kind in styles if kind in kinds(placed)]
     figures = []
-    for name in names:
-        series = []
-        for objective in _objectives(placed):
-            style, marker = styles[objective]
-            points, notes = _against_width([run for run in placed if run.objective == objective], name)
-            series.append(Series(objective, points, style, marker, notes))
-        y = axis(TITLES[name], [py for line in series for _, py in line.points])
+    for name in scored(placed, (distance(placed), "precision", "recall", "f1")):
+        series = [_against_width([g for g in placed if g.kind == kind], name, *styles[kind]) for kind in present]
+        values = [value for group in placed for value in group.values(name)]
+        heldout = _heldout(placed, name)
+        level = heldout if heldout is not None and _in_reach(heldout, values) else None
+        y = axis(TITLES[name], values if level is None else [*values, level])
         better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
-        caption = f"<figcaption>{TITLES[name]} <small>{better}{', logarithmic' if y.log else ''}</small></figcaption>"
-        title = f"{TITLES[name]} against kernel width"
-        figures.append(f'<figure data-chart="{name}">{caption}{chart(title, x, y, series)}</figure>')
-    keys = legend([(name, *styles[name]) for name in _objectives(placed)])
-    lead = "Each point is a cell, or the mean of its seeds. Choose a point with the tab and arrow keys to read it."
+        beside = "" if heldout is None else f"held-out {number(heldout)}"
+        about = "; ".join(filter(None, (better, beside, y.scale)))
+        line = None if level is None else ("held-out", level)
+        drawn = chart(f"{TITLES[name]} against kernel width", x, y, series, level=line)
+        caption = f"<figcaption>{TITLES[name]} <small>{about}</small></figcaption>"
+        figures.append(f'<figure data-chart="{name}">{caption}{drawn}</figure>')
+    keys = legend([(kind, *styles[kind]) for kind in present])
+    several = any(len(group.runs) > 1 for group in placed)
+    point = "the mean of its seeds, with a line from the lowest to the highest" if several else "a cell"
+    lead = f"Each point is {point}. Choose a point with the tab and arrow keys to read it."
     return f'<p class="lead">{lead}</p><div data-figures>{keys}<div class="figures">{"".join(figures)}</div></div>'
 
 
-def _against_width(runs: Sequence[RunData], name: str) -> tuple[list[tuple[float, float]], list[str]]:
-    """Mean score at each width, and what to say of it."""
-    points, notes = [], []
-    for width in sorted({run.widths[0] for run in runs}):
-        values = [_score(run, name) for run in runs if run.widths[0] == width]
-        mean = sum(values) / len(values)
-        points.append((width, mean))
-        seeds = f" (mean of {len(values)} runs: {', '.join(map(number, values))})" if len(values) > 1 else ""
-        notes.append(f"{runs[0].objective}, width {width:g}: {TITLES[name]} {number(mean)}{seeds}")
-    return points, notes
+def _heldout(groups: Sequence[Group], name: str) -> float | None:
+    """The score of held-out real images, where all runs have the same."""
+    found = {(run.scores or {}).get(f"{name}{HELDOUT}") for group in groups for run in group.runs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _in_reach(level: float, values: Sequence[float]) -> bool:
+    low, high = min(values), max(values)
+    return max(high, level) - min(low, level) <= REACH * (high - low)
+
+
+def _against_width(groups: Sequence[Group], name: str, style: str, marker: str) -> Series:
+    """The mean score of groups of one kind, in order of their widths, and what to say of each."""
+    points, notes, spans = [], [], []
+    for group in groups:
+        values, mean = group.values(name), group.mean(name)
+        points.append((group.widths[0], mean))
+        spans.append((min(values), max(values)))
+        seeds = f" (mean of {len(values)} seeds: {', '.join(map(number, values))})" if len(values) > 1 else ""
+        notes.append(f"{group.kind}, width {group.widths[0]:g}: {TITLES[name]} {number(mean)}{seeds}")
+    return Series(groups[0].kind, points, style, marker, notes, spans)
 
 
 SCORES = ("fid", "frechet_distance", "sfid", "inception_score", "precision", "recall", "f1", "class_accuracy", "alpha")
 
 
-def _best_table(finished: Sequence[RunData]) -> str:
-    """The paper's Table 2: of each objective the cell with the lowest distance."""
-    if not finished:
+def _best_table(groups: Sequence[Group]) -> str:
+    """The paper's Table 2: of each kind the cell with the lowest distance, on average over its seeds."""
+    if not groups:
         return ""
-    distance = _distance(finished)
-    best = [
-        min((run for run in finished if run.objective == name), key=lambda run: _score(run, distance))
-        for name in _objectives(finished)
-    ]
-    names = [name for name in SCORES if name in (finished[0].scores or {})]
+    name = distance(groups)
+    by_distance = sorted(groups, key=lambda group: group.mean(name))
+    best = [next(group for group in by_distance if group.kind == kind) for kind in kinds(by_distance)]
+    several = any(len(group.runs) > 1 for group in best)
+    names = scored(best, SCORES)
     rows: list[str] = []
-    for run in sorted(best, key=lambda run: _score(run, distance)):
-        cells = "".join(number_cell(name, (run.scores or {}).get(name)) for name in names)
+    for group in best:
+        cells = [text_cell(width_text(group.widths), "n")]
+        cells += [number_cell("seeds", len(group.runs))] if several else []
+        cells += [_mean_cell(group, score) for score in names]
         first = ' class="best"' if not rows else ""
-        rows.append(f'<tr{first}><th scope="row">{escape(run.objective)}</th>{text_cell(_width(run), "n")}{cells}</tr>')
-    heads = ["Objective", "Width", *(TITLES[name] for name in names)]
-    lead = f"The cell with the lowest {TITLES[distance]}; the first row is the best of all."
+        rows.append(f'<tr{first}><th scope="row">{escape(group.kind)}</th>{"".join(cells)}</tr>')
+    heads = ["Objective", "Width", *(["Seeds"] if several else []), *(TITLES[score] for score in names)]
+    means = "Means over the seeds, with the lowest and the highest. " if several else ""
+    lead = f"{means}The cell with the lowest {TITLES[name]}; the first row is the best of all."
     return f'<p class="lead">{escape(lead)}</p>{table(heads, rows, "best", text=1)}'
 
 
-def _sweep_curves(runs: Sequence[RunData]) -> str:
-    """Curves of every cell: a switch for the metric, a chart for each objective, a line for each width."""
-    shown = [(name, text) for name, text in CURVES.items() if any(run.curve(name) for run in runs)]
-    if not shown:
-        return ""
-    widths = sorted({run.widths for run in runs})
-    tones = {w: f"r{round(i * (RAMP - 1) / max(len(widths) - 1, 1))}" for i, w in enumerate(widths)}
-    panels = []
-    for name, text in shown:
-        figures = [_curves_figure(name, objective, runs, tones) for objective in _objectives(runs)]
-        panels.append(
-            f'<p class="lead"><b>{name}</b>: {escape(text)}.</p><div class="figures">{"".join(figures)}</div>'
-        )
-    keys = legend([(_widths_name(w), tones[w], None) for w in widths])
-    return f"<div data-figures>{keys}{switch('metric', [name for name, _ in shown], panels)}</div>"
-
-
-def _widths_name(widths: Sequence[float]) -> str:
-    return f"width {', '.join(f'{w:g}' for w in widths)}"
-
-
-def _curves_figure(name: str, objective: str, runs: Sequence[RunData], tones: Mapping[tuple[float, ...], str]) -> str:
-    series = [
-        Series(_widths_name(run.widths), _thinned(run.curve(name)), tones[run.widths])
-        for run in sorted(runs, key=lambda run: run.widths)
-        if run.objective == objective
-    ]
-    drawn = _curve_chart(f"{name} of {objective}", name, [line for line in series if line.points])
-    return f"<figure><figcaption>{escape(objective)}</figcaption>{drawn}</figure>"
-
-
-def _curve_chart(title: str, name: str, series: Sequence[Series]) -> str:
-    values = [v for line in series for _, v in line.points if v == v]
-    if not values:
-        return '<p class="lead">nothing yet</p>'
-    x = axis("step", [0.0, max(step for line in series for step, _ in line.points)], log=False)
-    return chart(title, x, axis(name, values), series, cursor=True)
-
-
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = -(-len(points) // POINTS) or 1
-    return [*points[:-1:stride], points[-1]] if points else []
+def _mean_cell(group: Group, name: str) -> str:
+    values = group.values(name)
+    low, high = min(values), max(values)
+    note = f" {number(low)}–{number(high)}" if low < high else ""
+    return number_cell(name, group.mean(name), note)
 
 
 # --- pictures and settings --------------------------------------------------------------------------------------------
 
 
-def _samples(runs: Sequence[RunData]) -> str:
+def _samples(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
     drawn = [run for run in runs if run.grids]
     if not drawn:
         return ""
@@ -267,8 +228,8 @@ def _samples(runs: Sequence[RunData]) -> str:
         gallery.append(f'<figure id="cell-{number_}">{shown}{caption}</figure>')
     options = [f'<option value="cell-{i}">{escape(run.name)}</option>' for i, run in enumerate(drawn)]
     sides = []
-    scored = [i for i, run in enumerate(drawn) if run.scores is not None]
-    best = min(scored, key=lambda i: _score(drawn[i], distance_name(drawn[i].scores or {})), default=0)
+    ranked = sorted(groups, key=lambda group: group.mean(distance(groups)))
+    best = next((drawn.index(run) for group in ranked for run in group.runs if run in drawn), 0)
     other = len(drawn) - 1 if best < len(drawn) - 1 else 0
     for side, chosen in (("left", best), ("right", other)):
         marked = [o.replace("<option", "<option selected", 1) if i == chosen else o for i, o in enumerate(options)]
@@ -305,7 +266,7 @@ def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
         error = f'<td class="wide">{escape(str(row["error"]))}</td>' if errors else ""
         head = f'<tr data-cell="{escape(row["cell"])}"><th scope="row">{escape(row["cell"])}</th>'
         out.append(f"{head}{state}{''.join(cells)}{error}</tr>")
-    heads = ["Cell", "State", *(TITLES.get(key, key) for key in keys), *(["Error"] if errors else [])]
+    heads = ["Cell", "State", *map(score_title, keys), *(["Error"] if errors else [])]
     return table(heads, out, "cells", text=2, sort=True)
 
 
@@ -320,12 +281,12 @@ def _csv_cell(key: str, value: Any) -> str:
 
 def _run(run: RunData) -> list[tuple[str, str]]:
     last = run.metrics[-1] if run.metrics else {}
-    shown = [("Objective", run.objective, f"width {_width(run)}"),
+    shown = [("Objective", run.objective, f"width {width_text(run.widths)}"),
              ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
     for name in SCORES if run.scores else ():
         if name in (run.scores or {}) and name != "alpha":
-            held = (run.scores or {}).get(f"{name}_heldout")
-            shown.append((TITLES[name], number(_score(run, name)), f"held-out {number(held)}" if held else ""))
+            held = (run.scores or {}).get(f"{name}{HELDOUT}")
+            shown.append((TITLES[name], number(score(run, name)), f"held-out {number(held)}" if held else ""))
     return [
         ("", tiles(shown)),
         ("Training", _run_curves(run)),
@@ -336,16 +297,9 @@ def _run(run: RunData) -> list[tuple[str, str]]:
 
 
 def _run_curves(run: RunData) -> str:
-    figures = []
-    scored = dict.fromkeys(name for row in run.metrics for name in row if name.startswith("eval/"))
-    wanted = [f"eval/{name}" for name in SCORES if f"eval/{name}" in scored]
-    for name in (*wanted, *CURVES, "grad_norm", "learning_rate"):
-        points = _thinned(run.curve(name))
-        if points:
-            drawn = _curve_chart(name, name, [Series(name, points, "s0")])
-            small = f" <small>{escape(CURVES[name])}</small>" if name in CURVES else ""
-            figures.append(f'<figure data-chart="{name}"><figcaption>{name}{small}</figcaption>{drawn}</figure>')
-    return f'<div class="figures" data-figures>{"".join(figures)}</div>' if figures else ""
+    logged = {name for row in run.metrics for name in row}
+    scores = [f"eval/{name}" for name in SCORES if f"eval/{name}" in logged]
+    return run_curves(run, [*scores, *CURVES, "grad_norm", "learning_rate"])
 
 
 def _run_samples(run: RunData) -> str:
@@ -369,5 +323,11 @@ def _run_scores(run: RunData) -> str:
     if run.scores is None:
         return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
     numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
-    rows = [f'<tr><th scope="row">{escape(TITLES.get(k, k))}</th>{number_cell(k, v)}</tr>' for k, v in numbers.items()]
-    return table(["Score", "Value"], rows, "scores", text=1)
+    heldout = [k for k in numbers if k.endswith(HELDOUT)]
+    rows = []
+    for key, value in numbers.items():
+        if key not in heldout:
+            beside = number_cell(key + HELDOUT, numbers.get(key + HELDOUT)) if heldout else ""
+            rows.append(f'<tr><th scope="row">{escape(score_title(key))}</th>{number_cell(key, value)}{beside}</tr>')
+    heads = ["Score", "Generated", "Held-out"] if heldout else ["Score", "Value"]
+    return table(heads, rows, "scores", text=1)

@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from drifting.config import ConfigError
 from drifting.monitor import atomic_path
 from drifting.report.data import read
 from drifting.report.page import page
 
 logger = logging.getLogger("drifting")
 
-WATCHED = ("config.json", "metrics.jsonl", "eval-*.json", "error.txt", "samples/step_*.png")
+WATCHED = ("config.json", "metrics.jsonl", "eval-*.json", "sweep*.json", "error.txt", "samples/step_*.png")
 HOST = "127.0.0.1"
 
 
@@ -44,36 +46,51 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
         port: 0: any that is free.
 
     Raises:
-        ConfigError: there is no run or sweep in `workdir`.
-        OSError: the port is taken.
+        ConfigError: there is no run or sweep in `workdir`, or the port cannot be had.
     """
-    made = {version(workdir): page(read(workdir), version(workdir))}
+    one_at_a_time = threading.Lock()
+    made = "", ""
+
+    def current() -> str:
+        nonlocal made
+        with one_at_a_time:
+            now = version(workdir)
+            if made[0] != now:
+                made = now, page(read(workdir), now)
+            return made[1]
+
+    current()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # the name that the library calls
-            now = version(workdir)
-            if self.path == "/version":
-                return self._answer(now, "text/plain")
-            if self.path != "/":
+            if self.path not in ("/", "/version"):
                 return self.send_error(404)
-            if now not in made:
-                made.clear()
-                made[now] = page(read(workdir), now)
-            return self._answer(made[now], "text/html")
+            try:
+                text = current() if self.path == "/" else version(workdir)
+            except (ConfigError, OSError) as error:  # it was there, and has been damaged or moved
+                return self._answer(str(error), "text/plain", 503)
+            return self._answer(text, "text/html" if self.path == "/" else "text/plain")
 
-        def _answer(self, text: str, kind: str) -> None:
+        do_HEAD = do_GET
+
+        def _answer(self, text: str, kind: str, status: int = 200) -> None:
             content = text.encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
             """Requests are of no interest."""
 
-    return ThreadingHTTPServer((HOST, port), Handler)
+    try:
+        return ThreadingHTTPServer((HOST, port), Handler)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--port={port}: {reason}; use another one, or 0 for any that is free") from error
 
 
 def watch(workdir: Path, port: int) -> None:
