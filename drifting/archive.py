@@ -5,9 +5,11 @@ labels. It is not compressed, so that any part of it can be read without the res
 give the same bytes.
 """
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from drifting.hub.artifact import sha256
 from drifting.monitor import atomic_path
 
 Pixels = NDArray[np.uint8]
@@ -120,13 +123,18 @@ class NpzImages:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
         if self._array is None or self._array.dtype != np.uint8 or self._array.ndim != 4 or 0 in self._array.shape:
             found = "none" if self._array is None else f"{self._array.dtype} of {list(self._array.shape)}"
             raise ValueError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
         self.labels = labels if labels is not None and labels.shape == self._array.shape[:1] else None
         self.shape: Shape = (self._array.shape[1], self._array.shape[2], self._array.shape[3])
-        self.facts: dict[str, Any] = {"images": str(path), "bytes": path.stat().st_size}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """See `Images`; reads all of the file, for its checksum."""
+        return {"images": str(self._path), "bytes": self._path.stat().st_size, "sha256": sha256(self._path)}
 
     def __len__(self) -> int:
         return len(self._array) if self._array is not None else 0
@@ -148,12 +156,20 @@ class FolderImages:
     labels = None
 
     def __init__(self, path: Path, suffixes: Sequence[str] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")) -> None:
+        self._path = path
         self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         self._files = [file for file in self._files if not file.name.startswith(".")]
         if not self._files:
             raise ValueError(f"{path}: holds no images ({' '.join(suffixes)})")
         self.shape: Shape = self._read(self._files[0]).shape
-        self.facts: dict[str, Any] = {"images": str(path), "files": len(self._files)}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """See `Images`; reads all of the files, for a checksum of their names and contents."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            digest.update(f"{file.name} {sha256(file)}\n".encode())
+        return {"images": str(self._path), "files": len(self._files), "sha256": digest.hexdigest()}
 
     def __len__(self) -> int:
         return len(self._files)

@@ -39,7 +39,7 @@ PART = 512
 """Images a part of a file: what a process that is killed may have to draw again."""
 METADATA = "metadata.json"
 SOFTWARE = ("source", "software")
-"""Metadata that may change between two calls that make one file."""
+"""Metadata that may change between two calls that make one file: `weights` says whose images they are."""
 
 
 class Sampler:
@@ -203,7 +203,7 @@ class GeneratedImages:
             "source": source,
             "step": trained.step,
             "ema_decay": trained.ema_decay,
-            "weights": trained.facts.get("sha256"),
+            "weights": trained.checksum,
             "vae": trained.space.checksums.get("vae"),
             "alpha": alpha,
             "num": len(labels),
@@ -227,9 +227,13 @@ class GeneratedImages:
         return other
 
     def with_params(self, params: Params, step: int) -> Self:
-        """The same images of the same network with other parameters; nothing is compiled again."""
+        """The same images of the same network with other parameters; nothing is compiled again.
+
+        The facts do not say which parameters: in training that would fetch all of them at each scoring.
+        """
         other = copy.copy(self)
-        other._trained, other.facts = dataclasses.replace(self._trained, params=params), self.facts | {"step": step}
+        other._trained = dataclasses.replace(self._trained, params=params)
+        other.facts = self.facts | {"step": step, "weights": None}
         return other
 
     def __len__(self) -> int:

@@ -41,6 +41,8 @@ PUBLISHED = 50_000
 """Images that published scores are of."""
 OWN_DATA = 20_000
 """The most training images that a run is compared with pixel by pixel; of more, a reference is needed."""
+PLACES = ("source", "images")
+"""Where something lies, as the person calls it: what it holds has a checksum."""
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
 FORMAT, VERSION = "drifting-scores", 1
 Scores = dict[str, Any]
@@ -112,7 +114,7 @@ class Judge:
         """
         share = share or Share()
         parts = Parts(work, len(images), PART, ".npz")
-        parts.claim("--out", images.facts | {"num": len(images)} | self.encoder.facts)
+        parts.claim("--out", images.facts | {"num": len(images)} | self.encoder.facts, PLACES)
         missing = parts.missing(share)
         done = 0
         with Progress(sum(len(parts.ranges[n]) for n in missing), label="evaluate", unit="images") as progress:
@@ -263,7 +265,7 @@ def evaluate_files(
         ConfigError: there are fewer images than `num`, or the reference cannot be had or does not fit.
     """
     count = len(images) if num is None else num
-    require(count <= len(images), "--num", count, f"{images.facts['images']} holds {len(images):,} images")
+    require(count <= len(images), "--num", count, f"there are {len(images):,} images")
     require(count > neighbours, "--num", count, f"must exceed the {neighbours} neighbours of precision and recall")
     judge = Judge(reference, encoder, images.shape, neighbours)
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())

@@ -1,6 +1,7 @@
 """A generator that has been trained, from a run's directory or from published weights; its data are not needed."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from drifting import build
 from drifting.checkpoint import Checkpoints, abstract, read_config
@@ -152,6 +154,14 @@ class TrainedGenerator:
             config=None,
         )
 
+    @property
+    def checksum(self) -> str:
+        """Says which parameters these are: SHA-256 of published weights' file, or of a run's names, shapes and values.
+
+        A folder and a step do not: a run may have been trained anew.
+        """
+        return self.facts.get("sha256") or params_sha256(self.params)
+
     def alpha(self, alpha: float | None) -> float:
         """The guidance scale asked for, or the default; warns about one the generator was not trained with.
 
@@ -164,6 +174,16 @@ class TrainedGenerator:
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
+
+
+def params_sha256(params: build.Params) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all leaves, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree.leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(name)} {array.dtype} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def ema_decay(config: Config, wanted: float | None = None) -> float:

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ from drifting.blocks import Blocks
 from drifting.config import Config, ConfigError, parse
 from drifting.parts import Share
 from drifting.sample import GeneratedImages, Sampler, balanced_labels, draw, wanted_labels, write_grid, write_images
-from drifting.trained import TrainedGenerator, ema_decay
+from drifting.trained import TrainedGenerator, ema_decay, params_sha256
 from tests.runs import command, finished_run, saved, tiny_config, tree
 
 
@@ -263,6 +264,41 @@ def test_resuming_draws_only_what_is_missing(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits.json", "digits.npz"]
     with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
         write_images(GeneratedImages(trained, wanted_labels(trained, 5000), source="run", alpha=2.0), out)
+
+
+def retrained(trained: TrainedGenerator) -> TrainedGenerator:
+    """Another run of the same name, at the same step."""
+    return dataclasses.replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
+
+
+def test_images_of_another_run_are_not_taken_for_these(
+    trained: TrainedGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, other = tmp_path / "digits.npz", retrained(trained)
+    assert write_images(generated(trained, 40), out)
+    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+        write_images(generated(other, 40), out)
+    # Half a file is not continued with another's images.
+    monkeypatch.setattr("drifting.sample.PART", 16)
+    assert not write_images(generated(trained, 40), tmp_path / "half.npz", Share(0, 2))
+    with pytest.raises(ConfigError, match=r"is of something else \(weights was '"):
+        write_images(generated(other, 40), tmp_path / "half.npz")
+    # The same run by another name is the same.
+    images = GeneratedImages(trained, wanted_labels(trained, 40), source="elsewhere", alpha=1.5)
+    assert write_images(images, out) and write_images(images, tmp_path / "half.npz", Share(1, 2))
+
+
+def test_a_checksum_of_parameters():
+    params = {"a": np.arange(6, dtype=np.float32), "b": {"c": jnp.zeros((2, 3), jnp.bfloat16)}}
+    found = params_sha256(params)
+    assert found == params_sha256({"b": params["b"], "a": jnp.arange(6, dtype=jnp.float32)}) and len(found) == 64
+    for other in (
+        params | {"a": params["a"].reshape(2, 3)},
+        params | {"a": params["a"][::-1]},
+        params | {"a": params["a"].astype(np.int32)},
+        {"a": params["a"], "c": params["b"]},
+    ):
+        assert params_sha256(other) != found
 
 
 def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path):

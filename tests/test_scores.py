@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from drifting import scores as scores_module
 from drifting.archive import NpzImages, open_images, write_npz
@@ -22,11 +23,12 @@ from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.inception_score import inception_score
 from drifting.evaluate.manifold import precision_recall
 from drifting.evaluate.pixels import pixel_scores
+from drifting.hub.artifact import sha256
 from drifting.parts import Share
 from drifting.reference import SourceImages, make_reference
 from drifting.sample import GeneratedImages, balanced_labels, wanted_labels, write_images
 from drifting.scores import Settings, evaluate_files, evaluate_generator, latest_scores, score_table
-from drifting.trained import TrainedGenerator
+from drifting.trained import TrainedGenerator, params_sha256
 from tests.runs import finished_run
 
 PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
@@ -167,6 +169,33 @@ def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
     assert evaluate("killed") == whole
     assert calls == [512, 88, 512, 512, 88]
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: Path, tmp_path: Path):
+    trained, settings = TrainedGenerator.from_run(run), Settings(num=600)
+    out = tmp_path / "scores.json"
+    assert evaluate_generator(trained, "a", out, reference=pixels, settings=settings, share=Share(0, 2)) is None
+    other = replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
+    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+        evaluate_generator(other, "a", out, reference=pixels, settings=settings)
+    assert evaluate_generator(trained, "b", out, reference=pixels, settings=settings) is not None
+
+
+def test_scores_say_what_was_scored(run: Path, pixels: Path, tmp_path: Path):
+    trained = TrainedGenerator.from_run(run)
+    evaluate_generator(trained, str(run), tmp_path / "run.json", settings=Settings(num=10))
+    assert json.loads((tmp_path / "run.json").read_text())["weights"] == params_sha256(trained.params)
+    path = tmp_path / "images.npz"
+    for shade in (0, 1):
+        write_npz(path, 9, (8, 8, 1), iter([np.full((9, 8, 8, 1), shade, np.uint8)]), np.zeros(9, int))
+        evaluate_files(open_images(path), tmp_path / "scores.json", pixels)
+        assert json.loads((tmp_path / "scores.json").read_text())["sha256"] == sha256(path)
+    (tmp_path / "folder").mkdir()
+    digests = set()
+    for shade in (0, 1):
+        Image.new("L", (8, 8), shade).save(tmp_path / "folder" / "0.png")
+        digests.add(open_images(tmp_path / "folder").facts["sha256"])
+    assert len(digests) == 2
 
 
 def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
