@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from drifting import build
 from drifting.archive import Images
 from drifting.config import Config, ConfigError
-from drifting.data.source import Batch, LabelledSource
+from drifting.data.source import Batch, LabelledSource, to_float
 from drifting.encoders import Features, ScoreEncoder, score_encoder
 from drifting.evaluate.frechet import GaussianStatistics, frechet_distance
 from drifting.evaluate.inception_score import SPLITS, inception_score
@@ -28,7 +28,7 @@ from drifting.evaluate.manifold import f1, precision_recall
 from drifting.evaluate.pixels import pixel_scores
 from drifting.monitor import Progress
 from drifting.parts import Parts, Share, write_json
-from drifting.reference import Reference, read_reference
+from drifting.reference import Reference, SourceImages, read_reference
 from drifting.sample import GeneratedImages, software, wanted_labels
 from drifting.trained import TrainedGenerator
 from drifting.validate import require
@@ -350,7 +350,7 @@ class OwnData:
         facts = build.data_facts(train)
         if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
             raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")
-        self._real, self._neighbours = (*_all(train), *_all(heldout)), neighbours
+        self._real, self._neighbours = (*_levels(train), *_levels(heldout)), neighbours
         self.source = train
         self.facts = {"reference": "the run's own data", "data": data.name, "neighbours": neighbours}
 
@@ -363,13 +363,13 @@ class OwnData:
                 parts.append(images.part(range(start, min(start + PART, total))))
                 done += len(parts[-1])
                 progress.update(done)
-        pixels = np.concatenate(parts) / np.float32(127.5) - np.float32(1)
-        scores: Scores = pixel_scores(pixels, images.labels, *self._real, self._neighbours)
+        scores: Scores = pixel_scores(to_float(np.concatenate(parts)), images.labels, *self._real, self._neighbours)
         return {"num": scores.pop("n_generated")} | scores
 
 
-def _all(source: LabelledSource) -> Batch:
-    return source.__getitems__(range(len(source)))
+def _levels(source: LabelledSource) -> Batch:
+    """All images and labels. The images have the levels that files have, as the generated ones and a reference."""
+    return to_float(SourceImages(source, {}).part(range(len(source)))), source.labels
 
 
 # --- for a person -----------------------------------------------------------------------------------------------------

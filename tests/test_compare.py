@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from drifting.cli import main
-from drifting.compare import Interval, Real, _moments, comparison_table, intervals
+from drifting.compare import Interval, Real, _moments, compare, comparison_table, intervals
 from drifting.encoders import score_encoder
 from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.manifold import precision_recall, resampled_precision_recall
+from drifting.scores import Settings, evaluate_generator
+from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
 RNG = np.random.default_rng(5)
@@ -84,6 +86,15 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     pictures = re.findall(r'src="(data:image/png[^"]*)"', text)
     assert pictures[0] == pictures[1]  # the same weights at the same seeds
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_scores_are_those_of_evaluate(run: Path, tmp_path: Path):
+    found = compare(str(run), str(run), tmp_path / "page.html", num=50, resamples=2)
+    trained, settings = TrainedGenerator.from_run(run), Settings(num=50)
+    expected = evaluate_generator(trained, str(run), tmp_path / "scores.json", settings=settings)
+    assert expected is not None
+    for name, (first, second, _) in found.scores.items():
+        assert first == second and first.value == pytest.approx(expected[0][name], rel=1e-6), name
 
 
 def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

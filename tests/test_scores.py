@@ -66,7 +66,10 @@ def test_scores_against_the_runs_own_data(run: Path):
 
     labels = balanced_labels(40, 10)
     images = GeneratedImages(trained, labels, source="", alpha=1.5).part(range(40)) / np.float32(127.5) - 1
-    train, heldout = ([*source.__getitems__(np.arange(len(source)))] for source in (digits(), digits("heldout")))
+    train, heldout = (
+        [SourceImages(source, {}).part(range(len(source))) / np.float32(127.5) - 1, source.labels]
+        for source in (digits(), digits("heldout"))
+    )
     expected = pixel_scores(images, labels, *train, *heldout, 3)
     for name in set(expected) - {"n_generated"}:
         assert scores[name] == pytest.approx(expected[name], rel=1e-6), name
