@@ -8,7 +8,7 @@ says what they are of. ADM's hold images instead (`arr_0`).
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ PART = 8192
 CHUNK = 512
 STATISTICS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """Names of mean and covariance of each kind of features."""
+_NAMES = {"features": "features", "spatial": "spatial features"}
 
 
 class SourceImages:
@@ -89,13 +90,23 @@ class Reference:
         about = {key: (self.metadata or {}).get(key) for key in ("images", "num", "encoder", "encoder_weights")}
         return {"path": str(self.path), "statistics_sha256": digest.hexdigest()} | about
 
+    def check_widths(self, encoder: str, widths: Mapping[str, int]) -> None:
+        """Checks that it has as many features of each kind as an encoder gives, as far as `widths` says.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        for kind, (mean, _) in self.gaussians.items():
+            given = widths.get(kind, len(mean))
+            remedy = f"has {len(mean)} {_NAMES[kind]}, {encoder} gives {given}: name what it was made with by --encoder"
+            require(len(mean) == given, "--reference", str(self.path), remedy)
+
     def check(self, encoder: ScoreEncoder) -> None:
         """Checks that it was made with this encoder, of images of the same size.
 
         Raises:
             ConfigError: it was not.
         """
-        width = len(self.gaussians["features"][0])
         if self.metadata is not None:
             for key, value in encoder.facts.items():
                 was = self.metadata[key]
@@ -103,9 +114,7 @@ class Reference:
         elif self.images is not None and self.images.shape != encoder.shape:
             remedy = f"is of images of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
             require(False, "--reference", str(self.path), remedy)
-        if encoder.name == "inception" and width != 2048:
-            remedy = f"has {width} features, the Inception gives 2048: it is of something else, name it by --encoder"
-            require(False, "--reference", str(self.path), remedy)
+        self.check_widths(encoder.name, encoder.widths)
 
 
 def read_reference(path: Path) -> Reference:
@@ -133,6 +142,9 @@ def read_reference(path: Path) -> Reference:
         gaussians[kind] = mean, covariance
     remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
     require("features" in gaussians, "--reference", str(path), remedy)
+    kept, width = found["features"], len(gaussians["features"][0])
+    if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
+        raise ConfigError(f"--reference={path}: features {list(kept.shape)} do not fit mu [{width}]")
     metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
     return Reference(path, gaussians, found["features"], images, metadata)
 

@@ -21,7 +21,7 @@ from drifting import build
 from drifting.archive import Images
 from drifting.config import Config, ConfigError
 from drifting.data.source import Batch, LabelledSource, to_float
-from drifting.encoders import Features, ScoreEncoder, score_encoder
+from drifting.encoders import Features, ScoreEncoder, known_widths, score_encoder
 from drifting.evaluate.frechet import GaussianStatistics, frechet_distance
 from drifting.evaluate.inception_score import SPLITS, inception_score
 from drifting.evaluate.manifold import f1, precision_recall
@@ -92,6 +92,7 @@ class Judge:
             was = metadata["image_shape"]
             raise ConfigError(f"--reference={path}: is of images of {was}, these are of {list(shape)}")
         key, given = ("--encoder", encoder) if encoder else ("--reference", self.reference.encoder or "inception")
+        self.reference.check_widths(given, known_widths(given, shape))  # before weights are downloaded
         self.encoder: ScoreEncoder = score_encoder(key, given, shape)
         self.reference.check(self.encoder)
         self.neighbours = neighbours

@@ -122,11 +122,14 @@ def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
     other_size = score_encoder("--encoder", "pixels", (8, 8, 3))
     with pytest.raises(ConfigError, match=r"its image_shape is \[4, 4, 3\], here it is \[8, 8, 3\]"):
         found.check(other_size)
-    inception = ScoreEncoder("inception", "", "0123", (4, 4, 3), pixels().blocks, [])
+    inception = ScoreEncoder("inception", "", "0123", (4, 4, 3), pixels().blocks, pixels().placed)
     with pytest.raises(ConfigError, match=r"its encoder is 'pixels', here it is 'inception'"):
         found.check(inception)
-    with pytest.raises(ConfigError, match=r"has 48 features, the Inception gives 2048"):
-        read_reference(adm(tmp_path / "small.npz", 48)).check(inception)
+    small = read_reference(adm(tmp_path / "small.npz", 50, mu_s=np.zeros(3), sigma_s=np.eye(3)))
+    with pytest.raises(ConfigError, match=r"^--reference=.*small.*: has 50 features, pixels gives 48: .* by --encoder"):
+        small.check(pixels())
+    with pytest.raises(ConfigError, match=r"has 3 spatial features, inception gives 2023"):
+        small.check_widths("inception", {"features": 50, "spatial": 2023})
     batch = read_reference(adm(tmp_path / "batch.npz", arr_0=LEVELS[:, :3, :3]))
     with pytest.raises(ConfigError, match=r"is of images of \[3, 3, 3\], here they are of \[4, 4, 3\]"):
         batch.check(inception)

@@ -201,6 +201,16 @@ def test_scores_say_what_was_scored(run: Path, pixels: Path, tmp_path: Path):
     assert len(digests) == 2
 
 
+def test_a_reference_of_other_features_is_found_before_weights_are(run: Path, tmp_path: Path, monkeypatch):
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(192), sigma=np.eye(192))
+    monkeypatch.setattr("drifting.encoders.load_weights", lambda *_: pytest.fail("asked for weights"))
+    monkeypatch.setattr(GeneratedImages, "part", lambda *_: pytest.fail("drew images"))
+    trained = TrainedGenerator.from_run(run)
+    for encoder, words in ((None, "inception gives 2048"), ("pixels", "pixels gives 64")):
+        with pytest.raises(ConfigError, match=rf"^--reference=.*wide\.npz': has 192 features, {words}"):
+            evaluate_generator(trained, str(run), reference=tmp_path / "wide.npz", encoder=encoder)
+
+
 def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
     """Has the outputs of the Inception network, at no cost."""
 
@@ -217,7 +227,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     real, fake = (rng.integers(low, 256, (200, 4, 4, 3), dtype=np.uint8) for low in (0, 30))
     x, y = (z.reshape(200, 48).astype(np.float64) / 255 for z in (real, fake))
     monkeypatch.setattr(scores_module, "score_encoder", lambda key, given, shape: inception_like(shape))
-    monkeypatch.setattr("drifting.reference.Reference.check", lambda self, encoder: None)  # not 2048 features
+    monkeypatch.setattr(scores_module, "known_widths", lambda given, shape: {})  # 2048 features
     write_npz(tmp_path / "fake.npz", 200, (4, 4, 3), iter([fake]), np.zeros(200, np.int64))
     statistics = dict(mu=x[:, :12].mean(0), sigma=np.cov(x[:, :12], rowvar=False))
     statistics |= dict(mu_s=x[:, 5:10].mean(0), sigma_s=np.cov(x[:, 5:10], rowvar=False))
