@@ -123,6 +123,7 @@ def read_reference(path: Path) -> Reference:
     Raises:
         ConfigError: there is none, or it has no `mu` and `sigma` that fit.
     """
+    require(path.is_file(), "--reference", str(path), "there is no such file")
     try:
         found = {name: open_member(path, name) for name in ("mu", "sigma", "mu_s", "sigma_s", "features", "metadata")}
         holds_images = open_member(path, "arr_0") is not None
@@ -139,6 +140,8 @@ def read_reference(path: Path) -> Reference:
         require(fits, "--reference", str(path), f"{shapes}: give [D] and [D, D]")
         finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
         require(finite, "--reference", str(path), f"{names[0]} or {names[1]} is not finite")
+        remedy = f"{names[1]} is no covariance: it must be symmetric, without negative eigenvalues"
+        require(_is_covariance(covariance), "--reference", str(path), remedy)
         gaussians[kind] = mean, covariance
     remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
     require("features" in gaussians, "--reference", str(path), remedy)
@@ -147,6 +150,18 @@ def read_reference(path: Path) -> Reference:
         raise ConfigError(f"--reference={path}: features {list(kept.shape)} do not fit mu [{width}]")
     metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
     return Reference(path, gaussians, found["features"], images, metadata)
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether it is symmetric and has no negative eigenvalue, but for rounding to float32."""
+    tolerance = 1e-6 * abs(np.trace(matrix))
+    if np.abs(matrix - matrix.T).max(initial=0) > tolerance:
+        return False
+    try:  # a Cholesky factor is had ten times faster than the eigenvalues
+        np.linalg.cholesky(matrix + (tolerance + np.finfo(np.float64).tiny) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def make_reference(

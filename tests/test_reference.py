@@ -103,17 +103,32 @@ def test_what_is_no_reference(images: NpzImages, tmp_path: Path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "nan.npz", mu=np.full(3, np.nan), sigma=np.eye(3))
     np.savez(tmp_path / "bent.npz", mu=np.zeros(3), sigma=np.eye(4))
+    np.savez(tmp_path / "kept.npz", mu=np.zeros(3), sigma=np.eye(3), features=np.zeros((9, 2)))
+    np.savez(tmp_path / "minus.npz", mu=np.zeros(3), sigma=-np.eye(3))
+    np.savez(tmp_path / "skew.npz", mu=np.zeros(3), sigma=np.eye(3) + np.eye(3, k=1))
+    np.savez(tmp_path / "spatial.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2), sigma_s=np.diag([1, -1e-3]))
     for name, words in [
-        ("absent.npz", r"cannot be read as an array of an \.npz"),
+        ("absent.npz", r"there is no such file$"),
         ("text.npz", r"cannot be read as an array of an \.npz"),
         ("images.npz", r"has no mu and sigma"),
         ("nan.npz", r"mu or sigma is not finite"),
         ("bent.npz", r"mu \[3\] and sigma \[4, 4\] do not fit"),
+        ("kept.npz", r"features \[9, 2\] do not fit mu \[3\]"),
+        ("minus.npz", r"sigma is no covariance: it must be symmetric, without negative eigenvalues"),
+        ("skew.npz", r"sigma is no covariance"),
+        ("spatial.npz", r"sigma_s is no covariance"),
     ]:
         with pytest.raises(ConfigError, match=rf"^--reference=.*{name}.*{words}"):
             read_reference(tmp_path / name)
     with pytest.raises(ConfigError, match=r"^--out='x\.json': must end in \.npz"):
         make_reference(images, pixels(), Path("x.json"))
+
+
+def test_covariances_of_few_or_equal_images_are_some(tmp_path: Path):
+    x = np.random.default_rng(1).normal(size=(5, 40)).astype(np.float32)
+    for sigma in (np.cov(x, rowvar=False), np.cov(x, rowvar=False).astype(np.float32), np.zeros((40, 40))):
+        np.savez(tmp_path / "few.npz", mu=np.zeros(40), sigma=sigma)
+        assert read_reference(tmp_path / "few.npz").gaussians.keys() == {"features"}
 
 
 def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
