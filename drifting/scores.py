@@ -137,26 +137,26 @@ class Judge:
         """Scores of features, part after part: `num`, `fid` (of the Inception) or `frechet_distance`, `sfid`,
         `inception_score` and its deviation over ten splits, `precision`, `recall`, `f1`, as far as they can be had.
         """
-        inception = self.encoder.name == "inception"
         num = sum(len(part["features"]) for part in parts)
-        if inception and num < PUBLISHED:
+        if "logits" in parts[0] and num < PUBLISHED:
             logger.warning("FID of %s images: it falls with their number, compare equal ones only", f"{num:,}")
         scores: Scores = {"num": num}
-        for kind, name in {"features": "fid" if inception else "frechet_distance", "spatial": "sfid"}.items():
+        for kind, name in distance_names(self.encoder).items():
             if kind in self.reference.gaussians and kind in parts[0]:
                 own = _gaussian([part[kind] for part in parts])
                 scores[name] = frechet_distance(*self.reference.gaussians[kind], *own)
-        if inception and num >= SPLITS:
+        if "logits" in parts[0] and num >= SPLITS:
             mean, deviation = inception_score(np.concatenate([part["logits"] for part in parts]))
             scores |= {"inception_score": mean, "inception_score_std": deviation}
-        real = self._real_features()
+        real = self.real_features()
         if real is not None and self.neighbours < min(num, len(real)):
             fake = np.concatenate([part["features"] for part in parts])
             precision, recall = precision_recall(real, fake, self.neighbours)
             scores |= {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
         return scores
 
-    def _real_features(self) -> NDArray[np.float32] | None:
+    def real_features(self) -> NDArray[np.float32] | None:
+        """Features `[M, D]` of some real images, taken here where the reference holds images; None, with a warning."""
         if self._real is None and self.reference.images is not None:
             images = self.reference.images
             starts = range(0, len(images), PART)
@@ -165,6 +165,11 @@ class Judge:
         if self._real is None:
             logger.warning("%s: holds no features: no precision and recall", self.reference.path)
         return self._real
+
+
+def distance_names(encoder: ScoreEncoder) -> dict[str, str]:
+    """What the Fréchet distance in each kind of features is called."""
+    return {"features": "fid" if encoder.name == "inception" else "frechet_distance", "spatial": "sfid"}
 
 
 def _gaussian(parts: Sequence[np.ndarray]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
