@@ -87,6 +87,14 @@ def write_pngs(folder: Path, first: int, images: Pixels) -> None:
         list(pool.map(write, range(len(images))))
 
 
+def remove_torn_pngs(folder: Path, items: Sequence[range]) -> None:
+    """Removes what `write_pngs`, killed, has left of these images; of others another process may be writing."""
+    for stale in folder.glob(".*.png.*.tmp"):
+        number = stale.name.split(".")[1]
+        if number.isdecimal() and any(int(number) in some for some in items):
+            stale.unlink(missing_ok=True)
+
+
 def nothing(count: int) -> None:
     """A `Tick` that does not care."""
 

@@ -23,7 +23,7 @@ from drifting.data.source import LabelledSource
 from drifting.encoders import Features, ScoreEncoder
 from drifting.evaluate.frechet import GaussianStatistics
 from drifting.monitor import Progress, atomic_path
-from drifting.parts import Parts, Share
+from drifting.parts import Parts, Share, remove_torn
 from drifting.sample import software
 from drifting.validate import require
 
@@ -212,6 +212,7 @@ def make_reference(
         if not out.exists():  # otherwise another process has just put them together
             raise
     parts.remove()
+    remove_torn(out)
     return True
 
 

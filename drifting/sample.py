@@ -20,14 +20,14 @@ from jax import Array
 from numpy.typing import NDArray
 
 from drifting import __version__
-from drifting.archive import UINT8, Pixels, Tick, nothing, to_uint8, write_npz, write_pngs
+from drifting.archive import UINT8, Pixels, Tick, nothing, remove_torn_pngs, to_uint8, write_npz, write_pngs
 from drifting.blocks import Blocks
 from drifting.build import Generator, Params
 from drifting.config import ConfigError
 from drifting.frozen import SampleSpace
 from drifting.interrupts import interrupts
 from drifting.monitor import Progress, save_grid
-from drifting.parts import Parts, Share, check_facts, write_json
+from drifting.parts import Parts, Share, check_facts, remove_torn, write_json
 from drifting.trained import TrainedGenerator
 from drifting.validate import SEED_LIMIT, one_of, require
 
@@ -282,11 +282,12 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     share = share or Share()
     folder = out.suffix != ".npz"
     record = out / METADATA if folder else out.with_suffix(".json")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
     if check_facts("--out", out, record, facts, SOFTWARE) and (folder or out.exists()):
         logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
+        _tidy(parts, out, record)
         return True
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
     strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
     require(not strange, "--out", str(out), "is there and not known to be these images; choose another, or remove it")
     parts.claim("--out", facts, SOFTWARE)
@@ -306,8 +307,14 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     except FileNotFoundError:
         if not record.exists():  # otherwise another process has just put them together
             raise
-    parts.remove()
+    _tidy(parts, out, record)
     return True
+
+
+def _tidy(parts: Parts, *finished: Path) -> None:
+    parts.remove()
+    for path in finished:
+        remove_torn(path)
 
 
 class _Interrupted(Exception):
@@ -320,6 +327,8 @@ def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Pat
     done, total = 0, sum(len(parts.ranges[number]) for number in missing)
     if total < len(images):
         logger.info("sample: %s of %s images are to be drawn here", f"{total:,}", f"{len(images):,}")
+    if folder is not None:
+        remove_torn_pngs(folder, [parts.ranges[number] for number in missing])
     with interrupts() as interrupted, Progress(total, label="sample", unit="images") as progress:
 
         def tick(count: int) -> None:

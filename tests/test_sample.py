@@ -312,6 +312,27 @@ def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path
     assert write_images(generated(trained, 600), out) and tree(tmp_path) == before
 
 
+def test_what_killed_processes_left_is_removed(trained: TrainedGenerator, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("drifting.sample.PART", 16)
+    out = tmp_path / "digits"
+    assert not write_images(generated(trained, 40), out, Share(1, 2))
+    for name in ("000001.png", "000033.png", "metadata.json"):
+        (out / f".{name}.0123.tmp").write_bytes(b"torn")
+    assert not write_images(generated(trained, 40), out, Share(1, 2))
+    assert len(list(out.glob(".*"))) == 3  # another process may be writing them
+    assert write_images(generated(trained, 40), out, Share(0, 2))
+    assert not list(out.glob(".*"))
+    # Killed between writing that it is done and removing the parts.
+    before = tree(tmp_path)
+    (tmp_path / "digits.parts").mkdir()
+    assert write_images(generated(trained, 40), out) and tree(tmp_path) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["digits"]
+    npz = tmp_path / "digits.npz"
+    (tmp_path / ".digits.npz.0123.tmp").write_bytes(b"torn")
+    assert write_images(generated(trained, 40), npz)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["digits", "digits.json", "digits.npz"]
+
+
 def test_truncating_and_rounding():
     x = np.asarray([-2, -1, -0.999, 0, 0.999, 1, 2], np.float32).reshape(1, 7, 1, 1)
     np.testing.assert_array_equal(to_uint8(x, "truncate").ravel(), [0, 0, 0, 127, 254, 255, 255])
