@@ -107,7 +107,7 @@ def compare(
     Raises:
         ConfigError: one cannot be had, they draw different things, or `num` is too small.
     """
-    pair = [_open(name) for name in (first, second)]
+    pair = [_open(side, name) for side, name in (("A", first), ("B", second))]
     for what in ("image_shape", "class_names"):
         a, b = (list(getattr(trained.usage, what)) for trained in pair)
         require(a == b, "B", second, f"its {what} differ from those of {first}: {b[:3]} and {a[:3]}")
@@ -137,9 +137,11 @@ def compare(
     return found
 
 
-def _open(name: str) -> TrainedGenerator:
+def _open(side: str, name: str) -> TrainedGenerator:
     path = Path(name)
-    return TrainedGenerator.from_run(path) if (path / CONFIG_FILE).is_file() else TrainedGenerator.from_weights(name)
+    if (path / CONFIG_FILE).is_file():
+        return TrainedGenerator.from_run(path, key=side)
+    return TrainedGenerator.from_weights(name, key=side)
 
 
 def _own_data(trained: TrainedGenerator, name: str, encoder: str | None, shape: tuple[int, int, int]) -> Real:
@@ -214,12 +216,12 @@ def _moments(x: Array, counts: NDArray[np.integer]) -> tuple[Array, Array]:
 
 def comparison_table(found: Comparison, names: Sequence[str]) -> str:
     """The scores as text; a star where the interval of the difference excludes zero."""
-    heads = (*(Path(name).name for name in names), "difference")
-    lines = [f"{'':18}" + "".join(f"  {head:>22.22}" for head in heads)]
+    lines = [f"{'':18}" + "".join(f"{head:>24}" for head in ("A", "B", "A - B"))]
     for name, three in found.scores.items():
         star = " *" if three[2].excludes_zero else ""
         lines.append(f"{name:18}" + "".join(f"{interval!s:>24}" for interval in three) + star)
     lines.append(f"{found.num} images each, {found.resamples} resamples; * the 95 % interval excludes 0")
+    lines += [f"{side}: {name}" for side, name in zip("AB", names, strict=True)]
     return "\n".join(lines)
 
 

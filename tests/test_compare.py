@@ -129,11 +129,14 @@ def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_p
 
 
 def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "new").mkdir()
+    shutil.copy(run / "config.json", tmp_path / "new")
     for arguments, words in [
         ([], "compare: give two runs or weights, drifting compare A B"),
         ([str(run)], "compare: give two runs or weights"),
         ([str(run), str(run), "x"], "'x': not a flag"),
-        ([str(run), str(tmp_path / "none")], "--weights="),
+        ([str(run), str(tmp_path / "none")], f"error: B='{tmp_path / 'none'}': there is no such folder"),
+        ([str(tmp_path / "new"), str(run)], f"error: A={tmp_path / 'new'}: has no checkpoint yet"),
         ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
         ([str(run), str(run), "--reference=none.npz"], "--reference='none.npz'"),
     ]:
@@ -143,5 +146,7 @@ def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_the_table():
     found = intervals([of(FAKE), of(FAKE * 3)], real(), 20, 3, seed=0)
-    lines = comparison_table(found, ["runs/a", "runs/b"]).splitlines()
-    assert lines[0].split() == ["a", "b", "difference"] and lines[1].endswith("*")
+    names = ["runs/" + "long" * 9 + "/a", "runs/" + "long" * 9 + "/b"]
+    lines = comparison_table(found, names).splitlines()
+    assert lines[0].split() == ["A", "B", "A", "-", "B"] and lines[1].endswith("*")
+    assert lines[-2:] == [f"A: {names[0]}", f"B: {names[1]}"]
