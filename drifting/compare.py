@@ -25,11 +25,12 @@ from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.inception_score import SPLITS, inception_score
 from drifting.evaluate.manifold import f1, resampled_precision_recall
 from drifting.monitor import Progress, atomic_path, save_grid
+from drifting.own_data import OwnData
 from drifting.reference import SourceImages
 from drifting.report.elements import TITLES, image, settings_table, table
 from drifting.report.page import frame
 from drifting.sample import GeneratedImages, balanced_labels
-from drifting.scores import Judge, OwnData, distance_names
+from drifting.scores import Judge, distance_names
 from drifting.trained import TrainedGenerator
 from drifting.validate import require
 

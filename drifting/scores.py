@@ -17,18 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting import build
 from drifting.archive import Images
 from drifting.config import Config, ConfigError
-from drifting.data.source import Batch, LabelledSource, to_float
 from drifting.encoders import Features, ScoreEncoder, known_widths, score_encoder
 from drifting.evaluate.frechet import GaussianStatistics, frechet_distance
 from drifting.evaluate.inception_score import SPLITS, inception_score
 from drifting.evaluate.manifold import f1, precision_recall
-from drifting.evaluate.pixels import pixel_scores
 from drifting.monitor import Progress
+from drifting.own_data import OwnData
 from drifting.parts import Parts, Share, write_json
-from drifting.reference import Reference, SourceImages, read_reference
+from drifting.reference import Reference, read_reference
 from drifting.sample import GeneratedImages, software, wanted_labels
 from drifting.trained import TrainedGenerator
 from drifting.validate import require
@@ -39,11 +37,10 @@ PART = 512
 """Images a part; a multiple of the blocks of generator and encoders."""
 PUBLISHED = 50_000
 """Images that published scores are of."""
-OWN_DATA = 20_000
-"""The most training images that a run is compared with pixel by pixel; of more, a reference is needed."""
 PLACES = ("source", "images")
 """Where something lies, as the person calls it: what it holds has a checksum."""
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
+CHOSEN = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours")
 FORMAT, VERSION = "drifting-scores", 1
 Scores = dict[str, Any]
 
@@ -201,6 +198,7 @@ def evaluate_generator(
     encoder: str | None = None,
     settings: Settings | None = None,
     share: Share | None = None,
+    replace: bool = True,
 ) -> list[Scores] | None:
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
@@ -210,12 +208,14 @@ def evaluate_generator(
         reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
         encoder: see `Judge`; None: `eval.encoder`. settings: see there.
         share: of several processes, which this is; they need a reference.
+        replace: whether `out` may hold scores by other settings.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
 
     Raises:
-        ConfigError: something cannot be had or does not fit, or `num` is too small for the neighbours.
+        ConfigError: something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
+            scores by other settings that are to stay.
     """
     settings, share = settings or Settings(), share or Share()
     evaluation = (trained.config or Config()).eval
@@ -240,18 +240,24 @@ def evaluate_generator(
     out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
     if reference is None:
         require(share.count == 1, "--reference", None, "several processes need one")
-        data = OwnData(trained, source, k)
-        found: list[Scores] | None = [data.scores(images) for images in drawn]
-        facts = data.facts
+        against: OwnData | Judge = OwnData(trained, source, k)
     else:
-        judge = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
-        found, facts = _judged(judge, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share), judge.facts
-    if found is None:
-        return None
-    found = [{"alpha": images.facts["alpha"]} | scores for images, scores in zip(drawn, found, strict=True)]
+        against = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
     about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
     about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)}
-    _write(out, about | facts, found)
+    about |= against.facts
+    alphas = [images.facts["alpha"] for images in drawn]
+    if not replace:
+        _check_settings(out, about, alphas)
+    found: list[Scores] | None
+    if isinstance(against, Judge):
+        found = _judged(against, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share)
+    else:
+        found = [against.scores(images) for images in drawn]
+    if found is None:
+        return None
+    found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
+    _write(out, about, found)
     return found
 
 
@@ -268,15 +274,18 @@ def evaluate_files(
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
 
     Raises:
-        ConfigError: there are fewer images than `num`, or the reference cannot be had or does not fit.
+        ConfigError: there are fewer images than `num`, the reference cannot be had or does not fit, or the file has
+            scores by other settings.
     """
     count = len(images) if num is None else num
     require(count <= len(images), "--num", count, f"there are {len(images):,} images")
     require(count > neighbours, "--num", count, f"must exceed the {neighbours} neighbours of precision and recall")
     judge = Judge(reference, encoder, images.shape, neighbours)
+    about = {"num": count} | images.facts | judge.facts
+    _check_settings(out, about, [None])
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())
     if found is not None:
-        _write(out, images.facts | judge.facts, found)
+        _write(out, about, found)
     return found
 
 
@@ -308,6 +317,28 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     return scores
 
 
+def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float | None]) -> None:
+    """Raises `ConfigError` where a file of scores is there that was made with other settings than these."""
+    if not out.exists():
+        return
+    try:
+        old = json.loads(out.read_text(encoding="utf-8"))
+        was = _settings(old, [one.get("alpha") for one in old["scores"]])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"--out={out}: is there and holds no scores; choose another, or remove it") from error
+    wanted = _settings(about, alphas)
+    if changed := [f"{key} was {was[key]!r}, is {wanted[key]!r}" for key in wanted if was[key] != wanted[key]]:
+        raise ConfigError(f"--out={out}: was scored otherwise ({'; '.join(changed)}); choose another, or remove it")
+
+
+def _settings(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dict[str, Any]:
+    """What a person chose of the content of a file of scores. A run that was trained on or anew is scored anew."""
+    reference = content.get("reference")
+    if isinstance(reference, dict):  # it may have been moved
+        reference = reference.get("statistics_sha256")
+    return {key: content.get(key) for key in CHOSEN} | {"reference": reference, "alpha": alphas}
+
+
 def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
     write_json(out, {"format": FORMAT, "version": VERSION, **about, "software": software(), "scores": scores})
 
@@ -333,49 +364,6 @@ def latest_scores(workdir: Path) -> Scores | None:
 def distance_name(scores: Mapping[str, Any]) -> str:
     """`fid` where there is one, or `frechet_distance`."""
     return "fid" if "fid" in scores else "frechet_distance"
-
-
-# --- against the run's own data ---------------------------------------------------------------------------------------
-
-
-class OwnData:
-    """The training and held-out images of a run, for scores of small images.
-
-    Raises:
-        ConfigError: published weights have none, there are too many or no held-out ones, or they have changed.
-    """
-
-    def __init__(self, trained: TrainedGenerator, source: str, neighbours: int) -> None:
-        remedy = f"{source} needs one: statistics of real images, see `drifting reference`"
-        require(trained.config is not None and trained.space.vae is None, "--reference", None, remedy)
-        assert trained.config is not None
-        data = trained.config.data
-        train, heldout = build.source(data), build.source(data, split="heldout")
-        remedy = f"{len(train):,} training images are too many to compare pixel by pixel: see `drifting reference`"
-        require(len(train) <= OWN_DATA, "--reference", None, remedy)
-        facts = build.data_facts(train)
-        if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
-            raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")
-        self._real, self._neighbours = (*_levels(train), *_levels(heldout)), neighbours
-        self.source = train
-        self.facts = {"reference": "the run's own data", "data": data.name, "neighbours": neighbours}
-
-    def scores(self, images: GeneratedImages) -> Scores:
-        """The keys of `pixel_scores`, with `num` for the number of images."""
-        done, total = 0, len(images)
-        parts = []
-        with Progress(total, label="evaluate", unit="images") as progress:
-            for start in range(0, total, PART):
-                parts.append(images.part(range(start, min(start + PART, total))))
-                done += len(parts[-1])
-                progress.update(done)
-        scores: Scores = pixel_scores(to_float(np.concatenate(parts)), images.labels, *self._real, self._neighbours)
-        return {"num": scores.pop("n_generated")} | scores
-
-
-def _levels(source: LabelledSource) -> Batch:
-    """All images and labels. The images have the levels that files have, as the generated ones and a reference."""
-    return to_float(SourceImages(source, {}).part(range(len(source)))), source.labels
 
 
 # --- for a person -----------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
         evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
     with pytest.raises(ConfigError, match=r"^--reference=None: several processes need one"):
         evaluate_generator(trained, str(run), share=Share(0, 2))
-    monkeypatch.setattr(scores_module, "OWN_DATA", 1000)
+    monkeypatch.setattr("drifting.own_data.OWN_DATA", 1000)
     with pytest.raises(ConfigError, match=r"1,400 training images are too many to compare pixel by pixel"):
         evaluate_generator(trained, str(run))
     monkeypatch.undo()
@@ -211,6 +211,36 @@ def test_a_reference_of_other_features_is_found_before_weights_are(run: Path, tm
             evaluate_generator(trained, str(run), reference=tmp_path / "wide.npz", encoder=encoder)
 
 
+def test_scores_by_other_settings_are_not_written_over(run: Path, pixels: Path, tmp_path: Path, capsys, quiet):
+    common = ["evaluate", f"--workdir={run}", f"--reference={pixels}"]
+    out = run / "eval-120.json"
+    assert main([*common, "--num=20"]) == 0
+    before = out.read_bytes()
+    assert main([*common, "--num=20"]) == 0 and out.read_bytes() == before
+    capsys.readouterr()
+    for flags, words in [
+        (("--num=30",), "num was 20, is 30"),
+        (("--num=20", "--alpha=1.5"), "alpha was [1.0], is [1.5]"),
+        (("--num=20", "--seed=3"), "seed was 0, is 3"),
+        (("--num=20", "--ema=0.99"), "ema_decay was 0.9, is 0.99"),
+    ]:
+        found = line(capsys, *common, *flags)
+        assert found.startswith(f"--out={out}: was scored otherwise ({words}") and "choose another" in found
+    found = line(capsys, "evaluate", f"--workdir={run}", "--num=20")
+    assert "reference was '" in found and 'is "the run\'s own data"' in found
+    assert out.read_bytes() == before
+    assert main([*common, "--num=30", f"--out={tmp_path / 'other.json'}"]) == 0
+    capsys.readouterr()
+    (tmp_path / "mine.json").write_text("[]")
+    assert "holds no scores" in line(capsys, *common, f"--out={tmp_path / 'mine.json'}")
+    # A run that was trained anew is scored anew; so does a sweep, whose cells are its own.
+    trained = TrainedGenerator.from_run(run)
+    settings, other = Settings(num=20), jax.tree.map(lambda leaf: leaf * 1.01, trained.params)
+    trained = replace(trained, params=other)
+    assert evaluate_generator(trained, "", out, reference=pixels, settings=settings, replace=False) is not None
+    assert evaluate_generator(trained, "", out, reference=pixels, settings=Settings(num=30)) is not None
+
+
 def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
     """Has the outputs of the Inception network, at no cost."""
 
@@ -246,7 +276,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert (scores["precision"], scores["recall"]) == pytest.approx(precision_recall(x[:, :12], y[:, :12]))
     assert "fid" in score_table(found) and f"{scores['sfid']:.4f}" in score_table(found)
     with caplog.at_level(logging.WARNING, "drifting"):
-        bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")
+        bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")  # the same statistics
     assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
     assert "bare.npz: holds no features: no precision and recall" in caplog.text
 

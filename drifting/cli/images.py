@@ -139,6 +139,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         encoder=values.encoder,
         settings=settings,
         share=Share(*share_of(values)),
+        replace=False,
     )
     if found is not None:
         print(score_table(found))
