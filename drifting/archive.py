@@ -33,15 +33,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 COPY = 1 << 24
 
 
-def to_uint8(images: NDArray[np.float32], how: str) -> Pixels:
-    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`.
+def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
+    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`, `first` the number of the first image, for the error.
 
     Raises:
         ValueError: a pixel is not finite.
     """
     finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
-        raise ValueError(f"image {int(finite.argmin())} has a pixel that is not finite: the generator has diverged")
+        raise ValueError(f"image {first + int(finite.argmin())} has a pixel that is not finite")
     levels = ((images.astype(np.float32) + np.float32(1)) * np.float32(127.5)).clip(0, 255)
     return UINT8[how](levels).astype(np.uint8)
 

@@ -16,6 +16,7 @@ from drifting.blocks import Blocks
 from drifting.config import ConfigError, unusable
 from drifting.features import mae_features
 from drifting.frozen import network
+from drifting.hub.errors import HubError
 from drifting.hub.weights import load_weights
 from drifting.models.inception import Inception
 from drifting.validate import one_of
@@ -148,6 +149,10 @@ def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
             artifact = load_weights(reference or None, "inception")
         except ValueError as error:
             raise ConfigError(unusable(key, given, error)) from error
+        except HubError as error:
+            if reference:
+                raise
+            raise HubError(f"{error}, or give its file by --encoder=inception:WEIGHTS") from error
         params, checksum = artifact.params, artifact.metadata["source_sha256"]
     graphdef = nnx.split(nnx.eval_shape(_network))[0]
 

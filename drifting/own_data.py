@@ -12,7 +12,6 @@ from drifting.monitor import Progress
 from drifting.reference import SourceImages
 from drifting.sample import GeneratedImages
 from drifting.trained import TrainedGenerator
-from drifting.validate import require
 
 PART = 512
 """Images that are drawn at a time; a multiple of the generator's blocks."""
@@ -28,13 +27,13 @@ class OwnData:
     """
 
     def __init__(self, trained: TrainedGenerator, source: str, neighbours: int) -> None:
-        remedy = f"{source} needs one: statistics of real images, see `drifting reference`"
-        require(trained.config is not None and trained.space.vae is None, "--reference", None, remedy)
-        assert trained.config is not None
+        if trained.config is None or trained.space.vae is not None:
+            raise ConfigError(f"--reference: {source} needs statistics of real images, see `drifting reference`")
         data = trained.config.data
         train, heldout = build.source(data), build.source(data, split="heldout")
-        remedy = f"{len(train):,} training images are too many to compare pixel by pixel: see `drifting reference`"
-        require(len(train) <= OWN_DATA, "--reference", None, remedy)
+        if len(train) > OWN_DATA:
+            remedy = "are too many to compare pixel by pixel: give statistics of them, see `drifting reference`"
+            raise ConfigError(f"--reference: {len(train):,} training images {remedy}")
         facts = build.data_facts(train)
         if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
             raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")

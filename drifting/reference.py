@@ -57,7 +57,7 @@ class SourceImages:
 
     def part(self, items: range, tick: Tick = nothing) -> Pixels:
         """See `drifting.archive.Images`."""
-        images = to_uint8(self._source.__getitems__(items)[0], "round")
+        images = to_uint8(self._source.__getitems__(items)[0], "round", items.start)
         tick(len(images))
         return images
 

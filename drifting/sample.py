@@ -250,10 +250,9 @@ class GeneratedImages:
         drawn, first = [], items.start
         for block in self._sampler.stream(self._trained.params, labels, seeds, self._alpha):
             try:
-                drawn.append(to_uint8(block, self._uint8))
+                drawn.append(to_uint8(block, self._uint8, first))
             except ValueError as error:
-                where = f"{self.facts['source']}: images {first} to {first + len(block) - 1}"
-                raise ValueError(f"{where}: {error}") from error
+                raise ValueError(f"{self.facts['source']}: {error}: the generator has diverged") from error
             first += len(block)
             tick(len(block))
         return np.concatenate(drawn)

@@ -225,7 +225,8 @@ def evaluate_generator(
     if reference is None and evaluation.reference is not None:
         reference = Path(evaluation.reference)
     labels = wanted_labels(trained, num, settings.classes, settings.labels)
-    require(len(labels) > k, "--num", len(labels), f"must exceed eval.neighbours={k}")
+    neighbours = "eval.neighbours" if settings.neighbours is None else "--neighbours"
+    require(len(labels) > k, "--num", len(labels), f"must exceed {neighbours}={k}")
     first, *others = [trained.alpha(alpha) for alpha in settings.alphas or [trained.usage.alpha]]
     images = GeneratedImages(
         trained,
@@ -239,7 +240,10 @@ def evaluate_generator(
     drawn = [images, *map(images.at, others)]
     out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
     if reference is None:
-        require(share.count == 1, "--reference", None, "several processes need one")
+        if share.count > 1:
+            raise ConfigError("--reference: several processes need statistics of real images, see `drifting reference`")
+        remedy = "a run's own data are compared pixel by pixel: leave it out, or give a --reference made with it"
+        require(encoder is None, "--encoder", encoder, remedy)
         against: OwnData | Judge = OwnData(trained, source, k)
     else:
         against = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
@@ -279,7 +283,7 @@ def evaluate_files(
     """
     count = len(images) if num is None else num
     require(count <= len(images), "--num", count, f"there are {len(images):,} images")
-    require(count > neighbours, "--num", count, f"must exceed the {neighbours} neighbours of precision and recall")
+    require(count > neighbours, "--num", count, f"must exceed --neighbours={neighbours}")
     judge = Judge(reference, encoder, images.shape, neighbours)
     about = {"num": count} | images.facts | judge.facts
     _check_settings(out, about, [None])
@@ -305,6 +309,8 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     work = out.with_name(f"{out.stem}.parts")
     try:
         found = [judge.scores(some, work / name, share) for name, some in images.items()]
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("the same command goes on from there") from interrupt
     except FileNotFoundError:
         if work.exists():
             raise

@@ -8,6 +8,7 @@ import pytest
 from drifting import reference
 from drifting.archive import NpzImages, write_npz
 from drifting.config import ConfigError
+from drifting.data.source import ArraySource
 from drifting.data.sources import digits, synthetic
 from drifting.encoders import ScoreEncoder, score_encoder
 from drifting.parts import Share
@@ -81,6 +82,14 @@ def test_images_of_a_data_set_are_what_they_were():
     np.testing.assert_array_equal(drawn, expected)
     levels = digits().__getitems__(range(3))[0]
     assert np.abs(SourceImages(digits(), {}).part(range(3)) / 127.5 - 1 - levels).max() <= 1 / 255 + 1e-6
+
+
+def test_an_image_that_is_not_finite_is_called_by_its_number_in_the_data():
+    images = np.zeros((9, 2, 2, 1), np.float32)
+    images[7, 0, 0] = np.nan
+    source = ArraySource("array", images, np.zeros(9, np.int32), ("0",))
+    with pytest.raises(ValueError, match=r"^image 7 has a pixel that is not finite$"):
+        SourceImages(source, {}).part(range(4, 9))
 
 
 def adm(path: Path, dim: int = 2048, **arrays: np.ndarray) -> Path:

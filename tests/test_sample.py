@@ -338,14 +338,18 @@ def test_truncating_and_rounding():
     np.testing.assert_array_equal(to_uint8(x, "truncate").ravel(), [0, 0, 0, 127, 254, 255, 255])
     np.testing.assert_array_equal(to_uint8(x, "round").ravel(), [0, 0, 0, 128, 255, 255, 255])
     for pixel in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="image 1 has a pixel that is not finite"):
-            to_uint8(np.asarray([0, pixel], np.float32).reshape(2, 1, 1, 1), "round")
+        with pytest.raises(ValueError, match=r"image 17 has a pixel that is not finite$"):
+            to_uint8(np.asarray([0, pixel], np.float32).reshape(2, 1, 1, 1), "round", 16)
 
 
 def test_a_diverged_generator_writes_nothing(trained: TrainedGenerator, tmp_path: Path):
     params = jax.tree.map(lambda leaf: leaf * np.nan, trained.params)
-    with pytest.raises(ValueError, match=r"^run: images 0 to 15: image 0 has a pixel that is not finite"):
+    with pytest.raises(ValueError, match=r"^run: image 16 has a pixel that is not finite: the generator has diverged"):
+        generated(dataclasses.replace(trained, params=params), 40).part(range(16, 40))
+    with pytest.raises(ValueError, match=r"^run: image 0 has"):
         write_images(generated(dataclasses.replace(trained, params=params), 40), tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"^/.*x\.png: the images to show have a pixel that is not finite"):
+        write_grid(dataclasses.replace(trained, params=params), tmp_path / "x.png")
     assert not (tmp_path / "x.npz").exists()
 
 

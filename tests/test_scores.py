@@ -89,12 +89,18 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
     trained = TrainedGenerator.from_run(run)
     with pytest.raises(ConfigError, match=r"^--num=3: must exceed eval\.neighbours=3$"):
         evaluate_generator(trained, str(run), settings=Settings(num=3))
-    with pytest.raises(ConfigError, match=r"^--reference=None: .*published.* needs one"):
+    with pytest.raises(ConfigError, match=r"^--num=5: must exceed --neighbours=6$"):
+        evaluate_generator(trained, str(run), settings=Settings(num=5, neighbours=6))
+    with pytest.raises(ConfigError, match=r"^--encoder='pixels': a run's own data are compared pixel by pixel: leave"):
+        evaluate_generator(trained, str(run), encoder="pixels")
+    with pytest.raises(ConfigError, match=r"^--reference: published needs statistics of real images, see"):
         evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
-    with pytest.raises(ConfigError, match=r"^--reference=None: several processes need one"):
+    with pytest.raises(ConfigError, match=r"^--reference: several processes need statistics of real images"):
         evaluate_generator(trained, str(run), share=Share(0, 2))
     monkeypatch.setattr("drifting.own_data.OWN_DATA", 1000)
-    with pytest.raises(ConfigError, match=r"1,400 training images are too many to compare pixel by pixel"):
+    with pytest.raises(
+        ConfigError, match=r"^--reference: 1,400 training images are too many to compare pixel by pixel"
+    ):
         evaluate_generator(trained, str(run))
     monkeypatch.undo()
     assert trained.config is not None
@@ -167,7 +173,7 @@ def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
         return encode(self, images, tick)
 
     monkeypatch.setattr(ScoreEncoder, "__call__", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^the same command goes on from there$"):
         evaluate("killed")
     assert evaluate("killed") == whole
     assert calls == [512, 88, 512, 512, 88]
@@ -308,9 +314,12 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ((), "--workdir: give the run's folder, or --weights or --images"),
         ((small, f"--workdir={run}"), "--workdir says what to score, leave one out"),
         ((small,), "--reference: give statistics of real images"),
-        ((small, f"--reference={pixels}", "--alpha=1"), "--images have been drawn, leave it out"),
+        ((small, f"--reference={pixels}", "--alpha=1,2"), "--alpha=1,2: --images have been drawn: give --workdir or"),
+        ((small, f"--reference={pixels}", "--seed=0"), "--seed=0: --images have been drawn"),
+        ((small, f"--reference={pixels}", "--uint8=round"), "--uint8=round: --images have been drawn"),
+        ((small, f"--reference={pixels}", "--batch=4"), "--batch=4: --images have been drawn"),
         ((small, f"--reference={pixels}", "--num=10"), "--num=10: "),
-        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed the 3 neighbours"),
+        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed --neighbours=3"),
         ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder='x'"),
         ((small, f"--reference={tmp_path / 'large.npz'}"), "has no mu and sigma"),
         (
@@ -352,4 +361,6 @@ def test_reference_from_the_command_line(tmp_path: Path, capsys, quiet):
     with np.load(out, allow_pickle=False) as arrays:
         assert arrays["features"].shape == (5, 64)
         assert json.loads(str(arrays["metadata"]))["images"] == "digits, train"
+    assert main(["reference", "--help"]) == 0
+    assert "usage: drifting reference --config=FILE|--images=PATH --out=NPZ" in capsys.readouterr().out
     assert "--out: give the file" in line(capsys, "reference", f"--config={config}")
