@@ -5,9 +5,11 @@ labels. It is not compressed, so that any part of it can be read without the res
 give the same bytes.
 """
 
+import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from drifting.hub.artifact import sha256
 from drifting.monitor import atomic_path
 
 Pixels = NDArray[np.uint8]
@@ -30,15 +33,15 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 COPY = 1 << 24
 
 
-def to_uint8(images: NDArray[np.float32], how: str) -> Pixels:
-    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`.
+def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
+    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`, `first` the number of the first image, for the error.
 
     Raises:
         ValueError: a pixel is not finite.
     """
     finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
-        raise ValueError(f"image {int(finite.argmin())} has a pixel that is not finite: the generator has diverged")
+        raise ValueError(f"image {first + int(finite.argmin())} has a pixel that is not finite")
     levels = ((images.astype(np.float32) + np.float32(1)) * np.float32(127.5)).clip(0, 255)
     return UINT8[how](levels).astype(np.uint8)
 
@@ -84,6 +87,14 @@ def write_pngs(folder: Path, first: int, images: Pixels) -> None:
         list(pool.map(write, range(len(images))))
 
 
+def remove_torn_pngs(folder: Path, items: Sequence[range]) -> None:
+    """Removes what `write_pngs`, killed, has left of these images; of others another process may be writing."""
+    for stale in folder.glob(".*.png.*.tmp"):
+        number = stale.name.split(".")[1]
+        if number.isdecimal() and any(int(number) in some for some in items):
+            stale.unlink(missing_ok=True)
+
+
 def nothing(count: int) -> None:
     """A `Tick` that does not care."""
 
@@ -120,13 +131,18 @@ class NpzImages:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
         if self._array is None or self._array.dtype != np.uint8 or self._array.ndim != 4 or 0 in self._array.shape:
             found = "none" if self._array is None else f"{self._array.dtype} of {list(self._array.shape)}"
             raise ValueError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
         self.labels = labels if labels is not None and labels.shape == self._array.shape[:1] else None
         self.shape: Shape = (self._array.shape[1], self._array.shape[2], self._array.shape[3])
-        self.facts: dict[str, Any] = {"images": str(path), "bytes": path.stat().st_size}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """See `Images`; reads all of the file, for its checksum."""
+        return {"images": str(self._path), "bytes": self._path.stat().st_size, "sha256": sha256(self._path)}
 
     def __len__(self) -> int:
         return len(self._array) if self._array is not None else 0
@@ -148,12 +164,20 @@ class FolderImages:
     labels = None
 
     def __init__(self, path: Path, suffixes: Sequence[str] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")) -> None:
+        self._path = path
         self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         self._files = [file for file in self._files if not file.name.startswith(".")]
         if not self._files:
             raise ValueError(f"{path}: holds no images ({' '.join(suffixes)})")
         self.shape: Shape = self._read(self._files[0]).shape
-        self.facts: dict[str, Any] = {"images": str(path), "files": len(self._files)}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """See `Images`; reads all of the files, for a checksum of their names and contents."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            digest.update(f"{file.name} {sha256(file)}\n".encode())
+        return {"images": str(self._path), "files": len(self._files), "sha256": digest.hexdigest()}
 
     def __len__(self) -> int:
         return len(self._files)

@@ -39,6 +39,10 @@ class Blocks:
         """The parameters on each device, for `__call__`."""
         return [params] if self._devices is None else [jax.device_put(params, device) for device in self._devices]
 
+    def shapes(self, placed: list[Any], *rows: jax.ShapeDtypeStruct) -> Any:
+        """What a call gives, as shapes `[block, ...]`; `rows` are those of one block."""
+        return jax.eval_shape(self._function, placed[0], *rows)
+
     def __call__(self, placed: list[Any], rows: Rows) -> Iterator[Any]:
         """The results of all rows, in order, a pytree of NumPy arrays for each block; the padding is cut off.
 

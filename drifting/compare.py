@@ -8,7 +8,7 @@ distance: intervals are therefore the value plus or minus 1.96 times the resampl
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from drifting.checkpoint import CONFIG_FILE
 from drifting.config import Config, to_dict
 from drifting.data.source import LabelledSource
-from drifting.encoders import ScoreEncoder, score_encoder
+from drifting.encoders import Features, ScoreEncoder, score_encoder
 from drifting.evaluate.frechet import frechet_distance
+from drifting.evaluate.inception_score import SPLITS, inception_score
 from drifting.evaluate.manifold import f1, resampled_precision_recall
 from drifting.monitor import Progress, atomic_path, save_grid
-from drifting.reference import SourceImages, read_reference
+from drifting.own_data import OwnData
+from drifting.reference import SourceImages
 from drifting.report.elements import TITLES, image, settings_table, table
 from drifting.report.page import frame
 from drifting.sample import GeneratedImages, balanced_labels
-from drifting.scores import OwnData
+from drifting.scores import Judge, distance_names
 from drifting.trained import TrainedGenerator
 from drifting.validate import require
 
@@ -72,12 +74,12 @@ class Comparison:
 class Real:
     """What both are scored against. Attributes:
 
-    encoder: of the features. gaussian: their mean and covariance. features: of some images, or None.
+    encoder: of the features. gaussians: mean and covariance of each kind of them. features: of some images, or None.
     """
 
     encoder: ScoreEncoder
-    gaussian: tuple[Array, Array]
-    features: Array | None
+    gaussians: Mapping[str, tuple[Array, Array]]
+    features: NDArray[np.floating] | None
 
 
 def compare(
@@ -97,7 +99,8 @@ def compare(
     Args:
         first, second: runs' folders, or published weights as `drifting sample` takes them.
         out: the page.
-        reference, encoder: see `drifting.scores.Judge`; None: the first one's own training data, pixel by pixel.
+        reference, encoder: see `drifting.scores.Judge`; None: the first one's `eval`, or else its own training data,
+            pixel by pixel.
         num, alpha, seed: images of each, guidance scale, seed of the first; None: the first one's `eval`, and each
             one's own scale.
         resamples: None: 200, or 20 where there are more than 512 features.
@@ -105,15 +108,22 @@ def compare(
     Raises:
         ConfigError: one cannot be had, they draw different things, or `num` is too small.
     """
-    pair = [_open(name) for name in (first, second)]
+    pair = [_open(side, name) for side, name in (("A", first), ("B", second))]
     for what in ("image_shape", "class_names"):
         a, b = (list(getattr(trained.usage, what)) for trained in pair)
         require(a == b, "B", second, f"its {what} differ from those of {first}: {b[:3]} and {a[:3]}")
     evaluation = (pair[0].config or Config()).eval
+    if reference is None and evaluation.reference is not None:
+        reference = Path(evaluation.reference)
     num = evaluation.num_samples if num is None else num
     require(num > evaluation.neighbours, "--num", num, f"must exceed eval.neighbours={evaluation.neighbours}")
     height, width, channels = pair[0].usage.image_shape
-    real = _real(pair[0], first, reference, encoder, (height, width, channels))
+    shape = (height, width, channels)
+    if reference is None:
+        real = _own_data(pair[0], first, encoder, shape)
+    else:
+        judge = Judge(reference, encoder or evaluation.encoder, shape, evaluation.neighbours)
+        real = Real(judge.encoder, judge.reference.gaussians, judge.real_features())
     seed = evaluation.seed if seed is None else seed
     labels = balanced_labels(num, len(pair[0].usage.class_names))
     drawn = [
@@ -122,69 +132,71 @@ def compare(
     ]
     features = [_features(images, real.encoder, name) for images, name in zip(drawn, (first, second), strict=True)]
     if resamples is None:
-        resamples = RESAMPLES if features[0].shape[1] <= MANY_FEATURES else FEW_RESAMPLES
+        resamples = RESAMPLES if features[0]["features"].shape[1] <= MANY_FEATURES else FEW_RESAMPLES
     found = intervals(features, real, resamples, evaluation.neighbours, seed)
     _write(out, (first, second), pair, drawn, found)
     return found
 
 
-def _open(name: str) -> TrainedGenerator:
+def _open(side: str, name: str) -> TrainedGenerator:
     path = Path(name)
-    return TrainedGenerator.from_run(path) if (path / CONFIG_FILE).is_file() else TrainedGenerator.from_weights(name)
+    if (path / CONFIG_FILE).is_file():
+        return TrainedGenerator.from_run(path, key=side)
+    return TrainedGenerator.from_weights(name, key=side)
 
 
-def _real(
-    trained: TrainedGenerator, name: str, path: Path | None, encoder: str | None, shape: tuple[int, int, int]
-) -> Real:
-    if path is not None:
-        reference = read_reference(path)
-        found = score_encoder("--encoder", encoder or reference.encoder or "inception", shape)
-        reference.check(found)
-        kept = None if reference.features is None else np.asarray(reference.features, np.float64)
-        return Real(found, reference.gaussians["features"], kept)
+def _own_data(trained: TrainedGenerator, name: str, encoder: str | None, shape: tuple[int, int, int]) -> Real:
     source: LabelledSource = OwnData(trained, name, 1).source
     found = score_encoder("--encoder", encoder or "pixels", shape)
     images = SourceImages(source, {})
     features = np.concatenate([found(images.part(part))["features"] for part in _chunks(len(images))])
     wide = features.astype(np.float64)
-    return Real(found, (wide.mean(axis=0), np.cov(wide, rowvar=False)), wide)
+    return Real(found, {"features": (wide.mean(axis=0), np.cov(wide, rowvar=False))}, features)
 
 
 def _chunks(count: int) -> list[range]:
     return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
-def _features(images: GeneratedImages, encoder: ScoreEncoder, name: str) -> Array:
+def _features(images: GeneratedImages, encoder: ScoreEncoder, name: str) -> Features:
     found = []
     with Progress(len(images), label=name, unit="images") as progress:
         for part in _chunks(len(images)):
-            found.append(encoder(images.part(part))["features"])
+            found.append(encoder(images.part(part)))
             progress.update(part.stop)
-    return np.concatenate(found).astype(np.float64)
+    return {kind: np.concatenate([part[kind] for part in found]) for kind in found[0]}
 
 
-def intervals(features: Sequence[Array], real: Real, resamples: int, k: int, seed: int) -> Comparison:
-    """Scores of two sets of features `[N, D]`, image by image of the same seeds, with intervals.
+def intervals(features: Sequence[Features], real: Real, resamples: int, k: int, seed: int) -> Comparison:
+    """Scores of two sets of features, image by image of the same seeds, with intervals.
 
     Args:
-        features: of the two. real: what they are scored against. resamples: how many. k: neighbour of precision and
-            recall. seed: of the resamples.
+        features: of the two, arrays `[N, D]` of each kind. real: what they are scored against.
+        resamples: how many. k: neighbour of precision and recall. seed: of the resamples.
     """
-    num = len(features[0])
+    num = len(features[0]["features"])
     rng = np.random.default_rng([seed, num])
-    counts = np.stack([np.ones(num), *rng.multinomial(num, np.full(num, 1 / num), resamples)])
-    name = "fid" if real.encoder.name == "inception" else "frechet_distance"
-    of_each: list[dict[str, Array]] = []
-    for x in features:
-        scores = {name: np.asarray([frechet_distance(*real.gaussian, *_moments(x, c)) for c in counts])}
-        if real.features is not None:
-            precision, recall = resampled_precision_recall(real.features, x, counts, k)
-            both = np.asarray([f1(p, r) for p, r in zip(precision, recall, strict=True)])
-            scores |= {"precision": precision, "recall": recall, "f1": both}
-        of_each.append(scores)
-    first, second = of_each
+    counts = np.stack([np.ones(num, np.int64), *rng.multinomial(num, np.full(num, 1 / num), resamples)])
+    first, second = (_resampled(x, real, counts, k) for x in features)
     found = {key: (first[key], second[key], first[key] - second[key]) for key in first}
     return Comparison({key: _three(values) for key, values in found.items()}, num, resamples)
+
+
+def _resampled(x: Features, real: Real, counts: NDArray[np.int64], k: int) -> dict[str, Array]:
+    """Each score `[S]` of images that are drawn so many times, `[S, N]`."""
+    scores = {}
+    for kind, name in distance_names(real.encoder).items():
+        if kind in real.gaussians and kind in x:
+            rows = x[kind].astype(np.float64)
+            distances = [frechet_distance(*real.gaussians[kind], *_moments(rows, c)) for c in counts]
+            scores[name] = np.asarray(distances)
+    if "logits" in x and len(x["logits"]) >= SPLITS:
+        scores["inception_score"] = np.asarray([inception_score(np.repeat(x["logits"], c, axis=0))[0] for c in counts])
+    if real.features is not None and k < min(len(real.features), counts.shape[1]):
+        precision, recall = resampled_precision_recall(real.features, x["features"], counts, k)
+        both = np.asarray([f1(p, r) for p, r in zip(precision, recall, strict=True)])
+        scores |= {"precision": precision, "recall": recall, "f1": both}
+    return scores
 
 
 def _three(values: tuple[Array, Array, Array]) -> tuple[Interval, Interval, Interval]:
@@ -192,7 +204,7 @@ def _three(values: tuple[Array, Array, Array]) -> tuple[Interval, Interval, Inte
     return first, second, difference
 
 
-def _moments(x: Array, counts: Array) -> tuple[Array, Array]:
+def _moments(x: Array, counts: NDArray[np.integer]) -> tuple[Array, Array]:
     """Mean and covariance of rows that are drawn so many times each."""
     number = counts.sum()
     mean = counts @ x / number
@@ -205,12 +217,12 @@ def _moments(x: Array, counts: Array) -> tuple[Array, Array]:
 
 def comparison_table(found: Comparison, names: Sequence[str]) -> str:
     """The scores as text; a star where the interval of the difference excludes zero."""
-    heads = (*(Path(name).name for name in names), "difference")
-    lines = [f"{'':18}" + "".join(f"  {head:>22.22}" for head in heads)]
+    lines = [f"{'':18}" + "".join(f"{head:>24}" for head in ("A", "B", "A - B"))]
     for name, three in found.scores.items():
         star = " *" if three[2].excludes_zero else ""
         lines.append(f"{name:18}" + "".join(f"{interval!s:>24}" for interval in three) + star)
     lines.append(f"{found.num} images each, {found.resamples} resamples; * the 95 % interval excludes 0")
+    lines += [f"{side}: {name}" for side, name in zip("AB", names, strict=True)]
     return "\n".join(lines)
 
 

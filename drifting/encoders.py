@@ -1,6 +1,7 @@
 """Features in which images are scored: of the FID Inception network, of a masked autoencoder, or the pixels."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from drifting.blocks import Blocks
 from drifting.config import ConfigError, unusable
 from drifting.features import mae_features
 from drifting.frozen import network
+from drifting.hub.errors import HubError
 from drifting.hub.weights import load_weights
 from drifting.models.inception import Inception
 from drifting.validate import one_of
@@ -58,9 +60,24 @@ class ScoreEncoder:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
 
     @property
+    def widths(self) -> dict[str, int]:
+        """How many features of each kind it gives; nothing is computed."""
+        images = jax.ShapeDtypeStruct((self.blocks.block, *self.shape), jnp.uint8)
+        return {name: array.shape[1] for name, array in self.blocks.shapes(self.placed, images).items()}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What scores depend on, JSON-able; `reference` alone may differ between equal encoders."""
         return {"encoder": self.name, "encoder_weights": self.checksum, "image_shape": list(self.shape)}
+
+
+def known_widths(given: str, shape: Shape) -> dict[str, int]:
+    """How many features of each kind `score_encoder` gives, as far as that is known before it has its weights."""
+    known = {
+        "inception": {"features": 2048, "spatial": 2023, "logits": 1008},
+        "pixels": {"features": math.prod(shape)},
+    }
+    return known.get(given.partition(":")[0], {})
 
 
 def score_encoder(key: str, given: str, shape: Shape) -> ScoreEncoder:
@@ -132,6 +149,10 @@ def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
             artifact = load_weights(reference or None, "inception")
         except ValueError as error:
             raise ConfigError(unusable(key, given, error)) from error
+        except HubError as error:
+            if reference:
+                raise
+            raise HubError(f"{error}, or give its file by --encoder=inception:WEIGHTS") from error
         params, checksum = artifact.params, artifact.metadata["source_sha256"]
     graphdef = nnx.split(nnx.eval_shape(_network))[0]
 

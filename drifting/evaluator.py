@@ -9,8 +9,9 @@ from drifting.build import Generator, generator_arguments
 from drifting.checkpoint import Checkpoints, write_config
 from drifting.config import Config
 from drifting.frozen import SampleSpace
+from drifting.own_data import OwnData
 from drifting.sample import GeneratedImages, balanced_labels
-from drifting.scores import Judge, OwnData, Scores, distance_name
+from drifting.scores import Judge, Scores, distance_name
 from drifting.state import TrainState
 from drifting.trained import TrainedGenerator, Usage, ema_decay
 

@@ -335,12 +335,12 @@ def save_grid(images: ArrayLike, path: str | Path, columns: int, scale: int | No
     images, path = np.asarray(images, np.float32), Path(path)
     if images.ndim != 4 or 0 in images.shape or columns < 1:
         raise ValueError(
-            f"save_grid: images {images.shape} in {columns} columns; expected [N, H, W, C] and columns > 0"
+            f"images {images.shape} in {columns} columns cannot be shown; expected [N, H, W, C] and columns > 0"
         )
     if path.suffix != ".png":
-        raise ValueError(f"save_grid: path {path} must end in .png")
+        raise ValueError(f"{path}: a grid of images must end in .png")
     if not np.isfinite(images).all():
-        raise ValueError(f"save_grid: images for {path} are not finite; the run has diverged")
+        raise ValueError(f"{path}: the images to show have a pixel that is not finite; the run has diverged")
     number, height, width, channels = images.shape
     images = images[..., : 3 if channels >= 3 else 1]
     scale = scale or legible_scale(height, width)

@@ -5,6 +5,7 @@ finished when its file is there, which appears whole or not at all. Whoever find
 together, so the result does not depend on how many processes there were or how often they were killed.
 """
 
+import glob
 import json
 import reprlib
 import shutil
@@ -74,8 +75,7 @@ class Parts:
         """The parts that this process still has to make, and removes what a killed one left of them."""
         mine = range(share.index, len(self.ranges), share.count)
         for number in mine:
-            for stale in self.folder.glob(f".{self.path(number).name}.*.tmp"):
-                stale.unlink(missing_ok=True)
+            remove_torn(self.path(number))
         return [number for number in mine if not self.path(number).exists()]
 
     def left(self) -> int:
@@ -90,6 +90,12 @@ class Parts:
     def remove(self) -> None:
         """Removes all parts, once they have been put together."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_torn(path: Path) -> None:
+    """Removes what processes that were killed have left of a file that nobody writes."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        stale.unlink(missing_ok=True)
 
 
 def check_facts(key: str, out: Path, path: Path, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> bool:

@@ -8,7 +8,7 @@ says what they are of. ADM's hold images instead (`arr_0`).
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from drifting.data.source import LabelledSource
 from drifting.encoders import Features, ScoreEncoder
 from drifting.evaluate.frechet import GaussianStatistics
 from drifting.monitor import Progress, atomic_path
-from drifting.parts import Parts, Share
+from drifting.parts import Parts, Share, remove_torn
 from drifting.sample import software
 from drifting.validate import require
 
@@ -37,6 +37,7 @@ PART = 8192
 CHUNK = 512
 STATISTICS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """Names of mean and covariance of each kind of features."""
+_NAMES = {"features": "features", "spatial": "spatial features"}
 
 
 class SourceImages:
@@ -56,7 +57,7 @@ class SourceImages:
 
     def part(self, items: range, tick: Tick = nothing) -> Pixels:
         """See `drifting.archive.Images`."""
-        images = to_uint8(self._source.__getitems__(items)[0], "round")
+        images = to_uint8(self._source.__getitems__(items)[0], "round", items.start)
         tick(len(images))
         return images
 
@@ -89,13 +90,23 @@ class Reference:
         about = {key: (self.metadata or {}).get(key) for key in ("images", "num", "encoder", "encoder_weights")}
         return {"path": str(self.path), "statistics_sha256": digest.hexdigest()} | about
 
+    def check_widths(self, encoder: str, widths: Mapping[str, int]) -> None:
+        """Checks that it has as many features of each kind as an encoder gives, as far as `widths` says.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        for kind, (mean, _) in self.gaussians.items():
+            given = widths.get(kind, len(mean))
+            remedy = f"has {len(mean)} {_NAMES[kind]}, {encoder} gives {given}: name what it was made with by --encoder"
+            require(len(mean) == given, "--reference", str(self.path), remedy)
+
     def check(self, encoder: ScoreEncoder) -> None:
         """Checks that it was made with this encoder, of images of the same size.
 
         Raises:
             ConfigError: it was not.
         """
-        width = len(self.gaussians["features"][0])
         if self.metadata is not None:
             for key, value in encoder.facts.items():
                 was = self.metadata[key]
@@ -103,9 +114,7 @@ class Reference:
         elif self.images is not None and self.images.shape != encoder.shape:
             remedy = f"is of images of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
             require(False, "--reference", str(self.path), remedy)
-        if encoder.name == "inception" and width != 2048:
-            remedy = f"has {width} features, the Inception gives 2048: it is of something else, name it by --encoder"
-            require(False, "--reference", str(self.path), remedy)
+        self.check_widths(encoder.name, encoder.widths)
 
 
 def read_reference(path: Path) -> Reference:
@@ -114,6 +123,7 @@ def read_reference(path: Path) -> Reference:
     Raises:
         ConfigError: there is none, or it has no `mu` and `sigma` that fit.
     """
+    require(path.is_file(), "--reference", str(path), "there is no such file")
     try:
         found = {name: open_member(path, name) for name in ("mu", "sigma", "mu_s", "sigma_s", "features", "metadata")}
         holds_images = open_member(path, "arr_0") is not None
@@ -130,11 +140,28 @@ def read_reference(path: Path) -> Reference:
         require(fits, "--reference", str(path), f"{shapes}: give [D] and [D, D]")
         finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
         require(finite, "--reference", str(path), f"{names[0]} or {names[1]} is not finite")
+        remedy = f"{names[1]} is no covariance: it must be symmetric, without negative eigenvalues"
+        require(_is_covariance(covariance), "--reference", str(path), remedy)
         gaussians[kind] = mean, covariance
     remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
     require("features" in gaussians, "--reference", str(path), remedy)
+    kept, width = found["features"], len(gaussians["features"][0])
+    if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
+        raise ConfigError(f"--reference={path}: features {list(kept.shape)} do not fit mu [{width}]")
     metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
     return Reference(path, gaussians, found["features"], images, metadata)
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether it is symmetric and has no negative eigenvalue, but for rounding to float32."""
+    tolerance = 1e-6 * abs(np.trace(matrix))
+    if np.abs(matrix - matrix.T).max(initial=0) > tolerance:
+        return False
+    try:  # a Cholesky factor is had ten times faster than the eigenvalues
+        np.linalg.cholesky(matrix + (tolerance + np.finfo(np.float64).tiny) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def make_reference(
@@ -185,6 +212,7 @@ def make_reference(
         if not out.exists():  # otherwise another process has just put them together
             raise
     parts.remove()
+    remove_torn(out)
     return True
 
 

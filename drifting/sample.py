@@ -20,14 +20,14 @@ from jax import Array
 from numpy.typing import NDArray
 
 from drifting import __version__
-from drifting.archive import UINT8, Pixels, Tick, nothing, to_uint8, write_npz, write_pngs
+from drifting.archive import UINT8, Pixels, Tick, nothing, remove_torn_pngs, to_uint8, write_npz, write_pngs
 from drifting.blocks import Blocks
 from drifting.build import Generator, Params
 from drifting.config import ConfigError
 from drifting.frozen import SampleSpace
 from drifting.interrupts import interrupts
 from drifting.monitor import Progress, save_grid
-from drifting.parts import Parts, Share, check_facts, write_json
+from drifting.parts import Parts, Share, check_facts, remove_torn, write_json
 from drifting.trained import TrainedGenerator
 from drifting.validate import SEED_LIMIT, one_of, require
 
@@ -39,7 +39,7 @@ PART = 512
 """Images a part of a file: what a process that is killed may have to draw again."""
 METADATA = "metadata.json"
 SOFTWARE = ("source", "software")
-"""Metadata that may change between two calls that make one file."""
+"""Metadata that may change between two calls that make one file: `weights` says whose images they are."""
 
 
 class Sampler:
@@ -203,7 +203,7 @@ class GeneratedImages:
             "source": source,
             "step": trained.step,
             "ema_decay": trained.ema_decay,
-            "weights": trained.facts.get("sha256"),
+            "weights": trained.checksum,
             "vae": trained.space.checksums.get("vae"),
             "alpha": alpha,
             "num": len(labels),
@@ -227,9 +227,13 @@ class GeneratedImages:
         return other
 
     def with_params(self, params: Params, step: int) -> Self:
-        """The same images of the same network with other parameters; nothing is compiled again."""
+        """The same images of the same network with other parameters; nothing is compiled again.
+
+        The facts do not say which parameters: in training that would fetch all of them at each scoring.
+        """
         other = copy.copy(self)
-        other._trained, other.facts = dataclasses.replace(self._trained, params=params), self.facts | {"step": step}
+        other._trained = dataclasses.replace(self._trained, params=params)
+        other.facts = self.facts | {"step": step, "weights": None}
         return other
 
     def __len__(self) -> int:
@@ -246,10 +250,9 @@ class GeneratedImages:
         drawn, first = [], items.start
         for block in self._sampler.stream(self._trained.params, labels, seeds, self._alpha):
             try:
-                drawn.append(to_uint8(block, self._uint8))
+                drawn.append(to_uint8(block, self._uint8, first))
             except ValueError as error:
-                where = f"{self.facts['source']}: images {first} to {first + len(block) - 1}"
-                raise ValueError(f"{where}: {error}") from error
+                raise ValueError(f"{self.facts['source']}: {error}: the generator has diverged") from error
             first += len(block)
             tick(len(block))
         return np.concatenate(drawn)
@@ -278,11 +281,12 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     share = share or Share()
     folder = out.suffix != ".npz"
     record = out / METADATA if folder else out.with_suffix(".json")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
     if check_facts("--out", out, record, facts, SOFTWARE) and (folder or out.exists()):
         logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
+        _tidy(parts, out, record)
         return True
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
     strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
     require(not strange, "--out", str(out), "is there and not known to be these images; choose another, or remove it")
     parts.claim("--out", facts, SOFTWARE)
@@ -302,8 +306,14 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     except FileNotFoundError:
         if not record.exists():  # otherwise another process has just put them together
             raise
-    parts.remove()
+    _tidy(parts, out, record)
     return True
+
+
+def _tidy(parts: Parts, *finished: Path) -> None:
+    parts.remove()
+    for path in finished:
+        remove_torn(path)
 
 
 class _Interrupted(Exception):
@@ -316,6 +326,8 @@ def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Pat
     done, total = 0, sum(len(parts.ranges[number]) for number in missing)
     if total < len(images):
         logger.info("sample: %s of %s images are to be drawn here", f"{total:,}", f"{len(images):,}")
+    if folder is not None:
+        remove_torn_pngs(folder, [parts.ranges[number] for number in missing])
     with interrupts() as interrupted, Progress(total, label="sample", unit="images") as progress:
 
         def tick(count: int) -> None:

@@ -17,16 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting import build
 from drifting.archive import Images
 from drifting.config import Config, ConfigError
-from drifting.data.source import Batch, LabelledSource
-from drifting.encoders import Features, ScoreEncoder, score_encoder
+from drifting.encoders import Features, ScoreEncoder, known_widths, score_encoder
 from drifting.evaluate.frechet import GaussianStatistics, frechet_distance
 from drifting.evaluate.inception_score import SPLITS, inception_score
 from drifting.evaluate.manifold import f1, precision_recall
-from drifting.evaluate.pixels import pixel_scores
 from drifting.monitor import Progress
+from drifting.own_data import OwnData
 from drifting.parts import Parts, Share, write_json
 from drifting.reference import Reference, read_reference
 from drifting.sample import GeneratedImages, software, wanted_labels
@@ -39,9 +37,10 @@ PART = 512
 """Images a part; a multiple of the blocks of generator and encoders."""
 PUBLISHED = 50_000
 """Images that published scores are of."""
-OWN_DATA = 20_000
-"""The most training images that a run is compared with pixel by pixel; of more, a reference is needed."""
+PLACES = ("source", "images")
+"""Where something lies, as the person calls it: what it holds has a checksum."""
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
+CHOSEN = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours")
 FORMAT, VERSION = "drifting-scores", 1
 Scores = dict[str, Any]
 
@@ -90,6 +89,7 @@ class Judge:
             was = metadata["image_shape"]
             raise ConfigError(f"--reference={path}: is of images of {was}, these are of {list(shape)}")
         key, given = ("--encoder", encoder) if encoder else ("--reference", self.reference.encoder or "inception")
+        self.reference.check_widths(given, known_widths(given, shape))  # before weights are downloaded
         self.encoder: ScoreEncoder = score_encoder(key, given, shape)
         self.reference.check(self.encoder)
         self.neighbours = neighbours
@@ -112,7 +112,7 @@ class Judge:
         """
         share = share or Share()
         parts = Parts(work, len(images), PART, ".npz")
-        parts.claim("--out", images.facts | {"num": len(images)} | self.encoder.facts)
+        parts.claim("--out", images.facts | {"num": len(images)} | self.encoder.facts, PLACES)
         missing = parts.missing(share)
         done = 0
         with Progress(sum(len(parts.ranges[n]) for n in missing), label="evaluate", unit="images") as progress:
@@ -134,26 +134,26 @@ class Judge:
         """Scores of features, part after part: `num`, `fid` (of the Inception) or `frechet_distance`, `sfid`,
         `inception_score` and its deviation over ten splits, `precision`, `recall`, `f1`, as far as they can be had.
         """
-        inception = self.encoder.name == "inception"
         num = sum(len(part["features"]) for part in parts)
-        if inception and num < PUBLISHED:
+        if "logits" in parts[0] and num < PUBLISHED:
             logger.warning("FID of %s images: it falls with their number, compare equal ones only", f"{num:,}")
         scores: Scores = {"num": num}
-        for kind, name in {"features": "fid" if inception else "frechet_distance", "spatial": "sfid"}.items():
+        for kind, name in distance_names(self.encoder).items():
             if kind in self.reference.gaussians and kind in parts[0]:
                 own = _gaussian([part[kind] for part in parts])
                 scores[name] = frechet_distance(*self.reference.gaussians[kind], *own)
-        if inception and num >= SPLITS:
+        if "logits" in parts[0] and num >= SPLITS:
             mean, deviation = inception_score(np.concatenate([part["logits"] for part in parts]))
             scores |= {"inception_score": mean, "inception_score_std": deviation}
-        real = self._real_features()
+        real = self.real_features()
         if real is not None and self.neighbours < min(num, len(real)):
             fake = np.concatenate([part["features"] for part in parts])
             precision, recall = precision_recall(real, fake, self.neighbours)
             scores |= {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
         return scores
 
-    def _real_features(self) -> NDArray[np.float32] | None:
+    def real_features(self) -> NDArray[np.float32] | None:
+        """Features `[M, D]` of some real images, taken here where the reference holds images; None, with a warning."""
         if self._real is None and self.reference.images is not None:
             images = self.reference.images
             starts = range(0, len(images), PART)
@@ -162,6 +162,11 @@ class Judge:
         if self._real is None:
             logger.warning("%s: holds no features: no precision and recall", self.reference.path)
         return self._real
+
+
+def distance_names(encoder: ScoreEncoder) -> dict[str, str]:
+    """What the Fréchet distance in each kind of features is called."""
+    return {"features": "fid" if encoder.name == "inception" else "frechet_distance", "spatial": "sfid"}
 
 
 def _gaussian(parts: Sequence[np.ndarray]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -193,6 +198,7 @@ def evaluate_generator(
     encoder: str | None = None,
     settings: Settings | None = None,
     share: Share | None = None,
+    replace: bool = True,
 ) -> list[Scores] | None:
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
@@ -202,12 +208,14 @@ def evaluate_generator(
         reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
         encoder: see `Judge`; None: `eval.encoder`. settings: see there.
         share: of several processes, which this is; they need a reference.
+        replace: whether `out` may hold scores by other settings.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
 
     Raises:
-        ConfigError: something cannot be had or does not fit, or `num` is too small for the neighbours.
+        ConfigError: something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
+            scores by other settings that are to stay.
     """
     settings, share = settings or Settings(), share or Share()
     evaluation = (trained.config or Config()).eval
@@ -217,7 +225,8 @@ def evaluate_generator(
     if reference is None and evaluation.reference is not None:
         reference = Path(evaluation.reference)
     labels = wanted_labels(trained, num, settings.classes, settings.labels)
-    require(len(labels) > k, "--num", len(labels), f"must exceed eval.neighbours={k}")
+    neighbours = "eval.neighbours" if settings.neighbours is None else "--neighbours"
+    require(len(labels) > k, "--num", len(labels), f"must exceed {neighbours}={k}")
     first, *others = [trained.alpha(alpha) for alpha in settings.alphas or [trained.usage.alpha]]
     images = GeneratedImages(
         trained,
@@ -231,19 +240,28 @@ def evaluate_generator(
     drawn = [images, *map(images.at, others)]
     out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
     if reference is None:
-        require(share.count == 1, "--reference", None, "several processes need one")
-        data = OwnData(trained, source, k)
-        found: list[Scores] | None = [data.scores(images) for images in drawn]
-        facts = data.facts
+        if share.count > 1:
+            raise ConfigError("--reference: several processes need statistics of real images, see `drifting reference`")
+        remedy = "a run's own data are compared pixel by pixel: leave it out, or give a --reference made with it"
+        require(encoder is None, "--encoder", encoder, remedy)
+        against: OwnData | Judge = OwnData(trained, source, k)
     else:
-        judge = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
-        found, facts = _judged(judge, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share), judge.facts
-    if found is None:
-        return None
-    found = [{"alpha": images.facts["alpha"]} | scores for images, scores in zip(drawn, found, strict=True)]
+        against = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
     about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
     about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)}
-    _write(out, about | facts, found)
+    about |= against.facts
+    alphas = [images.facts["alpha"] for images in drawn]
+    if not replace:
+        _check_settings(out, about, alphas)
+    found: list[Scores] | None
+    if isinstance(against, Judge):
+        found = _judged(against, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share)
+    else:
+        found = [against.scores(images) for images in drawn]
+    if found is None:
+        return None
+    found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
+    _write(out, about, found)
     return found
 
 
@@ -260,15 +278,18 @@ def evaluate_files(
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
 
     Raises:
-        ConfigError: there are fewer images than `num`, or the reference cannot be had or does not fit.
+        ConfigError: there are fewer images than `num`, the reference cannot be had or does not fit, or the file has
+            scores by other settings.
     """
     count = len(images) if num is None else num
-    require(count <= len(images), "--num", count, f"{images.facts['images']} holds {len(images):,} images")
-    require(count > neighbours, "--num", count, f"must exceed the {neighbours} neighbours of precision and recall")
+    require(count <= len(images), "--num", count, f"there are {len(images):,} images")
+    require(count > neighbours, "--num", count, f"must exceed --neighbours={neighbours}")
     judge = Judge(reference, encoder, images.shape, neighbours)
+    about = {"num": count} | images.facts | judge.facts
+    _check_settings(out, about, [None])
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())
     if found is not None:
-        _write(out, images.facts | judge.facts, found)
+        _write(out, about, found)
     return found
 
 
@@ -288,6 +309,8 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     work = out.with_name(f"{out.stem}.parts")
     try:
         found = [judge.scores(some, work / name, share) for name, some in images.items()]
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("the same command goes on from there") from interrupt
     except FileNotFoundError:
         if work.exists():
             raise
@@ -298,6 +321,28 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
         return None
     shutil.rmtree(work, ignore_errors=True)
     return scores
+
+
+def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float | None]) -> None:
+    """Raises `ConfigError` where a file of scores is there that was made with other settings than these."""
+    if not out.exists():
+        return
+    try:
+        old = json.loads(out.read_text(encoding="utf-8"))
+        was = _settings(old, [one.get("alpha") for one in old["scores"]])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"--out={out}: is there and holds no scores; choose another, or remove it") from error
+    wanted = _settings(about, alphas)
+    if changed := [f"{key} was {was[key]!r}, is {wanted[key]!r}" for key in wanted if was[key] != wanted[key]]:
+        raise ConfigError(f"--out={out}: was scored otherwise ({'; '.join(changed)}); choose another, or remove it")
+
+
+def _settings(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dict[str, Any]:
+    """What a person chose of the content of a file of scores. A run that was trained on or anew is scored anew."""
+    reference = content.get("reference")
+    if isinstance(reference, dict):  # it may have been moved
+        reference = reference.get("statistics_sha256")
+    return {key: content.get(key) for key in CHOSEN} | {"reference": reference, "alpha": alphas}
 
 
 def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
@@ -325,49 +370,6 @@ def latest_scores(workdir: Path) -> Scores | None:
 def distance_name(scores: Mapping[str, Any]) -> str:
     """`fid` where there is one, or `frechet_distance`."""
     return "fid" if "fid" in scores else "frechet_distance"
-
-
-# --- against the run's own data ---------------------------------------------------------------------------------------
-
-
-class OwnData:
-    """The training and held-out images of a run, for scores of small images.
-
-    Raises:
-        ConfigError: published weights have none, there are too many or no held-out ones, or they have changed.
-    """
-
-    def __init__(self, trained: TrainedGenerator, source: str, neighbours: int) -> None:
-        remedy = f"{source} needs one: statistics of real images, see `drifting reference`"
-        require(trained.config is not None and trained.space.vae is None, "--reference", None, remedy)
-        assert trained.config is not None
-        data = trained.config.data
-        train, heldout = build.source(data), build.source(data, split="heldout")
-        remedy = f"{len(train):,} training images are too many to compare pixel by pixel: see `drifting reference`"
-        require(len(train) <= OWN_DATA, "--reference", None, remedy)
-        facts = build.data_facts(train)
-        if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
-            raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")
-        self._real, self._neighbours = (*_all(train), *_all(heldout)), neighbours
-        self.source = train
-        self.facts = {"reference": "the run's own data", "data": data.name, "neighbours": neighbours}
-
-    def scores(self, images: GeneratedImages) -> Scores:
-        """The keys of `pixel_scores`, with `num` for the number of images."""
-        done, total = 0, len(images)
-        parts = []
-        with Progress(total, label="evaluate", unit="images") as progress:
-            for start in range(0, total, PART):
-                parts.append(images.part(range(start, min(start + PART, total))))
-                done += len(parts[-1])
-                progress.update(done)
-        pixels = np.concatenate(parts) / np.float32(127.5) - np.float32(1)
-        scores: Scores = pixel_scores(pixels, images.labels, *self._real, self._neighbours)
-        return {"num": scores.pop("n_generated")} | scores
-
-
-def _all(source: LabelledSource) -> Batch:
-    return source.__getitems__(range(len(source)))
 
 
 # --- for a person -----------------------------------------------------------------------------------------------------

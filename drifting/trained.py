@@ -1,6 +1,7 @@
 """A generator that has been trained, from a run's directory or from published weights; its data are not needed."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from drifting import build
 from drifting.checkpoint import Checkpoints, abstract, read_config
@@ -84,12 +86,13 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
-    def from_run(cls, workdir: Path, average: float | None = None) -> Self:
+    def from_run(cls, workdir: Path, average: float | None = None, key: str = "--workdir") -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
             workdir: the run's directory.
             average: decay of the average to use; None: see `ema_decay`.
+            key: what names the run in errors.
 
         Raises:
             ConfigError: there is no run, no checkpoint, or no such average.
@@ -99,7 +102,7 @@ class TrainedGenerator:
         decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
         step = checkpoints.latest()
         if step is None:
-            raise ConfigError(f"--workdir={workdir}: has no checkpoint yet; run `drifting train` first")
+            raise ConfigError(f"{key}={workdir}: has no checkpoint yet; run `drifting train` first")
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
         usage = Usage.of_run(config, facts)
         space = _space("data.vae", usage.vae, usage)
@@ -121,12 +124,13 @@ class TrainedGenerator:
         )
 
     @classmethod
-    def from_weights(cls, reference: str, vae: str | None = None) -> Self:
+    def from_weights(cls, reference: str, vae: str | None = None, key: str = "--weights") -> Self:
         """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
 
         Args:
             reference: where the weights lie.
             vae: where the VAE of its latents lies, if not where the weights say.
+            key: what names the weights in errors.
 
         Raises:
             ConfigError: the weights cannot be had, are no generator's, or do not fit the VAE.
@@ -134,8 +138,8 @@ class TrainedGenerator:
         try:
             artifact = load_weights(reference, GENERATOR)
         except ValueError as error:
-            raise ConfigError(unusable("--weights", reference, error)) from error
-        usage = _published_usage(reference, artifact)
+            raise ConfigError(unusable(key, reference, error)) from error
+        usage = _published_usage(key, reference, artifact)
         require(usage.vae is not None or vae is None, "--vae", vae, "this generator draws images: leave it out")
         space = _space("--vae", vae or usage.vae, usage)
         found, drawn = space.shape, _sample_shape(artifact, space.shape)
@@ -152,6 +156,14 @@ class TrainedGenerator:
             config=None,
         )
 
+    @property
+    def checksum(self) -> str:
+        """Says which parameters these are: SHA-256 of published weights' file, or of a run's names, shapes and values.
+
+        A folder and a step do not: a run may have been trained anew.
+        """
+        return self.facts.get("sha256") or params_sha256(self.params)
+
     def alpha(self, alpha: float | None) -> float:
         """The guidance scale asked for, or the default; warns about one the generator was not trained with.
 
@@ -164,6 +176,16 @@ class TrainedGenerator:
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
+
+
+def params_sha256(params: build.Params) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all leaves, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree.leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(name)} {array.dtype} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def ema_decay(config: Config, wanted: float | None = None) -> float:
@@ -185,11 +207,11 @@ def _space(key: str, vae: str | None, usage: Usage) -> SampleSpace:
     return sample_space(vae, (height, width, channels), key)
 
 
-def _published_usage(reference: str, artifact: Artifact) -> Usage:
+def _published_usage(key: str, reference: str, artifact: Artifact) -> Usage:
     """How to use published weights: as they say, or, for the released ones, as their recipes say."""
     arguments, stated = artifact.model_config, artifact.metadata.get("usage")
     if stated is not None:
-        wrong = f"--weights={reference!r}: its metadata do not say how to use it"
+        wrong = f"{key}={reference!r}: its metadata do not say how to use it"
         names = {field.name for field in dataclasses.fields(Usage)}
         if not isinstance(stated, dict) or set(stated) != names:
             raise ConfigError(f"{wrong}: usage must have {', '.join(sorted(names))}")

@@ -279,11 +279,31 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], m
         ("--classes=x", "--classes=x: use names or numbers from 0 to 9, separated by commas"),
         ("--ema=0.5", "--ema=0.5: the run does not keep it, use one of 0.9, 0.99"),
         ("--alpha=-1", "--alpha=-1.0: use a positive guidance scale"),
-        ("--out=x.jpg", "--out='x.jpg': must end in .png"),
+        ("--out=x.jpg", "--out=x.jpg: write a grid (.png), an .npz, or a new folder of that name as x.jpg/"),
+        ("--num=5", "--num=5: a grid has --classes and --columns: write an .npz or a folder, or leave it out"),
+        (
+            "--uint8=round",
+            "--uint8=round: a grid has --classes and --columns: write an .npz or a folder, or leave it out",
+        ),
+        (
+            "--process_count=2",
+            "--process_count=2: a grid has --classes and --columns: write an .npz or a folder, or le",
+        ),
+        ("--out=x.npz --columns=3", "--columns=3: is of a grid: write a .png, or leave it out"),
     ],
 )
 def test_wrong_flags_of_a_run(capsys: pytest.CaptureFixture[str], run: Path, flag: str, message: str):
-    assert line_of(capsys, ["sample", f"--workdir={run}", flag]) == message
+    assert line_of(capsys, ["sample", f"--workdir={run}", *flag.split()]).startswith(message)
+
+
+def test_a_folder_may_have_a_dot(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["sample", f"--workdir={run}", "--num=2"]
+    assert line_of(capsys, [*arguments, f"--out={tmp_path}/dir.v2"]).startswith(
+        f"--out={tmp_path}/dir.v2: write a grid"
+    )
+    for out in (f"{tmp_path}/dir.v2/", f"{tmp_path}/dir.v2"):  # now it is there
+        assert main([*arguments, f"--out={out}"]) == 0
+    assert len(list((tmp_path / "dir.v2").glob("*.png"))) == 2
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -347,6 +367,8 @@ def test_failures_of_the_machine_are_one_line(capsys: pytest.CaptureFixture[str]
     assert line_of(capsys, ["evaluate"], code=1) == "[Errno 28] No space left on device: 'runs/x'"
     broken_by(monkeypatch, KeyboardInterrupt())
     assert line_of(capsys, ["evaluate"], code=130) == "evaluate: interrupted"
+    broken_by(monkeypatch, KeyboardInterrupt("the same command goes on"))
+    assert line_of(capsys, ["evaluate"], code=130) == "evaluate: interrupted: the same command goes on"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):

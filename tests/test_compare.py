@@ -1,5 +1,6 @@
 """Comparisons: intervals against closed forms, the same images in both, and one page that needs nothing else."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 
 from drifting.cli import main
-from drifting.compare import Interval, Real, _moments, comparison_table, intervals
+from drifting.compare import Interval, Real, _moments, compare, comparison_table, intervals
+from drifting.data.sources import digits
 from drifting.encoders import score_encoder
 from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.manifold import precision_recall, resampled_precision_recall
+from drifting.reference import SourceImages
+from drifting.scores import Settings, evaluate_generator
+from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
+from tests.test_scores import inception_like
 
 RNG = np.random.default_rng(5)
 REAL, FAKE = RNG.normal(size=(150, 3)), RNG.normal(size=(120, 3)) * 0.9 + 0.2
@@ -25,7 +31,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def real() -> Real:
     encoder = score_encoder("", "pixels", (1, 3, 1))
-    return Real(encoder, (REAL.mean(axis=0), np.cov(REAL, rowvar=False)), REAL)
+    return Real(encoder, {"features": (REAL.mean(axis=0), np.cov(REAL, rowvar=False))}, REAL)
+
+
+def of(x: np.ndarray) -> dict[str, np.ndarray]:
+    return {"features": x}
 
 
 def test_resamples_of_precision_and_recall():
@@ -53,9 +63,9 @@ def test_weighted_moments_are_those_of_repeated_rows():
 
 def test_intervals():
     other = FAKE * 1.5
-    found = intervals([FAKE, other], real(), 400, 3, seed=0)
+    found = intervals([of(FAKE), of(other)], real(), 400, 3, seed=0)
     first, second, difference = found.scores["frechet_distance"]
-    expected = frechet_distance(*real().gaussian, FAKE.mean(axis=0), np.cov(FAKE, rowvar=False))
+    expected = frechet_distance(*real().gaussians["features"], FAKE.mean(axis=0), np.cov(FAKE, rowvar=False))
     assert first.value == pytest.approx(expected) and difference.value == pytest.approx(first.value - second.value)
     precision, recall = precision_recall(REAL, other)
     assert (found.scores["precision"][1].value, found.scores["recall"][1].value) == (precision, recall)
@@ -63,9 +73,9 @@ def test_intervals():
     share = found.scores["precision"][1]
     assert share.half == pytest.approx(1.96 * np.sqrt(precision * (1 - precision) / 120), rel=0.15)
     # The same draws for both: what they have in common cancels.
-    same = intervals([FAKE, FAKE], real(), 50, 3, seed=0).scores
+    same = intervals([of(FAKE), of(FAKE)], real(), 50, 3, seed=0).scores
     assert all(three[2] == Interval(0.0, 0.0) for three in same.values())
-    close = intervals([FAKE, FAKE + 0.01], real(), 100, 3, seed=0).scores["frechet_distance"]
+    close = intervals([of(FAKE), of(FAKE + 0.01)], real(), 100, 3, seed=0).scores["frechet_distance"]
     assert close[2].half < close[0].half / 4
     assert not same["recall"][2].excludes_zero and Interval(-2.0, 1.9).excludes_zero
 
@@ -86,20 +96,57 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 
 
+def test_scores_are_those_of_evaluate(run: Path, tmp_path: Path):
+    found = compare(str(run), str(run), tmp_path / "page.html", num=50, resamples=2)
+    trained, settings = TrainedGenerator.from_run(run), Settings(num=50)
+    expected = evaluate_generator(trained, str(run), tmp_path / "scores.json", settings=settings)
+    assert expected is not None
+    for name, (first, second, _) in found.scores.items():
+        assert first == second and first.value == pytest.approx(expected[0][name], rel=1e-6), name
+
+
+def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_path: Path, monkeypatch):
+    """ADM's reference, which the run's settings name, and whose images' features are taken."""
+    monkeypatch.setattr("drifting.scores.score_encoder", lambda key, given, shape: inception_like(shape))
+    monkeypatch.setattr("drifting.scores.known_widths", lambda given, shape: {})
+    images = SourceImages(digits(), {}).part(range(200))
+    x = images.reshape(200, 64) / 255
+    statistics = dict(mu=x[:, :12].mean(0), sigma=np.cov(x[:, :12], rowvar=False))
+    statistics |= dict(mu_s=x[:, 5:10].mean(0), sigma_s=np.cov(x[:, 5:10], rowvar=False))
+    np.savez(tmp_path / "adm.npz", arr_0=images, **statistics)
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["eval"] |= {"reference": str(tmp_path / "adm.npz"), "encoder": "inception"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    found = compare(str(tmp_path / "run"), str(run), tmp_path / "page.html", num=30, resamples=3)
+    trained, settings = TrainedGenerator.from_run(tmp_path / "run"), Settings(num=30)
+    expected = evaluate_generator(trained, "run", tmp_path / "scores.json", settings=settings)
+    assert expected is not None
+    assert found.scores.keys() == {"fid", "sfid", "inception_score", "precision", "recall", "f1"}
+    for name, (first, _, _) in found.scores.items():
+        assert first.value == pytest.approx(expected[0][name], rel=1e-6), name
+    assert found.scores["inception_score"][0].half > 0
+
+
 def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "new").mkdir()
+    shutil.copy(run / "config.json", tmp_path / "new")
     for arguments, words in [
         ([], "compare: give two runs or weights, drifting compare A B"),
         ([str(run)], "compare: give two runs or weights"),
         ([str(run), str(run), "x"], "'x': not a flag"),
-        ([str(run), str(tmp_path / "none")], "--weights="),
+        ([str(run), str(tmp_path / "none")], f"error: B='{tmp_path / 'none'}': there is no such folder"),
+        ([str(tmp_path / "new"), str(run)], f"error: A={tmp_path / 'new'}: has no checkpoint yet"),
         ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
-        ([str(run), str(run), "--reference=none.npz"], "--reference=none.npz"),
+        ([str(run), str(run), "--reference=none.npz"], "--reference='none.npz'"),
     ]:
         assert main(["compare", *arguments]) == 2
         assert words in capsys.readouterr().err
 
 
 def test_the_table():
-    found = intervals([FAKE, FAKE * 3], real(), 20, 3, seed=0)
-    lines = comparison_table(found, ["runs/a", "runs/b"]).splitlines()
-    assert lines[0].split() == ["a", "b", "difference"] and lines[1].endswith("*")
+    found = intervals([of(FAKE), of(FAKE * 3)], real(), 20, 3, seed=0)
+    names = ["runs/" + "long" * 9 + "/a", "runs/" + "long" * 9 + "/b"]
+    lines = comparison_table(found, names).splitlines()
+    assert lines[0].split() == ["A", "B", "A", "-", "B"] and lines[1].endswith("*")
+    assert lines[-2:] == [f"A: {names[0]}", f"B: {names[1]}"]

@@ -8,8 +8,9 @@ from flax import nnx
 
 from drifting import encoders
 from drifting.config import ConfigError
-from drifting.encoders import score_encoder
+from drifting.encoders import known_widths, score_encoder
 from drifting.hub.artifact import save_artifact
+from drifting.hub.errors import HubError
 from drifting.models.mae import MAE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
@@ -17,6 +18,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8
 
 def test_pixels_are_what_sources_deliver():
     found = score_encoder("--encoder", "pixels", (8, 8, 1))(PIXELS)
+    assert known_widths("pixels", (8, 8, 1)) == {"features": 64} and known_widths("mae:x", (8, 8, 1)) == {}
     assert found.keys() == {"features"} and found["features"].dtype == np.float32
     np.testing.assert_allclose(found["features"], PIXELS.reshape(70, 64) / 127.5 - 1, rtol=0, atol=2e-7)
 
@@ -54,9 +56,22 @@ def test_the_inception_gives_pool_spatial_and_unbiased_logits(monkeypatch: pytes
         "spatial": (2, 17 * 17 * 7),
         "logits": (2, 1008),
     }
+    widths = {name: array.shape[1] for name, array in found.items()}
+    assert encoder.widths == widths == known_widths("inception:random", (8, 8, 1))
     kernel = np.asarray(encoder.placed[0]["fc"]["kernel"])
     np.testing.assert_allclose(found["logits"], found["features"] @ kernel, rtol=1e-3, atol=1e-4)
     assert np.ptp(found["features"], axis=0).max() > 1e-3  # the two images are told apart
+
+
+def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.MonkeyPatch):
+    def fetch(*_: object) -> None:
+        raise HubError("https://x: no connection: run the same command again")
+
+    monkeypatch.setattr(encoders, "load_weights", fetch)
+    with pytest.raises(HubError, match=r"again, or give its file by --encoder=inception:WEIGHTS$"):
+        score_encoder("--encoder", "inception", (8, 8, 3))
+    with pytest.raises(HubError, match=r"again$"):
+        score_encoder("--encoder", "inception:hf://me/net", (8, 8, 3))
 
 
 @pytest.mark.parametrize(

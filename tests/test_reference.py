@@ -8,6 +8,7 @@ import pytest
 from drifting import reference
 from drifting.archive import NpzImages, write_npz
 from drifting.config import ConfigError
+from drifting.data.source import ArraySource
 from drifting.data.sources import digits, synthetic
 from drifting.encoders import ScoreEncoder, score_encoder
 from drifting.parts import Share
@@ -83,6 +84,14 @@ def test_images_of_a_data_set_are_what_they_were():
     assert np.abs(SourceImages(digits(), {}).part(range(3)) / 127.5 - 1 - levels).max() <= 1 / 255 + 1e-6
 
 
+def test_an_image_that_is_not_finite_is_called_by_its_number_in_the_data():
+    images = np.zeros((9, 2, 2, 1), np.float32)
+    images[7, 0, 0] = np.nan
+    source = ArraySource("array", images, np.zeros(9, np.int32), ("0",))
+    with pytest.raises(ValueError, match=r"^image 7 has a pixel that is not finite$"):
+        SourceImages(source, {}).part(range(4, 9))
+
+
 def adm(path: Path, dim: int = 2048, **arrays: np.ndarray) -> Path:
     np.savez(path, mu=np.zeros(dim), sigma=np.eye(dim), **arrays)
     return path
@@ -103,17 +112,32 @@ def test_what_is_no_reference(images: NpzImages, tmp_path: Path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "nan.npz", mu=np.full(3, np.nan), sigma=np.eye(3))
     np.savez(tmp_path / "bent.npz", mu=np.zeros(3), sigma=np.eye(4))
+    np.savez(tmp_path / "kept.npz", mu=np.zeros(3), sigma=np.eye(3), features=np.zeros((9, 2)))
+    np.savez(tmp_path / "minus.npz", mu=np.zeros(3), sigma=-np.eye(3))
+    np.savez(tmp_path / "skew.npz", mu=np.zeros(3), sigma=np.eye(3) + np.eye(3, k=1))
+    np.savez(tmp_path / "spatial.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2), sigma_s=np.diag([1, -1e-3]))
     for name, words in [
-        ("absent.npz", r"cannot be read as an array of an \.npz"),
+        ("absent.npz", r"there is no such file$"),
         ("text.npz", r"cannot be read as an array of an \.npz"),
         ("images.npz", r"has no mu and sigma"),
         ("nan.npz", r"mu or sigma is not finite"),
         ("bent.npz", r"mu \[3\] and sigma \[4, 4\] do not fit"),
+        ("kept.npz", r"features \[9, 2\] do not fit mu \[3\]"),
+        ("minus.npz", r"sigma is no covariance: it must be symmetric, without negative eigenvalues"),
+        ("skew.npz", r"sigma is no covariance"),
+        ("spatial.npz", r"sigma_s is no covariance"),
     ]:
         with pytest.raises(ConfigError, match=rf"^--reference=.*{name}.*{words}"):
             read_reference(tmp_path / name)
     with pytest.raises(ConfigError, match=r"^--out='x\.json': must end in \.npz"):
         make_reference(images, pixels(), Path("x.json"))
+
+
+def test_covariances_of_few_or_equal_images_are_some(tmp_path: Path):
+    x = np.random.default_rng(1).normal(size=(5, 40)).astype(np.float32)
+    for sigma in (np.cov(x, rowvar=False), np.cov(x, rowvar=False).astype(np.float32), np.zeros((40, 40))):
+        np.savez(tmp_path / "few.npz", mu=np.zeros(40), sigma=sigma)
+        assert read_reference(tmp_path / "few.npz").gaussians.keys() == {"features"}
 
 
 def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
@@ -122,11 +146,14 @@ def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
     other_size = score_encoder("--encoder", "pixels", (8, 8, 3))
     with pytest.raises(ConfigError, match=r"its image_shape is \[4, 4, 3\], here it is \[8, 8, 3\]"):
         found.check(other_size)
-    inception = ScoreEncoder("inception", "", "0123", (4, 4, 3), pixels().blocks, [])
+    inception = ScoreEncoder("inception", "", "0123", (4, 4, 3), pixels().blocks, pixels().placed)
     with pytest.raises(ConfigError, match=r"its encoder is 'pixels', here it is 'inception'"):
         found.check(inception)
-    with pytest.raises(ConfigError, match=r"has 48 features, the Inception gives 2048"):
-        read_reference(adm(tmp_path / "small.npz", 48)).check(inception)
+    small = read_reference(adm(tmp_path / "small.npz", 50, mu_s=np.zeros(3), sigma_s=np.eye(3)))
+    with pytest.raises(ConfigError, match=r"^--reference=.*small.*: has 50 features, pixels gives 48: .* by --encoder"):
+        small.check(pixels())
+    with pytest.raises(ConfigError, match=r"has 3 spatial features, inception gives 2023"):
+        small.check_widths("inception", {"features": 50, "spatial": 2023})
     batch = read_reference(adm(tmp_path / "batch.npz", arr_0=LEVELS[:, :3, :3]))
     with pytest.raises(ConfigError, match=r"is of images of \[3, 3, 3\], here they are of \[4, 4, 3\]"):
         batch.check(inception)

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ from drifting.blocks import Blocks
 from drifting.config import Config, ConfigError, parse
 from drifting.parts import Share
 from drifting.sample import GeneratedImages, Sampler, balanced_labels, draw, wanted_labels, write_grid, write_images
-from drifting.trained import TrainedGenerator, ema_decay
+from drifting.trained import TrainedGenerator, ema_decay, params_sha256
 from tests.runs import command, finished_run, saved, tiny_config, tree
 
 
@@ -265,6 +266,41 @@ def test_resuming_draws_only_what_is_missing(
         write_images(GeneratedImages(trained, wanted_labels(trained, 5000), source="run", alpha=2.0), out)
 
 
+def retrained(trained: TrainedGenerator) -> TrainedGenerator:
+    """Another run of the same name, at the same step."""
+    return dataclasses.replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
+
+
+def test_images_of_another_run_are_not_taken_for_these(
+    trained: TrainedGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, other = tmp_path / "digits.npz", retrained(trained)
+    assert write_images(generated(trained, 40), out)
+    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+        write_images(generated(other, 40), out)
+    # Half a file is not continued with another's images.
+    monkeypatch.setattr("drifting.sample.PART", 16)
+    assert not write_images(generated(trained, 40), tmp_path / "half.npz", Share(0, 2))
+    with pytest.raises(ConfigError, match=r"is of something else \(weights was '"):
+        write_images(generated(other, 40), tmp_path / "half.npz")
+    # The same run by another name is the same.
+    images = GeneratedImages(trained, wanted_labels(trained, 40), source="elsewhere", alpha=1.5)
+    assert write_images(images, out) and write_images(images, tmp_path / "half.npz", Share(1, 2))
+
+
+def test_a_checksum_of_parameters():
+    params = {"a": np.arange(6, dtype=np.float32), "b": {"c": jnp.zeros((2, 3), jnp.bfloat16)}}
+    found = params_sha256(params)
+    assert found == params_sha256({"b": params["b"], "a": jnp.arange(6, dtype=jnp.float32)}) and len(found) == 64
+    for other in (
+        params | {"a": params["a"].reshape(2, 3)},
+        params | {"a": params["a"][::-1]},
+        params | {"a": params["a"].astype(np.int32)},
+        {"a": params["a"], "c": params["b"]},
+    ):
+        assert params_sha256(other) != found
+
+
 def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path):
     out = tmp_path / "digits"
     assert not write_images(generated(trained, 600), out, Share(1, 2))
@@ -276,19 +312,44 @@ def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path
     assert write_images(generated(trained, 600), out) and tree(tmp_path) == before
 
 
+def test_what_killed_processes_left_is_removed(trained: TrainedGenerator, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("drifting.sample.PART", 16)
+    out = tmp_path / "digits"
+    assert not write_images(generated(trained, 40), out, Share(1, 2))
+    for name in ("000001.png", "000033.png", "metadata.json"):
+        (out / f".{name}.0123.tmp").write_bytes(b"torn")
+    assert not write_images(generated(trained, 40), out, Share(1, 2))
+    assert len(list(out.glob(".*"))) == 3  # another process may be writing them
+    assert write_images(generated(trained, 40), out, Share(0, 2))
+    assert not list(out.glob(".*"))
+    # Killed between writing that it is done and removing the parts.
+    before = tree(tmp_path)
+    (tmp_path / "digits.parts").mkdir()
+    assert write_images(generated(trained, 40), out) and tree(tmp_path) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["digits"]
+    npz = tmp_path / "digits.npz"
+    (tmp_path / ".digits.npz.0123.tmp").write_bytes(b"torn")
+    assert write_images(generated(trained, 40), npz)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["digits", "digits.json", "digits.npz"]
+
+
 def test_truncating_and_rounding():
     x = np.asarray([-2, -1, -0.999, 0, 0.999, 1, 2], np.float32).reshape(1, 7, 1, 1)
     np.testing.assert_array_equal(to_uint8(x, "truncate").ravel(), [0, 0, 0, 127, 254, 255, 255])
     np.testing.assert_array_equal(to_uint8(x, "round").ravel(), [0, 0, 0, 128, 255, 255, 255])
     for pixel in (np.nan, np.inf):
-        with pytest.raises(ValueError, match="image 1 has a pixel that is not finite"):
-            to_uint8(np.asarray([0, pixel], np.float32).reshape(2, 1, 1, 1), "round")
+        with pytest.raises(ValueError, match=r"image 17 has a pixel that is not finite$"):
+            to_uint8(np.asarray([0, pixel], np.float32).reshape(2, 1, 1, 1), "round", 16)
 
 
 def test_a_diverged_generator_writes_nothing(trained: TrainedGenerator, tmp_path: Path):
     params = jax.tree.map(lambda leaf: leaf * np.nan, trained.params)
-    with pytest.raises(ValueError, match=r"^run: images 0 to 15: image 0 has a pixel that is not finite"):
+    with pytest.raises(ValueError, match=r"^run: image 16 has a pixel that is not finite: the generator has diverged"):
+        generated(dataclasses.replace(trained, params=params), 40).part(range(16, 40))
+    with pytest.raises(ValueError, match=r"^run: image 0 has"):
         write_images(generated(dataclasses.replace(trained, params=params), 40), tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"^/.*x\.png: the images to show have a pixel that is not finite"):
+        write_grid(dataclasses.replace(trained, params=params), tmp_path / "x.png")
     assert not (tmp_path / "x.npz").exists()
 
 

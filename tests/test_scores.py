@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from drifting import scores as scores_module
 from drifting.archive import NpzImages, open_images, write_npz
@@ -22,11 +23,12 @@ from drifting.evaluate.frechet import frechet_distance
 from drifting.evaluate.inception_score import inception_score
 from drifting.evaluate.manifold import precision_recall
 from drifting.evaluate.pixels import pixel_scores
+from drifting.hub.artifact import sha256
 from drifting.parts import Share
 from drifting.reference import SourceImages, make_reference
 from drifting.sample import GeneratedImages, balanced_labels, wanted_labels, write_images
 from drifting.scores import Settings, evaluate_files, evaluate_generator, latest_scores, score_table
-from drifting.trained import TrainedGenerator
+from drifting.trained import TrainedGenerator, params_sha256
 from tests.runs import finished_run
 
 PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
@@ -64,7 +66,10 @@ def test_scores_against_the_runs_own_data(run: Path):
 
     labels = balanced_labels(40, 10)
     images = GeneratedImages(trained, labels, source="", alpha=1.5).part(range(40)) / np.float32(127.5) - 1
-    train, heldout = ([*source.__getitems__(np.arange(len(source)))] for source in (digits(), digits("heldout")))
+    train, heldout = (
+        [SourceImages(source, {}).part(range(len(source))) / np.float32(127.5) - 1, source.labels]
+        for source in (digits(), digits("heldout"))
+    )
     expected = pixel_scores(images, labels, *train, *heldout, 3)
     for name in set(expected) - {"n_generated"}:
         assert scores[name] == pytest.approx(expected[name], rel=1e-6), name
@@ -84,12 +89,18 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
     trained = TrainedGenerator.from_run(run)
     with pytest.raises(ConfigError, match=r"^--num=3: must exceed eval\.neighbours=3$"):
         evaluate_generator(trained, str(run), settings=Settings(num=3))
-    with pytest.raises(ConfigError, match=r"^--reference=None: .*published.* needs one"):
+    with pytest.raises(ConfigError, match=r"^--num=5: must exceed --neighbours=6$"):
+        evaluate_generator(trained, str(run), settings=Settings(num=5, neighbours=6))
+    with pytest.raises(ConfigError, match=r"^--encoder='pixels': a run's own data are compared pixel by pixel: leave"):
+        evaluate_generator(trained, str(run), encoder="pixels")
+    with pytest.raises(ConfigError, match=r"^--reference: published needs statistics of real images, see"):
         evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
-    with pytest.raises(ConfigError, match=r"^--reference=None: several processes need one"):
+    with pytest.raises(ConfigError, match=r"^--reference: several processes need statistics of real images"):
         evaluate_generator(trained, str(run), share=Share(0, 2))
-    monkeypatch.setattr(scores_module, "OWN_DATA", 1000)
-    with pytest.raises(ConfigError, match=r"1,400 training images are too many to compare pixel by pixel"):
+    monkeypatch.setattr("drifting.own_data.OWN_DATA", 1000)
+    with pytest.raises(
+        ConfigError, match=r"^--reference: 1,400 training images are too many to compare pixel by pixel"
+    ):
         evaluate_generator(trained, str(run))
     monkeypatch.undo()
     assert trained.config is not None
@@ -162,11 +173,78 @@ def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
         return encode(self, images, tick)
 
     monkeypatch.setattr(ScoreEncoder, "__call__", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^the same command goes on from there$"):
         evaluate("killed")
     assert evaluate("killed") == whole
     assert calls == [512, 88, 512, 512, 88]
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: Path, tmp_path: Path):
+    trained, settings = TrainedGenerator.from_run(run), Settings(num=600)
+    out = tmp_path / "scores.json"
+    assert evaluate_generator(trained, "a", out, reference=pixels, settings=settings, share=Share(0, 2)) is None
+    other = replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
+    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+        evaluate_generator(other, "a", out, reference=pixels, settings=settings)
+    assert evaluate_generator(trained, "b", out, reference=pixels, settings=settings) is not None
+
+
+def test_scores_say_what_was_scored(run: Path, pixels: Path, tmp_path: Path):
+    trained = TrainedGenerator.from_run(run)
+    evaluate_generator(trained, str(run), tmp_path / "run.json", settings=Settings(num=10))
+    assert json.loads((tmp_path / "run.json").read_text())["weights"] == params_sha256(trained.params)
+    path = tmp_path / "images.npz"
+    for shade in (0, 1):
+        write_npz(path, 9, (8, 8, 1), iter([np.full((9, 8, 8, 1), shade, np.uint8)]), np.zeros(9, int))
+        evaluate_files(open_images(path), tmp_path / "scores.json", pixels)
+        assert json.loads((tmp_path / "scores.json").read_text())["sha256"] == sha256(path)
+    (tmp_path / "folder").mkdir()
+    digests = set()
+    for shade in (0, 1):
+        Image.new("L", (8, 8), shade).save(tmp_path / "folder" / "0.png")
+        digests.add(open_images(tmp_path / "folder").facts["sha256"])
+    assert len(digests) == 2
+
+
+def test_a_reference_of_other_features_is_found_before_weights_are(run: Path, tmp_path: Path, monkeypatch):
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(192), sigma=np.eye(192))
+    monkeypatch.setattr("drifting.encoders.load_weights", lambda *_: pytest.fail("asked for weights"))
+    monkeypatch.setattr(GeneratedImages, "part", lambda *_: pytest.fail("drew images"))
+    trained = TrainedGenerator.from_run(run)
+    for encoder, words in ((None, "inception gives 2048"), ("pixels", "pixels gives 64")):
+        with pytest.raises(ConfigError, match=rf"^--reference=.*wide\.npz': has 192 features, {words}"):
+            evaluate_generator(trained, str(run), reference=tmp_path / "wide.npz", encoder=encoder)
+
+
+def test_scores_by_other_settings_are_not_written_over(run: Path, pixels: Path, tmp_path: Path, capsys, quiet):
+    common = ["evaluate", f"--workdir={run}", f"--reference={pixels}"]
+    out = run / "eval-120.json"
+    assert main([*common, "--num=20"]) == 0
+    before = out.read_bytes()
+    assert main([*common, "--num=20"]) == 0 and out.read_bytes() == before
+    capsys.readouterr()
+    for flags, words in [
+        (("--num=30",), "num was 20, is 30"),
+        (("--num=20", "--alpha=1.5"), "alpha was [1.0], is [1.5]"),
+        (("--num=20", "--seed=3"), "seed was 0, is 3"),
+        (("--num=20", "--ema=0.99"), "ema_decay was 0.9, is 0.99"),
+    ]:
+        found = line(capsys, *common, *flags)
+        assert found.startswith(f"--out={out}: was scored otherwise ({words}") and "choose another" in found
+    found = line(capsys, "evaluate", f"--workdir={run}", "--num=20")
+    assert "reference was '" in found and 'is "the run\'s own data"' in found
+    assert out.read_bytes() == before
+    assert main([*common, "--num=30", f"--out={tmp_path / 'other.json'}"]) == 0
+    capsys.readouterr()
+    (tmp_path / "mine.json").write_text("[]")
+    assert "holds no scores" in line(capsys, *common, f"--out={tmp_path / 'mine.json'}")
+    # A run that was trained anew is scored anew; so does a sweep, whose cells are its own.
+    trained = TrainedGenerator.from_run(run)
+    settings, other = Settings(num=20), jax.tree.map(lambda leaf: leaf * 1.01, trained.params)
+    trained = replace(trained, params=other)
+    assert evaluate_generator(trained, "", out, reference=pixels, settings=settings, replace=False) is not None
+    assert evaluate_generator(trained, "", out, reference=pixels, settings=Settings(num=30)) is not None
 
 
 def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
@@ -185,7 +263,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     real, fake = (rng.integers(low, 256, (200, 4, 4, 3), dtype=np.uint8) for low in (0, 30))
     x, y = (z.reshape(200, 48).astype(np.float64) / 255 for z in (real, fake))
     monkeypatch.setattr(scores_module, "score_encoder", lambda key, given, shape: inception_like(shape))
-    monkeypatch.setattr("drifting.reference.Reference.check", lambda self, encoder: None)  # not 2048 features
+    monkeypatch.setattr(scores_module, "known_widths", lambda given, shape: {})  # 2048 features
     write_npz(tmp_path / "fake.npz", 200, (4, 4, 3), iter([fake]), np.zeros(200, np.int64))
     statistics = dict(mu=x[:, :12].mean(0), sigma=np.cov(x[:, :12], rowvar=False))
     statistics |= dict(mu_s=x[:, 5:10].mean(0), sigma_s=np.cov(x[:, 5:10], rowvar=False))
@@ -204,7 +282,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert (scores["precision"], scores["recall"]) == pytest.approx(precision_recall(x[:, :12], y[:, :12]))
     assert "fid" in score_table(found) and f"{scores['sfid']:.4f}" in score_table(found)
     with caplog.at_level(logging.WARNING, "drifting"):
-        bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")
+        bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")  # the same statistics
     assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
     assert "bare.npz: holds no features: no precision and recall" in caplog.text
 
@@ -236,9 +314,12 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ((), "--workdir: give the run's folder, or --weights or --images"),
         ((small, f"--workdir={run}"), "--workdir says what to score, leave one out"),
         ((small,), "--reference: give statistics of real images"),
-        ((small, f"--reference={pixels}", "--alpha=1"), "--images have been drawn, leave it out"),
+        ((small, f"--reference={pixels}", "--alpha=1,2"), "--alpha=1,2: --images have been drawn: give --workdir or"),
+        ((small, f"--reference={pixels}", "--seed=0"), "--seed=0: --images have been drawn"),
+        ((small, f"--reference={pixels}", "--uint8=round"), "--uint8=round: --images have been drawn"),
+        ((small, f"--reference={pixels}", "--batch=4"), "--batch=4: --images have been drawn"),
         ((small, f"--reference={pixels}", "--num=10"), "--num=10: "),
-        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed the 3 neighbours"),
+        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed --neighbours=3"),
         ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder='x'"),
         ((small, f"--reference={tmp_path / 'large.npz'}"), "has no mu and sigma"),
         (
@@ -280,4 +361,6 @@ def test_reference_from_the_command_line(tmp_path: Path, capsys, quiet):
     with np.load(out, allow_pickle=False) as arrays:
         assert arrays["features"].shape == (5, 64)
         assert json.loads(str(arrays["metadata"]))["images"] == "digits, train"
+    assert main(["reference", "--help"]) == 0
+    assert "usage: drifting reference --config=FILE|--images=PATH --out=NPZ" in capsys.readouterr().out
     assert "--out: give the file" in line(capsys, "reference", f"--config={config}")

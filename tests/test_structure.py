@@ -17,7 +17,7 @@ LAYERS = [
     {"fields", "bank", "resident", "guidance", "models"},
     {"state", "losses", "features", "gradient"},
     {"step", "build", "frozen", "validate", "checkpoint", "data", "monitor", "hub", "interrupts", "processes"},
-    {"trained", "train", "replay", "pretrain", "packing", "loop", "sample", "scores", "publish"}
+    {"trained", "train", "replay", "pretrain", "packing", "loop", "sample", "scores", "own_data", "publish"}
     | {"archive", "blocks", "parts", "encoders", "reference", "evaluator", "evaluate", "sweep", "report", "compare"}
     | {"plan", "workload", "analysis"},
     {"cli", "__main__"},

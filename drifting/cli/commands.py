@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, OSError) and not _raised_here(error):
             raise  # out of a library: a bug of ours, which its traceback helps to find
         return fail(one_line(error), code=2 if isinstance(error, ValueError) else 1)
-    except KeyboardInterrupt:
-        return fail(f"{name}: interrupted", code=INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return fail(": ".join(filter(None, (f"{name}: interrupted", str(interrupt)))), code=INTERRUPTED)
 
 
 def _join_name(arguments: Sequence[str]) -> list[str]:

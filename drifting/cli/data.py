@@ -94,6 +94,7 @@ COMMANDS = {
         _define_reference,
         _reference,
         Config,
+        usage="--config=FILE|--images=PATH --out=NPZ",
         without_config="images",
         settings_of="train",
     ),

@@ -39,6 +39,15 @@ def _trained(values: flags.FlagValues) -> Any:
     return TrainedGenerator.from_run(Path(values.workdir), values.ema)
 
 
+def _leave_out(values: flags.FlagValues, names: tuple[str, ...], why: str) -> None:
+    """Refuses flags that would be ignored."""
+    for flag in names:
+        if values[flag].present:
+            value = values[flag].value
+            shown = ",".join(value) if isinstance(value, list) else value
+            raise ConfigError(f"--{flag}={shown}: {why}, or leave it out")
+
+
 def _define_sample(values: flags.FlagValues) -> None:
     _define_images(values)
     out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
@@ -52,15 +61,18 @@ def _define_sample(values: flags.FlagValues) -> None:
 
 
 def _sample(values: flags.FlagValues) -> int:
-    trained = _trained(values)
     path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
-    if path.suffix in ("", ".npz"):
-        return _sample_images(values, trained, path)
+    if path.suffix != ".png":
+        if path.suffix not in ("", ".npz") and not path.is_dir() and not values.out.endswith("/"):
+            forms = f"write a grid (.png), an .npz, or a new folder of that name as {values.out}/"
+            raise ConfigError(f"--out={values.out}: {forms}")
+        _leave_out(values, ("columns",), "is of a grid: write a .png")
+        return _sample_images(values, _trained(values), path)
     from drifting.sample import write_grid
 
-    for flag in ("num", "labels"):
-        if values[flag].value is not None:
-            raise ConfigError(f"--{flag}={values[flag].value}: a grid has --classes and --columns, or write an .npz")
+    remedy = "a grid has --classes and --columns: write an .npz or a folder"
+    _leave_out(values, ("num", "labels", "uint8", "process_index", "process_count"), remedy)
+    trained = _trained(values)
     write_grid(
         trained,
         path,
@@ -139,6 +151,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         encoder=values.encoder,
         settings=settings,
         share=Share(*share_of(values)),
+        replace=False,
     )
     if found is not None:
         print(score_table(found))
@@ -146,9 +159,8 @@ def _evaluate(values: flags.FlagValues) -> int:
 
 
 def _evaluate_files(values: flags.FlagValues) -> int:
-    for flag in ("alpha", "ema", "classes", "labels", "vae"):
-        if values[flag].value is not None:
-            raise ConfigError(f"--{flag}={values[flag].value}: --images have been drawn, leave it out")
+    drawing = ("alpha", "ema", "classes", "labels", "vae", "seed", "uint8", "batch")
+    _leave_out(values, drawing, "--images have been drawn: give --workdir or --weights")
     if not values.reference:
         raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
     from drifting.archive import open_images
