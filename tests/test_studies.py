@@ -247,24 +247,31 @@ def test_textbook_distances_differ_far_from_the_origin_alone():
 # --- diagnose ---------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_against_float64():
-    x, pos, unc = points(0, 5, 3), points(1, 6, 3), points(2, 4, 3)
-    ref_q, ref_p, ref_u, width = points(3, 30, 3), points(4, 20, 3), points(5, 25, 3), 0.7
+# The unconditional block far away: with a narrow Gauss its share of the softmax over all targets is zero in float32.
+@pytest.mark.parametrize(("kernel", "width", "away"), [("laplace", 0.7, 0.0), ("gaussian", 0.3, 5.0)])
+def test_blocks_against_float64(kernel: str, width: float, away: float):
+    x, pos, unc = points(0, 5, 3), points(1, 6, 3), points(2, 4, 3) + away
+    ref_q, ref_p, ref_u = points(3, 30, 3), points(4, 20, 3), points(5, 25, 3)
     compute = jax.jit(one_problem, static_argnums=1)
-    _, _, blocks = compute(Problem(x, pos, unc, ref_q, ref_p, ref_u), KERNELS["laplace"], width)
+    _, _, blocks = compute(Problem(x, pos, unc, ref_q, ref_p, ref_u), KERNELS[kernel], width)
     X, P, U = (np.asarray(a, np.float64) for a in (x, pos, unc))
 
-    def k(y):
-        return np.exp(-np.linalg.norm(X[:, None] - np.asarray(y, np.float64), axis=2) / width)
+    def log_k(y):
+        d = np.linalg.norm(X[:, None] - np.asarray(y, np.float64), axis=2)
+        return -d / width if kernel == "laplace" else -(d**2) / (2 * width**2)
 
-    both = np.concatenate([k(X) * (1 - np.eye(5)), k(U), k(P)], axis=1)
-    row, column = both / both.sum(axis=1, keepdims=True), both / both.sum(axis=0, keepdims=True)
-    two = np.sqrt(np.maximum(row * column, 1e-6))
+    def softmax(logits, axis=1):
+        k = np.exp(logits - logits.max(axis=axis, keepdims=True))
+        return k / k.sum(axis=axis, keepdims=True)
+
+    with np.errstate(divide="ignore"):
+        logits = np.concatenate([log_k(X) + np.log(1 - np.eye(5)), log_k(U), log_k(P)], axis=1)
+    two = np.sqrt(np.maximum(softmax(logits) * softmax(logits, axis=0), 1e-6))
     for i, (cut, y, ref) in enumerate(((slice(0, 5), X, ref_q), (slice(5, 9), U, ref_u), (slice(9, 15), P, ref_p))):
-        w, w2, wr = (a / a.sum(axis=1, keepdims=True) for a in (row[:, cut], two[:, cut], k(ref)))
+        w, w2 = softmax(logits[:, cut]), two[:, cut] / two[:, cut].sum(axis=1, keepdims=True)
         np.testing.assert_allclose(blocks.effective[i], 1 / np.sum(w**2, axis=1), rtol=1e-4)
         np.testing.assert_allclose(blocks.symmetry[i], np.sum((w @ y - w2 @ y) ** 2, axis=1), rtol=1e-3, atol=1e-7)
-        oracle = wr @ np.asarray(ref, np.float64)
+        oracle = softmax(log_k(ref)) @ np.asarray(ref, np.float64)
         np.testing.assert_allclose(blocks.pool[i], np.sum((w @ y - oracle) ** 2, axis=1), rtol=1e-3, atol=1e-7)
 
 

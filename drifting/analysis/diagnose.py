@@ -26,7 +26,7 @@ from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
 from drifting.config import ConfigError, DataConfig, LossConfig
 from drifting.data.source import LabelledSource, read
-from drifting.fields import Affinities, Pairs, drift, drift_row
+from drifting.fields import Pairs, drift
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.guidance import unconditional_weight
 from drifting.kernels import KERNELS, Kernel
@@ -94,14 +94,14 @@ def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Sid
     negatives, n = jnp.concatenate([x, unc]), len(x)
     pairs = independent_pairs(x, pos, negatives)
     pairs = pairs._replace(is_self=jnp.eye(n, len(negatives), dtype=bool))
-
-    def weights(affinities: Affinities) -> tuple[Array, Array, Array]:
-        # The other side's total, by which a row is multiplied, cancels within a block.
-        blocks = (-affinities.neg[:, :n], -affinities.neg[:, n:], affinities.pos)
-        g, u, y = (a / jnp.sum(a, axis=1, keepdims=True) for a in blocks)
-        return g, u, y
-
-    both, row = weights(drift(pairs, kernel, width)), weights(drift_row(pairs, kernel, width))
+    # Within a block the other blocks' share of the softmax over targets cancels. So each block has a softmax of its
+    # own: with Gauss the share of a block that is further away than another is zero in float32.
+    logits = [kernel.log_k(d, width) for d in (pairs.d_neg[:, :n], pairs.d_neg[:, n:], pairs.d_pos)]
+    logits[0] = jnp.where(pairs.is_self[:, :n], -jnp.inf, logits[0])
+    row = [jax.nn.softmax(a, axis=1) for a in logits]
+    affinities = drift(pairs, kernel, width)  # floored, so none is zero
+    blocks = (-affinities.neg[:, :n], -affinities.neg[:, n:], affinities.pos)
+    both = [a / jnp.sum(a, axis=1, keepdims=True) for a in blocks]
     targets = (x, unc, pos)
     exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     mean_both, mean_row = ([exact(w, y) for w, y in zip(ws, targets, strict=True)] for ws in (both, row))
