@@ -15,7 +15,7 @@ from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
 from drifting.analysis.alignment import run as run_alignment
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
-from drifting.analysis.diagnose import Problem, one_problem
+from drifting.analysis.diagnose import Problem, draw_samples, one_problem
 from drifting.analysis.equilibrium import estimate_drift
 from drifting.analysis.equilibrium import run as run_equilibrium
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
@@ -273,6 +273,18 @@ def test_blocks_against_float64(kernel: str, width: float, away: float):
         np.testing.assert_allclose(blocks.symmetry[i], np.sum((w @ y - w2 @ y) ** 2, axis=1), rtol=1e-3, atol=1e-7)
         oracle = softmax(log_k(ref)) @ np.asarray(ref, np.float64)
         np.testing.assert_allclose(blocks.pool[i], np.sum((w @ y - oracle) ** 2, axis=1), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_map_of_one_channel_shows_its_field_by_place(channels: int):
+    fake, v = np.asarray(points(1, 5, channels)), np.asarray(points(2, 5, channels))
+    with plots.style():
+        ax = plots.figure()[1][0, 0]
+        draw_samples(ax, "norm", np.asarray(points(0, 9, channels)), fake, v)
+    generated = next(line for line in ax.lines if line.get_label() == "generated")
+    if channels == 1:
+        np.testing.assert_array_equal(generated.get_xydata(), np.concatenate([fake, v], axis=1))
+    assert len(ax.collections) == (channels > 1)  # the arrows
 
 
 def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):

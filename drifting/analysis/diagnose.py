@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -361,16 +362,9 @@ def draw_map(
     x, real, fake = (a - centre for a in (problem.x, problem.ref_p, problem.ref_q))
     pairs = independent_pairs(x, real, fake)
     p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
-    main = np.linalg.svd(np.asarray(real), full_matrices=False)[2][:2].T
-    plane = {key: np.asarray(a) @ main for key, a in (("real", real), ("fake", x), ("v", p.mean_shift - q.mean_shift))}
     figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
     left, right = axes[0]
-    left.plot(*plane["real"].T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
-    left.plot(*plane["fake"].T, "o", color=plots.GENERATED, markersize=2, label="generated")
-    # The longest arrow is a third of the picture's width, whatever is left of the field.
-    longest = float(np.linalg.norm(plane["v"], axis=1).max())
-    left.quiver(*plane["fake"].T, *plane["v"].T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
-    left.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")
+    draw_samples(left, name, *(np.asarray(a) for a in (real, x, p.mean_shift - q.mean_shift)))
     for i, (block, marker) in enumerate(zip(BLOCKS, plots.MARKERS, strict=False)):
         right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
     right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
@@ -380,3 +374,22 @@ def draw_map(
     labels = ["real", "generated", *(f"block {block}" for block in BLOCKS)]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.4)
     return figure
+
+
+def draw_samples(ax: Axes, name: str, real: np.ndarray, fake: np.ndarray, v: np.ndarray) -> None:
+    """Real and generated samples `[P, C]`, `[N, C]` and the mean shift `[N, C]` in the plane of the real samples' two
+    main directions; of one channel, which has no plane, the mean shift by place."""
+    if real.shape[1] == 1:
+        ax.plot(real[:, 0], np.zeros(len(real)), "|", color=plots.ORANGE, markersize=7, alpha=0.6, label="real")
+        ax.plot(fake[:, 0], v[:, 0], "o", color=plots.GENERATED, markersize=2, label="generated")
+        ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
+        ax.set(xlabel="the one channel", ylabel="mean shift", title=name)
+        return
+    main = np.linalg.svd(real, full_matrices=False)[2][:2].T
+    real, fake, v = (a @ main for a in (real, fake, v))
+    ax.plot(*real.T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
+    ax.plot(*fake.T, "o", color=plots.GENERATED, markersize=2, label="generated")
+    # The longest arrow is a third of the picture's width, whatever is left of the field.
+    longest = float(np.linalg.norm(v, axis=1).max())
+    ax.quiver(*fake.T, *v.T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
+    ax.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")
