@@ -1,6 +1,7 @@
 """The studies: their claims at small sizes, their parts against independent references, and the command."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
 from drifting.analysis.alignment import run as run_alignment
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
-from drifting.analysis.diagnose import Problem, draw_samples, one_problem
+from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem, subject
 from drifting.analysis.equilibrium import estimate_drift
 from drifting.analysis.equilibrium import run as run_equilibrium
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
 from drifting.analysis.links import DISTANCES, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
+from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Claim, loglog_slope
 from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
 from drifting.analysis.toy2d import objective
@@ -285,6 +287,25 @@ def test_map_of_one_channel_shows_its_field_by_place(channels: int):
     if channels == 1:
         np.testing.assert_array_equal(generated.get_xydata(), np.concatenate([fake, v], axis=1))
     assert len(ax.collections) == (channels > 1)  # the arrows
+
+
+def test_diagnosis_compares_pools_that_share_no_sample(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+):
+    run = finished_run(tmp_path_factory)
+    trained, found = subject(DiagnoseStudy(), run, None, None)
+    assert (found.loss.positives, found.loss.unconditional) == (4, 2)
+    maps = Gathering(found, DiagnoseSettings(labels=2, generated=6, references=12), 1.0)(trained.params)["global"]
+    for pool, others in ((maps.x, maps.ref_q), (maps.pos, maps.ref_p), (maps.unc, maps.ref_u)):
+        assert others.shape[1] == 12
+        both = np.concatenate([pool, others], axis=1)[:, :, 0]
+        assert all(len(np.unique(of_label, axis=0)) == both.shape[1] for of_label in both)
+    few = min(np.bincount(found.source.labels))
+    found = dataclasses.replace(found, loss=dataclasses.replace(found.loss, positives=few))
+    with caplog.at_level("WARNING", logger="drifting"):
+        maps = Gathering(found, DiagnoseSettings(labels=10, generated=6), 1.0)(trained.params)["global"]
+    assert (maps.pos.shape[1], maps.ref_p.shape[1]) == (few // 2, few - few // 2)
+    assert f"a class has {few} real samples" in caplog.text
 
 
 def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):

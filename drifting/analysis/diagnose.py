@@ -46,8 +46,8 @@ class Problem(NamedTuple):
     Attributes:
         x: generated samples, the queries, and as in training the first negatives.
         pos, unc: positives and unconditional negatives, as many as in training.
-        ref_q, ref_p, ref_u: larger pools in place of the distributions: generated (others than the queries) and real
-            samples of the class, and real samples of any class.
+        ref_q, ref_p, ref_u: further samples, with which the former are compared: generated and real ones of the class,
+            and real ones of any class. None is among the former too, or the two would be alike by that alone.
     """
 
     x: Array
@@ -64,7 +64,7 @@ class Blocks(NamedTuple):
     Attributes:
         effective: effective sample size `1 / sum w^2` of the softmax over targets within the block.
         symmetry: `eps_sym^2`, squared distance of the block's barycentres with and without the softmax over queries.
-        pool: `eps_mc^2`, squared distance of the latter from the barycentre of the larger pool.
+        pool: `eps_mc^2`, squared distance of the latter from the barycentre of the block's further samples.
     """
 
     effective: Array
@@ -85,12 +85,14 @@ def independent_pairs(x: Array, y_pos: Array, y_neg: Array) -> Pairs:
 
 
 def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, Blocks]:
-    """Both sides of a problem against its larger pools, `[N, ...]`, and the blocks of its training pools, `[3, N]`."""
+    """Both sides of a problem, `[N, ...]`, and the blocks of its training pools, `[3, N]`. For p stand all real samples
+    of the class, for q the further generated ones."""
     centre = jnp.mean(problem.pos, axis=0)
     x, pos, unc, ref_q, ref_p, ref_u = (a - centre for a in problem)
-    p, q = sides(independent_pairs(x, ref_p, ref_q), x, ref_p, ref_q, kernel, width)
-    anything, _ = sides(independent_pairs(x, ref_u, ref_q), x, ref_u, ref_q, kernel, width)
-    oracle = (x + q.mean_shift, x + anything.mean_shift, x + p.mean_shift)
+    real = jnp.concatenate([pos, ref_p])
+    p, q = sides(independent_pairs(x, real, ref_q), x, real, ref_q, kernel, width)
+    anything, others = sides(independent_pairs(x, ref_u, ref_p), x, ref_u, ref_p, kernel, width)
+    oracle = (x + q.mean_shift, x + anything.mean_shift, x + others.mean_shift)
 
     negatives, n = jnp.concatenate([x, unc]), len(x)
     pairs = independent_pairs(x, pos, negatives)
@@ -194,11 +196,18 @@ class Gathering:
         self._loss, self._settings, source = found.loss, settings, found.source
         rng = np.random.default_rng(settings.seed)
         counts = np.bincount(source.labels, minlength=source.num_classes)
+        require(any(counts >= 2), "data.name", source.name, "no class has two samples")
         self._labels = np.sort(rng.permutation(np.flatnonzero(counts >= 2))[: settings.labels])
         real_of = [rng.permutation(np.flatnonzero(source.labels == label)) for label in self._labels]
-        most = min(settings.references, *map(len, real_of))
-        if most < settings.references:
-            logger.warning("references: a class has %d real samples; they stand for its distribution", most)
+        least = min(map(len, real_of))
+        self._positives = min(found.loss.positives, least // 2)
+        most = self._positives + settings.references
+        if least < most:
+            logger.warning(
+                "study.references=%d: a class has %d real samples, %d beside the positives, whose noise eps_mc² of the "
+                "positives then has too",
+                *(settings.references, least, least - self._positives),
+            )
         key_draw, self._key_noise = jax.random.split(jax.random.key(settings.seed))
         draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
         features = jax.jit(found.encoder.features)
@@ -220,11 +229,11 @@ class Gathering:
         self._maps_of, self._generate = maps_of, generate
         anything = rng.permutation(len(source))[: settings.references + found.loss.unconditional]
         self._of_any = real(anything, 0)
-        self._of_class = [real(rows[:most], number) for number, rows in enumerate(real_of, start=1)]
+        self._of_class = [real(rows[: min(least, most)], number) for number, rows in enumerate(real_of, start=1)]
 
     def __call__(self, params: build.Params) -> dict[str, Problem]:
         """With samples of the generator with `params`, always of the same noise."""
-        n, loss = self._settings.generated, self._loss
+        n, k, loss = self._settings.generated, self._positives, self._loss
         out: dict[str, list[Problem]] = {name: [] for name in self._of_any}
         for number, (label, of_class) in enumerate(zip(self._labels, self._of_class, strict=True), start=1):
             key = jax.random.fold_in(self._key_noise, number)
@@ -234,8 +243,8 @@ class Gathering:
                 length = float(neighbour_distance(jnp.asarray(of_class["global"][None, :, 0]), loss.neighbours)[0])
             for name in out:
                 fake, real, other = (maps[name] / length for maps in (generated, of_class, self._of_any))
-                positives, u = real[: loss.positives], loss.unconditional
-                arrays = (fake[:n], positives, other[:u], fake[n:], real, other[u:])
+                u = loss.unconditional
+                arrays = (fake[:n], real[:k], other[:u], fake[n:], real[k:], other[u:])
                 out[name].append(Problem(*(jnp.asarray(a) for a in arrays)))
         return {name: jax.tree.map(lambda *a: jnp.stack(a), *found) for name, found in out.items()}
 
@@ -300,6 +309,7 @@ def run(
 ) -> Result:
     """Every quantity for each feature map and width, and a picture of each map."""
     config = settings.study
+    require(config.generated > 1, "study.generated", config.generated, "use 2 or more: none is a negative of its own")
     trained, found = subject(settings, run, weights, vae)
     alpha = trained.alpha(None if config.alpha is None else config.alpha)
     kernel_name = config.kernel or found.loss.kernel
@@ -358,8 +368,8 @@ def draw_map(
 ) -> Figure:
     """One problem of a map, real and generated samples and the mean shift between them; effective sample sizes."""
     problem = Problem(*(a[0, :, 0] / scale for a in maps))
-    centre = jnp.mean(problem.ref_p, axis=0)
-    x, real, fake = (a - centre for a in (problem.x, problem.ref_p, problem.ref_q))
+    real = jnp.concatenate([problem.pos, problem.ref_p])
+    x, real, fake = (a - jnp.mean(real, axis=0) for a in (problem.x, real, problem.ref_q))
     pairs = independent_pairs(x, real, fake)
     p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
     figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))

@@ -190,7 +190,7 @@ class DiagnoseSettings:
 
     labels: int = 10
     generated: int = 32  # generated samples a label, the queries
-    references: int = 256  # samples that stand for a distribution: generated, real of the class, real of any class
+    references: int = 256  # further samples of each distribution: generated, real of the class, real of any class
     positions: int = 4  # of each feature map, evenly spread
     kernel: str | None = None  # None: that of the loss
     widths: tuple[float, ...] = ()  # (): those of the loss
