@@ -87,6 +87,13 @@ def test_curl_of_the_attraction(name: str):
             assert float(overall) > 1e-2
 
 
+def test_the_score_of_laplace_has_no_curl_beside_a_sample_either():
+    y = 0.7 * points(0, 200)
+    field = attraction("score", y, "laplace", 0.5)
+    each, _ = relative_curl(jax.jit(lambda x: jacobian(field, x))(y + 1e-3 * points(1, 200)))
+    assert float(jnp.max(each)) < 1e-4
+
+
 def test_the_row_normalised_drift_is_conservative_with_gauss_alone():
     y, q, x = points(0, 30), points(2, 20) + 0.5, points(1, 10)
     for kernel, conservative in (("gaussian", True), ("laplace", False)):

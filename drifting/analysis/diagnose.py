@@ -23,11 +23,12 @@ from matplotlib.ticker import NullFormatter
 from drifting import build
 from drifting.analysis import plots
 from drifting.analysis.alignment import Alignment, Side, compare, sides
+from drifting.analysis.pairs import independent_pairs
 from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
 from drifting.config import ConfigError, DataConfig, LossConfig
 from drifting.data.source import LabelledSource, read
-from drifting.fields import Pairs, drift
+from drifting.fields import drift
 from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.guidance import unconditional_weight
 from drifting.kernels import KERNELS, Kernel
@@ -70,18 +71,6 @@ class Blocks(NamedTuple):
     effective: Array
     symmetry: Array
     pool: Array
-
-
-def exact_distance(x: Array, y: Array) -> Array:
-    """Distances `[N, M]` from differences. The score of Laplace takes displacements over distances: in a map of few
-    channels, where points lie close together, the expansion into a matrix product is not accurate enough for it."""
-    return jax.lax.map(lambda row: jnp.linalg.norm(row - y, axis=1), x)
-
-
-def independent_pairs(x: Array, y_pos: Array, y_neg: Array) -> Pairs:
-    """Pairs of queries with references that they are not among, all of weight one."""
-    d_pos, d_neg = exact_distance(x, y_pos), exact_distance(x, y_neg)
-    return Pairs(d_pos, d_neg, jnp.ones(len(y_pos)), jnp.ones(len(y_neg)), jnp.zeros(d_neg.shape, bool))
 
 
 def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, Blocks]:
