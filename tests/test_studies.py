@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from scipy.stats import wasserstein_distance
 
 from drifting.analysis import STUDIES, plots
@@ -23,7 +24,7 @@ from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_was
 from drifting.analysis.links import DISTANCES, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
 from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
-from drifting.analysis.study import Claim, loglog_slope
+from drifting.analysis.study import Claim, Result, Table, loglog_slope, show
 from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
 from drifting.analysis.toy2d import objective
 from drifting.cli import load_settings, main
@@ -315,7 +316,7 @@ def test_diagnosis_compares_pools_that_share_no_sample(
     assert f"a class has {few} real samples" in caplog.text
 
 
-def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]):
     run = finished_run(tmp_path_factory)
     path = tmp_path / "settings.py"
     path.write_text(
@@ -327,6 +328,8 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
     found = json.loads((tmp_path / "result.json").read_text())["table"]
     assert [row["map"] for row in found] == ["global"] and 0 < found[0]["cosine"] <= 1
     assert (tmp_path / "map_global.png").is_file()
+    printed = capsys.readouterr().out
+    assert "eps_sym²" in printed and "unconditional" in printed and "every number: all.csv" in printed
     with (tmp_path / "all.csv").open() as file:
         assert all(np.isfinite(float(v)) for row in csv.DictReader(file) for k, v in row.items() if k != "map")
 
@@ -354,7 +357,8 @@ def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "deep" / "profiles"
     assert main(["study", "profiles", "--out", str(out), "--config.study.samples=60"]) == 0
     assert "exponent of the tail" in capsys.readouterr().out
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert {row["theory"] for row in result["table"]} >= {None, 1.0}  # MMD falls faster than any power
     assert result["study"] == "profiles" and result["settings"]["study"]["samples"] == 60
     assert result["claims"] and all(claim["holds"] for claim in result["claims"])
     with (out / "table.csv").open() as file:
@@ -391,6 +395,18 @@ def test_claims_and_slopes():
         "<= 2",
     )
     assert abs(loglog_slope([1, 2, 8], [3, 3 / 2**0.5, 3 / 8**0.5]) + 0.5) < 1e-9
+
+
+def test_tables_are_printed_without_a_broken_word(capsys: pytest.CaptureFixture[str]):
+    columns = ("map", *(f"preconditioner {i}" for i in range(6)), "last")
+    table = Table(columns, [("layer1_mean_4", *(1 / 3 for _ in range(6)), None)])
+    claim = Claim("a long sentence " * 6, 1.0, 0.0, 2.0)
+    show(Result(table, [claim], {}, full=table), "diagnose", Console(width=80))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.count("layer1_mean_4") == 1 and printed.count("preconditioner") >= 6
+    assert "more in table.csv: preconditioner 3, preconditioner 4, preconditioner 5, last" in " ".join(printed.split())
+    assert "every number: all.csv" in printed
 
 
 def test_animations_are_gifs(tmp_path: Path):

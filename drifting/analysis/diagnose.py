@@ -39,6 +39,8 @@ from drifting.validate import require
 logger = logging.getLogger("drifting")
 
 BLOCKS = ("generated", "unconditional", "positive")
+QUANTITIES = ("effective", "eps_sym²", "eps_mc²")
+"""Of each block, see `Blocks`."""
 
 
 class Problem(NamedTuple):
@@ -303,6 +305,8 @@ def run(
     alpha = trained.alpha(None if config.alpha is None else config.alpha)
     kernel_name = config.kernel or found.loss.kernel
     kernel = KERNELS[kernel_name]
+    if kernel_name == "gaussian":
+        logger.info("with Gauss, mean shift and score are equal up to a factor: try --config.study.kernel=laplace")
     widths = config.widths or found.loss.widths
     rows: list[tuple[Cell, ...]] = []
     figures: dict[str, Figure] = {}
@@ -314,13 +318,18 @@ def run(
         figures[f"map_{name.replace('/', '_')}.png"] = draw_map(name, maps, kernel, widths, scale, quantities)
         logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in quantities))
     first = ("map", "channels", "width", "own field norm", "own gap", "feature scale")
-    by_block = [f"{quantity}, {block}" for quantity in ("effective", "eps_sym²", "eps_mc²") for block in BLOCKS]
-    columns = [*first, *Alignment._fields, *by_block]
-    table = Table(columns, rows)
-    shown = ("map", "width", "own field norm", *LOGGED, "effective, generated", "effective, positive")
-    picked = Table(shown, [tuple(row[columns.index(c)] for c in shown) for row in rows])
+    by_block = [f"{quantity}, {block}" for quantity in QUANTITIES for block in BLOCKS]
+    table = Table([*first, *Alignment._fields, *by_block], rows)
+    shown = dict(zip(LOGGED, ("relative error", "cosine", "ratio", "gap"), strict=True))
+    picked = Table(("map", "width", *shown.values(), "own field norm"), table.of("map", "width", *shown, first[3]))
+    blocks_of = {
+        block: table.of("map", "width", *(f"{quantity}, {block}" for quantity in QUANTITIES)) for block in BLOCKS
+    }
+    by_map = zip(*blocks_of.values(), strict=True)
+    blocks = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCKS, same, strict=True)]
+    more = {"blocks.csv": Table(("map", "width", "block", *QUANTITIES), blocks)}
     overview = {"figure.png": draw(table, plots.title(kernel_name))}
-    return Result(picked, [], {**overview, **figures}, {"all.csv": table})
+    return Result(picked, [], {**overview, **figures}, more, table)
 
 
 @plots.style()
