@@ -17,7 +17,7 @@ from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
 from drifting.analysis.alignment import run as run_alignment
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
-from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem, subject
+from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem
 from drifting.analysis.equilibrium import estimate_drift
 from drifting.analysis.equilibrium import run as run_equilibrium
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
@@ -25,13 +25,16 @@ from drifting.analysis.links import DISTANCES, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
 from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Claim, Result, Table, loglog_slope, show
+from drifting.analysis.subject import subject
 from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
 from drifting.analysis.toy2d import objective
 from drifting.cli import load_settings, main
-from drifting.config import parse
+from drifting.config import ConfigError, FeaturesConfig, parse
 from drifting.fields import drift_field
+from drifting.frozen import FeatureEncoder
 from drifting.kernels import KERNELS
 from drifting.losses import Objective
+from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "studies"
@@ -334,6 +337,27 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
         assert all(np.isfinite(float(v)) for row in csv.DictReader(file) for k, v in row.items() if k != "map")
 
 
+def test_what_a_run_names_may_have_moved(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    run = finished_run(tmp_path_factory)
+    trained, found = subject(DiagnoseStudy(), run, None, None)
+
+    def with_encoder(config: FeaturesConfig, space: object) -> FeatureEncoder:
+        if config.mae != "moved":
+            raise ConfigError(f"features.mae={config.mae!r}: there is no such folder")
+        return FeatureEncoder(found.encoder.features, found.encoder.params, {"mae": "other weights"})
+
+    monkeypatch.setattr("drifting.analysis.subject.feature_encoder", with_encoder)
+    for settings, message in (
+        (DiagnoseStudy(), "features.mae=None: there is no such folder; if it has moved, give --config.features.mae"),
+        (DiagnoseStudy(features=FeaturesConfig(mae="moved")), "its weights are not those the run was trained with"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            subject(settings, run, None, None)
+    monkeypatch.setitem(trained.facts["weights"], "mae", "other weights")
+    monkeypatch.setattr(TrainedGenerator, "from_run", lambda *_, **__: trained)
+    assert subject(DiagnoseStudy(features=FeaturesConfig(mae="moved")), run, None, None)[0] is trained
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -341,8 +365,9 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
         (["--out=x", "--run=a", "--weights=b"], "--run: give the run's folder, or --weights in its place"),
         (
             ["--out=x", "--run=a", "--config.loss.kernel=laplace"],
-            "--run: a run has its own data, features, loss and VAE",
+            "--run: a run has its own loss.kernel: change config.study, or where something lies (data.path, data.vae,",
         ),
+        (["--out=x", "--run=a", "--vae=b"], "--vae='b': is for --weights; of a run give --config.data.vae"),
     ],
 )
 def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
@@ -385,6 +410,13 @@ def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str], argumen
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not Path("x").exists()
+
+
+@pytest.mark.parametrize(("name", "count"), [("study", len(STUDIES)), ("hub", 1)])
+def test_the_first_word_of_a_command_lists_the_second(capsys: pytest.CaptureFixture[str], name: str, count: int):
+    assert main([name]) == 2 and main([name, "--help"]) == 0
+    listed = [text.count(f"\n  {name} ") for text in capsys.readouterr()]
+    assert listed[0] == listed[1] >= count
 
 
 def test_claims_and_slopes():

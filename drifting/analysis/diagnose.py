@@ -4,7 +4,6 @@
 deviations of the implementation from the population's field, the softmax over queries and the finite pools.
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -26,14 +25,12 @@ from drifting.analysis.alignment import Alignment, Side, compare, sides
 from drifting.analysis.pairs import independent_pairs
 from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
-from drifting.config import ConfigError, DataConfig, LossConfig
-from drifting.data.source import LabelledSource, read
+from drifting.analysis.subject import Subject, subject
+from drifting.data.source import read
 from drifting.fields import drift
-from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
 from drifting.guidance import unconditional_weight
 from drifting.kernels import KERNELS, Kernel
-from drifting.losses import MapMetrics, Objective, map_loss, neighbour_distance
-from drifting.trained import TrainedGenerator
+from drifting.losses import MapMetrics, map_loss, neighbour_distance
 from drifting.validate import require
 
 logger = logging.getLogger("drifting")
@@ -119,61 +116,6 @@ def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -
     each = Problem(*(problems(a) for a in maps))
     p, q, blocks = jax.lax.map(lambda problem: one_problem(problem, kernel, width), each, batch_size=8)
     return compare(p, q), jax.tree.map(lambda a: jnp.mean(a, axis=(0, 2)), blocks)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is diagnosed: a generator, its real samples, and the loss they meet in."""
-
-    generator: build.Generator
-    source: LabelledSource
-    space: SampleSpace
-    encoder: FeatureEncoder
-    loss: LossConfig
-    objective: Objective
-
-
-def subject_of(
-    loss: LossConfig, generator: build.Generator, source: LabelledSource, space: SampleSpace, encoder: FeatureEncoder
-) -> Subject:
-    """What is diagnosed, from its parts."""
-    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
-    return Subject(generator, source, space, encoder, loss, objective)
-
-
-def subject(
-    settings: DiagnoseStudy, run: Path | None, weights: str | None, vae: str | None
-) -> tuple[TrainedGenerator, Subject]:
-    """The generator of a run with the run's own data, features and loss, or published weights with those of `settings`.
-
-    Raises:
-        ConfigError: not exactly one is given, it cannot be had, or the data are not those of the run.
-    """
-    if (run is None) == (weights is None):
-        raise ConfigError("--run: give the run's folder, or --weights in its place")
-    data, features, loss = settings.data, settings.features, settings.loss
-    if run is not None:
-        if settings != dataclasses.replace(DiagnoseStudy(), study=settings.study) or vae:
-            raise ConfigError("--run: a run has its own data, features, loss and VAE: change config.study alone")
-        trained = TrainedGenerator.from_run(run)
-        assert trained.config is not None
-        data, features, loss = trained.config.data, trained.config.features, trained.config.loss
-    else:
-        trained = TrainedGenerator.from_weights(str(weights), vae)
-    source = _source(data, trained)
-    space = source_space(data.vae or trained.usage.vae, source)
-    require(space.shape == trained.space.shape, "data.name", data.name, "its samples are not of the generator's shape")
-    return trained, subject_of(loss, trained.generator, source, space, feature_encoder(features, space))
-
-
-def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
-    source = build.source(data)
-    facts = build.data_facts(source)
-    if trained.config is not None and any(trained.facts.get(name) != value for name, value in facts.items()):
-        raise ConfigError(f"data.name={data.name!r}: the data are not those the run was trained with")
-    classes, known = len(source.class_names), len(trained.usage.class_names)
-    require(classes == known, "data.name", data.name, f"has {classes} classes, the generator {known}")
-    return source
 
 
 class Gathering:
@@ -322,12 +264,10 @@ def run(
     table = Table([*first, *Alignment._fields, *by_block], rows)
     shown = dict(zip(LOGGED, ("relative error", "cosine", "ratio", "gap"), strict=True))
     picked = Table(("map", "width", *shown.values(), "own field norm"), table.of("map", "width", *shown, first[3]))
-    blocks_of = {
-        block: table.of("map", "width", *(f"{quantity}, {block}" for quantity in QUANTITIES)) for block in BLOCKS
-    }
-    by_map = zip(*blocks_of.values(), strict=True)
-    blocks = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCKS, same, strict=True)]
-    more = {"blocks.csv": Table(("map", "width", "block", *QUANTITIES), blocks)}
+    of_blocks = [table.of("map", "width", *(f"{quantity}, {block}" for quantity in QUANTITIES)) for block in BLOCKS]
+    by_map = zip(*of_blocks, strict=True)
+    long = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCKS, same, strict=True)]
+    more = {"blocks.csv": Table(("map", "width", "block", *QUANTITIES), long)}
     overview = {"figure.png": draw(table, plots.title(kernel_name))}
     return Result(picked, [], {**overview, **figures}, more, table)
 
@@ -346,7 +286,7 @@ def draw(table: Table, kernel: str) -> Figure:
         ax.set(yticks=range(len(names)), yticklabels=names)
         ax.set_title(label, pad=3)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
-        if quantity == "residual_gap" and all(float(row[table.columns.index(quantity)]) > 0 for row in table.rows):
+        if quantity == "residual_gap" and all(float(gap or 0) > 0 for (gap,) in table.of(quantity)):
             ax.set_xscale("log")
             ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].invert_yaxis()
