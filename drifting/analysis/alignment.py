@@ -195,13 +195,12 @@ def draw(config: AlignmentSettings, found: dict[str, Alignment]) -> Figure:
     figure, axes = plots.figure(3, 2, height=4.4, sharex=True)
     x = np.asarray(config.dimensions, float)
     for ax, (name, label, scale) in zip(axes.flat, panels, strict=True):
-        lines = zip(found.items(), plots.MARKERS, plots.LINES, strict=False)
-        for row, ((mixture, values), marker, line) in enumerate(lines):
+        for row, ((mixture, values), marker, line) in enumerate(plots.styled(found.items())):
             y = np.asarray(getattr(values, name))
             y = 1 - y if name == "cosine" else y
             (drawn,) = ax.plot(x, y, marker + line, label=mixture.capitalize())
             if scale == "log":
-                slope = f"slope {slope_from(config.fit_from, config.dimensions, y):.2f}"
+                slope = f"slope {slope_from(config.fit_from, config.dimensions, y):.2f}, $D \\geq {config.fit_from}$"
                 ax.text(0.05, 0.05 + 0.11 * row, slope, color=drawn.get_color(), fontsize=6, transform=ax.transAxes)
                 ax.plot(x, y[-1] * x[-1] / x, color="0.75", linewidth=0.6, zorder=0, label="$1/D$" if row == 0 else "")
         ax.set(xscale="log", yscale=scale, ylabel=label)

@@ -124,8 +124,8 @@ def run(settings: CurlStudy) -> Result:
 def draw(config: CurlSettings, pictures: dict[tuple[str, str], np.ndarray], y: np.ndarray) -> Figure:
     """Figure 1 of the paper: two fields above each other, the kernels side by side."""
     fields = config.fields[:2]
-    figure, axes = plots.figure(len(fields), len(config.kernels), height=0.3 + 0.95 * len(fields), pictures=True)
-    limit = max(float(np.abs(picture).max()) for picture in pictures.values())
+    figure, axes = plots.figure(len(fields), len(config.kernels), height=0.45 + 0.78 * len(fields), pictures=True)
+    limit = max(float(np.abs(pictures[name, kernel]).max()) for name in fields for kernel in config.kernels)
     for row, name in zip(axes, fields, strict=True):
         for ax, kernel in zip(row, config.kernels, strict=True):
             image = ax.imshow(
@@ -137,8 +137,7 @@ def draw(config: CurlSettings, pictures: dict[tuple[str, str], np.ndarray], y: n
                 vmax=limit,
             )
             ax.plot(*y.T, ".", color="0.2", markersize=0.8, alpha=0.6)
-            plots.bare(ax, config.extent)
-        row[0].set_ylabel(plots.title(name))
+            plots.plane(ax, config.extent, plots.title(name))
     for ax, kernel in zip(axes[0], config.kernels, strict=True):
         ax.set_title(plots.title(kernel))
     bar = figure.colorbar(image, ax=axes, fraction=0.04, aspect=30)

@@ -280,7 +280,7 @@ def draw(table: Table, kernel: str) -> Figure:
     widths = list(dict.fromkeys(row[2] for row in table.rows))
     figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
     for ax, quantity, label in zip(axes.flat, LOGGED, labels, strict=True):
-        for width, marker in zip(widths, plots.MARKERS, strict=False):
+        for width, marker, _ in plots.styled(widths):
             values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
             ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
         ax.set(yticks=range(len(names)), yticklabels=names)
@@ -313,7 +313,7 @@ def draw_map(
     figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
     left, right = axes[0]
     draw_samples(left, name, *(np.asarray(a) for a in (real, x, p.mean_shift - q.mean_shift)))
-    for i, (block, marker) in enumerate(zip(BLOCKS, plots.MARKERS, strict=False)):
+    for i, (block, marker, _) in enumerate(plots.styled(BLOCKS)):
         right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
     right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
     right.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
@@ -337,7 +337,8 @@ def draw_samples(ax: Axes, name: str, real: np.ndarray, fake: np.ndarray, v: np.
     real, fake, v = (a @ main for a in (real, fake, v))
     ax.plot(*real.T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
     ax.plot(*fake.T, "o", color=plots.GENERATED, markersize=2, label="generated")
-    # The longest arrow is a third of the picture's width, whatever is left of the field.
+    # The longest arrow is a quarter of the picture's width, whatever is left of the field.
     longest = float(np.linalg.norm(v, axis=1).max())
-    ax.quiver(*fake.T, *v.T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
+    ax.quiver(*fake.T, *v.T, color="0.2", width=0.007, angles="xy", scale=4 * longest, zorder=3)
+    ax.margins(0.15)
     ax.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")

@@ -34,6 +34,7 @@ NAMES: dict[str, Iterable[str]] = {
     "objectives": {**LOSSES, **FIELDS},
 }
 """Settings that name entries of a registry, in every study."""
+MAY_BE_ZERO = ("angle", "offset")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def check_settings(section: Mapping[str, Any]) -> None:
                 one_of(f"study.{key}", one, NAMES[key])
             elif key == "seed":
                 require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
+            elif key in MAY_BE_ZERO:
+                require(0 <= one < math.inf, f"study.{key}", value, "use 0 or a positive number")
             elif isinstance(one, int | float) and not isinstance(one, bool):
                 require(0 < one < math.inf, f"study.{key}", value, "use a positive number")
 
