@@ -169,8 +169,8 @@ class LinksSettings:
     small_widths: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     offset: float = 100.0  # length of the vector added to the digits at small widths, in their mean distances
     batch: int = 256
-    toy_learning_rate: float = 0.01
-    digits_learning_rate: float = 0.002
+    toy_learning_rates: tuple[float, ...] = (0.01, 0.003, 0.001)  # the best of them counts, for each width anew
+    digits_learning_rates: tuple[float, ...] = (0.002, 0.0003)
     hidden_size: int = 128
     samples: int = 1400
     accuracy: bool = True  # measure distances and fields themselves too
