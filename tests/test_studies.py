@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -15,28 +17,33 @@ from scipy.stats import wasserstein_distance
 
 from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
-from drifting.analysis.alignment import run as run_alignment
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
 from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem
 from drifting.analysis.equilibrium import estimate_drift
-from drifting.analysis.equilibrium import run as run_equilibrium
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
 from drifting.analysis.links import DISTANCES, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
-from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
+from drifting.analysis.profiles import run as run_profiles
+from drifting.analysis.settings import (
+    DiagnoseSettings,
+    DiagnoseStudy,
+    ProfilesSettings,
+    ProfilesStudy,
+)
 from drifting.analysis.study import Claim, Result, Table, loglog_slope, show
 from drifting.analysis.subject import subject
 from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
 from drifting.analysis.toy2d import objective
 from drifting.cli import load_settings, main
 from drifting.config import ConfigError, FeaturesConfig, parse
-from drifting.fields import drift_field
+from drifting.fields import FIELDS, drift_field
 from drifting.frozen import FeatureEncoder
 from drifting.kernels import KERNELS
-from drifting.losses import Objective
+from drifting.losses import LOSSES, Objective
 from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
+TinyRun = Callable[[str], tuple[dict, set[str]]]
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "studies"
 
 
@@ -60,6 +67,35 @@ def test_every_study_has_a_file_and_starts_from_its_defaults():
         full = parse(load_settings(str(CONFIGS / f"{name}.py")), study.settings)
         assert full.study == study.settings().study
         assert tiny(name) != full
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory):
+    """From a study's name to what its variant `tiny` wrote; each is run once, with coarse pictures."""
+
+    @cache
+    def run(name: str) -> tuple[dict, set[str]]:
+        out = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plots, "DPI", 60)
+            patch.setattr("drifting.analysis.links.SMALL", (("log_kde", "gaussian"),))  # each is compiled for seconds
+            assert main(["study", name, f"--config={CONFIGS / name}.py:tiny", f"--out={out}"]) == 0
+        return json.loads((out / "result.json").read_text()), {path.name for path in out.iterdir()}
+
+    return run
+
+
+# `profiles` and `diagnose` have their own tests of the command.
+@pytest.mark.parametrize("name", sorted(STUDIES.keys() - {"profiles", "diagnose"}))
+def test_tiny_variants_write_finite_numbers(name: str, tiny_run: TinyRun):
+    result, files = tiny_run(name)
+    does_not_apply = ("width", "rate", "SWD", "Fréchet", "F1") if name == "links" else ()
+    for row in result["table"]:
+        assert all(k in does_not_apply for k, v in row.items() if v is None)
+        assert all(np.isfinite(v) for v in row.values() if isinstance(v, float))
+    assert result["table"] and all(claim["value"] is not None for claim in result["claims"])
+    more = {"alignment": {"slopes.csv"}, "toy2d": {"figure_drift.png", "evolution.gif"}}.get(name, set())
+    assert files == {"figure.png", "result.json", "table.csv"} | more
 
 
 # --- curl -------------------------------------------------------------------------------------------------------------
@@ -120,12 +156,11 @@ def test_tails(kernel: str):
 # --- equilibrium ------------------------------------------------------------------------------------------------------
 
 
-def test_equilibrium_falls_like_the_root_of_the_draws():
-    settings = tiny("equilibrium")
-    result = run_equilibrium(settings)
-    assert len(result.claims) == 3 * len(settings.study.fields) and all(claim.holds for claim in result.claims)
-    slopes = [claim for claim in result.claims if "slope" in claim.text]
-    assert all((claim.low, claim.high) == (-0.6, -0.4) for claim in slopes) and slopes
+def test_equilibrium_falls_like_the_root_of_the_draws(tiny_run: TinyRun):
+    claims = tiny_run("equilibrium")[0]["claims"]
+    assert len(claims) == 3 * len(tiny("equilibrium").study.fields) and all(claim["holds"] for claim in claims)
+    slopes = [claim for claim in claims if "slope" in claim["text"]]
+    assert all((claim["low"], claim["high"]) == (-0.6, -0.4) for claim in slopes) and slopes
 
 
 def test_estimate_drift_is_the_mean_over_batches():
@@ -145,14 +180,14 @@ def test_estimate_drift_is_the_mean_over_batches():
 # --- alignment --------------------------------------------------------------------------------------------------------
 
 
-def test_alignment_with_dimension():
-    result = run_alignment(tiny("alignment"))
+def test_alignment_with_dimension(tiny_run: TinyRun):
+    result, _ = tiny_run("alignment")
     bounds = {"slope": (-1.15, -0.85), "cosine": (0.99, np.inf), "theory": (0.98, 1.02)}
-    assert len(result.claims) == 6
-    for claim in result.claims:
-        low, high = next(bound for word, bound in bounds.items() if word in claim.text)
-        assert low <= claim.value <= high, claim
-    assert [row[1] for row in result.table.rows if row[0] == "ring"][-1] == 1024
+    assert len(result["claims"]) == 6
+    for claim in result["claims"]:
+        low, high = next(bound for word, bound in bounds.items() if word in claim["text"])
+        assert low <= claim["value"] <= high, claim
+    assert [row["D"] for row in result["table"] if row["mixture"] == "ring"][-1] == 1024
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace"])
@@ -380,7 +415,8 @@ def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], argum
 
 def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "deep" / "profiles"
-    assert main(["study", "profiles", "--out", str(out), "--config.study.samples=60"]) == 0
+    tiny_profiles = f"--config={CONFIGS / 'profiles'}.py:tiny"
+    assert main(["study", "profiles", "--out", str(out), tiny_profiles, "--config.study.samples=60"]) == 0
     assert "exponent of the tail" in capsys.readouterr().out
     result = json.loads((out / "result.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert {row["theory"] for row in result["table"]} >= {None, 1.0}  # MMD falls faster than any power
@@ -399,6 +435,8 @@ def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.Capture
         (["study", "curl"], "--out: give the folder to write"),
         (["study", "curl", "--out=x", "--config.study.widht=1"], "did you mean study.width?"),
         (["study", "curl", "--out=x", "--config.study.width=-1.0"], "study.width=-1.0: use a positive number"),
+        (["study", "profiles", "--out=x", "--config.study.far=(200.0,)"], "study.far=(200.0,): give two places"),
+        (["study", "fields2d", "--out=x", "--config.study.angle=-1.0"], "study.angle=-1.0: use 0 or a positive number"),
         (["study", "curl", "--out=x", "--config.study.kernels=('gauss',)"], "(did you mean 'gaussian'?)"),
         (["study", "curl", "--out=x", f"--config={CONFIGS / 'alignment.py'}"], "there is no such key"),
         (["train", "--workdir=x", f"--config={CONFIGS / 'curl.py'}"], "holds settings of `drifting study`"),
@@ -417,6 +455,21 @@ def test_the_first_word_of_a_command_lists_the_second(capsys: pytest.CaptureFixt
     assert main([name]) == 2 and main([name, "--help"]) == 0
     listed = [text.count(f"\n  {name} ") for text in capsys.readouterr()]
     assert listed[0] == listed[1] >= count
+
+
+def test_names_in_tables_tell_entries_apart():
+    names = {**LOSSES, **FIELDS}
+    assert len({plots.title(name) for name in names}) == len(names)
+
+
+def test_more_curves_than_markers_are_all_drawn():
+    assert len(list(plots.styled(range(20)))) == 20
+
+
+def test_a_kernel_of_ones_own_has_no_theory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(KERNELS, "own", KERNELS["laplace"])
+    result = run_profiles(ProfilesStudy(study=ProfilesSettings(kernels=("own",), samples=20)))
+    assert not result.claims and all(row[-1] is None for row in result.table.rows)
 
 
 def test_claims_and_slopes():
