@@ -18,13 +18,15 @@ from scipy.stats import wasserstein_distance
 from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
+from drifting.analysis.curl import draw as draw_curl
 from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem
 from drifting.analysis.equilibrium import estimate_drift
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
-from drifting.analysis.links import DISTANCES, digits
+from drifting.analysis.links import DISTANCES, best, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
 from drifting.analysis.profiles import run as run_profiles
 from drifting.analysis.settings import (
+    CurlSettings,
     DiagnoseSettings,
     DiagnoseStudy,
     ProfilesSettings,
@@ -290,6 +292,17 @@ def test_textbook_distances_differ_far_from_the_origin_alone():
     far = points_here + 100 / 8
     apart = DISTANCES["textbook"](far[:20], far[20:]) - DISTANCES["centred"](far[:20], far[20:])
     assert float(jnp.max(jnp.abs(close))) < 1e-5 < 1e-4 < float(jnp.max(jnp.abs(apart)))
+
+
+def test_each_objective_counts_at_its_own_learning_rate():
+    assert best(lambda rate: (abs(rate - 0.003), 7.0), (0.01, 0.003, 0.001)) == ((0.0, 7.0), 0.003)
+
+
+def test_colours_are_those_of_the_fields_shown():
+    config = CurlSettings(kernels=("laplace",), fields=("mean_shift", "sharp", "drift_raw"), grid=2)
+    pictures = {(name, "laplace"): np.full(4, size) for name, size in zip(config.fields, (0.3, 0.1, 9.0), strict=True)}
+    image = draw_curl(config, pictures, np.zeros((1, 2))).axes[0].images[0]
+    assert image.get_clim() == (-0.3, 0.3)
 
 
 # --- diagnose ---------------------------------------------------------------------------------------------------------

@@ -200,7 +200,8 @@ class DiagnoseSettings:
 
 @dataclass(frozen=True)
 class DiagnoseStudy(StudyRun):
-    """Figure 5 of "A Unified View". A run has its own data, features and loss; published weights get them here."""
+    """Figure 5 of "A Unified View". A run has its own data, features and loss, of which only where they lie may be said
+    anew; published weights get them here."""
 
     study: DiagnoseSettings = field(default_factory=DiagnoseSettings)
     data: DataConfig = field(default_factory=DataConfig)
