@@ -113,12 +113,12 @@ def draw(config: Toy2dSettings, name: str, clouds: dict, scores: dict) -> Figure
         for ax, kernel in zip(row[1:], config.kernels, strict=True):
             ax.plot(*clouds[target, name, kernel].T, ".", color=plots.GENERATED, markersize=0.7)
             text = f"{scores[target, name, kernel]:.3f}"
-            ax.text(0.97, 0.03, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL)
+            ax.text(0.96, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL)
         for ax in row:
             plots.plane(ax, extent, target.replace("_", " "))
     axes[0, 0].set_title("real")
     for ax, kernel in zip(axes[0, 1:], config.kernels, strict=True):
-        ax.set_title(f"{plots.title(name)}, {plots.title(kernel)}")
+        ax.set_title(f"{plots.title(name)},\n{plots.title(kernel)}")
     return figure
 
 
