@@ -200,7 +200,7 @@ def draw(config: AlignmentSettings, found: dict[str, Alignment]) -> Figure:
             y = 1 - y if name == "cosine" else y
             (drawn,) = ax.plot(x, y, marker + line, label=mixture.capitalize())
             if scale == "log":
-                slope = f"slope {slope_from(config.fit_from, config.dimensions, y):.2f}, $D \\geq {config.fit_from}$"
+                slope = f"slope {slope_from(config.fit_from, config.dimensions, y):.2f}"
                 ax.text(0.05, 0.05 + 0.11 * row, slope, color=drawn.get_color(), fontsize=6, transform=ax.transAxes)
                 ax.plot(x, y[-1] * x[-1] / x, color="0.75", linewidth=0.6, zorder=0, label="$1/D$" if row == 0 else "")
         ax.set(xscale="log", yscale=scale, ylabel=label)
@@ -208,5 +208,11 @@ def draw(config: AlignmentSettings, found: dict[str, Alignment]) -> Figure:
             ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for ax in axes[-1]:
         ax.set_xlabel("dimension $D$")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        title=f"slopes: fitted from $D = {config.fit_from}$ on",
+        title_fontsize=6,
+    )
     return figure
