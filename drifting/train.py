@@ -152,7 +152,8 @@ def evaluator_of(training: Training, workdir: Path) -> Callable[[int, TrainState
     evaluator = TrainingEvaluator(config, parts.generator, parts.space, training.identity, workdir)
     diagnosis = None
     if config.eval.diagnose:
-        from drifting.analysis.diagnose import Diagnosis, subject_of  # which draws: nothing else in training does
+        from drifting.analysis.diagnose import Diagnosis  # which draws: nothing else in training does
+        from drifting.analysis.subject import subject_of
 
         subject = subject_of(config.loss, parts.generator, training.source, parts.space, training.encoder)
         diagnosis = Diagnosis(subject, config.eval.alpha)

@@ -86,12 +86,15 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
-    def from_run(cls, workdir: Path, average: float | None = None, key: str = "--workdir") -> Self:
+    def from_run(
+        cls, workdir: Path, average: float | None = None, vae: str | None = None, key: str = "--workdir"
+    ) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
             workdir: the run's directory.
             average: decay of the average to use; None: see `ema_decay`.
+            vae: where the VAE of its latents lies, if not where the run says.
             key: what names the run in errors.
 
         Raises:
@@ -104,6 +107,8 @@ class TrainedGenerator:
         if step is None:
             raise ConfigError(f"{key}={workdir}: has no checkpoint yet; run `drifting train` first")
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
+        if vae is not None:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
         usage = Usage.of_run(config, facts)
         space = _space("data.vae", usage.vae, usage)
         for name, checksum in space.checksums.items():

@@ -69,7 +69,8 @@ def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
     config = tiny_config(train=dict(steps=2), eval=dict(every=2, diagnose=True))
     assert train(config, tmp_path) == 2
     logged = metrics(tmp_path)[-1]
-    found = diagnose.run(DiagnoseStudy(), run=tmp_path).more["all.csv"]
+    found = diagnose.run(DiagnoseStudy(), run=tmp_path).full
+    assert found is not None
     (row,) = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
     for quantity in diagnose.LOGGED:
         np.testing.assert_allclose(logged[f"diagnose/{quantity}/global/{row['width']:g}"], row[quantity], rtol=1e-5)

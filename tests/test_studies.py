@@ -1,7 +1,10 @@
 """The studies: their claims at small sizes, their parts against independent references, and the command."""
 
 import csv
+import dataclasses
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -9,28 +12,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from scipy.stats import wasserstein_distance
 
 from drifting.analysis import STUDIES, plots
 from drifting.analysis.alignment import align
-from drifting.analysis.alignment import run as run_alignment
 from drifting.analysis.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
-from drifting.analysis.diagnose import Problem, one_problem
+from drifting.analysis.curl import draw as draw_curl
+from drifting.analysis.diagnose import Gathering, Problem, draw_samples, one_problem
 from drifting.analysis.equilibrium import estimate_drift
-from drifting.analysis.equilibrium import run as run_equilibrium
 from drifting.analysis.generator import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
-from drifting.analysis.links import DISTANCES, digits
+from drifting.analysis.links import DISTANCES, best, digits
 from drifting.analysis.profiles import TAILS, tail_exponents
-from drifting.analysis.study import Claim, loglog_slope
+from drifting.analysis.profiles import run as run_profiles
+from drifting.analysis.settings import (
+    CurlSettings,
+    DiagnoseSettings,
+    DiagnoseStudy,
+    ProfilesSettings,
+    ProfilesStudy,
+)
+from drifting.analysis.study import Claim, Result, Table, loglog_slope, show
+from drifting.analysis.subject import subject
 from drifting.analysis.targets import PAIRS, TARGETS, circle, mixture
 from drifting.analysis.toy2d import objective
 from drifting.cli import load_settings, main
-from drifting.config import parse
-from drifting.fields import drift_field
+from drifting.config import ConfigError, FeaturesConfig, parse
+from drifting.fields import FIELDS, drift_field
+from drifting.frozen import FeatureEncoder
 from drifting.kernels import KERNELS
-from drifting.losses import Objective
+from drifting.losses import LOSSES, Objective
+from drifting.trained import TrainedGenerator
 from tests.runs import finished_run
 
+TinyRun = Callable[[str], tuple[dict, set[str]]]
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "studies"
 
 
@@ -54,6 +69,35 @@ def test_every_study_has_a_file_and_starts_from_its_defaults():
         full = parse(load_settings(str(CONFIGS / f"{name}.py")), study.settings)
         assert full.study == study.settings().study
         assert tiny(name) != full
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory):
+    """From a study's name to what its variant `tiny` wrote; each is run once, with coarse pictures."""
+
+    @cache
+    def run(name: str) -> tuple[dict, set[str]]:
+        out = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plots, "DPI", 60)
+            patch.setattr("drifting.analysis.links.SMALL", (("log_kde", "gaussian"),))  # each is compiled for seconds
+            assert main(["study", name, f"--config={CONFIGS / name}.py:tiny", f"--out={out}"]) == 0
+        return json.loads((out / "result.json").read_text()), {path.name for path in out.iterdir()}
+
+    return run
+
+
+# `profiles` and `diagnose` have their own tests of the command.
+@pytest.mark.parametrize("name", sorted(STUDIES.keys() - {"profiles", "diagnose"}))
+def test_tiny_variants_write_finite_numbers(name: str, tiny_run: TinyRun):
+    result, files = tiny_run(name)
+    does_not_apply = ("width", "rate", "SWD", "Fréchet", "F1") if name == "links" else ()
+    for row in result["table"]:
+        assert all(k in does_not_apply for k, v in row.items() if v is None)
+        assert all(np.isfinite(v) for v in row.values() if isinstance(v, float))
+    assert result["table"] and all(claim["value"] is not None for claim in result["claims"])
+    more = {"alignment": {"slopes.csv"}, "toy2d": {"figure_drift.png", "evolution.gif"}}.get(name, set())
+    assert files == {"figure.png", "result.json", "table.csv"} | more
 
 
 # --- curl -------------------------------------------------------------------------------------------------------------
@@ -85,6 +129,13 @@ def test_curl_of_the_attraction(name: str):
             assert float(overall) > 1e-2
 
 
+def test_the_score_of_laplace_has_no_curl_beside_a_sample_either():
+    y = 0.7 * points(0, 200)
+    field = attraction("score", y, "laplace", 0.5)
+    each, _ = relative_curl(jax.jit(lambda x: jacobian(field, x))(y + 1e-3 * points(1, 200)))
+    assert float(jnp.max(each)) < 1e-4
+
+
 def test_the_row_normalised_drift_is_conservative_with_gauss_alone():
     y, q, x = points(0, 30), points(2, 20) + 0.5, points(1, 10)
     for kernel, conservative in (("gaussian", True), ("laplace", False)):
@@ -107,12 +158,11 @@ def test_tails(kernel: str):
 # --- equilibrium ------------------------------------------------------------------------------------------------------
 
 
-def test_equilibrium_falls_like_the_root_of_the_draws():
-    settings = tiny("equilibrium")
-    result = run_equilibrium(settings)
-    assert len(result.claims) == 3 * len(settings.study.fields) and all(claim.holds for claim in result.claims)
-    slopes = [claim for claim in result.claims if "slope" in claim.text]
-    assert all((claim.low, claim.high) == (-0.6, -0.4) for claim in slopes) and slopes
+def test_equilibrium_falls_like_the_root_of_the_draws(tiny_run: TinyRun):
+    claims = tiny_run("equilibrium")[0]["claims"]
+    assert len(claims) == 3 * len(tiny("equilibrium").study.fields) and all(claim["holds"] for claim in claims)
+    slopes = [claim for claim in claims if "slope" in claim["text"]]
+    assert all((claim["low"], claim["high"]) == (-0.6, -0.4) for claim in slopes) and slopes
 
 
 def test_estimate_drift_is_the_mean_over_batches():
@@ -132,14 +182,14 @@ def test_estimate_drift_is_the_mean_over_batches():
 # --- alignment --------------------------------------------------------------------------------------------------------
 
 
-def test_alignment_with_dimension():
-    result = run_alignment(tiny("alignment"))
+def test_alignment_with_dimension(tiny_run: TinyRun):
+    result, _ = tiny_run("alignment")
     bounds = {"slope": (-1.15, -0.85), "cosine": (0.99, np.inf), "theory": (0.98, 1.02)}
-    assert len(result.claims) == 6
-    for claim in result.claims:
-        low, high = next(bound for word, bound in bounds.items() if word in claim.text)
-        assert low <= claim.value <= high, claim
-    assert [row[1] for row in result.table.rows if row[0] == "ring"][-1] == 1024
+    assert len(result["claims"]) == 6
+    for claim in result["claims"]:
+        low, high = next(bound for word, bound in bounds.items() if word in claim["text"])
+        assert low <= claim["value"] <= high, claim
+    assert [row["D"] for row in result["table"] if row["mixture"] == "ring"][-1] == 1024
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace"])
@@ -244,31 +294,80 @@ def test_textbook_distances_differ_far_from_the_origin_alone():
     assert float(jnp.max(jnp.abs(close))) < 1e-5 < 1e-4 < float(jnp.max(jnp.abs(apart)))
 
 
+def test_each_objective_counts_at_its_own_learning_rate():
+    assert best(lambda rate: (abs(rate - 0.003), 7.0), (0.01, 0.003, 0.001)) == ((0.0, 7.0), 0.003)
+
+
+def test_colours_are_those_of_the_fields_shown():
+    config = CurlSettings(kernels=("laplace",), fields=("mean_shift", "sharp", "drift_raw"), grid=2)
+    pictures = {(name, "laplace"): np.full(4, size) for name, size in zip(config.fields, (0.3, 0.1, 9.0), strict=True)}
+    image = draw_curl(config, pictures, np.zeros((1, 2))).axes[0].images[0]
+    assert image.get_clim() == (-0.3, 0.3)
+
+
 # --- diagnose ---------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_against_float64():
-    x, pos, unc = points(0, 5, 3), points(1, 6, 3), points(2, 4, 3)
-    ref_q, ref_p, ref_u, width = points(3, 30, 3), points(4, 20, 3), points(5, 25, 3), 0.7
+# The unconditional block far away: with a narrow Gauss its share of the softmax over all targets is zero in float32.
+@pytest.mark.parametrize(("kernel", "width", "away"), [("laplace", 0.7, 0.0), ("gaussian", 0.3, 5.0)])
+def test_blocks_against_float64(kernel: str, width: float, away: float):
+    x, pos, unc = points(0, 5, 3), points(1, 6, 3), points(2, 4, 3) + away
+    ref_q, ref_p, ref_u = points(3, 30, 3), points(4, 20, 3), points(5, 25, 3)
     compute = jax.jit(one_problem, static_argnums=1)
-    _, _, blocks = compute(Problem(x, pos, unc, ref_q, ref_p, ref_u), KERNELS["laplace"], width)
+    _, _, blocks = compute(Problem(x, pos, unc, ref_q, ref_p, ref_u), KERNELS[kernel], width)
     X, P, U = (np.asarray(a, np.float64) for a in (x, pos, unc))
 
-    def k(y):
-        return np.exp(-np.linalg.norm(X[:, None] - np.asarray(y, np.float64), axis=2) / width)
+    def log_k(y):
+        d = np.linalg.norm(X[:, None] - np.asarray(y, np.float64), axis=2)
+        return -d / width if kernel == "laplace" else -(d**2) / (2 * width**2)
 
-    both = np.concatenate([k(X) * (1 - np.eye(5)), k(U), k(P)], axis=1)
-    row, column = both / both.sum(axis=1, keepdims=True), both / both.sum(axis=0, keepdims=True)
-    two = np.sqrt(np.maximum(row * column, 1e-6))
+    def softmax(logits, axis=1):
+        k = np.exp(logits - logits.max(axis=axis, keepdims=True))
+        return k / k.sum(axis=axis, keepdims=True)
+
+    with np.errstate(divide="ignore"):
+        logits = np.concatenate([log_k(X) + np.log(1 - np.eye(5)), log_k(U), log_k(P)], axis=1)
+    two = np.sqrt(np.maximum(softmax(logits) * softmax(logits, axis=0), 1e-6))
     for i, (cut, y, ref) in enumerate(((slice(0, 5), X, ref_q), (slice(5, 9), U, ref_u), (slice(9, 15), P, ref_p))):
-        w, w2, wr = (a / a.sum(axis=1, keepdims=True) for a in (row[:, cut], two[:, cut], k(ref)))
+        w, w2 = softmax(logits[:, cut]), two[:, cut] / two[:, cut].sum(axis=1, keepdims=True)
         np.testing.assert_allclose(blocks.effective[i], 1 / np.sum(w**2, axis=1), rtol=1e-4)
         np.testing.assert_allclose(blocks.symmetry[i], np.sum((w @ y - w2 @ y) ** 2, axis=1), rtol=1e-3, atol=1e-7)
-        oracle = wr @ np.asarray(ref, np.float64)
+        oracle = softmax(log_k(ref)) @ np.asarray(ref, np.float64)
         np.testing.assert_allclose(blocks.pool[i], np.sum((w @ y - oracle) ** 2, axis=1), rtol=1e-3, atol=1e-7)
 
 
-def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_map_of_one_channel_shows_its_field_by_place(channels: int):
+    fake, v = np.asarray(points(1, 5, channels)), np.asarray(points(2, 5, channels))
+    with plots.style():
+        ax = plots.figure()[1][0, 0]
+        draw_samples(ax, "norm", np.asarray(points(0, 9, channels)), fake, v)
+    generated = next(line for line in ax.lines if line.get_label() == "generated")
+    if channels == 1:
+        np.testing.assert_array_equal(generated.get_xydata(), np.concatenate([fake, v], axis=1))
+    assert len(ax.collections) == (channels > 1)  # the arrows
+
+
+def test_diagnosis_compares_pools_that_share_no_sample(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+):
+    run = finished_run(tmp_path_factory)
+    trained, found = subject(DiagnoseStudy(), run, None, None)
+    assert (found.loss.positives, found.loss.unconditional) == (4, 2)
+    maps = Gathering(found, DiagnoseSettings(labels=2, generated=6, references=12), 1.0)(trained.params)["global"]
+    for pool, others in ((maps.x, maps.ref_q), (maps.pos, maps.ref_p), (maps.unc, maps.ref_u)):
+        assert others.shape[1] == 12
+        both = np.concatenate([pool, others], axis=1)[:, :, 0]
+        assert all(len(np.unique(of_label, axis=0)) == both.shape[1] for of_label in both)
+    few = min(np.bincount(found.source.labels))
+    found = dataclasses.replace(found, loss=dataclasses.replace(found.loss, positives=few))
+    with caplog.at_level("WARNING", logger="drifting"):
+        maps = Gathering(found, DiagnoseSettings(labels=10, generated=6), 1.0)(trained.params)["global"]
+    assert (maps.pos.shape[1], maps.ref_p.shape[1]) == (few // 2, few - few // 2)
+    assert f"a class has {few} real samples" in caplog.text
+
+
+def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]):
     run = finished_run(tmp_path_factory)
     path = tmp_path / "settings.py"
     path.write_text(
@@ -280,8 +379,31 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
     found = json.loads((tmp_path / "result.json").read_text())["table"]
     assert [row["map"] for row in found] == ["global"] and 0 < found[0]["cosine"] <= 1
     assert (tmp_path / "map_global.png").is_file()
+    printed = capsys.readouterr().out
+    assert "eps_sym²" in printed and "unconditional" in printed and "every number: all.csv" in printed
     with (tmp_path / "all.csv").open() as file:
         assert all(np.isfinite(float(v)) for row in csv.DictReader(file) for k, v in row.items() if k != "map")
+
+
+def test_what_a_run_names_may_have_moved(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    run = finished_run(tmp_path_factory)
+    trained, found = subject(DiagnoseStudy(), run, None, None)
+
+    def with_encoder(config: FeaturesConfig, space: object) -> FeatureEncoder:
+        if config.mae != "moved":
+            raise ConfigError(f"features.mae={config.mae!r}: there is no such folder")
+        return FeatureEncoder(found.encoder.features, found.encoder.params, {"mae": "other weights"})
+
+    monkeypatch.setattr("drifting.analysis.subject.feature_encoder", with_encoder)
+    for settings, message in (
+        (DiagnoseStudy(), "features.mae=None: there is no such folder; if it has moved, give --config.features.mae"),
+        (DiagnoseStudy(features=FeaturesConfig(mae="moved")), "its weights are not those the run was trained with"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            subject(settings, run, None, None)
+    monkeypatch.setitem(trained.facts["weights"], "mae", "other weights")
+    monkeypatch.setattr(TrainedGenerator, "from_run", lambda *_, **__: trained)
+    assert subject(DiagnoseStudy(features=FeaturesConfig(mae="moved")), run, None, None)[0] is trained
 
 
 @pytest.mark.parametrize(
@@ -291,8 +413,9 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
         (["--out=x", "--run=a", "--weights=b"], "--run: give the run's folder, or --weights in its place"),
         (
             ["--out=x", "--run=a", "--config.loss.kernel=laplace"],
-            "--run: a run has its own data, features, loss and VAE",
+            "--run: a run has its own loss.kernel: change config.study, or where something lies (data.path, data.vae,",
         ),
+        (["--out=x", "--run=a", "--vae=b"], "--vae='b': is for --weights; of a run give --config.data.vae"),
     ],
 )
 def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
@@ -305,9 +428,11 @@ def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], argum
 
 def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "deep" / "profiles"
-    assert main(["study", "profiles", "--out", str(out), "--config.study.samples=60"]) == 0
+    tiny_profiles = f"--config={CONFIGS / 'profiles'}.py:tiny"
+    assert main(["study", "profiles", "--out", str(out), tiny_profiles, "--config.study.samples=60"]) == 0
     assert "exponent of the tail" in capsys.readouterr().out
-    result = json.loads((out / "result.json").read_text())
+    result = json.loads((out / "result.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert {row["theory"] for row in result["table"]} >= {None, 1.0}  # MMD falls faster than any power
     assert result["study"] == "profiles" and result["settings"]["study"]["samples"] == 60
     assert result["claims"] and all(claim["holds"] for claim in result["claims"])
     with (out / "table.csv").open() as file:
@@ -323,6 +448,8 @@ def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.Capture
         (["study", "curl"], "--out: give the folder to write"),
         (["study", "curl", "--out=x", "--config.study.widht=1"], "did you mean study.width?"),
         (["study", "curl", "--out=x", "--config.study.width=-1.0"], "study.width=-1.0: use a positive number"),
+        (["study", "profiles", "--out=x", "--config.study.far=(200.0,)"], "study.far=(200.0,): give two places"),
+        (["study", "fields2d", "--out=x", "--config.study.angle=-1.0"], "study.angle=-1.0: use 0 or a positive number"),
         (["study", "curl", "--out=x", "--config.study.kernels=('gauss',)"], "(did you mean 'gaussian'?)"),
         (["study", "curl", "--out=x", f"--config={CONFIGS / 'alignment.py'}"], "there is no such key"),
         (["train", "--workdir=x", f"--config={CONFIGS / 'curl.py'}"], "holds settings of `drifting study`"),
@@ -336,6 +463,28 @@ def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str], argumen
     assert message in error and error.count("\n") == 1 and not Path("x").exists()
 
 
+@pytest.mark.parametrize(("name", "count"), [("study", len(STUDIES)), ("hub", 1)])
+def test_the_first_word_of_a_command_lists_the_second(capsys: pytest.CaptureFixture[str], name: str, count: int):
+    assert main([name]) == 2 and main([name, "--help"]) == 0
+    listed = [text.count(f"\n  {name} ") for text in capsys.readouterr()]
+    assert listed[0] == listed[1] >= count
+
+
+def test_names_in_tables_tell_entries_apart():
+    names = {**LOSSES, **FIELDS}
+    assert len({plots.title(name) for name in names}) == len(names)
+
+
+def test_more_curves_than_markers_are_all_drawn():
+    assert len(list(plots.styled(range(20)))) == 20
+
+
+def test_a_kernel_of_ones_own_has_no_theory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(KERNELS, "own", KERNELS["laplace"])
+    result = run_profiles(ProfilesStudy(study=ProfilesSettings(kernels=("own",), samples=20)))
+    assert not result.claims and all(row[-1] is None for row in result.table.rows)
+
+
 def test_claims_and_slopes():
     assert Claim("", 0.5, high=1).holds and not Claim("", 2, high=1).holds and not Claim("", np.nan, high=1).holds
     assert (Claim("", 0, 1, 2).wanted, Claim("", 0, low=1).wanted, Claim("", 0, high=2).wanted) == (
@@ -344,6 +493,18 @@ def test_claims_and_slopes():
         "<= 2",
     )
     assert abs(loglog_slope([1, 2, 8], [3, 3 / 2**0.5, 3 / 8**0.5]) + 0.5) < 1e-9
+
+
+def test_tables_are_printed_without_a_broken_word(capsys: pytest.CaptureFixture[str]):
+    columns = ("map", *(f"preconditioner {i}" for i in range(6)), "last")
+    table = Table(columns, [("layer1_mean_4", *(1 / 3 for _ in range(6)), None)])
+    claim = Claim("a long sentence " * 6, 1.0, 0.0, 2.0)
+    show(Result(table, [claim], {}, full=table), "diagnose", Console(width=80))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.count("layer1_mean_4") == 1 and printed.count("preconditioner") >= 6
+    assert "more in table.csv: preconditioner 3, preconditioner 4, preconditioner 5, last" in " ".join(printed.split())
+    assert "every number: all.csv" in printed
 
 
 def test_animations_are_gifs(tmp_path: Path):

@@ -1,6 +1,6 @@
 """A trained generator in the feature space of its loss ("A Unified View", Section 4.2 and Appendix B.3).
 
-    drifting study diagnose --run=runs/demo --out=studies/diagnose
+    drifting study diagnose --run=runs/demo --out=studies/diagnose --config.study.kernel=laplace
 
     drifting study diagnose --config=configs/studies/diagnose.py --out=studies/latent_l \\
         --weights=hf://Goodeat/drifting/latent_L_sota

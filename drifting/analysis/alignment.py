@@ -195,8 +195,7 @@ def draw(config: AlignmentSettings, found: dict[str, Alignment]) -> Figure:
     figure, axes = plots.figure(3, 2, height=4.4, sharex=True)
     x = np.asarray(config.dimensions, float)
     for ax, (name, label, scale) in zip(axes.flat, panels, strict=True):
-        lines = zip(found.items(), plots.MARKERS, plots.LINES, strict=False)
-        for row, ((mixture, values), marker, line) in enumerate(lines):
+        for row, ((mixture, values), marker, line) in enumerate(plots.styled(found.items())):
             y = np.asarray(getattr(values, name))
             y = 1 - y if name == "cosine" else y
             (drawn,) = ax.plot(x, y, marker + line, label=mixture.capitalize())
@@ -209,5 +208,11 @@ def draw(config: AlignmentSettings, found: dict[str, Alignment]) -> Figure:
             ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for ax in axes[-1]:
         ax.set_xlabel("dimension $D$")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        title=f"slopes: fitted from $D = {config.fit_from}$ on",
+        title_fontsize=6,
+    )
     return figure

@@ -10,11 +10,12 @@ from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
 from drifting.analysis import plots
+from drifting.analysis.pairs import independent_pairs
 from drifting.analysis.settings import CurlSettings, CurlStudy
 from drifting.analysis.study import Claim, Result, Table
 from drifting.analysis.targets import circle, mixture
-from drifting.fields import FIELDS, Affinities, Pairs, displace, drift_field
-from drifting.kernels import KERNELS, pairwise_distance
+from drifting.fields import FIELDS, Affinities, displace
+from drifting.kernels import KERNELS
 
 PointField = Callable[[Array], Array]
 
@@ -52,20 +53,24 @@ def attraction(name: str, y: Array, kernel: str, width: ArrayLike) -> PointField
     """
     if name not in ONE_SIDED:
         raise ValueError(f"{name!r} has no attraction of its own: use one of {', '.join(ONE_SIDED)}")
-    ones = jnp.ones(y.shape[0])
 
     def field(x: Array) -> Array:
-        d = pairwise_distance(x[None], y)
-        pairs = Pairs(d, d, ones, ones, jnp.zeros(d.shape, bool))
-        affinities = FIELDS[name](pairs, KERNELS[kernel], width)
-        return displace(Affinities(affinities.pos, jnp.zeros_like(d)), x[None], y, y)[0]
+        # The point is the origin: beside a sample its displacement is then not the difference of two large numbers.
+        here = jnp.zeros_like(x)[None]
+        affinities = FIELDS[name](independent_pairs(here, y - x, y - x), KERNELS[kernel], width)
+        return displace(Affinities(affinities.pos, jnp.zeros_like(affinities.neg)), here, y - x, y - x)[0]
 
     return field
 
 
 def point_field(name: str, y_pos: Array, y_neg: Array, kernel: str, width: ArrayLike) -> PointField:
     """Any field as a function of one point. Those with a softmax over queries (`drift`) then see a single query."""
-    return lambda x: drift_field(name, x[None], y_pos, y_neg, kernel=kernel, width=width)[0]
+
+    def field(x: Array) -> Array:
+        here, pos, neg = jnp.zeros_like(x)[None], y_pos - x, y_neg - x
+        return displace(FIELDS[name](independent_pairs(here, pos, neg), KERNELS[kernel], width), here, pos, neg)[0]
+
+    return field
 
 
 def relative_curl(jacobians: Array) -> tuple[Array, Array]:
@@ -119,8 +124,8 @@ def run(settings: CurlStudy) -> Result:
 def draw(config: CurlSettings, pictures: dict[tuple[str, str], np.ndarray], y: np.ndarray) -> Figure:
     """Figure 1 of the paper: two fields above each other, the kernels side by side."""
     fields = config.fields[:2]
-    figure, axes = plots.figure(len(fields), len(config.kernels), height=0.3 + 0.95 * len(fields), pictures=True)
-    limit = max(float(np.abs(picture).max()) for picture in pictures.values())
+    figure, axes = plots.figure(len(fields), len(config.kernels), height=0.45 + 0.78 * len(fields), pictures=True)
+    limit = max(float(np.abs(pictures[name, kernel]).max()) for name in fields for kernel in config.kernels)
     for row, name in zip(axes, fields, strict=True):
         for ax, kernel in zip(row, config.kernels, strict=True):
             image = ax.imshow(
@@ -132,8 +137,7 @@ def draw(config: CurlSettings, pictures: dict[tuple[str, str], np.ndarray], y: n
                 vmax=limit,
             )
             ax.plot(*y.T, ".", color="0.2", markersize=0.8, alpha=0.6)
-            plots.bare(ax, config.extent)
-        row[0].set_ylabel(plots.title(name))
+            plots.plane(ax, config.extent, plots.title(name))
     for ax, kernel in zip(axes[0], config.kernels, strict=True):
         ax.set_title(plots.title(kernel))
     bar = figure.colorbar(image, ax=axes, fraction=0.04, aspect=30)

@@ -4,7 +4,6 @@
 deviations of the implementation from the population's field, the softmax over queries and the finite pools.
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -16,27 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from drifting import build
 from drifting.analysis import plots
 from drifting.analysis.alignment import Alignment, Side, compare, sides
+from drifting.analysis.pairs import independent_pairs
 from drifting.analysis.settings import DiagnoseSettings, DiagnoseStudy
 from drifting.analysis.study import Cell, Result, Table
-from drifting.config import ConfigError, DataConfig, LossConfig
-from drifting.data.source import LabelledSource, read
-from drifting.fields import Affinities, Pairs, drift, drift_row
-from drifting.frozen import FeatureEncoder, SampleSpace, feature_encoder, source_space
+from drifting.analysis.subject import Subject, subject
+from drifting.data.source import read
+from drifting.fields import drift
 from drifting.guidance import unconditional_weight
 from drifting.kernels import KERNELS, Kernel
-from drifting.losses import MapMetrics, Objective, map_loss, neighbour_distance
-from drifting.trained import TrainedGenerator
+from drifting.losses import MapMetrics, map_loss, neighbour_distance
 from drifting.validate import require
 
 logger = logging.getLogger("drifting")
 
 BLOCKS = ("generated", "unconditional", "positive")
+QUANTITIES = ("effective", "eps_sym²", "eps_mc²")
+"""Of each block, see `Blocks`."""
 
 
 class Problem(NamedTuple):
@@ -45,8 +46,8 @@ class Problem(NamedTuple):
     Attributes:
         x: generated samples, the queries, and as in training the first negatives.
         pos, unc: positives and unconditional negatives, as many as in training.
-        ref_q, ref_p, ref_u: larger pools in place of the distributions: generated (others than the queries) and real
-            samples of the class, and real samples of any class.
+        ref_q, ref_p, ref_u: further samples, with which the former are compared: generated and real ones of the class,
+            and real ones of any class. None is among the former too, or the two would be alike by that alone.
     """
 
     x: Array
@@ -63,7 +64,7 @@ class Blocks(NamedTuple):
     Attributes:
         effective: effective sample size `1 / sum w^2` of the softmax over targets within the block.
         symmetry: `eps_sym^2`, squared distance of the block's barycentres with and without the softmax over queries.
-        pool: `eps_mc^2`, squared distance of the latter from the barycentre of the larger pool.
+        pool: `eps_mc^2`, squared distance of the latter from the barycentre of the block's further samples.
     """
 
     effective: Array
@@ -71,37 +72,27 @@ class Blocks(NamedTuple):
     pool: Array
 
 
-def exact_distance(x: Array, y: Array) -> Array:
-    """Distances `[N, M]` from differences. The score of Laplace takes displacements over distances: in a map of few
-    channels, where points lie close together, the expansion into a matrix product is not accurate enough for it."""
-    return jax.lax.map(lambda row: jnp.linalg.norm(row - y, axis=1), x)
-
-
-def independent_pairs(x: Array, y_pos: Array, y_neg: Array) -> Pairs:
-    """Pairs of queries with references that they are not among, all of weight one."""
-    d_pos, d_neg = exact_distance(x, y_pos), exact_distance(x, y_neg)
-    return Pairs(d_pos, d_neg, jnp.ones(len(y_pos)), jnp.ones(len(y_neg)), jnp.zeros(d_neg.shape, bool))
-
-
 def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, Blocks]:
-    """Both sides of a problem against its larger pools, `[N, ...]`, and the blocks of its training pools, `[3, N]`."""
+    """Both sides of a problem, `[N, ...]`, and the blocks of its training pools, `[3, N]`. For p stand all real samples
+    of the class, for q the further generated ones."""
     centre = jnp.mean(problem.pos, axis=0)
     x, pos, unc, ref_q, ref_p, ref_u = (a - centre for a in problem)
-    p, q = sides(independent_pairs(x, ref_p, ref_q), x, ref_p, ref_q, kernel, width)
-    anything, _ = sides(independent_pairs(x, ref_u, ref_q), x, ref_u, ref_q, kernel, width)
-    oracle = (x + q.mean_shift, x + anything.mean_shift, x + p.mean_shift)
+    real = jnp.concatenate([pos, ref_p])
+    p, q = sides(independent_pairs(x, real, ref_q), x, real, ref_q, kernel, width)
+    anything, others = sides(independent_pairs(x, ref_u, ref_p), x, ref_u, ref_p, kernel, width)
+    oracle = (x + q.mean_shift, x + anything.mean_shift, x + others.mean_shift)
 
     negatives, n = jnp.concatenate([x, unc]), len(x)
     pairs = independent_pairs(x, pos, negatives)
     pairs = pairs._replace(is_self=jnp.eye(n, len(negatives), dtype=bool))
-
-    def weights(affinities: Affinities) -> tuple[Array, Array, Array]:
-        # The other side's total, by which a row is multiplied, cancels within a block.
-        blocks = (-affinities.neg[:, :n], -affinities.neg[:, n:], affinities.pos)
-        g, u, y = (a / jnp.sum(a, axis=1, keepdims=True) for a in blocks)
-        return g, u, y
-
-    both, row = weights(drift(pairs, kernel, width)), weights(drift_row(pairs, kernel, width))
+    # Within a block the other blocks' share of the softmax over targets cancels. So each block has a softmax of its
+    # own: with Gauss the share of a block that is further away than another is zero in float32.
+    logits = [kernel.log_k(d, width) for d in (pairs.d_neg[:, :n], pairs.d_neg[:, n:], pairs.d_pos)]
+    logits[0] = jnp.where(pairs.is_self[:, :n], -jnp.inf, logits[0])
+    row = [jax.nn.softmax(a, axis=1) for a in logits]
+    affinities = drift(pairs, kernel, width)  # floored, so none is zero
+    blocks = (-affinities.neg[:, :n], -affinities.neg[:, n:], affinities.pos)
+    both = [a / jnp.sum(a, axis=1, keepdims=True) for a in blocks]
     targets = (x, unc, pos)
     exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     mean_both, mean_row = ([exact(w, y) for w, y in zip(ws, targets, strict=True)] for ws in (both, row))
@@ -127,61 +118,6 @@ def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -
     return compare(p, q), jax.tree.map(lambda a: jnp.mean(a, axis=(0, 2)), blocks)
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What is diagnosed: a generator, its real samples, and the loss they meet in."""
-
-    generator: build.Generator
-    source: LabelledSource
-    space: SampleSpace
-    encoder: FeatureEncoder
-    loss: LossConfig
-    objective: Objective
-
-
-def subject_of(
-    loss: LossConfig, generator: build.Generator, source: LabelledSource, space: SampleSpace, encoder: FeatureEncoder
-) -> Subject:
-    """What is diagnosed, from its parts."""
-    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
-    return Subject(generator, source, space, encoder, loss, objective)
-
-
-def subject(
-    settings: DiagnoseStudy, run: Path | None, weights: str | None, vae: str | None
-) -> tuple[TrainedGenerator, Subject]:
-    """The generator of a run with the run's own data, features and loss, or published weights with those of `settings`.
-
-    Raises:
-        ConfigError: not exactly one is given, it cannot be had, or the data are not those of the run.
-    """
-    if (run is None) == (weights is None):
-        raise ConfigError("--run: give the run's folder, or --weights in its place")
-    data, features, loss = settings.data, settings.features, settings.loss
-    if run is not None:
-        if settings != dataclasses.replace(DiagnoseStudy(), study=settings.study) or vae:
-            raise ConfigError("--run: a run has its own data, features, loss and VAE: change config.study alone")
-        trained = TrainedGenerator.from_run(run)
-        assert trained.config is not None
-        data, features, loss = trained.config.data, trained.config.features, trained.config.loss
-    else:
-        trained = TrainedGenerator.from_weights(str(weights), vae)
-    source = _source(data, trained)
-    space = source_space(data.vae or trained.usage.vae, source)
-    require(space.shape == trained.space.shape, "data.name", data.name, "its samples are not of the generator's shape")
-    return trained, subject_of(loss, trained.generator, source, space, feature_encoder(features, space))
-
-
-def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
-    source = build.source(data)
-    facts = build.data_facts(source)
-    if trained.config is not None and any(trained.facts.get(name) != value for name, value in facts.items()):
-        raise ConfigError(f"data.name={data.name!r}: the data are not those the run was trained with")
-    classes, known = len(source.class_names), len(trained.usage.class_names)
-    require(classes == known, "data.name", data.name, f"has {classes} classes, the generator {known}")
-    return source
-
-
 class Gathering:
     """The samples of every feature map, at most `positions` of its positions. Real samples are read once.
 
@@ -193,11 +129,18 @@ class Gathering:
         self._loss, self._settings, source = found.loss, settings, found.source
         rng = np.random.default_rng(settings.seed)
         counts = np.bincount(source.labels, minlength=source.num_classes)
+        require(any(counts >= 2), "data.name", source.name, "no class has two samples")
         self._labels = np.sort(rng.permutation(np.flatnonzero(counts >= 2))[: settings.labels])
         real_of = [rng.permutation(np.flatnonzero(source.labels == label)) for label in self._labels]
-        most = min(settings.references, *map(len, real_of))
-        if most < settings.references:
-            logger.warning("references: a class has %d real samples; they stand for its distribution", most)
+        least = min(map(len, real_of))
+        self._positives = min(found.loss.positives, least // 2)
+        most = self._positives + settings.references
+        if least < most:
+            logger.warning(
+                "study.references=%d: a class has %d real samples, %d beside the positives, whose noise eps_mc² of the "
+                "positives then has too",
+                *(settings.references, least, least - self._positives),
+            )
         key_draw, self._key_noise = jax.random.split(jax.random.key(settings.seed))
         draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
         features = jax.jit(found.encoder.features)
@@ -219,11 +162,11 @@ class Gathering:
         self._maps_of, self._generate = maps_of, generate
         anything = rng.permutation(len(source))[: settings.references + found.loss.unconditional]
         self._of_any = real(anything, 0)
-        self._of_class = [real(rows[:most], number) for number, rows in enumerate(real_of, start=1)]
+        self._of_class = [real(rows[: min(least, most)], number) for number, rows in enumerate(real_of, start=1)]
 
     def __call__(self, params: build.Params) -> dict[str, Problem]:
         """With samples of the generator with `params`, always of the same noise."""
-        n, loss = self._settings.generated, self._loss
+        n, k, loss = self._settings.generated, self._positives, self._loss
         out: dict[str, list[Problem]] = {name: [] for name in self._of_any}
         for number, (label, of_class) in enumerate(zip(self._labels, self._of_class, strict=True), start=1):
             key = jax.random.fold_in(self._key_noise, number)
@@ -233,8 +176,8 @@ class Gathering:
                 length = float(neighbour_distance(jnp.asarray(of_class["global"][None, :, 0]), loss.neighbours)[0])
             for name in out:
                 fake, real, other = (maps[name] / length for maps in (generated, of_class, self._of_any))
-                positives, u = real[: loss.positives], loss.unconditional
-                arrays = (fake[:n], positives, other[:u], fake[n:], real, other[u:])
+                u = loss.unconditional
+                arrays = (fake[:n], real[:k], other[:u], fake[n:], real[k:], other[u:])
                 out[name].append(Problem(*(jnp.asarray(a) for a in arrays)))
         return {name: jax.tree.map(lambda *a: jnp.stack(a), *found) for name, found in out.items()}
 
@@ -299,10 +242,13 @@ def run(
 ) -> Result:
     """Every quantity for each feature map and width, and a picture of each map."""
     config = settings.study
+    require(config.generated > 1, "study.generated", config.generated, "use 2 or more: none is a negative of its own")
     trained, found = subject(settings, run, weights, vae)
     alpha = trained.alpha(None if config.alpha is None else config.alpha)
     kernel_name = config.kernel or found.loss.kernel
     kernel = KERNELS[kernel_name]
+    if kernel_name == "gaussian":
+        logger.info("with Gauss, mean shift and score are equal up to a factor: try --config.study.kernel=laplace")
     widths = config.widths or found.loss.widths
     rows: list[tuple[Cell, ...]] = []
     figures: dict[str, Figure] = {}
@@ -314,13 +260,16 @@ def run(
         figures[f"map_{name.replace('/', '_')}.png"] = draw_map(name, maps, kernel, widths, scale, quantities)
         logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in quantities))
     first = ("map", "channels", "width", "own field norm", "own gap", "feature scale")
-    by_block = [f"{quantity}, {block}" for quantity in ("effective", "eps_sym²", "eps_mc²") for block in BLOCKS]
-    columns = [*first, *Alignment._fields, *by_block]
-    table = Table(columns, rows)
-    shown = ("map", "width", "own field norm", *LOGGED, "effective, generated", "effective, positive")
-    picked = Table(shown, [tuple(row[columns.index(c)] for c in shown) for row in rows])
+    by_block = [f"{quantity}, {block}" for quantity in QUANTITIES for block in BLOCKS]
+    table = Table([*first, *Alignment._fields, *by_block], rows)
+    shown = dict(zip(LOGGED, ("relative error", "cosine", "ratio", "gap"), strict=True))
+    picked = Table(("map", "width", *shown.values(), "own field norm"), table.of("map", "width", *shown, first[3]))
+    of_blocks = [table.of("map", "width", *(f"{quantity}, {block}" for quantity in QUANTITIES)) for block in BLOCKS]
+    by_map = zip(*of_blocks, strict=True)
+    long = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCKS, same, strict=True)]
+    more = {"blocks.csv": Table(("map", "width", "block", *QUANTITIES), long)}
     overview = {"figure.png": draw(table, plots.title(kernel_name))}
-    return Result(picked, [], {**overview, **figures}, {"all.csv": table})
+    return Result(picked, [], {**overview, **figures}, more, table)
 
 
 @plots.style()
@@ -331,13 +280,13 @@ def draw(table: Table, kernel: str) -> Figure:
     widths = list(dict.fromkeys(row[2] for row in table.rows))
     figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
     for ax, quantity, label in zip(axes.flat, LOGGED, labels, strict=True):
-        for width, marker in zip(widths, plots.MARKERS, strict=False):
+        for width, marker, _ in plots.styled(widths):
             values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
             ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
         ax.set(yticks=range(len(names)), yticklabels=names)
         ax.set_title(label, pad=3)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
-        if quantity == "residual_gap" and all(float(row[table.columns.index(quantity)]) > 0 for row in table.rows):
+        if quantity == "residual_gap" and all(float(gap or 0) > 0 for (gap,) in table.of(quantity)):
             ax.set_xscale("log")
             ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].invert_yaxis()
@@ -357,21 +306,14 @@ def draw_map(
 ) -> Figure:
     """One problem of a map, real and generated samples and the mean shift between them; effective sample sizes."""
     problem = Problem(*(a[0, :, 0] / scale for a in maps))
-    centre = jnp.mean(problem.ref_p, axis=0)
-    x, real, fake = (a - centre for a in (problem.x, problem.ref_p, problem.ref_q))
+    real = jnp.concatenate([problem.pos, problem.ref_p])
+    x, real, fake = (a - jnp.mean(real, axis=0) for a in (problem.x, real, problem.ref_q))
     pairs = independent_pairs(x, real, fake)
     p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
-    main = np.linalg.svd(np.asarray(real), full_matrices=False)[2][:2].T
-    plane = {key: np.asarray(a) @ main for key, a in (("real", real), ("fake", x), ("v", p.mean_shift - q.mean_shift))}
     figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
     left, right = axes[0]
-    left.plot(*plane["real"].T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
-    left.plot(*plane["fake"].T, "o", color=plots.GENERATED, markersize=2, label="generated")
-    # The longest arrow is a third of the picture's width, whatever is left of the field.
-    longest = float(np.linalg.norm(plane["v"], axis=1).max())
-    left.quiver(*plane["fake"].T, *plane["v"].T, color="0.2", width=0.007, angles="xy", scale=3 * longest, zorder=3)
-    left.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")
-    for i, (block, marker) in enumerate(zip(BLOCKS, plots.MARKERS, strict=False)):
+    draw_samples(left, name, *(np.asarray(a) for a in (real, x, p.mean_shift - q.mean_shift)))
+    for i, (block, marker, _) in enumerate(plots.styled(BLOCKS)):
         right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
     right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
     right.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
@@ -380,3 +322,23 @@ def draw_map(
     labels = ["real", "generated", *(f"block {block}" for block in BLOCKS)]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.4)
     return figure
+
+
+def draw_samples(ax: Axes, name: str, real: np.ndarray, fake: np.ndarray, v: np.ndarray) -> None:
+    """Real and generated samples `[P, C]`, `[N, C]` and the mean shift `[N, C]` in the plane of the real samples' two
+    main directions; of one channel, which has no plane, the mean shift by place."""
+    if real.shape[1] == 1:
+        ax.plot(real[:, 0], np.zeros(len(real)), "|", color=plots.ORANGE, markersize=7, alpha=0.6, label="real")
+        ax.plot(fake[:, 0], v[:, 0], "o", color=plots.GENERATED, markersize=2, label="generated")
+        ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
+        ax.set(xlabel="the one channel", ylabel="mean shift", title=name)
+        return
+    main = np.linalg.svd(real, full_matrices=False)[2][:2].T
+    real, fake, v = (a @ main for a in (real, fake, v))
+    ax.plot(*real.T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
+    ax.plot(*fake.T, "o", color=plots.GENERATED, markersize=2, label="generated")
+    # The longest arrow is a quarter of the picture's width, whatever is left of the field.
+    longest = float(np.linalg.norm(v, axis=1).max())
+    ax.quiver(*fake.T, *v.T, color="0.2", width=0.007, angles="xy", scale=4 * longest, zorder=3)
+    ax.margins(0.15)
+    ax.set(xlabel="1st main direction", ylabel="2nd", title=f"{name}, longest arrow {longest:.2g}")

@@ -131,7 +131,7 @@ def draw(curves: dict[str, tuple[np.ndarray, np.ndarray]], draws: np.ndarray) ->
     """Norms in units of the deviation of one draw, so that one line serves all fields."""
     figure, axes = plots.figure(height=2.3)
     ax = axes[0, 0]
-    for (field, (equal, apart)), marker in zip(curves.items(), plots.MARKERS, strict=False):
+    for (field, (equal, apart)), marker, _ in plots.styled(curves.items()):
         (line,) = ax.loglog(draws, equal, marker, label=f"{plots.title(field)}, p = q")
         ax.loglog(
             draws, apart, marker + "--", color=line.get_color(), mfc="white", label=f"{plots.title(field)}, p ≠ q"

@@ -93,7 +93,7 @@ def draw(
         ax.plot(*p[:300].T, ".", color=plots.ORANGE, markersize=1, alpha=0.7)
         ax.plot(*q[:300].T, ".", color=plots.SKY, markersize=1, alpha=0.7)
         ax.set_title(text, pad=2)
-        plots.bare(ax, config.extent * 1.08)
+        plots.plane(ax, config.extent * 1.08)
 
     panels = list(axes.flat)
     for ax, name in zip(panels, shown, strict=False):

@@ -3,10 +3,11 @@
 Figures are made without pyplot, so nothing global is kept: `figure(...)`, draw, `save`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -14,9 +15,12 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from drifting.monitor import atomic_path
+
+Item = TypeVar("Item")
 
 COLUMN = 3.3  # inches: a column of a two-column page
 DPI = 300
@@ -57,7 +61,7 @@ TITLES = {
     "drift_raw": "drift, raw",
     "mmd": "MMD",
     "log_kde": "log-KDE",
-    "mmd_kde": "MMD",
+    "mmd_kde": "MMD-KDE",
     "inverse_profile_kde": "inverse profile",
 }
 
@@ -75,6 +79,11 @@ def title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def styled(items: Iterable[Item]) -> Iterator[tuple[Item, str, str]]:
+    """Items, each with its marker and its line, from the first again where those run out."""
+    return zip(items, cycle(MARKERS), cycle(LINES))
+
+
 def style() -> Any:
     """The look: a context manager for a block, or a decorator of a function that draws."""
     return mpl.rc_context(STYLE)
@@ -86,7 +95,7 @@ def figure(
     """A figure of a column's width and its axes, an array `[rows, columns]`; call it within `style`.
 
     Args:
-        height: inches. pictures: the axes keep their aspect, as in `bare`. arguments: of `Figure.subplots`.
+        height: inches. pictures: the axes keep their aspect, as in `plane`. arguments: of `Figure.subplots`.
     """
     figure = Figure(figsize=(COLUMN, height), layout="compressed" if pictures else "constrained", dpi=DPI)
     FigureCanvasAgg(figure)
@@ -94,13 +103,20 @@ def figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **arguments)
 
 
-def bare(axes: Axes, extent: float | None = None) -> None:
-    """A picture of the plane: square, without ticks."""
+def bare(axes: Axes) -> None:
+    """A picture of the plane: square, framed, without ticks."""
     axes.set(aspect="equal", xticks=[], yticks=[])
-    if extent is not None:
-        axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
     for spine in axes.spines.values():
         spine.set_visible(True)
+
+
+def plane(axes: Axes, extent: float, name: str = "") -> None:
+    """A picture of the square `[-extent, extent]^2`, framed; coordinates and the row's `name` at the outer sides."""
+    bare(axes)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel=f"{name}\n$x_2$".strip())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+    axes.label_outer()
 
 
 def pixels(figure: Figure, dpi: int = 150) -> np.ndarray:

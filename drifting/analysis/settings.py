@@ -169,8 +169,8 @@ class LinksSettings:
     small_widths: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     offset: float = 100.0  # length of the vector added to the digits at small widths, in their mean distances
     batch: int = 256
-    toy_learning_rate: float = 0.01
-    digits_learning_rate: float = 0.002
+    toy_learning_rates: tuple[float, ...] = (0.01, 0.003, 0.001)  # the best of them counts, for each width anew
+    digits_learning_rates: tuple[float, ...] = (0.002, 0.0003)
     hidden_size: int = 128
     samples: int = 1400
     accuracy: bool = True  # measure distances and fields themselves too
@@ -190,7 +190,7 @@ class DiagnoseSettings:
 
     labels: int = 10
     generated: int = 32  # generated samples a label, the queries
-    references: int = 256  # samples that stand for a distribution: generated, real of the class, real of any class
+    references: int = 256  # further samples of each distribution: generated, real of the class, real of any class
     positions: int = 4  # of each feature map, evenly spread
     kernel: str | None = None  # None: that of the loss
     widths: tuple[float, ...] = ()  # (): those of the loss
@@ -200,7 +200,8 @@ class DiagnoseSettings:
 
 @dataclass(frozen=True)
 class DiagnoseStudy(StudyRun):
-    """Figure 5 of "A Unified View". A run has its own data, features and loss; published weights get them here."""
+    """Figure 5 of "A Unified View". A run has its own data, features and loss, of which only where they lie may be said
+    anew; published weights get them here."""
 
     study: DiagnoseSettings = field(default_factory=DiagnoseSettings)
     data: DataConfig = field(default_factory=DataConfig)

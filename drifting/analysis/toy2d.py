@@ -92,16 +92,17 @@ def run(settings: Toy2dStudy) -> Result:
                 text = f"{target}, {plots.title(name)}: larger SWD of Laplace and Gauss / smaller"
                 claims.append(Claim(text, float(pair.max() / pair.min()), high=1.2))
     table = Table(("target", "objective", "kernel", "SWD", "MMD"), rows)
-    figures = {"figure.png": draw(config, clouds, scores)}
+    figures: dict[str, Figure | plots.Animation] = {}
+    for number, name in enumerate(config.objectives):
+        figures[f"figure_{name}.png" if number else "figure.png"] = draw(config, name, clouds, scores)
     if config.frames > 1:
-        return Result(table, claims, {**figures, "evolution.gif": animate(config)})
+        figures["evolution.gif"] = animate(config)
     return Result(table, claims, figures)
 
 
 @plots.style()
-def draw(config: Toy2dSettings, clouds: dict, scores: dict) -> Figure:
-    """Real samples on the left, then the generated ones of the first objective."""
-    name = config.objectives[0]
+def draw(config: Toy2dSettings, name: str, clouds: dict, scores: dict) -> Figure:
+    """Real samples on the left, then those of the generators trained with one objective."""
     figure, axes = plots.figure(
         len(config.targets), 1 + len(config.kernels), height=1.13 * len(config.targets), pictures=True
     )
@@ -109,16 +110,15 @@ def draw(config: Toy2dSettings, clouds: dict, scores: dict) -> Figure:
         real = np.asarray(TARGETS[target](jax.random.key(config.seed), 2000))
         extent = 1.15 * float(np.abs(real).max())
         row[0].plot(*real.T, ".", color=plots.REAL, markersize=0.7)
-        row[0].set_ylabel(target.replace("_", " "))
         for ax, kernel in zip(row[1:], config.kernels, strict=True):
             ax.plot(*clouds[target, name, kernel].T, ".", color=plots.GENERATED, markersize=0.7)
             text = f"{scores[target, name, kernel]:.3f}"
-            ax.text(0.97, 0.03, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL)
+            ax.text(0.96, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL)
         for ax in row:
-            plots.bare(ax, extent)
+            plots.plane(ax, extent, target.replace("_", " "))
     axes[0, 0].set_title("real")
     for ax, kernel in zip(axes[0, 1:], config.kernels, strict=True):
-        ax.set_title(f"{plots.title(name)}, {plots.title(kernel)}")
+        ax.set_title(f"{plots.title(name)},\n{plots.title(kernel)}")
     return figure
 
 

@@ -38,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help", "help"):
         print(overview(COMMANDS))
         return 0
+    group = {command: entry for command, entry in COMMANDS.items() if command.startswith(f"{name} ")}
+    asked = bool({"-h", "--help"} & set(rest))
+    if group and (asked or not rest):  # `study` or `hub` alone
+        print(overview(group), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     if name not in COMMANDS:
         return fail(f"{name}: there is no such command; use one of {', '.join(COMMANDS)}{close_to(name, COMMANDS)}")
-    if {"-h", "--help"} & set(rest):
+    if asked:
         print(command_help(name, COMMANDS[name]))
         return 0
     _configure_logging()
