@@ -20,6 +20,7 @@ KERNELS = {
     "gauss": dict(kernel="gaussian", widths=tuple(tau / 2**0.5 for tau in (0.5, 0.25, 0.125))),
     "laplace": dict(kernel="laplace", widths=(0.2, 0.05, 0.02)),
 }
+
 VARIANTS = ("mae_laplace", "mae_gauss", "convnext_laplace", "convnext_gauss")
 
 

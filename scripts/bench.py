@@ -22,21 +22,24 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from drifting import bank, build
-from drifting.config import Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.assembly import networks, recipe
+from drifting.assembly.spaces import sample_space
+from drifting.config.schema import Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
 from drifting.data.crop import centre_crop, random_crop
-from drifting.data.encoded import decode
-from drifting.features import mae_features, pixel_features
-from drifting.frozen import sample_space
-from drifting.kernels import KERNELS
-from drifting.losses import Objective, map_loss
-from drifting.sharding import one_device
-from drifting.state import create
-from drifting.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
+from drifting.data.decode import decode
+from drifting.devices.mesh import one_device
+from drifting.method import bank
+from drifting.method.features import mae_features, pixel_features
+from drifting.method.kernels import KERNELS
+from drifting.method.loss import Objective, map_loss
+from drifting.method.state import create
+from drifting.method.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
 from scripts import bench_data
 
 REPEATS = 10
+
 SHAPE, CLASSES = (16, 16, 4), 1000
+
 MICRO_BATCHES = (0, 32, 8, 2)  # of the 128 generated samples
 
 # Workload T: a training step that keeps every part of the ImageNet recipe and fits two CPU cores.
@@ -53,6 +56,7 @@ WORKLOAD_T = Config(
     ),
     optimizer=OptimizerConfig(),
 )
+
 ENCODER = MAEConfig(base_channels=32, layers=(1, 1, 1, 1))
 
 
@@ -74,16 +78,16 @@ def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float
 def workload_t() -> tuple[Parts, Any, Any, Any]:
     """The parts, state, batch and encoder parameters of workload T, everything random."""
     config, key = WORKLOAD_T, jax.random.key(0)
-    arguments = build.mae_arguments(ENCODER, SHAPE[2], CLASSES)
-    graphdef, encoder = nnx.split(build.autoencoder(arguments, key).encoder)
-    generator, init = build.generator(config.model, SHAPE, CLASSES, seed=0)
-    optimizer = build.optimizer(config.optimizer, config.train.steps)
+    arguments = networks.mae_arguments(ENCODER, SHAPE[2], CLASSES)
+    graphdef, encoder = nnx.split(networks.autoencoder(arguments, key).encoder)
+    generator, init = networks.generator(config.model, SHAPE, CLASSES, seed=0)
+    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
     parts = Parts(
         config,
         generator,
         sample_space(None, SHAPE),
         lambda params, x: pixel_features(x) | mae_features(nnx.merge(graphdef, params), x),
-        build.objective(config),
+        recipe.objective(config),
         optimizer,
         CLASSES,
         one_device(),

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drifting.config import CacheBuild, CacheConfig, DataConfig
-from drifting.data.cache import build_cache
-from drifting.data.folder import imagefolder
-from drifting.data.latents import latents
-from drifting.data.pipeline import Pipeline
+from drifting.config.schema import CacheBuild, CacheConfig, DataConfig
+from drifting.data.batches import Pipeline
+from drifting.data.latents.read import latents
+from drifting.data.sources.folder import imagefolder
+from drifting.training.latents import build_cache
 
 BATCH, WARM, TIMED = 512, 20, 60
+
 PHOTOGRAPHS = 64
 """JPEGs of 500 x 375 pixels, as most of ImageNet's are."""
 

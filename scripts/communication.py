@@ -6,16 +6,8 @@ Data-parallel devices each with the same number of labels (weak scaling), or the
 scaling). Counted are the bytes that a device's collectives produce; the gradient's all-reduce is the parameters' size.
 """
 
-# ruff: noqa: E402
-
-import os
-
-COUNTS = (2, 4, 8, 16, 32)
-if __name__ == "__main__":  # before JAX starts
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={COUNTS[-1]}"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import dataclasses
+import os
 import re
 from collections import Counter
 from functools import partial
@@ -26,15 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from drifting.config import Config, ModelConfig, parse
-from drifting.frozen import feature_encoder, sample_space
-from drifting.sharding import BATCH, Layout
-from drifting.state import shardings
-from drifting.step import train_step
-from drifting.train import set_up
+from drifting.assembly.run import set_up
+from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.config.parse import parse
+from drifting.config.schema import Config, ModelConfig
+from drifting.devices.mesh import BATCH, Layout, shardings
+from drifting.method.step import train_step
+
+COUNTS = (2, 4, 8, 16, 32)
+
+if __name__ == "__main__":  # before JAX starts
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={COUNTS[-1]}"
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 SHAPE, CLASSES = (8, 8, 4), 10
+
 OPERATION = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+
 SIZE = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
 
 

@@ -12,15 +12,18 @@ import numpy as np
 from absl import app, flags
 
 from configs.digits import get_config
-from drifting.config import Config, parse
-from drifting.scores import evaluate_generator
-from drifting.train import train
-from drifting.trained import TrainedGenerator
+from drifting.config.parse import parse
+from drifting.config.schema import Config
+from drifting.sampling.generator import TrainedGenerator
+from drifting.scoring.evaluate import evaluate_generator
+from drifting.training.generator import train
 
 OUT = flags.DEFINE_string("out", "runs/resident", "folder of the runs")
+
 STEPS = flags.DEFINE_integer("steps", 600, "training steps of each run")
 
 SEEDS = (0, 1, 2)
+
 SCORES = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
 
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 from absl import app, flags
 
-from drifting.evaluate.frechet import GaussianStatistics, frechet_distance
+from drifting.scoring.metrics.frechet import GaussianStatistics, frechet_distance
 
 DIMS = flags.DEFINE_multi_integer("dim", [64, 256, 2048], "dimensions")
+
 COUNTS = (1_000, 5_000, 50_000)
+
 REPEATS = {64: 20, 256: 8, 2048: 1}
+
 DISTANCE = 2.0
 """Of the two Gaussians: half of it between the means, half between the spreads."""
 

@@ -11,8 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Before jax is imported anywhere: tests run on the CPU, and subprocesses that they start inherit the cache.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
 # Most of the suite's time is compiling, and a third of that is optimising programs that run once.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 

@@ -12,22 +12,27 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting import build
-from drifting.cli import load_settings, main
-from drifting.config import Config, ConfigError, PretrainConfig, command_of, parse, to_dict
+from drifting.assembly import networks, recipe
+from drifting.assembly.run import set_up
+from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.cli.commands import main
+from drifting.cli.settings import load_settings
+from drifting.config.checks import check, check_sizes
+from drifting.config.parse import parse
+from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.data.sources import make_source
-from drifting.fields import FIELDS
-from drifting.frozen import feature_encoder, sample_space
-from drifting.losses import LOSSES
-from drifting.pretrain import pretrain_step
-from drifting.sharding import one_device
-from drifting.state import create
-from drifting.step import train_step
-from drifting.train import set_up
-from drifting.validate import check, check_sizes
+from drifting.devices.mesh import one_device
+from drifting.errors import ConfigError
+from drifting.method.fields import FIELDS
+from drifting.method.potentials import LOSSES
+from drifting.method.state import create
+from drifting.method.step import train_step
+from drifting.training.encoder import pretrain_step
 
 ROOT = Path(__file__).resolve().parent.parent
+
 CONFIGS = ROOT / "configs"
+
 DIGITS = ("digits", "mae_digits")
 
 IMAGES: dict[str, tuple[tuple[int, int, int], int]] = {
@@ -44,6 +49,7 @@ VARIANTS = {
     "cifar10": ["mae_laplace", "mae_gauss", "convnext_laplace", "convnext_gauss"],
     "mnist": ["logkde_gauss", "logkde_laplace", "mean_shift_laplace", "drift_gauss", "drift_laplace"],
 }
+
 VARIANTS["fashion_mnist"] = VARIANTS["mnist"]
 
 
@@ -135,8 +141,8 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
     image_shape, classes = IMAGES[config.data.name]
     space = sample_space(config.data.vae, image_shape, abstract=True)
     check_sizes(config, space.shape, classes)
-    arguments = build.mae_arguments(config.mae, space.shape[2], classes)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: build.autoencoder(arguments, jax.random.key(0))))
+    arguments = networks.mae_arguments(config.mae, space.shape[2], classes)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, jax.random.key(0))))
     published = json.loads((golden / "counts.json").read_text())["mae"]
     if name.endswith("640"):  # the smaller encoder was released with a classifier that had never been trained
         expected = published[f"{name.removeprefix('mae_')}.yaml"]["total"]
@@ -144,7 +150,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
     if name == "mae_latent_256":
         encoder = sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(params)["encoder"]))
         assert encoder == published["latent_ablation_256.yaml"]["encoder"]
-    optimizer = build.optimizer(config.optimizer, config.train.steps)
+    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
     batch = {
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
@@ -165,6 +171,7 @@ TWINS = {
     "fashion_mnist": "mnist",
 }
 """Tiny, they are the other but for numbers and would compile the same again, see the test below."""
+
 TINY = [name for name in names("train") if name not in DIGITS and name not in TWINS]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 SCRIPTS = ROOT / "scripts"
 
@@ -32,6 +32,7 @@ def calls(folder: Path) -> list[str]:
 
 
 ARGUMENTS = ("train", "--config=configs/digits.py:a,b", "--workdir=/shared/a run")
+
 SHOWN = " ".join(f"[{argument}]" for argument in ARGUMENTS)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import FULL, assert_same_run, finish, finished_run, metrics, saved, train_command
+from tests.support.runs import FULL, assert_same_run, finish, finished_run, metrics, saved, train_command
 
 IN_PROGRESS = "orbax-checkpoint-tmp"
 

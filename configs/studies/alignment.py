@@ -8,8 +8,8 @@ docs/studies.md. A minute on 2 idle CPU cores. `:tiny` has fewer queries and dim
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import AlignmentStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import AlignmentStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

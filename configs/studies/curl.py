@@ -9,8 +9,8 @@ the drift normalisation. Half a minute on 2 busy CPU cores. `:tiny` has fewer fi
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import CurlStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import CurlStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -12,8 +12,8 @@ digits' run and 2 idle CPU cores. `:tiny` looks at fewer samples, and is for run
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import DiagnoseStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import DiagnoseStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -9,8 +9,8 @@ when p and q differ. Half a minute on 2 busy CPU cores. To check a kernel or fie
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import EquilibriumStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import EquilibriumStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

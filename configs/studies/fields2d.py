@@ -8,8 +8,8 @@ one kernel, fewer samples and arrows.
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import Fields2dStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import Fields2dStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

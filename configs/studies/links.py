@@ -9,8 +9,8 @@ and the best counts. Fifteen minutes of CPU time. `:tiny` trains hardly at all.
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import LinksStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import LinksStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

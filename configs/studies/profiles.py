@@ -8,8 +8,8 @@ and falls slowly for the rational quadratic. Seconds on a CPU. `:tiny` has fewer
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import ProfilesStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import ProfilesStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -9,8 +9,8 @@ out alike. 6000 steps of batch 256 in place of 2048; four minutes on 2 idle CPU 
 
 from ml_collections import ConfigDict
 
-from drifting.analysis.settings import Toy2dStudy, study_config
 from drifting.config import read_variant
+from drifting.studies.settings import Toy2dStudy, study_config
 
 
 def get_config(variant: str = "") -> ConfigDict:

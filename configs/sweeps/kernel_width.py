@@ -13,9 +13,10 @@ of which each cell is an hour on an A100 and 11 hours on 8 H200. Those two need 
         --slurm_options=slurm_partition=gpu,gpus_per_node=1,timeout_min=2880
 """
 
-from drifting.sweep import Sweep
+from drifting.experiments.grid import Sweep
 
 OBJECTIVE = ("loss.objective", "loss.kernel")
+
 ALL = [
     ("log_kde", "gaussian"),
     ("log_kde", "laplace"),
@@ -23,6 +24,7 @@ ALL = [
     ("drift", "gaussian"),
     ("drift", "laplace"),
 ]
+
 PAPER_WIDTHS = [(w,) for w in (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 1.0)]
 
 # A fifth of the demo's work: enough to tell widths apart, not for good digits.

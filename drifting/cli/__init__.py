@@ -5,7 +5,4 @@ wrong. Whatever is wrong with the input is one line on standard error, written b
 Commands import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX.
 """
 
-from drifting.cli.commands import main
-from drifting.cli.settings import load_settings
-
 __all__ = ["load_settings", "main"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from absl import flags
 
-from drifting.config import Settings
+from drifting.config.schema import Settings
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from drifting.cli.messages import close_to, fail, one_line
 from drifting.cli.settings import parse_flags
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
-from drifting.config import ConfigError
+from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
 
 COMMANDS = DATA | TRAINING | IMAGES | EXPERIMENTS | WEIGHTS
 
 PACKAGE = Path(__file__).resolve().parent.parent
+
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 

@@ -8,7 +8,9 @@ from absl import flags
 from drifting.cli.command import Command
 from drifting.cli.messages import fail
 from drifting.cli.shared import ENCODERS, define_share, out_of, share_of, workdir_of
-from drifting.config import CacheBuild, Config, ConfigError, parse
+from drifting.config.parse import parse
+from drifting.config.schema import CacheBuild, Config
+from drifting.errors import ConfigError
 
 
 def _define_cache(values: flags.FlagValues) -> None:
@@ -24,7 +26,7 @@ def _cache(values: flags.FlagValues) -> int:
     if values.verify:
         return _verify(workdir)
     config = parse(values["config"].value, CacheBuild)
-    from drifting.data.cache import build_cache
+    from drifting.training.latents import build_cache
 
     assert isinstance(config, CacheBuild)
     build_cache(config, workdir, *share_of(values))
@@ -32,7 +34,7 @@ def _cache(values: flags.FlagValues) -> int:
 
 
 def _verify(workdir: Path) -> int:
-    from drifting.data.latents import check_cache, read_manifest
+    from drifting.data.latents.read import check_cache, read_manifest
 
     problems = check_cache(workdir, verify=True)
     for problem in problems:
@@ -58,11 +60,12 @@ def _define_reference(values: flags.FlagValues) -> None:
 
 def _reference(values: flags.FlagValues) -> int:
     out = out_of(values, "file")
-    from drifting import build
-    from drifting.archive import open_images
-    from drifting.encoders import score_encoder
-    from drifting.parts import Share
-    from drifting.reference import SourceImages, make_reference
+    from drifting.data.fingerprint import data_facts
+    from drifting.data.sources import source as open_source
+    from drifting.runs.shared_work import Share
+    from drifting.sampling.images import open_images
+    from drifting.scoring.image_features import score_encoder
+    from drifting.scoring.reference import SourceImages, make_reference
 
     images: Any
     if values.images:
@@ -73,8 +76,8 @@ def _reference(values: flags.FlagValues) -> int:
     else:
         config = parse(values["config"].value, Config)
         assert isinstance(config, Config)
-        source = build.source(config.data, values.split)
-        images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **build.data_facts(source)})
+        source = open_source(config.data, values.split)
+        images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **data_facts(source)})
     encoder = score_encoder("--encoder", values.encoder, images.shape)
     if make_reference(images, encoder, out, keep=values.keep, share=Share(*share_of(values))):
         print(out)

@@ -6,11 +6,12 @@ from typing import Any
 
 from absl import flags
 
-from drifting.analysis import STUDIES
 from drifting.cli.command import Command
 from drifting.cli.settings import load_function, load_settings
 from drifting.cli.shared import WEIGHTS, out_of, workdir_of
-from drifting.config import ConfigError, parse
+from drifting.config.parse import parse
+from drifting.errors import ConfigError
+from drifting.studies import STUDIES
 
 
 def _define_sweep(values: flags.FlagValues) -> None:
@@ -28,26 +29,27 @@ def _sweep(values: flags.FlagValues) -> int:
     if not values.config:
         raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
     workdir = workdir_of(values, "the sweep's folder")
-    from drifting import sweep
+    from drifting.experiments import grid, sweep
+    from drifting.experiments.slurm import submit
 
     found = load_function(values.config, "get_sweep")
-    if not isinstance(found, sweep.Sweep):
+    if not isinstance(found, grid.Sweep):
         raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; return a drifting.sweep.Sweep")
     base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
     try:
-        cells = sweep.cells_of(found, load_settings(base))
+        cells = grid.cells_of(found, load_settings(base))
     except ConfigError as error:
         raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
     if values.list:
-        sweep.check_cells(cells, workdir)
-        print(sweep.listing(list(cells), workdir))
+        grid.check_cells(cells, workdir)
+        print(grid.listing(list(cells), workdir))
         return 0
     if not values.slurm:
         return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
     options = dict(_option(option) for option in values.slurm_options)
     sweep.prepare(found, cells, workdir)
     arguments = [f"--config={values.config}", f"--workdir={workdir}"]
-    ids = sweep.submit(list(cells), workdir, arguments, options, values.retry)
+    ids = submit(list(cells), workdir, arguments, options, values.retry)
     print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
     return 0
 
@@ -70,7 +72,7 @@ def _define_report(values: flags.FlagValues) -> None:
 
 def _report(values: flags.FlagValues) -> int:
     workdir = workdir_of(values, "a run's or a sweep's folder")
-    from drifting.report.serve import watch, write_report
+    from drifting.experiments.report.serve import watch, write_report
 
     if values.watch:
         watch(workdir, values.port)
@@ -94,7 +96,7 @@ def _define_diagnose(values: flags.FlagValues) -> None:
 
 def _study(name: str, values: flags.FlagValues) -> int:
     out, settings = out_of(values), parse(values["config"].value, STUDIES[name].settings)
-    from drifting.analysis.study import run_study
+    from drifting.studies.study import run_study
 
     subject = {}
     if name == "diagnose":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.config import Settings, to_dict
+from drifting.config.schema import Settings, to_dict
 
 
 def overview(commands: Mapping[str, Command]) -> str:

@@ -7,7 +7,7 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.shared import ENCODERS, WEIGHTS, define_share, share_of
-from drifting.config import ConfigError
+from drifting.errors import ConfigError
 
 
 def _define_images(values: flags.FlagValues) -> None:
@@ -32,7 +32,7 @@ def _trained(values: flags.FlagValues) -> Any:
         raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
     if values.workdir and values.vae:
         raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
-    from drifting.trained import TrainedGenerator
+    from drifting.sampling.generator import TrainedGenerator
 
     if values.weights:
         return TrainedGenerator.from_weights(values.weights, values.vae)
@@ -68,7 +68,7 @@ def _sample(values: flags.FlagValues) -> int:
             raise ConfigError(f"--out={values.out}: {forms}")
         _leave_out(values, ("columns",), "is of a grid: write a .png")
         return _sample_images(values, _trained(values), path)
-    from drifting.sample import write_grid
+    from drifting.sampling.grid import write_grid
 
     remedy = "a grid has --classes and --columns: write an .npz or a folder"
     _leave_out(values, ("num", "labels", "uint8", "process_index", "process_count"), remedy)
@@ -87,8 +87,10 @@ def _sample(values: flags.FlagValues) -> int:
 
 
 def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
-    from drifting.parts import Share
-    from drifting.sample import GeneratedImages, wanted_labels, write_images
+    from drifting.runs.shared_work import Share
+    from drifting.sampling.files import write_images
+    from drifting.sampling.images import GeneratedImages
+    from drifting.sampling.labels import wanted_labels
 
     images = GeneratedImages(
         trained,
@@ -128,8 +130,9 @@ def _evaluate(values: flags.FlagValues) -> int:
         raise ConfigError("--workdir: give the run's folder, or --weights or --images")
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
-    from drifting.parts import Share
-    from drifting.scores import Settings, evaluate_generator, score_table
+    from drifting.runs.shared_work import Share
+    from drifting.scoring.evaluate import Settings, evaluate_generator
+    from drifting.scoring.results import score_table
 
     if values.images:
         return _evaluate_files(values)
@@ -163,9 +166,10 @@ def _evaluate_files(values: flags.FlagValues) -> int:
     _leave_out(values, drawing, "--images have been drawn: give --workdir or --weights")
     if not values.reference:
         raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
-    from drifting.archive import open_images
-    from drifting.parts import Share
-    from drifting.scores import evaluate_files, score_table
+    from drifting.runs.shared_work import Share
+    from drifting.sampling.images import open_images
+    from drifting.scoring.evaluate import evaluate_files
+    from drifting.scoring.results import score_table
 
     path = Path(values.images)
     try:
@@ -210,7 +214,7 @@ def _define_compare(values: flags.FlagValues) -> None:
 def _compare(values: flags.FlagValues) -> int:
     if not values.a or not values.b:
         raise ConfigError("compare: give two runs or weights, drifting compare A B")
-    from drifting.compare import compare, comparison_table
+    from drifting.experiments.compare import compare, comparison_table
 
     out = Path(values.out)
     found = compare(

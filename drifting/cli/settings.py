@@ -13,18 +13,9 @@ from ml_collections import ConfigDict, config_flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to, one_line
-from drifting.config import (
-    Config,
-    ConfigError,
-    PretrainConfig,
-    Settings,
-    accepts_none,
-    annotation,
-    command_of,
-    parse,
-    to_config_dict,
-    wrong_type,
-)
+from drifting.config.parse import accepts_none, annotation, parse, to_config_dict, wrong_type
+from drifting.config.schema import Config, PretrainConfig, Settings, command_of
+from drifting.errors import ConfigError
 
 
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from absl import flags
 
-from drifting.config import ConfigError
+from drifting.errors import ConfigError
 
 WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
+
 ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
 
 

@@ -7,7 +7,9 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.shared import workdir_of
-from drifting.config import CacheBuild, Config, ConfigError, PretrainConfig, command_of, parse
+from drifting.config.parse import parse
+from drifting.config.schema import CacheBuild, Config, PretrainConfig, command_of
+from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
 
@@ -29,7 +31,7 @@ def _define_processes(values: flags.FlagValues) -> None:
 
 
 def _join_processes(values: flags.FlagValues) -> None:
-    from drifting.processes import initialise, is_writer
+    from drifting.devices.processes import initialise, is_writer
 
     initialise(values.coordinator, values.process_count, values.process_index, values.peer_timeout)
     if not is_writer():
@@ -38,7 +40,7 @@ def _join_processes(values: flags.FlagValues) -> None:
 
 def _train(values: flags.FlagValues) -> int:
     workdir, config = workdir_of(values), parse(values["config"].value, Config)
-    from drifting.train import train
+    from drifting.training.generator import train
 
     assert isinstance(config, Config)
     _join_processes(values)
@@ -47,7 +49,7 @@ def _train(values: flags.FlagValues) -> int:
 
 def _pretrain(values: flags.FlagValues) -> int:
     workdir, config = workdir_of(values), parse(values["config"].value, PretrainConfig)
-    from drifting.pretrain import pretrain
+    from drifting.training.encoder import pretrain
 
     assert isinstance(config, PretrainConfig)
     _join_processes(values)
@@ -66,7 +68,7 @@ def _define_plan(values: flags.FlagValues) -> None:
 def _plan(values: flags.FlagValues) -> int:
     settings: Any = values["config"].value
     config = parse(settings, PretrainConfig if command_of(settings) == "pretrain" else Config)
-    from drifting.plan import plan
+    from drifting.experiments.plan.plan import plan
 
     assert not isinstance(config, CacheBuild)
     fits = plan(
@@ -85,8 +87,8 @@ def _replay(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.step is None:
         raise ConfigError("--step: give the number of the step")
-    from drifting.processes import is_writer
-    from drifting.replay import replay
+    from drifting.devices.processes import is_writer
+    from drifting.experiments.replay import replay
 
     _join_processes(values)
     lines = replay(workdir, values.step)

@@ -4,7 +4,7 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.shared import WEIGHTS, out_of, workdir_of
-from drifting.config import ConfigError
+from drifting.errors import ConfigError
 
 
 def _weights(values: flags.FlagValues) -> str:
@@ -27,7 +27,7 @@ def _define_export(values: flags.FlagValues) -> None:
 
 def _export(values: flags.FlagValues) -> int:
     workdir, out = workdir_of(values), out_of(values)
-    from drifting.publish import export_run
+    from drifting.experiments.export import export_run
 
     export_run(workdir, out, average=values.ema, layout=values.format)
     print(out)
@@ -41,7 +41,7 @@ def _define_import(values: flags.FlagValues) -> None:
 
 def _import(values: flags.FlagValues) -> int:
     weights, out = _weights(values), out_of(values)
-    from drifting.publish import import_weights
+    from drifting.experiments.export import import_weights
 
     import_weights(weights, out, layout=values.format)
     print(out)
@@ -59,7 +59,7 @@ def _push(values: flags.FlagValues) -> int:
     weights = _weights(values)
     if not values.repo:
         raise ConfigError("--repo: give the repository, OWNER/NAME")
-    from drifting.hub.push import push
+    from drifting.weights.push import push
 
     print(push(weights, values.repo, revision=values.revision, private=values.private))
     return 0

@@ -9,10 +9,13 @@ from PIL import Image
 
 Seed = int | Sequence[int]
 """What `numpy.random.default_rng` takes."""
+
 Box = tuple[int, int, int, int]
 
 AREA = (0.2, 1.0)
+
 ASPECT = (3 / 4, 4 / 3)
+
 TRIES = 10
 
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from drifting.data.crop import Seed, random_crops
 
 Indices = Sequence[int] | NDArray[np.integer]
+
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
+
 Records = tuple[NDArray, NDArray[np.int32]]
 
 SPLITS = ("train", "heldout")

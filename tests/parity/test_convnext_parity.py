@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.features import convnext_features
-from drifting.hub.convnext import load_convnext
-from drifting.models.convnext import PRESETS
-from tests import test_convnext as ours
+from drifting.method.features import convnext_features
+from drifting.networks.convnext import PRESETS
+from drifting.weights.transformers_convnext import load_convnext
+from tests.networks import test_convnext as ours
 
 torch = pytest.importorskip("torch")
+
 try:
     import torchvision  # noqa: F401
 except (ImportError, RuntimeError):
     # Absent, or built for another torch: transformers does without, if it is told before it looks.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+
 transformers = pytest.importorskip("transformers")
 
 

@@ -3,7 +3,6 @@
 With DRIFTING_WRITE_FIXTURES=1 inception.npz, state_zip.pth and state_legacy.pth in tests/fixtures are written first.
 """
 
-import importlib
 import importlib.util
 import json
 import os
@@ -14,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drifting.hub.artifact import sha256
-from drifting.hub.inception import load_inception
-from drifting.hub.torch_file import read_state_dict
-from drifting.models.inception import resize
-from tests import test_inception as ours
-from tests import test_torch_file as files
+from drifting.networks.inception import resize
+from drifting.runs.files import sha256
+from drifting.weights.fid_inception import load_inception
+from drifting.weights.torch_file import read_state_dict
+from tests.networks import test_inception as ours
+from tests.weights import test_torch_file as files
 
 torch = pytest.importorskip("torch")
+
 FORMATS = {"zip": True, "legacy": False}
 """Of `torch.save`, by what its argument `_use_new_zipfile_serialization` is."""
 

@@ -13,18 +13,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from drifting.hub.vae import load_vae
-from tests import test_vae as ours
+from drifting.weights.diffusers_vae import load_vae
+from tests.networks import test_vae as ours
 
 torch = pytest.importorskip("torch")
+
 try:
     import torchvision  # noqa: F401
 except (ImportError, RuntimeError):
     # Absent, or built for another torch: diffusers does without, if it is told before it looks.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+
 diffusers = pytest.importorskip("diffusers")
 
 SWITCHED_OFF = {"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False}
+
 CONFIGS = {
     "tiny": ours.TINY,
     "tiny without options": ours.TINY | SWITCHED_OFF | {"block_out_channels": [8, 16], "layers_per_block": 2},

@@ -1,1 +1,0 @@
-"""Tiny data sets that TFDS prepares without TensorFlow."""

@@ -1,0 +1,1 @@
+"""From settings to objects: each kind of object is made in one place."""

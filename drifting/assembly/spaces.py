@@ -1,0 +1,114 @@
+"""Frozen networks of a run: the VAE whose latents are its samples, and the encoders in whose features it measures.
+
+They are named by references: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or `random://PRESET`, an untrained
+network with which a machine or a configuration can be tried out before anything is downloaded.
+"""
+
+import dataclasses
+
+import numpy as np
+from jax import Array
+
+from drifting.assembly.recipe import Settings
+from drifting.config.schema import FeaturesConfig
+from drifting.data.latents.read import LatentSource
+from drifting.data.source import LabelledSource, Source, read
+from drifting.errors import ConfigError
+from drifting.method.encoders import FeatureEncoder, _convnext_reader, _mae_reader, _text
+from drifting.method.features import pixel_features
+from drifting.method.space import SampleSpace, Shape
+from drifting.networks.network import Params
+from drifting.weights.references import network
+
+# --- the space in which samples live ----------------------------------------------------------------------------------
+
+
+def sample_space(
+    reference: str | None, image_shape: Shape, key: str = "data.vae", abstract: bool = False
+) -> SampleSpace:
+    """The space of samples for images of `image_shape`: that of the VAE which `key` names, or the images' own.
+
+    `abstract`: see `network`.
+
+    Raises:
+        ConfigError: the VAE cannot be had, or is for other images.
+    """
+    if reference is None:
+        return SampleSpace(image_shape, image_shape, None)
+    found = network(key, reference, "vae", abstract, dtype="float32", remat=True)
+    height, width, channels = image_shape
+    factor = 2 ** (len(found.arguments["block_channels"]) - 1)
+    if channels != found.arguments["in_channels"] or height % factor or width % factor:
+        raise ConfigError(
+            f"{key}={reference!r}: it takes {found.arguments['in_channels']} channels and sides divisible by {factor}, "
+            f"the images are {_text(image_shape)}: choose another data.image_size or another VAE"
+        )
+    shape = (height // factor, width // factor, found.arguments["latent_channels"])
+    return SampleSpace(shape, image_shape, found)
+
+
+def source_space(reference: str | None, source: Source) -> SampleSpace:
+    """The space of samples for a source: `sample_space` of its images and the VAE `reference`, the `data.vae`.
+
+    Latents of a cache have the VAE that encoded them: `reference` may say where it lies, and must not be another one.
+
+    Raises:
+        ConfigError: the VAE cannot be had, is for other images, or is another one.
+    """
+    if not isinstance(source, LatentSource):
+        delivered, _ = read(source, [0], np.zeros(1, bool), None)
+        return dataclasses.replace(sample_space(reference, source.shape), image_dtype=str(delivered.dtype))
+    reference = reference or source.vae
+    space = sample_space(reference, source.shape)
+    found = space.checksums["vae"]
+    if found != source.vae_checksum:
+        raise ConfigError(
+            f"data.vae={reference!r}: its checksum is {found}, but {source.path} holds latents of another VAE, "
+            f"{source.vae!r} with checksum {source.vae_checksum}"
+        )
+    return dataclasses.replace(space, encoded=True)
+
+
+# --- feature encoders -------------------------------------------------------------------------------------------------
+
+
+def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool = False) -> FeatureEncoder:
+    """The feature space of `config` for the samples of `space`: the samples, and the maps of each encoder.
+
+    `abstract`: see `network`.
+
+    Raises:
+        ConfigError: weights are missing, damaged, of another kind, or for other samples.
+    """
+    networks = {
+        name: network(
+            f"features.{name}",
+            getattr(config, name),
+            name,
+            abstract,
+            dtype=getattr(config, f"{name}_dtype"),
+            remat=config.remat,
+        )
+        for name in config.encoders
+    }
+    readers = {name: (_mae_reader if name == "mae" else _convnext_reader)(config, found, space)
+               for name, found in networks.items()}  # fmt: skip
+
+    def features(params: Params, samples: Array) -> dict[str, Array]:
+        images = space.decode(params, samples) if any(reader.of_images for reader in readers.values()) else samples
+        maps = pixel_features(samples)
+        for name, reader in readers.items():
+            found = reader.read(params[name], images if reader.of_images else samples)
+            maps |= {name: f.astype(config.kept_dtype or f.dtype) for name, f in found.items()}
+        return maps
+
+    params = {name: found.params for name, found in networks.items()}
+    checksums = {name: found.checksum for name, found in networks.items()}
+    return FeatureEncoder(features, params | space.params, checksums)
+
+
+def named_vae(config: Settings, source: LabelledSource) -> Settings:
+    """The settings with `data.vae` named: latents that were encoded before know whose they are."""
+    if not isinstance(source, LatentSource) or config.data.vae is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=source.vae))

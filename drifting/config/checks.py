@@ -1,0 +1,352 @@
+"""Settings that cannot work together, found before anything is built or compiled.
+
+Every failure is a `ConfigError` of one line: the key, its value, and what would be right.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from drifting.config.schema import (
+    SEED_LIMIT,
+    AnyConfig,
+    CacheBuild,
+    Config,
+    DataConfig,
+    EvalConfig,
+    FeaturesConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainingConfig,
+    has_banks,
+)
+from drifting.data.sources import SOURCES
+from drifting.errors import ConfigError
+from drifting.method.fields import FIELDS
+from drifting.method.kernels import KERNELS
+from drifting.method.loss import FEATURE_SCALES
+from drifting.method.potentials import LOSSES
+from drifting.networks.dit import PRESETS
+
+
+def check(config: AnyConfig) -> None:
+    """Combinations that cannot work, found before anything is built or compiled.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    _check_data(config.data)
+    if isinstance(config, CacheBuild):
+        _check_cache(config)
+        return
+    _check_run(config.train)
+    _at_least(0, "mesh", config.mesh, "data")
+    _at_least(1, "mesh", config.mesh, "fsdp")
+    _check_optimizer(config.optimizer, config.train.steps)
+    if isinstance(config, PretrainConfig):
+        _check_mae(config)
+        return
+    _check_loss(config)
+    _check_guidance(config)
+    _check_features(config.features)
+    _check_model(config.model)
+    _check_bank(config)
+    _check_eval(config.eval, config.train)
+
+
+def require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    """Raises `ConfigError` '`key`=`value`: `remedy`' unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value!r}: {remedy}")
+
+
+def one_of(key: str, value: str | None, known: Iterable[str]) -> None:
+    """Raises `ConfigError` unless `value` is among `known`."""
+    known = list(known)
+    close = difflib.get_close_matches(str(value), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close and value not in known else ""
+    require(value in known, key, value, f"use one of {', '.join(known)}{hint}")
+
+
+def _at_least(least: int, section: str, config: Any, *keys: str) -> None:
+    for key in keys:
+        require(getattr(config, key) >= least, f"{section}.{key}", getattr(config, key), f"use {least} or more")
+
+
+def _check_seed(key: str, seed: int) -> None:
+    require(0 <= seed < SEED_LIMIT, key, seed, "a seed lies in [0, 2^32)")
+
+
+def _check_run(run: RunConfig) -> None:
+    _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints")
+    _check_seed("train.seed", run.seed)
+    for key in ("sample_every", "checkpoint_every", "stuck_after"):
+        require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
+    decays = run.ema_decays
+    require(len(decays) > 0, "train.ema_decays", decays, "give at least one decay; 0.0 copies the weights")
+    require(len(set(decays)) == len(decays), "train.ema_decays", decays, "give each decay once")
+    require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
+
+
+def _check_micro_batch(size: int, samples: int, what: str) -> None:
+    remedy = f"must divide {what}={samples}, or be 0 (all at a time)"
+    require(size == 0 or (size > 0 and samples % size == 0), "train.micro_batch", size, remedy)
+
+
+def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
+    one_of("optimizer.decay", optimizer.decay, ("constant", "cosine"))
+    for key in ("learning_rate", "clip_norm", "eps"):
+        value = getattr(optimizer, key)
+        require(0 < value < math.inf, f"optimizer.{key}", value, "use a positive number")
+    for key in ("b1", "b2"):
+        require(0 <= getattr(optimizer, key) < 1, f"optimizer.{key}", getattr(optimizer, key), "a decay lies in [0, 1)")
+    require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "use 0 or more")
+    _at_least(0, "optimizer", optimizer, "warmup_steps", "no_op_steps")
+    before = optimizer.no_op_steps + optimizer.warmup_steps
+    if optimizer.decay == "cosine":
+        remedy = f"must exceed optimizer.no_op_steps + warmup_steps = {before} for a cosine"
+        require(steps > before, "train.steps", steps, remedy)
+
+
+def _check_data(data: DataConfig) -> None:
+    one_of("data.name", data.name, SOURCES)
+    _at_least(0, "data", data, "prefetch", "workers")
+    if data.resident is not None:
+        one_of("data.resident", data.resident, ("device", "host"))
+        remedy = "is a fresh part of the image each time it is read, and resident images are read once: leave one out"
+        require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
+    remedy = "latents cannot be cropped: set data.random_crop=False, or name the images, encoded in training (data.vae)"
+    require(not (data.random_crop and data.name == "latents"), "data.random_crop", data.random_crop, remedy)
+
+
+def _check_cache(config: CacheBuild) -> None:
+    data, cache = config.data, config.cache
+    require(data.name != "latents", "data.name", data.name, "is a cache already: name the images")
+    require(data.vae is not None, "data.vae", None, "give the VAE whose latents are to be kept")
+    remedy = "a cache keeps both: set cache.flip, and data.flip when training"
+    require(not data.flip, "data.flip", data.flip, remedy)
+    require(not data.random_crop, "data.random_crop", data.random_crop, "a cache holds the central part of each image")
+    _at_least(1, "cache", cache, "shard_size", "batch_size")
+    _at_least(0, "cache", cache, "workers")
+    require(0 <= cache.max_bad <= 1, "cache.max_bad", cache.max_bad, "a share lies in [0, 1]")
+
+
+def _check_loss(config: Config) -> None:
+    loss = config.loss
+    one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
+    one_of("loss.kernel", loss.kernel, KERNELS)
+    one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
+    require(len(loss.widths) > 0, "loss.widths", loss.widths, "give at least one kernel width, for example (0.3,)")
+    require(all(0 < w < math.inf for w in loss.widths), "loss.widths", loss.widths, "kernel widths are positive")
+    _at_least(1, "loss", loss, "labels")
+    # A sample drifts away from the other generated ones, and real ones are compared among themselves.
+    _at_least(2, "loss", loss, "generated", "positives")
+    samples = loss.labels * loss.generated
+    _check_micro_batch(config.train.micro_batch, samples, "loss.labels * loss.generated")
+    require(loss.unconditional >= 0, "loss.unconditional", loss.unconditional, "use 0 (no guidance) or more")
+    if loss.feature_scale == "neighbour":
+        remedy = f"must be positive and below loss.positives={loss.positives}"
+        require(0 < loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
+        require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
+        remedy = "loss.feature_scale='neighbour' measures the samples themselves: use ()"
+        require(not config.features.encoders, "features.encoders", config.features.encoders, remedy)
+
+
+def _check_guidance(config: Config) -> None:
+    loss, guidance = config.loss, config.guidance
+    for key in ("alpha_min", "alpha_max"):
+        value = getattr(guidance, key)
+        require(0 < value < math.inf, f"guidance.{key}", value, "use a positive scale, usually 1.0 or more")
+    require(math.isfinite(guidance.exponent), "guidance.exponent", guidance.exponent, "use a finite number")
+    remedy = f"must be at least guidance.alpha_min={guidance.alpha_min}"
+    require(guidance.alpha_max >= guidance.alpha_min, "guidance.alpha_max", guidance.alpha_max, remedy)
+    require(0 <= guidance.p_one <= 1, "guidance.p_one", guidance.p_one, "a probability lies in [0, 1]")
+    if loss.unconditional == 0:
+        remedy = "guidance needs unconditional samples: set loss.unconditional above 0, or alpha_max=1.0"
+        require(guidance.alpha_max == 1, "guidance.alpha_max", guidance.alpha_max, remedy)
+    else:
+        remedy = "below 1 unconditional negatives would weigh less than nothing: use 1.0 or more"
+        require(guidance.alpha_min >= 1, "guidance.alpha_min", guidance.alpha_min, remedy)
+
+
+def _check_features(features: FeaturesConfig) -> None:
+    names = features.encoders
+    for name in names:
+        one_of("features.encoders", name, ("mae", "convnext"))
+        remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "
+        remedy += "features.encoders; () compares the samples themselves"
+        require(getattr(features, name) is not None, f"features.{name}", None, remedy)
+    require(len(set(names)) == len(names), "features.encoders", names, "name each encoder once")
+    _check_dtype("features.mae_dtype", features.mae_dtype)
+    _check_dtype("features.convnext_dtype", features.convnext_dtype)
+    if features.kept_dtype is not None:
+        _check_dtype("features.kept_dtype", features.kept_dtype)
+    _at_least(32, "features", features, "convnext_size")
+    require(features.every_k_block >= 0, "features.every_k_block", features.every_k_block, "use 0 (no block) or more")
+    for key in ("mean_patches", "std_patches"):
+        sides = getattr(features, key)
+        require(all(side > 0 for side in sides), f"features.{key}", sides, "sides of patches are at least 1")
+    if features.mae_size is not None:
+        _at_least(1, "features", features, "mae_size")
+
+
+def _check_dtype(key: str, dtype: str | None) -> None:
+    one_of(key, dtype, ("float32", "bfloat16"))
+
+
+def _check_model(model: ModelConfig) -> None:
+    one_of("model.name", model.name, ("dit", "mlp"))
+    _check_dtype("model.dtype", model.dtype)
+    if model.attention_dtype is not None:
+        _check_dtype("model.attention_dtype", model.attention_dtype)
+    _at_least(0, "model", model, "register_tokens", "style_tokens")
+    _at_least(1, "model", model, "patch_size", "style_codebook", "noise_dim")
+    require(0 < model.mlp_ratio < math.inf, "model.mlp_ratio", model.mlp_ratio, "use a positive number")
+    if model.cond_dim is not None:
+        _at_least(1, "model", model, "cond_dim")
+    if model.name == "mlp":
+        remedy = "presets are sizes of model.name='dit': give model.hidden_size and model.depth"
+        require(model.preset is None, "model.preset", model.preset, remedy)
+        for key, least in {"hidden_size": 1, "depth": 2}.items():
+            value = getattr(model, key)
+            require(value is not None and value >= least, f"model.{key}", value, f"give {least} or more")
+    else:
+        _check_dit_size(model)
+
+
+def _check_dit_size(model: ModelConfig) -> None:
+    sizes = {"hidden_size": model.hidden_size, "depth": model.depth, "num_heads": model.num_heads}
+    if model.preset is not None:
+        one_of("model.preset", model.preset, PRESETS)
+        for key, value in sizes.items():
+            remedy = f"model.preset={model.preset!r} sets it: give one or the other"
+            require(value is None, f"model.{key}", value, remedy)
+        return
+    for key, value in sizes.items():
+        remedy = f"give it, or a model.preset out of {', '.join(PRESETS)}"
+        require(value is not None, f"model.{key}", value, remedy)
+        require(value is not None and value > 0, f"model.{key}", value, "use 1 or more")
+    hidden, heads = model.hidden_size or 0, model.num_heads or 1
+    require(hidden % 4 == 0, "model.hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
+    require(hidden % heads == 0, "model.num_heads", heads, f"must divide model.hidden_size={hidden}")
+    remedy = f"model.rope needs heads of even width, these have {hidden // heads}"
+    require(not model.rope or hidden // heads % 2 == 0, "model.num_heads", heads, remedy)
+
+
+def _check_bank(config: Config) -> None:
+    bank, loss = config.bank, config.loss
+    require(bank.per_class >= 0, "bank.per_class", bank.per_class, "use 0 (no bank) or more")
+    if not has_banks(config):
+        return
+    remedy = f"exceeds bank.per_class={bank.per_class}: draw fewer or keep more"
+    require(loss.positives <= bank.per_class, "loss.positives", loss.positives, remedy)
+    remedy = f"exceeds bank.unconditional={bank.unconditional}: draw fewer or keep more"
+    require(loss.unconditional <= bank.unconditional, "loss.unconditional", loss.unconditional, remedy)
+    _at_least(1, "bank", bank, "push")
+    remedy = "needs positives that are drawn for each step: set bank.per_class=0 (the MNIST recipe)"
+    require(loss.feature_scale != "neighbour", "loss.feature_scale", loss.feature_scale, remedy)
+
+
+def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
+    require(0 < evaluation.alpha < math.inf, "eval.alpha", evaluation.alpha, "use a positive guidance scale")
+    _at_least(1, "eval", evaluation, "batch_size", "neighbours")
+    _at_least(2, "eval", evaluation, "num_samples")
+    _at_least(0, "eval", evaluation, "every")
+    require(evaluation.every > 0 or not evaluation.diagnose, "eval.diagnose", True, "is done with eval.every: set that")
+    if evaluation.every_samples is not None:
+        _at_least(evaluation.neighbours + 1, "eval", evaluation, "every_samples")
+    _check_seed("eval.seed", evaluation.seed)
+    if evaluation.ema_decay is not None:
+        remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"
+        require(evaluation.ema_decay in run.ema_decays, "eval.ema_decay", evaluation.ema_decay, remedy)
+
+
+def _check_mae(config: PretrainConfig) -> None:
+    mae = config.mae
+    _at_least(1, "train", config.train, "batch_size")
+    _check_micro_batch(config.train.micro_batch, config.train.batch_size, "train.batch_size")
+    _at_least(1, "mae", mae, "base_channels", "patch_size", "input_patch_size")
+    require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, 1 or more")
+    require(0 <= mae.mask_ratio_min <= 1, "mae.mask_ratio_min", mae.mask_ratio_min, "a share lies in [0, 1]")
+    remedy = f"must lie in [mae.mask_ratio_min={mae.mask_ratio_min}, 1]"
+    require(mae.mask_ratio_min <= mae.mask_ratio_max <= 1, "mae.mask_ratio_max", mae.mask_ratio_max, remedy)
+    require(0 <= mae.lambda_cls <= 1, "mae.lambda_cls", mae.lambda_cls, "a weight lies in [0, 1]")
+    if mae.lambda_cls > 0:
+        remedy = f"must lie in [0, train.steps={config.train.steps}], whose last steps train the classifier"
+        require(0 <= mae.cls_steps <= config.train.steps, "mae.cls_steps", mae.cls_steps, remedy)
+        remedy = f"must lie in [0, mae.cls_steps={mae.cls_steps}], of which they are the first"
+        require(0 <= mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
+    _check_dtype("mae.dtype", mae.dtype)
+
+
+def check_layout(config: TrainingConfig, devices: int, processes: int, samples: int) -> None:
+    """What has to be divisible by the number of devices, over which every batch is spread.
+
+    Args:
+        devices: of the mesh. processes: that share them. samples: real ones there are.
+
+    Raises:
+        ConfigError: naming the first setting that does not fit.
+    """
+    if isinstance(config, PretrainConfig):
+        sizes = {"train.batch_size": min(config.train.batch_size, samples)}
+    else:
+        sizes = {"loss.labels": config.loss.labels}
+        if has_banks(config):
+            sizes["bank.push"] = min(config.bank.push, samples)
+    if config.train.micro_batch:
+        sizes["train.micro_batch"] = config.train.micro_batch
+    for key, size in sizes.items():
+        remedy = f"must be divisible by the {devices} devices of the mesh"
+        require(size % devices == 0, key, size, remedy)
+    require(devices % processes == 0, "mesh.data", devices, f"the {processes} processes must have equally many devices")
+
+
+def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes: int) -> None:
+    """What can be checked only against the data: patches against the image size, classes against what is asked for.
+
+    Args:
+        shape: height, width and channels of a sample.
+        num_classes: classes of the data.
+
+    Raises:
+        ConfigError: naming the first setting that does not fit.
+    """
+    height, width, _ = shape
+    samples = f"the {height}x{width} samples of data.name={config.data.name!r}"
+    if isinstance(config, PretrainConfig):
+        mae = config.mae
+        token, patch = mae.input_patch_size, mae.patch_size * mae.input_patch_size
+        fits = height % token == 0 and width % token == 0
+        require(fits, "mae.input_patch_size", token, f"must divide {samples}")
+        fits = height % patch == 0 and width % patch == 0
+        remedy = f"times mae.input_patch_size it is {patch}, which must divide {samples}"
+        require(fits, "mae.patch_size", mae.patch_size, remedy)
+        return
+    model = config.model
+    if model.name == "dit":
+        remedy = f"its samples are {height}x{width}, but the transformer draws squares: crop or pad them"
+        require(height == width, "data.name", config.data.name, remedy)
+        sides = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
+        remedy = f"must divide {samples}: use one of {', '.join(map(str, sides))}"
+        require(height % model.patch_size == 0, "model.patch_size", model.patch_size, remedy)
+    if config.loss.feature_scale == "neighbour":
+        remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"
+        require(config.loss.labels <= num_classes, "loss.labels", config.loss.labels, remedy)
+
+
+def ema_decay(config: Config, wanted: float | None = None) -> float:
+    """Which average of the parameters to use: `wanted`, or `eval.ema_decay`, or the first of `train.ema_decays`.
+
+    Raises:
+        ConfigError: the run does not keep the one that is wanted.
+    """
+    kept = config.train.ema_decays
+    if wanted is None:
+        return kept[0] if config.eval.ema_decay is None else config.eval.ema_decay
+    if wanted not in kept:
+        raise ConfigError(f"--ema={wanted}: the run does not keep it, use one of {', '.join(map(str, kept))}")
+    return wanted

@@ -1,0 +1,144 @@
+"""From nested keys and values to the dataclasses of settings and back, strictly: no unknown key, no other type."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from drifting.config.schema import Config, Kind, Settings
+from drifting.errors import ConfigError
+
+
+def to_config_dict(config: Settings) -> ConfigDict:
+    """A `ConfigDict` of all keys and values; keys that may be None accept their type as well."""
+
+    def section(value: Any) -> ConfigDict:
+        hints = typing.get_type_hints(type(value))
+        out = ConfigDict()
+        for f in dataclasses.fields(value):
+            v = getattr(value, f.name)
+            if dataclasses.is_dataclass(v):
+                out[f.name] = section(v)
+            elif v is None:
+                out[f.name] = placeholder(_inner_type(hints[f.name]))
+            else:
+                out[f.name] = v
+        return out
+
+    return section(config)
+
+
+@typing.overload
+def parse(settings: ConfigDict | dict[str, Any]) -> Config: ...
+
+
+@typing.overload
+def parse(settings: ConfigDict | dict[str, Any], kind: type[Kind]) -> Kind: ...
+
+
+def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
+    """The checked configuration of `settings`.
+
+    Args:
+        settings: nested keys and values; keys left out take their defaults, so that older files stay readable.
+        kind: `Config`, `PretrainConfig`, `CacheBuild` or a study's.
+
+    Raises:
+        ConfigError: an unknown key or a value of a wrong type.
+    """
+    if isinstance(settings, ConfigDict):
+        settings = settings.to_dict()
+    return _parse_section(kind(), settings, "")
+
+
+def _inner_type(hint: Any) -> Any:
+    """`int` of `int | None`."""
+    if accepts_none(hint):
+        return next(t for t in typing.get_args(hint) if t is not type(None))
+    return hint
+
+
+def _parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{prefix.rstrip('.') or 'settings'}={settings!r}: expected a section of keys, not a value")
+    hints = typing.get_type_hints(type(defaults))
+    values = {}
+    for key, value in settings.items():
+        if key not in hints:
+            raise ConfigError(unknown_key(prefix + key, value, hints))
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
+        else:
+            values[key] = _convert(hints[key], value, prefix + key)
+    return dataclasses.replace(defaults, **values)
+
+
+def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
+    """One line for a dotted `path` whose last part is none of the `known` keys there, with the nearest that is."""
+    prefix, dot, name = path.rpartition(".")
+    given = path if isinstance(value, dict) else f"{path}={value!r}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {prefix}{dot}{close[0]}?" if close else f"known keys: {', '.join(known)}"
+    return f"{given}: there is no such key; {remedy}"
+
+
+def annotation(kind: type[Settings], path: str, value: Any) -> Any:
+    """The annotated type of a dotted key such as `loss.widths`.
+
+    Raises:
+        ConfigError: there is no such key, or it is a section. The message names `value`, which it was to be set to.
+    """
+    hint: Any = kind
+    parts = path.split(".")
+    for depth, part in enumerate(parts, start=1):
+        hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        if not hints:
+            raise ConfigError(
+                f"{path}={value!r}: {'.'.join(parts[: depth - 1])} is a setting and has no keys of its own"
+            )
+        if part not in hints:
+            raise ConfigError(unknown_key(".".join(parts[:depth]), value if depth == len(parts) else {}, hints))
+        hint = hints[part]
+    if dataclasses.is_dataclass(hint):
+        first = dataclasses.fields(hint)[0].name
+        raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.{first}=...")
+    return hint
+
+
+def accepts_none(hint: Any) -> bool:
+    """Whether an annotated type is `... | None`."""
+    return isinstance(hint, types.UnionType)
+
+
+def wrong_type(path: str, value: Any, hint: Any) -> str:
+    """One line for a value that is not of the annotated type."""
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)"
+    kind, none = _inner_type(hint), " or None" if accepts_none(hint) else ""
+    return f"{path}={value!r}: expected {kind.__name__}{none}, for example {_example(kind)}"
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else."""
+    if accepts_none(hint):
+        return None if value is None else _convert(_inner_type(hint), value, path)
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise ConfigError(wrong_type(path, value, hint))
+        return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(wrong_type(path, value, hint))
+    return value
+
+
+def _example(kind: type) -> str:
+    return {int: "2", float: "0.2", str: "'name'", bool: "True"}[kind]

@@ -1,0 +1,109 @@
+"""A whole data set in memory: `InMemory` on the host, `load` on the devices, sorted by class."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from numpy.typing import NDArray
+
+from drifting.data.batches import members_of
+from drifting.data.crop import Seed
+from drifting.data.latents.read import LatentSource
+from drifting.data.source import Batch, Indices, LabelledSource, Records, augmented, read
+from drifting.method.all_samples import Resident
+
+logger = logging.getLogger("drifting")
+
+CHUNK, THREADS = 512, 8
+
+REPORTED = 2**30
+"""Bytes from which on loading takes long enough to be announced."""
+
+
+class InMemory:
+    """Another source's images, read once and kept in memory.
+
+    Args:
+        source: The images.
+        flip: Keep the mirror images of latents, too, which are encoded apart; other images are mirrored when read.
+    """
+
+    def __init__(self, source: LabelledSource, flip: bool) -> None:
+        self.name, self.shape = source.name, source.shape
+        self.labels, self.class_names, self.num_classes = source.labels, source.class_names, source.num_classes
+        self._records = views(source, flip)(np.arange(len(source)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray, int]:
+        return self._records[index, 0], int(self.labels[index])
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        return self.read(indices, np.zeros(len(indices), bool), None)
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """As `drifting.data.source.read`, from memory."""
+        rows = np.asarray(indices, dtype=np.int64)
+        if self._records.shape[1] > 1:
+            return self._records[rows, mirrored.astype(np.intp)], self.labels[rows]
+        return augmented(self._records[rows, 0], mirrored, crop_seeds), self.labels[rows]
+
+
+def load(source: LabelledSource, flip: bool, sharding: Sharding | None = None, shards: int = 1) -> Resident:
+    """All of a source on the devices; each process reads only what its own devices hold.
+
+    Args:
+        source: the images, or the moments of a cache of latents.
+        flip: mirror what is drawn with probability 1/2; doubles what latents take.
+        sharding: how the rows of `[N, V, *shape]` are spread; None puts them on the default device.
+        shards: how many parts of equal size that makes of the rows.
+
+    Raises:
+        ValueError: a class has no samples, or an image cannot be read.
+    """
+    members = members_of(source)
+    order = np.concatenate(members)
+    starts = np.cumsum([0, *map(len, members)]).astype(np.int32)
+    read_views = views(source, flip)
+    record = read_views(order[:1])
+    rows = -(-len(order) // shards) * shards
+    _report(record.nbytes * rows // shards, f" on each of {shards} devices" if shards > 1 else "")
+
+    def part(index: Any) -> NDArray:
+        wanted = np.arange(rows)[index[0]]
+        return read_views(order[np.minimum(wanted, len(order) - 1)])
+
+    where = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    records = jax.make_array_from_callback((rows, *record.shape[1:]), where, part)
+    return Resident(records, jax.device_put(starts), flip)
+
+
+def views(source: LabelledSource, flip: bool) -> Callable[[NDArray[np.int64]], NDArray]:
+    """A reader of samples by index, `[N] -> [N, V, *shape]`: each, and of latents with `flip` its mirror image."""
+    kinds = (False, True) if flip and isinstance(source, LatentSource) else (False,)
+
+    def chunk(rows: NDArray[np.int64]) -> NDArray:
+        return np.stack([read(source, rows, np.full(len(rows), kind), None)[0] for kind in kinds], axis=1)
+
+    def all_of(rows: NDArray[np.int64]) -> NDArray:
+        first = chunk(rows[:1])
+        out = np.empty((len(rows), *first.shape[1:]), first.dtype)
+
+        def fill(start: int) -> None:
+            out[start : start + CHUNK] = chunk(rows[start : start + CHUNK])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fill, range(0, len(rows), CHUNK)))
+        return out
+
+    return all_of
+
+
+def _report(size: int, where: str) -> None:
+    if size > REPORTED:
+        logger.info("data: loading %.1f GB%s", size / 1e9, where)

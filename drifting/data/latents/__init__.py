@@ -1,0 +1,1 @@
+"""Caches of latents: written by `drifting cache`, read as the source `latents`."""

@@ -1,0 +1,276 @@
+"""A cache of latents on disk, and the source that reads it. `drifting cache` (`drifting.data.cache`) writes one.
+
+A cache is a folder of ArrayRecord files ("shards") of records of one size: the image's index in the data set it was
+made from, its label, and the moments of its latents, in float16. `manifest.json` says what they are, and is there only
+once the cache is whole. It keeps moments rather than latents so that training can draw an image's latents afresh.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+from numpy.typing import NDArray
+
+from drifting.data.crop import Seed
+from drifting.data.source import Batch, Indices, Records, check_split
+
+logger = logging.getLogger("drifting")
+
+FORMAT, VERSION = "drifting latents", 1
+
+FACTS, LABELS, MANIFEST = "facts.json", "labels.npy", "manifest.json"
+
+RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
+
+HASH_THREADS = 16
+
+
+def record_type(latent_shape: Sequence[int], flip: bool) -> np.dtype[np.void]:
+    """One record, little-endian: `index` uint32, `label` int32, `moments` float16 `[views, h, w, 2 C]`.
+
+    Moments are the posterior's mean and log-variance, one after the other along the last axis; views are the image and,
+    with `flip`, its mirror image. `latent_shape`: `(h, w, C)` of the latents.
+    """
+    height, width, channels = latent_shape
+    return np.dtype([("index", "<u4"), ("label", "<i4"), ("moments", "<f2", (1 + flip, height, width, 2 * channels))])
+
+
+def shard_name(number: int, count: int) -> str:
+    """Name of a shard, without its suffix."""
+    return f"shard-{number:05}-of-{count:05}"
+
+
+# --- what lies in a folder --------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished cache: `format version facts images bad labels_sha256 shards`.
+
+    Raises:
+        ValueError: the folder holds no cache, one that is not finished, or the manifest of another one.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        if (folder / FACTS).is_file():
+            raise ValueError(f"{folder}: the cache is not finished; run its `drifting cache` command again")
+        raise ValueError(f"{folder}: holds no cache of latents; give a folder that `drifting cache` wrote")
+    manifest, facts = read_json(path), read_json(folder / FACTS)
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        found = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
+        raise ValueError(f"{path}: is {found}, not {FORMAT!r} version {VERSION}; make the cache again")
+    if other := [key for key, value in facts.items() if manifest["facts"].get(key) != value]:
+        was, now = facts[other[0]], manifest["facts"].get(other[0])
+        raise ValueError(f"{path}: of another cache ({other[0]} is {now!r}, here {was!r}); put the right one back")
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `ValueError` with the file's name where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); restore it, or make the cache again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no JSON object; restore it, or make the cache again")
+    return found
+
+
+def check_cache(folder: Path, verify: bool = False) -> list[str]:
+    """What is wrong with a finished cache, a line each; none if all is well.
+
+    Args:
+        folder: the cache.
+        verify: read everything and compare it with the checksums, rather than look at the files' sizes alone.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ValueError as error:
+        return [str(error)]
+
+    def look(shard: dict[str, Any]) -> str | None:
+        path, remedy = folder / shard["file"], "remove it and run the `drifting cache` command again"
+        if not path.is_file():
+            return f"{path}: is missing; run the `drifting cache` command again"
+        if (size := path.stat().st_size) != shard["bytes"]:
+            return f"{path}: has {size} bytes, not {shard['bytes']}; {remedy}"
+        if verify and (found := file_sha256(path)) != shard["sha256"]:
+            return f"{path}: is damaged, its SHA-256 is {found}, not {shard['sha256']}; {remedy}"
+        return None
+
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        problems = [line for line in pool.map(look, manifest["shards"]) if line]
+    try:
+        _read_labels(folder, manifest)
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _require_none(problems: list[str]) -> None:
+    if problems:
+        raise ValueError(problems[0] + (f" (and {len(problems) - 1} more problems)" if problems[1:] else ""))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def labels_sha256(labels: NDArray[np.int32]) -> str:
+    """SHA-256 of labels `[N]`, as little-endian int32."""
+    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
+
+
+def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
+    path = folder / LABELS
+    try:
+        labels: NDArray[np.int32] = np.load(path, allow_pickle=False).astype(np.int32)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run the `drifting cache` command again") from error
+    if labels_sha256(labels) != manifest["labels_sha256"]:
+        raise ValueError(f"{path}: is damaged; remove it and run the `drifting cache` command again")
+    return labels
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+class LatentSource:
+    """The moments of a cache's latents, read when they are asked for: see `latents`.
+
+    Attributes:
+        shape: height, width, channels of the images that were encoded.
+        sample_shape: of their latents.
+        vae, vae_checksum: reference of the VAE, and checksum of its weights.
+        flip: whether the mirror images' moments are there.
+        labels: `[N]` int32. class_names, num_classes: their meaning.
+        path: the folder.
+    """
+
+    name = "latents"
+
+    def __init__(self, folder: Path) -> None:
+        _require_none(check_cache(folder))
+        manifest = read_manifest(folder)
+        facts = manifest["facts"]
+        self.path = folder
+        self.labels = _read_labels(folder, manifest)
+        self.class_names: tuple[str, ...] = tuple(facts["classes"])
+        self.num_classes = len(self.class_names)
+        height, width, channels = facts["shape"]
+        self.shape: tuple[int, int, int] = (height, width, channels)
+        height, width, channels = facts["latent_shape"]
+        self.sample_shape: tuple[int, int, int] = (height, width, channels)
+        self.vae: str = facts["vae"]
+        self.vae_checksum: str = facts["vae_checksum"]
+        self.flip: bool = facts["flip"]
+        self._record = record_type(self.sample_shape, self.flip)
+        self._files = [folder / shard["file"] for shard in manifest["shards"]]
+        self._starts = np.cumsum([0] + [shard["records"] for shard in manifest["shards"]])
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process is given: not the open files."""
+        return {**self.__dict__, "_readers": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_lock": threading.Lock()}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
+        moments, labels = self.__getitems__([range(len(self))[index]])
+        return moments[0], int(labels[0])
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
+        return self.read(indices, np.zeros(len(indices), bool), None)
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` `[B]` of their mirror images; labels `[B]`.
+
+        Raises:
+            ValueError: mirror images or random crops are asked for and were not encoded, or a shard cannot be read.
+        """
+        if crop_seeds is not None:
+            raise ValueError(f"{self.path}: latents cannot be cropped; leave data.random_crop=False")
+        if mirrored.any() and not self.flip:
+            raise ValueError(f"{self.path}: was made without mirror images (cache.flip=False); set data.flip=False")
+        rows = np.asarray(indices, dtype=np.int64)
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        cuts = np.searchsorted(ordered, self._starts)
+        if cuts[0] > 0 or cuts[-1] < len(rows):
+            raise IndexError(f"an index lies outside of the {len(self)} samples of {self.path}")
+        records: list[bytes] = []
+        for shard in np.flatnonzero(np.diff(cuts)):
+            records += self._read_shard(int(shard), ordered[cuts[shard] : cuts[shard + 1]] - self._starts[shard])
+        table = np.frombuffer(b"".join(records), self._record)
+        moments: NDArray[Any] = np.empty((len(rows), *self._record["moments"].shape[1:]), np.float16)
+        moments[order] = table["moments"][np.arange(len(rows)), mirrored[order].astype(np.intp)]
+        return moments, self.labels[rows]
+
+    def _read_shard(self, shard: int, positions: NDArray[np.int64]) -> list[bytes]:
+        try:
+            with self._lock:
+                if shard not in self._readers:
+                    self._readers[shard] = ArrayRecordReader(str(self._files[shard]), RANDOM_ACCESS)
+            found: list[bytes] = self._readers[shard].read(positions.tolist())
+        except Exception as error:  # the reader raises many kinds
+            reason = " ".join(str(error).split())[:200]
+            remedy = f"`drifting cache --verify --workdir={self.path}` finds what is damaged"
+            raise ValueError(f"{self._files[shard]}: cannot be read ({reason}); {remedy}") from error
+        return found
+
+    def verify(self) -> None:
+        """Compares the whole cache with its checksums. Raises `ValueError`, one line, where they differ."""
+        size = sum(path.stat().st_size for path in self._files) / 1e9
+        if size > 1:  # otherwise it takes no time
+            logger.info("data: comparing %.0f GB of %s with its checksums (or set data.verify=False)", size, self.path)
+        _require_none(check_cache(self.path, verify=True))
+
+    def without_labels(self) -> "LatentSource":
+        """The same latents, all of one class `all`."""
+        other = LatentSource(self.path)
+        other.labels, other.class_names, other.num_classes = np.zeros_like(self.labels), ("all",), 1
+        return other
+
+
+def latents(
+    path: str | Path,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+) -> LatentSource:
+    """Latents that `drifting cache` encoded, as moments of their posteriors.
+
+    Args:
+        path: the cache's folder.
+        split: `train`; there is no other.
+        image_size, channels, classes: of the images that were encoded. The cache knows them: given, they are compared.
+
+    Raises:
+        ValueError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`
+            is not `train`.
+    """
+    check_split(split)
+    if split != "train":
+        raise ValueError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
+    found = LatentSource(Path(path))
+    known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
+    for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
+        if given not in (None, known[key]):
+            raise ValueError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
+    return found

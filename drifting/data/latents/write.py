@@ -1,0 +1,305 @@
+"""Encoding a data set into a cache of latents: `drifting cache`. For what it writes see `drifting.data.latents`.
+
+The work is cut into shards, which depend on the settings alone: shard `k` holds the images `[k S, (k + 1) S)` of the
+source, in order and without those that cannot be read. Each process makes whole shards, so the records are the same
+whatever the number of processes and however often they were killed (on accelerators whose compiler chooses algorithms
+by timing them, but for rounding). A shard is finished when its `.json` is there, which is written last.
+"""
+
+import logging
+import math
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
+
+from drifting.config.schema import CacheBuild
+from drifting.data.latents.read import (
+    FACTS,
+    FORMAT,
+    LABELS,
+    MANIFEST,
+    VERSION,
+    file_sha256,
+    labels_sha256,
+    read_json,
+    record_type,
+)
+from drifting.data.latents.shards import Shard, flush, remove_temporary, write_json
+from drifting.data.source import LabelledSource, Source
+from drifting.errors import CacheError
+from drifting.method.space import SampleSpace
+from drifting.runs.directory import CONFIG_FILE
+from drifting.runs.files import atomic_path
+from drifting.runs.progress import Progress, duration
+
+logger = logging.getLogger("drifting")
+
+Image = NDArray[np.float32]
+
+LISTED = 10
+"""Images that could not be read, and classes without any, which the last messages name."""
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(source: Source, index: int) -> Image | ValueError:
+    """An image, or why it cannot be read."""
+    try:
+        return source[index][0]
+    except ValueError as error:
+        return error
+
+
+def _mended(source: Source, shard: Shard) -> bool:
+    """Whether an image that was left out of a finished shard can be read by now."""
+    left_out = (shard.finished() or {"bad": []})["bad"]
+    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), ValueError)]
+    if mended:
+        logger.info("cache: image %d can be read now, %s is made again", mended[0], shard.path.name)
+    return bool(mended)
+
+
+def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
+    """Raises `CacheError` where more of the images cannot be read than may be; `reason` is that of the last."""
+    if bad > max_bad * images:
+        raise CacheError(
+            f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
+            f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
+            "again (without them it is another cache: choose another --workdir)"
+        )
+
+
+@dataclass
+class _Made:
+    """What has been found of the shard under way: when it began, its readable images' labels, and the others."""
+
+    began: float = field(default_factory=time.monotonic)
+    labels: list[int] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Builder:
+    """Makes shards: threads decode ahead of the devices, which compute a batch while the one before is written."""
+
+    def __init__(self, config: CacheBuild, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> None:
+        cache = config.cache
+        self._source, self._space, self._shards, self._config = source, space, shards, cache
+        self._record = record_type(space.shape, cache.flip)
+        devices = math.gcd(cache.batch_size, jax.local_device_count())
+        if devices < jax.local_device_count():
+            logger.warning(
+                "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be "
+                "over all", cache.batch_size, devices, jax.local_device_count(),
+            )  # fmt: skip
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
+        self._rows = NamedSharding(mesh, P("batch"))
+        self._params = jax.device_put(space.params, NamedSharding(mesh, P()))
+        # Each device does its rows by itself: the VAE goes through them in slices, which cannot be spread as they are.
+        self._encode = jax.jit(
+            jax.shard_map(self._moments, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False)
+        )
+        self._made, self._bad_before = _Made(), 0
+
+    def _moments(self, params: Any, images: jax.Array) -> jax.Array:
+        """Moments `[B, views, h, w, 2 C]` float16 of images `[B, H, W, C]` float32."""
+        views = [images, images[:, :, ::-1]] if self._config.flip else [images]
+        moments = self._space.moments(params, jnp.concatenate(views))
+        return jnp.stack(jnp.split(moments, len(views)), axis=1).astype(jnp.float16)
+
+    def make(self, missing: Sequence[Shard], interrupted: Callable[[], bool]) -> bool:
+        """Makes shards one after the other; returns whether all are made, or False after an interrupt."""
+        workers = self._config.workers or _cores()
+        total = sum(len(shard.indices) for shard in missing)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        progress = Progress(total, label="cache", unit="images")
+        try:
+            with progress:
+                images = self._decoded(pool, missing, ahead=2 * self._config.batch_size + workers)
+                done = 0
+                for shard in missing:
+                    with closing(self._make_shard(shard, images)) as steps:
+                        for step in steps:
+                            done += step
+                            progress.update(done, {"bad": self._bad_before + len(self._made.bad)})
+                            if interrupted():
+                                return False
+            return True
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decoded(
+        self, pool: ThreadPoolExecutor, shards: Sequence[Shard], ahead: int
+    ) -> Iterator[tuple[int, Image | ValueError]]:
+        """Indices and images in order, of which `ahead` are decoded before they are asked for, over shards' ends."""
+        indices = chain.from_iterable(shard.indices for shard in shards)
+        waiting: deque[tuple[int, Future[Image | ValueError]]] = deque()
+
+        def start(index: int) -> None:
+            waiting.append((index, pool.submit(_read, self._source, index)))
+
+        for index in islice(indices, ahead):
+            start(index)
+        while waiting:
+            index, future = waiting.popleft()
+            for following in islice(indices, 1):
+                start(following)
+            yield index, future.result()
+
+    def _make_shard(self, shard: Shard, images: Iterator[tuple[int, Image | ValueError]]) -> Generator[int]:
+        """Makes one shard; yields the number of images of each batch once it is under way."""
+        self._made = _Made()
+        self._bad_before = sum(len(found["bad"]) for other in self._shards if (found := other.finished()))
+        temporary = shard.path.with_name(f".{shard.path.name}.{uuid.uuid4().hex}.tmp")
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        try:
+            before: tuple[list[int], jax.Array] | None = None
+            left = len(shard.indices)
+            while left:
+                indices, batch, taken = self._take_batch(islice(images, left))
+                left -= taken
+                now = (indices, self._encode(self._params, jax.device_put(batch, self._rows)))
+                if before is not None:
+                    self._write(writer, *before)
+                before = now
+                yield taken
+            if before is not None:
+                self._write(writer, *before)
+            writer.close()
+            self._publish(shard, temporary)
+        finally:
+            if writer.is_open():
+                writer.close()
+            temporary.unlink(missing_ok=True)
+
+    def _take_batch(self, images: Iterator[tuple[int, Image | ValueError]]) -> tuple[list[int], Image, int]:
+        """Indices and images of the next batch, padded with zeros, and how many images were looked at for it."""
+        batch = np.zeros((self._config.batch_size, *self._source.shape), np.float32)
+        indices: list[int] = []
+        taken = 0
+        for index, image in images:
+            taken += 1
+            if isinstance(image, ValueError):
+                self._skip(index, image)
+                continue
+            batch[len(indices)] = image
+            indices.append(index)
+            if len(indices) == len(batch):
+                break
+        return indices, batch, taken
+
+    def _skip(self, index: int, error: ValueError) -> None:
+        reason = " ".join(str(error).split())
+        logger.warning("cache: skipped image %d: %s", index, reason)
+        self._made.bad.append({"index": index, "reason": reason})
+        _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._config.max_bad, reason)
+
+    def _write(self, writer: Any, indices: list[int], moments: jax.Array) -> None:
+        """Writes a record for each of the images `indices`, the first rows of `moments`."""
+        table = np.zeros(len(indices), self._record)
+        table["index"], table["label"] = indices, self._source.labels[indices]
+        table["moments"] = np.asarray(moments)[: len(indices)]
+        finite = np.isfinite(table["moments"]).all(axis=(1, 2, 3, 4))
+        if not finite.all():
+            index = indices[int(finite.argmin())]
+            raise CacheError(f"cache: moments of image {index} are not finite in float16; is data.vae the right one?")
+        for row in table:
+            writer.write(row.tobytes())
+        self._made.labels += table["label"].tolist()
+
+    def _publish(self, shard: Shard, temporary: Path) -> None:
+        """Gives a written shard its name, and records it: from then on it is finished."""
+        flush(temporary)
+        found = {
+            "file": shard.path.name,
+            "records": len(self._made.labels),
+            "bytes": temporary.stat().st_size,
+            "sha256": file_sha256(temporary),
+            "labels": self._made.labels,
+            "bad": self._made.bad,
+            "seconds": round(time.monotonic() - self._made.began, 3),
+        }
+        # What is recorded of a shard that was there before must not vouch for the new one.
+        shard.record.unlink(missing_ok=True)
+        os.replace(temporary, shard.path)
+        flush(shard.path.parent)
+        write_json(shard.record, found)
+
+
+def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
+    """Writes the manifest if all shards are finished; says what there is.
+
+    Raises:
+        CacheError: too many images cannot be read. While shards are made, each process knows only the finished ones.
+    """
+    found = [record for shard in shards if (record := shard.finished())]
+    bad = [image for record in found for image in record["bad"]]
+    if bad:
+        _check_bad(len(bad), shards[-1].indices.stop, max_bad, bad[-1]["reason"])
+    if len(found) < len(shards):
+        logger.info(
+            "cache: this process is done, %s images in %s; %d shards of other processes are not there yet",
+            f"{images:,}", duration(seconds), len(shards) - len(found),
+        )  # fmt: skip
+        return False
+    labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
+    with atomic_path(workdir / LABELS) as temporary:
+        with temporary.open("wb") as file:
+            np.save(file, labels.astype("<i4"), allow_pickle=False)
+        flush(temporary)
+    keys = ("file", "records", "bytes", "sha256")
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "facts": read_json(workdir / FACTS),
+        "images": len(labels),
+        "bad": bad,
+        "labels_sha256": labels_sha256(labels),
+        "shards": [{key: record[key] for key in keys} for record in found],
+    }
+    write_json(workdir / MANIFEST, manifest)
+    remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
+    took = duration(sum(record.get("seconds", 0.0) for record in found))
+    logger.info(
+        "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
+        f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
+    )  # fmt: skip
+    if bad:
+        logger.warning(
+            "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
+            "command takes them in (the data set without them is another cache: choose another --workdir)",
+            len(bad), workdir / MANIFEST,
+        )  # fmt: skip
+        for image in bad[:LISTED]:
+            logger.warning("cache: image %d: %s", image["index"], image["reason"])
+    names, present = manifest["facts"]["classes"], set(labels.tolist())
+    if empty := [name for label, name in enumerate(names) if label not in present]:
+        listed = ", ".join(empty[:LISTED]) + (", .." if empty[LISTED:] else "")
+        logger.warning(
+            "cache: %d of %d classes have no image that can be read, which training asks for: %s",
+            len(empty), len(names), listed,
+        )  # fmt: skip
+    return True
+
+
+def _size(count: float) -> str:
+    """`32.8 MB` of a count of bytes."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -1,0 +1,1 @@
+"""Devices and processes: meshes, who does what, and how a run ends early."""

@@ -1,0 +1,211 @@
+"""The mesh: how state, samples and data are spread over devices and processes.
+
+Two axes. Batches are spread over both; parameters, their averages and the optimiser's state over `fsdp` (Zhao et al.
+2023, "PyTorch FSDP"; Xu et al. 2021, "GSPMD"), by the rules below. Everything else follows: the step is plain
+`jax.jit`, its reductions are over the global batch, and the result does not depend on the mesh.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
+
+from drifting.config.schema import MeshConfig
+from drifting.errors import ConfigError
+from drifting.method.state import TrainState
+
+BATCH = ("data", "fsdp")
+"""The axes over which a batch is spread."""
+
+# Which axis of an array is spread over `fsdp`, by the end of its path; the first rule that matches. None: no axis.
+RULES: tuple[tuple[str, int | None], ...] = (
+    (r"final/kernel$", -2),  # whose outputs are few
+    (r"(kernel|embed|embedding)$", -1),
+    (r"(bias|gain|count|step|neighbour_scale)$", None),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies. Made by `layout`.
+
+    Attributes:
+        mesh: axes `data` and `fsdp`.
+        banks_per_device: whether each device along `data` has sample banks of its own.
+    """
+
+    mesh: Mesh
+    banks_per_device: bool = True
+
+    @property
+    def devices(self) -> int:
+        """Devices of the mesh, over all processes: parts that a batch is cut into."""
+        return int(self.mesh.size)
+
+    @property
+    def replicas(self) -> int:
+        """How many sets of banks there are."""
+        return int(self.mesh.shape["data"]) if self.banks_per_device else 1
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The whole array on every device."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def batch(self) -> NamedSharding:
+        """The first axis spread over all devices."""
+        return NamedSharding(self.mesh, P(BATCH))
+
+    @property
+    def banks(self) -> NamedSharding:
+        """The first axis, that of the sets of banks, spread over `data` where there are several."""
+        return NamedSharding(self.mesh, P("data") if self.replicas > 1 else P())
+
+    def params(self, tree: Any) -> Any:
+        """The sharding of every leaf of parameters, averages or optimiser state, by `RULES`.
+
+        Raises:
+            ValueError: no rule covers a leaf; names it.
+        """
+        return jax.tree_util.tree_map_with_path(self._param, tree)
+
+    def _param(self, path: Any, leaf: Any) -> NamedSharding:
+        name, size = jax.tree_util.keystr(path, simple=True, separator="/"), self.mesh.shape["fsdp"]
+        axis = next((axis for rule, axis in RULES if re.search(rule, name)), "none")
+        if axis == "none":
+            raise ValueError(f"{name}: no rule in drifting.sharding.RULES says how to shard it; add one")
+        if not isinstance(axis, int) or size == 1 or leaf.shape[axis] % size:
+            return self.replicated
+        spec: list[str | None] = [None] * len(leaf.shape)
+        spec[axis] = "fsdp"
+        return NamedSharding(self.mesh, P(*spec))
+
+    def place(self, batch: Mapping[str, NDArray]) -> dict[str, Array]:
+        """A batch on the devices, spread over its first axis; each process gives its own rows."""
+        return {key: jax.make_array_from_process_local_data(self.batch, rows) for key, rows in batch.items()}
+
+    def put(self, tree: Any) -> Any:
+        """Arrays that every process has, whole on every device."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+
+        def put(leaf: Any) -> Array:
+            host = np.asarray(leaf)
+            return jax.make_array_from_callback(host.shape, self.replicated, lambda index: host[index])
+
+        return jax.tree.map(put, tree)
+
+    def local(self, tree: Any) -> Any:
+        """The whole of every array on this process's first device, for what each process does by itself."""
+        if self.devices == 1:
+            return tree
+        whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        return jax.tree.map(lambda array: array.addressable_data(0), whole)
+
+    def gather(self, params: Any) -> Any:
+        """Inside jit: parameters whole on every device, as the networks use them.
+
+        What takes memory is the state, with averages and optimiser four times the parameters: that stays spread.
+        Without being told, the compiler would spread activations as the parameters are, which moves far more.
+        """
+        if self.devices == 1:
+            return params
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.replicated), params)
+
+    def scatter(self, gradient: Any) -> Any:
+        """Inside jit: a gradient, summed over the devices, spread as the parameters are."""
+        if self.devices == 1:
+            return gradient
+        return jax.tree.map(jax.lax.with_sharding_constraint, gradient, self.params(gradient))
+
+    def spread(self, tree: Any) -> Any:
+        """Inside jit: the tree with the first axis of every leaf spread over all devices."""
+        if self.devices == 1:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.batch), tree)
+
+    def each(self, function: Any, params: Any, batch: Any) -> Any:
+        """Inside jit: `function(params, batch) -> (outputs, total)` on every device's part of the batch by itself.
+
+        Outputs are joined along their first axis, and totals are added up, once. See `drifting.gradient.Each`.
+        """
+        if self.devices == 1:
+            return function(params, batch)
+
+        def local(params: Any, batch: Any) -> Any:
+            outputs, total = function(params, batch)
+            return outputs, jax.lax.psum(total, BATCH)
+
+        parts = jax.shard_map(
+            local, mesh=self.mesh, in_specs=(P(), P(BATCH)), out_specs=(P(BATCH), P()), check_vma=False
+        )
+        return parts(params, batch)
+
+    def take(self, records: Array, rows: Array, views: Array) -> Array:
+        """Inside jit: `records[rows, views]` of records spread over their first axis, the result spread likewise.
+
+        Each device looks up what it holds, and the parts are added up where they are wanted: what travels is what is
+        drawn, not the data.
+        """
+        if self.devices == 1:
+            return records[rows, views]
+
+        def local(held: Array, rows: Array, views: Array) -> Array:
+            place = jax.lax.axis_index(BATCH)
+            mine = rows - place * held.shape[0]
+            here = (mine >= 0) & (mine < held.shape[0])
+            found = held[jnp.where(here, mine, 0), views]
+            found = jnp.where(here.reshape(here.shape + (1,) * (found.ndim - here.ndim)), found, 0)
+            return jax.lax.psum_scatter(found, BATCH, scatter_dimension=0, tiled=True)
+
+        return jax.shard_map(local, mesh=self.mesh, in_specs=(P(BATCH), P(), P()), out_specs=P(BATCH))(
+            records, rows, views
+        )
+
+
+def layout(config: MeshConfig, banks_per_device: bool = True) -> Layout:
+    """The layout over the devices of all processes.
+
+    Raises:
+        ConfigError: the axes do not make up the devices there are.
+    """
+    count = len(jax.devices())
+    data = config.data or max(1, count // config.fsdp)
+    if data * config.fsdp != count:
+        remedy = f"their product must be the {count} devices there are"
+        raise ConfigError(f"mesh.data={config.data}, mesh.fsdp={config.fsdp}: {remedy}; data=0 takes what fsdp leaves")
+    shape = (data, config.fsdp)
+    # In the order of the processes, so that each one's rows of a batch are those of its own devices.
+    devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(shape)
+    return Layout(Mesh(devices, BATCH, axis_types=(AxisType.Auto,) * 2), banks_per_device)
+
+
+def one_device() -> Layout:
+    """The layout on the default device alone."""
+    return Layout(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH, axis_types=(AxisType.Auto,) * 2))
+
+
+def shardings(layout: Layout, state: TrainState) -> Any:
+    """Where every leaf of a state (or of its shapes) lies: a `TrainState` with a `NamedSharding` in the place of each.
+
+    Raises:
+      ValueError: no rule covers a parameter.
+    """
+    everywhere: Any = layout.replicated
+    return TrainState(
+        step=everywhere,
+        params=layout.params(state.params),
+        opt_state=layout.params(state.opt_state),
+        ema=layout.params(state.ema),
+        banks=jax.tree.map(lambda _: layout.banks, state.banks),
+        neighbour_scale=None if state.neighbour_scale is None else everywhere,
+    )

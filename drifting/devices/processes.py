@@ -1,0 +1,114 @@
+"""Several processes that train together: how they find one another, how they stop together, who is stuck.
+
+Every process runs the same command. What they share is the run's directory and the coordinator, process 0.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from drifting.devices.interrupts import interrupts
+from drifting.errors import ConfigError
+
+logger = logging.getLogger("drifting")
+
+
+def initialise(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: int = 100
+) -> None:
+    """Joins the processes of this job, if there are several; must come before anything else of JAX.
+
+    They are told of one another by arguments; or by the environment: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, as the launcher for Kubernetes sets them, a step of SLURM's, or a TPU pod.
+
+    Args:
+        coordinator: `HOST:PORT` of process 0; or `auto`, to find it and the others as JAX does on TPU VMs.
+        count, index: of the processes, and which one this is.
+        timeout: seconds after which the death of one ends the others.
+
+    Raises:
+        ConfigError: some of the three are given and others are not, or process 0 cannot be reached.
+    """
+    if coordinator == "auto" and count is None and index is None:
+        _initialise(timeout)
+        return
+    given = {"--coordinator": coordinator, "--process_count": count, "--process_index": index}
+    missing = [flag for flag, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise ConfigError(f"{missing[0]}: is missing; several processes need all of {', '.join(given)}")
+    if missing and "JAX_COORDINATOR_ADDRESS" in os.environ:
+        names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        if absent := [name for name in names if not os.environ.get(name, "").isdecimal()]:
+            raise ConfigError(f"{absent[0]}: is no number, and JAX_COORDINATOR_ADDRESS is set; set both or neither")
+        coordinator = os.environ["JAX_COORDINATOR_ADDRESS"]
+        count, index = (int(os.environ[name]) for name in names)
+    if count is not None and (index is None or not 0 <= index < count):
+        raise ConfigError(f"--process_index={index}: must lie in [0, --process_count={count})")
+    found: dict[str, Any] = {}
+    if count is not None:
+        found = dict(coordinator_address=coordinator, num_processes=count, process_id=index)
+    if count != 1 and (count is not None or _in_cluster()):
+        _initialise(timeout, **found)
+    elif not jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise ConfigError("--coordinator: is missing, and this is one of several processes; on TPU VMs use auto")
+
+
+def _initialise(timeout: int, **found: Any) -> None:
+    try:
+        jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
+    except (RuntimeError, ValueError) as error:
+        reason, where = " ".join(str(error).split())[:200], found.get("coordinator_address", "auto")
+        raise ConfigError(f"--coordinator={where}: the processes did not find one another ({reason})") from error
+
+
+def _in_cluster() -> bool:
+    """Whether SLURM or a TPU pod started several of us."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return tasks != "1" or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def is_writer() -> bool:
+    """Whether this process writes what one alone should: logs, metrics, pictures."""
+    return jax.process_index() == 0
+
+
+def agreed(value: int) -> int:
+    """What process 0 says, on every process."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(value))
+
+
+def everyones(value: int) -> list[int]:
+    """What each process says, on every process."""
+    return [value] if jax.process_count() == 1 else [int(v) for v in multihost_utils.process_allgather(np.int32(value))]
+
+
+def wait_for_all(name: str) -> None:
+    """Returns once every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """SIGTERM and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step.
+
+    Yields:
+        A function of the step just finished, called after each: whether this is the one to stop after.
+    """
+    if jax.process_count() == 1:
+        with interrupts() as interrupted:
+            yield lambda step: interrupted()
+        return
+    # With several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
+    previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield multihost_utils.reached_preemption_sync_point
+    finally:
+        signal.signal(signal.SIGINT, previous)

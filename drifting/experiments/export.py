@@ -1,0 +1,126 @@
+"""Weights out of a run and in from elsewhere: what `drifting export` and `drifting import` do."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Any
+
+import jax
+
+from drifting.config.checks import one_of
+from drifting.config.schema import command_of
+from drifting.errors import ConfigError, unusable
+from drifting.runs.directory import CONFIG_FILE
+from drifting.runs.files import atomic_path
+from drifting.sampling.generator import GENERATOR, TrainedGenerator
+from drifting.scoring.results import latest_scores
+from drifting.training.encoder import ARTIFACT
+from drifting.weights.artifact import Artifact, save_artifact
+from drifting.weights.card import README, TAGS, model_card
+from drifting.weights.load import find_kind, load_weights
+from drifting.weights.released import save_released
+
+logger = logging.getLogger("drifting")
+
+LAYOUTS = {"safetensors": save_artifact, "released": save_released}
+
+
+def export_run(workdir: Path, out: Path, *, average: float | None = None, layout: str = "safetensors") -> None:
+    """Writes the weights of a run as a folder to publish: tensors, `metadata.json` with all settings, a model card.
+
+    Args:
+        workdir: what `drifting train` or `drifting pretrain` wrote.
+        out: the folder; an artifact that is there is replaced.
+        average: of a generator: decay of the average to take; None: see `trained.ema_decay`.
+        layout: `safetensors`, or `released`, which the released code reads as well.
+
+    Raises:
+        ConfigError: there is no run or no such average, it has not come far enough, or its model has no released form.
+    """
+    one_of("--format", layout, LAYOUTS)
+    settings = _read_json(workdir / CONFIG_FILE)
+    if settings is None:
+        raise ConfigError(f"--workdir={workdir}: holds no run; give a folder that `drifting train` or `pretrain` wrote")
+    if command_of(settings) == "pretrain":
+        if average is not None:
+            raise ConfigError(f"--ema={average}: an encoder is written with the first of its averages, leave it out")
+        if not (workdir / ARTIFACT).is_dir():
+            raise ConfigError(f"--workdir={workdir}: has no encoder yet, let `drifting pretrain` finish")
+        artifact = load_weights(str(workdir / ARTIFACT), "mae")
+    else:
+        artifact = _generator(TrainedGenerator.from_run(workdir, average))
+        if (vae := artifact.metadata["usage"]["vae"]) and "://" not in vae:
+            logger.warning("data.vae=%s is a folder here: whoever uses the weights must give --vae", vae)
+    scores, settings = latest_scores(workdir), _without_folders(settings)
+    _write(artifact, out, layout, {"settings": settings} | ({"scores": scores} if scores else {}))
+
+
+def import_weights(reference: str, out: Path, *, layout: str = "safetensors") -> None:
+    """Writes published weights of any kind as a folder of ours, or in the released layout.
+
+    Args:
+        reference: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or a file of the Inception network.
+        out: the folder; an artifact that is there is replaced.
+        layout: see `export_run`.
+
+    Raises:
+        ConfigError: the weights cannot be had, or have no released form.
+    """
+    one_of("--format", layout, LAYOUTS)
+    try:
+        artifact = load_weights(reference, find_kind(reference))
+    except ValueError as error:
+        raise ConfigError(unusable("--weights", reference, error)) from error
+    _write(artifact, out, layout, {})
+
+
+def _generator(trained: TrainedGenerator) -> Artifact:
+    metadata: dict[str, Any] = {"step": trained.step, "ema_decay": trained.ema_decay, "usage": asdict(trained.usage)}
+    metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
+    return Artifact(GENERATOR, trained.arguments, jax.device_get(trained.params), metadata)
+
+
+# Written anew for the new folder; everything else that an artifact's metadata say goes along.
+_OWN = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay"}
+
+
+def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any]) -> None:
+    metadata = artifact.metadata
+    kept = {name: value for name, value in metadata.items() if name not in _OWN} | dict(extra)
+    if kept.get("commit") is None:  # from a folder of this machine
+        kept = {name: value for name, value in kept.items() if name not in ("source", "commit")}
+    kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae") if name in kept}
+    try:
+        LAYOUTS[layout](
+            out,
+            kind=artifact.kind,
+            model_config=artifact.model_config,
+            params=artifact.params,
+            step=metadata.get("step"),
+            ema_decay=metadata.get("ema_decay"),
+            extra=kept,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--out={out}: {error}") from error
+    if artifact.kind not in TAGS:
+        return
+    count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
+    described = metadata | {"kind": artifact.kind, "model_config": artifact.model_config}
+    card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
+    with atomic_path(out / README) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+
+
+def _without_folders(settings: Any) -> Any:
+    """Settings to publish: folders of the owner's machine are nobody's business, their last part is enough."""
+    if isinstance(settings, Mapping):
+        return {key: _without_folders(value) for key, value in settings.items()}
+    if isinstance(settings, str) and "://" not in settings:
+        return PurePath(settings).name
+    return settings
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

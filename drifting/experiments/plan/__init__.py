@@ -1,0 +1,1 @@
+"""`drifting plan`: whether a run fits its devices, and how long a step takes."""

@@ -1,0 +1,207 @@
+"""`drifting plan`: whether a run fits on given devices, what a step of it costs, and how long it will take.
+
+Nothing is downloaded and nothing is trained: see `drifting.workload` for what is counted. Times are the operations of a
+step at a stated share of the device's peak.
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from drifting.config.checks import check, check_layout, one_of, require
+from drifting.config.schema import PretrainConfig, TrainingConfig
+from drifting.errors import ConfigError
+from drifting.experiments.plan.workload import Mesh, Workload, measure, parse_mesh
+
+EFFICIENCY = 0.125
+"""Share of the bf16 peak that the published ablation reached: 99 of 790 TFLOP/s on each of 8 H200."""
+
+USABLE = 0.9
+"""Share of a device's memory that is planned with; the rest is the runtime's, and fragments."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator: its memory in bytes, and its peak in dense bfloat16 products, operations a second."""
+
+    memory: float
+    peak: float
+
+
+def _device(gigabytes: float, teraflops: float) -> Device:
+    return Device(gigabytes * 1e9, teraflops * 1e12)
+
+
+# Vendors' published figures, dense (no sparsity), accumulated in float32; TPUs by chip.
+DEVICES = {
+    "b200": _device(180, 2250),
+    "h200": _device(141, 989),
+    "h100": _device(80, 989),
+    "a100-80": _device(80, 312),
+    "a100-40": _device(40, 312),
+    "l40s": _device(48, 362),
+    "l4": _device(24, 121),
+    "a6000": _device(48, 155),
+    "rtx5090": _device(32, 209),
+    "rtx4090": _device(24, 165),
+    "rtx3090": _device(24, 71),
+    "tpu-v4": _device(32, 275),
+    "tpu-v5e": _device(16, 197),
+    "tpu-v5p": _device(95, 459),
+    "tpu-v6e": _device(32, 918),
+}
+
+
+def plan(
+    config: TrainingConfig,
+    *,
+    mesh: str,
+    device: str,
+    micro_batch: int | None = None,
+    efficiency: float = EFFICIENCY,
+    console: Console | None = None,
+) -> bool:
+    """Prints what a run needs and takes on `mesh` of `device`; returns whether it fits.
+
+    Args:
+        config: of `drifting train` or `drifting pretrain`.
+        mesh: see `parse_mesh`. device: a key of `DEVICES`.
+        micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else the largest that fits.
+        efficiency: share of the device's bf16 peak that training reaches.
+
+    Raises:
+        ConfigError: an unknown device, a mesh that is none, a batch that cannot be split so, wrong settings.
+    """
+    check(config)
+    one_of("--device", device, DEVICES)
+    layout, found = parse_mesh(mesh), DEVICES[device]
+    require(0 < efficiency <= 1, "--efficiency", efficiency, "a share lies in (0, 1]")
+    asked = micro_batch if micro_batch is not None else config.train.micro_batch or None
+    check_split(config, layout, asked)
+    workload = measure(config)
+    fitting = [size for size in workload.micro_batches(layout) if workload.total(layout, size) <= USABLE * found.memory]
+    fits = bool(fitting) if asked is None else workload.total(layout, asked) <= USABLE * found.memory
+    smallest = workload.micro_batches(layout)[-1]
+    size = asked if asked is not None else (fitting or [smallest])[0]
+    console = console or Console(width=110, highlight=False)
+    _print_step(console, workload, size)
+    _print_memory(console, workload, layout, found, size)
+    _print_outcome(console, config, workload, layout, device, size, efficiency, fits, fitting)
+    return fits
+
+
+def check_split(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) -> None:
+    """Raises `ConfigError` where a step, or a micro-batch of it, does not spread evenly over a mesh."""
+    if isinstance(config, PretrainConfig):
+        samples, what = config.train.batch_size, "train.batch_size"
+    else:
+        samples, what = config.loss.labels * config.loss.generated, "loss.labels * loss.generated"
+    _check_mesh(config, mesh)
+    if micro_batch:
+        remedy = f"must divide {what}={samples} and be divisible by the {mesh.devices} devices"
+        fits = micro_batch > 0 and samples % micro_batch == 0 and micro_batch % mesh.devices == 0
+        require(fits, "--micro_batch", micro_batch, remedy)
+
+
+def _check_mesh(config: TrainingConfig, mesh: Mesh) -> None:
+    """What training asks for: its micro-batches are chosen here, and its data are not looked at."""
+    whole = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=0))
+    try:
+        check_layout(whole, mesh.devices, processes=1, samples=sys.maxsize)
+    except ConfigError as error:
+        raise ConfigError(f"--mesh={mesh}: {error}") from error
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def _print_step(console: Console, workload: Workload, size: int) -> None:
+    networks = Table("network", "parameters", title="Networks")
+    for name, count in workload.parameters.items():
+        networks.add_row(name, f"{count:,}")
+    parts = Table("part", "TFLOP a step", title="Operations (matrix products and convolutions)")
+    again = workload.again if size not in (0, workload.samples) else {}
+    for name, operations in (workload.flops | again).items():
+        parts.add_row(name, f"{operations / 1e12:,.4g}")
+    parts.add_row("total", f"{workload.operations(size) / 1e12:,.4g}", style="bold")
+    console.print(networks)
+    console.print(parts)
+
+
+def _print_memory(console: Console, workload: Workload, mesh: Mesh, device: Device, size: int) -> None:
+    memory = Table("on each device", "GB", title=f"Memory, mesh {mesh}")
+    for name, held in workload.memory(mesh, size).items():
+        memory.add_row(name, f"{held / 1e9:.2f}")
+    memory.add_row("total", f"{workload.total(mesh, size) / 1e9:.2f}", style="bold")
+    memory.add_row("usable", f"{USABLE * device.memory / 1e9:.2f}")
+    console.print(memory)
+    activations = Table("activations of a sample, MB", "kept by differentiation", "the compiler's estimate")
+    for name, (kept, compiled) in workload.activations.items():
+        activations.add_row(name, f"{kept / 1e6:.1f}", f"{compiled / 1e6:.1f}")
+    console.print(activations)
+    sizes = Table("micro_batch", "GB", "TFLOP a step", "")
+    for choice in workload.micro_batches(mesh):
+        total = workload.total(mesh, choice)
+        verdict = "fits" if total <= USABLE * device.memory else "too large"
+        whole = "0 (all)" if choice == 0 else str(choice)
+        sizes.add_row(whole, f"{total / 1e9:.2f}", f"{workload.operations(choice) / 1e12:,.4g}", verdict)
+    console.print(sizes)
+
+
+def _print_outcome(
+    console: Console,
+    config: TrainingConfig,
+    workload: Workload,
+    mesh: Mesh,
+    device: str,
+    size: int,
+    efficiency: float,
+    fits: bool,
+    fitting: list[int],
+) -> None:
+    for note in workload.notes:
+        console.print(f"note: {note}")
+    name = f"{mesh.devices} x {device} ({mesh})"
+    if not fits:
+        console.print(f"does not fit on {name}: {_remedy(config, workload, mesh, device, fitting)}")
+        return
+    seconds = workload.operations(size) / (efficiency * DEVICES[device].peak * mesh.devices)
+    hours = seconds * config.train.steps / 3600
+    console.print(f"fits on {name} with train.micro_batch={size}{' (all at a time)' if size == 0 else ''}")
+    console.print(
+        f"{config.train.steps:,} steps of {seconds:.3g} s: {hours:,.1f} hours, "
+        f"{hours * mesh.devices:,.1f} device-hours, at {efficiency:.3g} of the bf16 peak"
+    )
+
+
+def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str, fitting: list[int]) -> str:
+    """What would fit: smaller micro-batches, more of these devices, or as many of another kind."""
+    if fitting:
+        return f"use train.micro_batch={fitting[0]}"
+
+    def best(mesh: Mesh, name: str) -> int | None:
+        usable = USABLE * DEVICES[name].memory
+        return next((size for size in workload.micro_batches(mesh) if workload.total(mesh, size) <= usable), None)
+
+    def possible(mesh: Mesh) -> bool:
+        try:
+            _check_mesh(config, mesh)
+        except ConfigError:
+            return False
+        return True
+
+    options = []
+    for factor in (2, 4, 8, 16, 32, 64):
+        more = [Mesh(mesh.data * factor, mesh.fsdp), Mesh(mesh.data, mesh.fsdp * factor)]
+        larger = [m for m in more if possible(m) and best(m, device) is not None]
+        if larger:
+            options.append(f"{device} with --mesh={larger[0]} and train.micro_batch={best(larger[0], device)}")
+            break
+    others = [name for name in DEVICES if best(mesh, name) is not None]
+    if others:
+        smallest = min(others, key=lambda name: DEVICES[name].memory)
+        options.append(f"{smallest} with --mesh={mesh} and train.micro_batch={best(mesh, smallest)}")
+    return "what would: " + (", or ".join(options) or "none of the devices known; make the model or the batch smaller")

@@ -1,0 +1,324 @@
+"""What a training step needs, counted without running it: operations, and bytes on each device of a mesh.
+
+Networks are traced by their shapes; no weights are downloaded. Operations and sizes are exact. Activations are what
+automatic differentiation keeps of a sample, or what the compiler allots for one, whichever is more.
+"""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifting.assembly import networks, recipe
+from drifting.assembly.run import set_up
+from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.config.checks import check_sizes, require
+from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig
+from drifting.data import sources
+from drifting.errors import ConfigError
+from drifting.experiments.plan.activations import (
+    Shape,
+    _bytes,
+    _compiled,
+    _loss_memory,
+    _map_shapes,
+    _residuals,
+    _with_backward,
+)
+from drifting.experiments.plan.flops import flops
+from drifting.method.loss import objective_loss
+from drifting.method.space import VAE_SLICE, SampleSpace
+from drifting.method.state import create
+from drifting.networks.mae import mae_loss
+from drifting.training.encoder import masks
+
+Bytes = dict[str, float]
+
+VAE_IMAGE = 0.5e9 / 256**2
+"""Activations of the VAE for each pixel of an image."""
+
+IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
+
+KNOWN_IMAGES = {
+    "mnist": ((28, 28, 1), 10, 60_000),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000),
+    "cifar10": ((32, 32, 3), 10, 50_000),
+}
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How many devices share the samples, and over how many of them parameters and optimiser state are split."""
+
+    data: int = 1
+    fsdp: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Samples are spread over both axes."""
+        return self.data * self.fsdp
+
+    def __str__(self) -> str:
+        return f"data={self.data},fsdp={self.fsdp}"
+
+
+def parse_mesh(text: str) -> Mesh:
+    """`data=8,fsdp=1`, axes left out are 1. Raises `ConfigError` where it is not that."""
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = part.strip().partition("=")
+        if axis not in ("data", "fsdp") or axis in sizes or not size.isdecimal() or int(size) < 1:
+            raise ConfigError(f"--mesh={text}: give its axes as data=N,fsdp=M, for example data=8,fsdp=1")
+        sizes[axis] = int(size)
+    return Mesh(**sizes)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a training step needs, whatever it runs on. Sizes are in bytes, operations those of one step.
+
+    Attributes:
+        samples: whose activations can be split into micro-batches.
+        parameters: numbers in each network.
+        flops: by part. again: what micro-batches compute a second time.
+        sharded: split over the fsdp axis. replicated: on every device. spread: split over all devices.
+        copies: weights in the dtype that the networks compute in.
+        activations: of one sample, by network: kept by automatic differentiation, and the compiler's figure.
+        loss: working memory of the largest feature map's loss, all labels.
+        encoding: activations of the VAE that encodes new images.
+    """
+
+    samples: int
+    parameters: dict[str, int]
+    flops: dict[str, float]
+    again: dict[str, float]
+    sharded: Bytes
+    replicated: Bytes
+    spread: Bytes
+    copies: float
+    activations: dict[str, tuple[float, float]]
+    loss: float = 0.0
+    encoding: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def operations(self, micro_batch: int) -> float:
+        """Operations of a step in micro-batches of so many samples (0: all)."""
+        again = 0.0 if micro_batch in (0, self.samples) else sum(self.again.values())
+        return sum(self.flops.values()) + again
+
+    def memory(self, mesh: Mesh, micro_batch: int) -> Bytes:
+        """Bytes on each device of a mesh, by what they hold; the last three are not there at the same time."""
+        local = (micro_batch or self.samples) / mesh.devices
+        found = {name: size / mesh.fsdp for name, size in self.sharded.items()}
+        if mesh.fsdp > 1:
+            found["parameters, gathered for the step"] = self.sharded["parameters"]
+        found |= self.replicated | {name: size / mesh.devices for name, size in self.spread.items()}
+        activations = self.copies + local * sum(max(pair) for pair in self.activations.values())
+        whole = micro_batch in (0, self.samples)
+        loss = self.loss / mesh.devices
+        # In micro-batches nothing but features outlives a network's pass; of a whole batch the activations do.
+        found["activations" if whole else f"activations of {micro_batch} samples"] = activations
+        found["loss of the largest feature map"] = loss if whole else max(0.0, loss - activations)
+        return found
+
+    def total(self, mesh: Mesh, micro_batch: int) -> float:
+        """Largest number of bytes on a device at a time."""
+        found = self.memory(mesh, micro_batch)
+        before = sum(found[name] for name in [*self.sharded, *self.replicated])
+        return max(sum(found.values()), before + self.encoding / mesh.devices)
+
+    def micro_batches(self, mesh: Mesh) -> list[int]:
+        """All that spread evenly over a mesh, the largest first: 0, the whole batch, then divisors of its samples."""
+        local = self.samples // mesh.devices
+        sizes = [mesh.devices * n for n in range(local // 2, 0, -1) if local % n == 0]
+        return [0, *sizes]
+
+
+def measure(config: TrainingConfig, compiler: bool = True) -> Workload:
+    """The workload of a run's steps. `compiler=False` leaves out its figures, which take most of the time."""
+    images = image_facts(config.data)
+    space = sample_space(config.data.vae, images.shape, abstract=True)
+    space = dataclasses.replace(space, encoded=config.data.name == "latents", image_dtype="uint8")
+    check_sizes(config, space.shape, images.classes)
+    if isinstance(config, PretrainConfig):
+        return _measure_pretraining(config, space, images, compiler)
+    return _measure_training(config, space, images, compiler)
+
+
+class ImageFacts(NamedTuple):
+    """What the data consist of; `notes` are what had to be assumed."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    samples: int
+    notes: list[str]
+
+
+def image_facts(data: DataConfig) -> ImageFacts:
+    """Shape of the images, their number and that of their classes; large data sets are not read."""
+    notes: list[str] = []
+    if data.name in KNOWN_IMAGES:
+        shape, classes, count = KNOWN_IMAGES[data.name]
+    elif data.name in ("imagefolder", "tfds"):
+        require(data.image_size is not None, "data.image_size", None, f"data.name={data.name!r} needs it")
+        shape = (data.image_size or 0, data.image_size or 0, data.channels or 3)
+        classes, count = IMAGENET_CLASSES, IMAGENET_IMAGES
+        folder = Path(data.path or "")
+        train = folder / "train" if (folder / "train").is_dir() else folder
+        if data.path and data.name == "imagefolder" and train.is_dir():
+            classes = sum(entry.is_dir() for entry in train.iterdir())
+            count = sum(len(files) for _, _, files in os.walk(train))
+        else:
+            notes.append(f"data.path={data.path!r} was not read: {count:,} images of {classes} classes assumed")
+    else:
+        source = sources.source(dataclasses.replace(data, verify=False))
+        shape, classes, count = source.shape, source.num_classes, len(source)
+    return ImageFacts(shape, 1 if data.unconditional else classes, count, notes)
+
+
+def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
+    loss = config.loss
+    encoder = feature_encoder(config.features, space, abstract=True)
+    parts, empty_state = set_up(config, space, encoder, images.classes)
+    state, frozen = jax.eval_shape(empty_state), encoder.params | space.params
+    n_gen, n_real = loss.labels * loss.generated, loss.labels * (loss.positives + loss.unconditional)
+    new = config.bank.push if config.bank.per_class else loss.labels * loss.positives
+
+    def inputs(batch: int) -> Any:
+        keys = partial(jax.random.split, jax.random.key(0), batch)
+        noise = jax.eval_shape(lambda params: parts.generator.sample_noise(params, keys()), state.params)
+        return noise, Shape((batch,), jnp.int32), Shape((batch,), jnp.float32)
+
+    def samples(batch: int) -> Shape:
+        return Shape((batch, *space.shape), jnp.float32)
+
+    def generate(params: Any, inputs: Any) -> Any:
+        return parts.generator(params, *inputs)
+
+    def features(x: Any, params: Any) -> Any:
+        return parts.features(params, x)
+
+    maps = jax.eval_shape(features, samples(1), frozen)
+    drawing, reading = flops(generate, state.params, inputs(1)), flops(features, samples(1), frozen)
+    flop = {
+        "generator, forward + backward": n_gen * flops(_with_backward(generate), state.params, inputs(1)),
+        "encoders on real samples": n_real * reading,
+        "encoders on generated, forward + backward": n_gen * flops(_with_backward(features), samples(1), frozen),
+        "loss": _loss_flops(parts.objective, config, maps),
+    }
+    if space.vae is not None and not space.encoded:
+        flop["VAE on new images"] = _vae_flops(space, new)
+    again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
+    copies, activations = 0.0, {}
+    for name, network in {
+        "generator": (generate, state.params, inputs),
+        "encoders": (features, samples, frozen),
+    }.items():
+        fixed, kept = _residuals(*network)
+        copies += fixed
+        activations[name] = (kept, _compiled(*network) if compiler else 0.0)
+    feature_bytes = _bytes(maps)
+    return Workload(
+        samples=n_gen,
+        parameters=_counts({"generator": state.params} | frozen),
+        flops=flop,
+        again=again,
+        sharded=_state_bytes(state),
+        replicated=_whole_bytes(state)
+        | {f"frozen {name}": _bytes(params) for name, params in frozen.items()}
+        | ({"banks": _bytes(state.banks)} if state.banks else {}),
+        spread={
+            "real and generated samples": (n_real + 2 * n_gen) * _bytes(samples(1)),
+            "features kept, generated": n_gen * feature_bytes,
+            "features kept, real": n_real * feature_bytes,
+        }
+        | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
+        copies=copies,
+        activations=activations,
+        loss=_loss_memory(parts.objective, config, maps),
+        encoding=_encoding(space, new),
+        notes=images.notes,
+    )
+
+
+def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
+    arguments, key = networks.mae_arguments(config.mae, space.shape[2], images.classes), jax.random.key(0)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
+    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
+    decays, batch = config.train.ema_decays, config.train.batch_size
+    state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
+
+    def inputs(batch: int) -> Any:
+        mask = jax.eval_shape(lambda: masks(config.mae, key, (batch, *space.shape)))
+        return Shape((batch, *space.shape), jnp.float32), Shape((batch,), jnp.int32), mask
+
+    def losses(params: Any, inputs: Any) -> Any:
+        return mae_loss(nnx.merge(graphdef, params)(*inputs), config.mae.lambda_cls)
+
+    flop = {"masked autoencoder, forward + backward": batch * flops(_with_backward(losses), state.params, inputs(1))}
+    if space.vae is not None and not space.encoded:
+        flop["VAE on new images"] = _vae_flops(space, batch)
+    copies, kept = _residuals(losses, state.params, inputs)
+    compiled = _compiled(losses, state.params, inputs) if compiler else 0.0
+    return Workload(
+        samples=batch,
+        parameters=_counts({"mae": state.params} | space.params),
+        flops=flop,
+        again={},
+        sharded=_state_bytes(state),
+        replicated=_whole_bytes(state) | {f"frozen {name}": _bytes(params) for name, params in space.params.items()},
+        spread={"images and samples": 4.0 * batch * (math.prod(space.image_shape) + math.prod(space.shape))},
+        copies=copies,
+        activations={"masked autoencoder": (kept, compiled)},
+        encoding=_encoding(space, batch),
+        notes=images.notes,
+    )
+
+
+def _loss_flops(objective: Any, config: Config, maps: dict[str, Any]) -> float:
+    shapes = {name: _map_shapes(config, f) for name, f in maps.items()}
+    gen, pos, unc = ({name: three[i] for name, three in shapes.items()} for i in range(3))
+    widths, weight = Shape((len(config.loss.widths),), jnp.float32), Shape((config.loss.labels,), jnp.float32)
+    return flops(lambda *arguments: objective_loss(objective, *arguments), widths, gen, pos, unc, weight)
+
+
+def _vae_flops(space: SampleSpace, images: int) -> float:
+    new = Shape((images, *space.image_shape), jnp.float32)
+    return flops(space.moments, space.params, new)
+
+
+def _encoding(space: SampleSpace, images: int) -> float:
+    if space.vae is None or space.encoded:
+        return 0.0
+    return min(images, VAE_SLICE) * VAE_IMAGE * math.prod(space.image_shape[:2])
+
+
+def _resident_bytes(config: Config, space: SampleSpace, images: ImageFacts) -> float:
+    """All of the data as the source delivers them; of latents, mirrored images are encoded apart."""
+    delivered = space.record if space.as_delivered else Shape(space.image_shape, space.image_dtype)
+    views = 2 if space.encoded and config.data.flip else 1
+    return float(images.samples * views * _bytes(delivered))
+
+
+def _state_bytes(state: Any) -> Bytes:
+    return {
+        "parameters": _bytes(state.params),
+        "optimiser": _bytes(state.opt_state),
+        "averages": _bytes(state.ema),
+    }
+
+
+def _whole_bytes(state: Any) -> Bytes:
+    """What is as large as the parameters and not spread over `fsdp`."""
+    return {"gradient, and that of a micro-batch": 2 * _bytes(state.params)}
+
+
+def _counts(networks: dict[str, Any]) -> dict[str, int]:
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(params)) for name, params in networks.items()}

@@ -1,0 +1,130 @@
+"""A step of a run again, to see what went wrong in it: every draw follows from the run's seed and the step's number."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from drifting.assembly.feed import make_feed
+from drifting.assembly.run import Training, prepare
+from drifting.config.schema import Config, MeshConfig, has_banks
+from drifting.errors import ConfigError
+from drifting.method.state import TrainState
+from drifting.method.step import draw_samples, features_and_samples, generator_inputs, push_batch, real_features
+from drifting.runs.checkpoints import Checkpoints
+from drifting.runs.directory import read_config
+from drifting.training.saved_banks import bank_packing
+from drifting.training.watch import named_metrics
+
+logger = logging.getLogger("drifting")
+
+SHOWN = ("loss", "gap", "collapse", "grad_norm", "param_norm")
+
+
+def replay(workdir: Path, step: int) -> list[str]:
+    """Trains from the last checkpoint before `step` up to it, writes nothing, and says what the step consists of.
+
+    Where the loss of a step before it is not finite already, that is the one looked into. With other devices than the
+    run had, the mesh is that of the devices here, and a warning says what differs.
+
+    Args:
+        workdir: a run's directory. step: of the steps counted from 1.
+
+    Returns:
+        Lines: the metrics of the steps up to it, and of the step itself the labels and guidance scales, and the range
+        of everything it computes, with how many numbers are not finite.
+
+    Raises:
+        ConfigError: the directory holds no run, or no checkpoint from before that step.
+    """
+    config = read_config(workdir)
+    assert isinstance(config, Config)
+    checkpoints = Checkpoints(workdir)
+    start = next((found for found in checkpoints.steps() if found < step), 0)
+    if start == 0 and checkpoints.steps():
+        oldest = checkpoints.steps()[-1]
+        raise ConfigError(f"--step={step}: the oldest checkpoint is of step {oldest}; ask for a later step")
+    training = prepare(_with_devices_here(config))
+    with closing(make_feed(config, training.source, training.parts.layout)) as feed:
+        packing = bank_packing(training.parts, feed, training.empty)
+        if start:
+            saved = checkpoints.read_run(start)
+            sets, here = saved.get("layout", {}).get("bank_sets", 1), training.parts.layout.replicas
+            if sets != here and has_banks(config):
+                logger.warning(
+                    "replay: the run drew from %d sets of banks, one for each device along mesh.data; here there are "
+                    "%d, so each step draws other samples than it did", sets, here,
+                )  # fmt: skip
+            state = packing.unpack(checkpoints.restore(start, packing.target(saved.get("layout", {}))))
+            feed.restore(saved["data"])
+        else:
+            state = training.first_state(feed)
+        logger.info("replay: from step %d to step %d of %s", start, step, workdir)
+        lines: list[str] = []
+        for number in range(start + 1, step + 1):
+            batch = next(feed)
+            if number == step:
+                lines += _looked_into(training, state, batch)
+            state, metrics = training.advance(state, batch)
+            values = named_metrics(config.loss.widths, jax.device_get(metrics))
+            shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN)
+            lines.append(f"step {number}: {shown}")
+            wrong = [f"{name}: {value}" for name, value in values.items() if not np.isfinite(value)]
+            if number == step:
+                lines += wrong
+            elif not np.isfinite(values["loss"]):
+                logger.warning("replay: step %d is the first whose loss is not finite: looking into that", number)
+                break
+    return lines if number == step else replay(workdir, number)
+
+
+def _with_devices_here(config: Config) -> Config:
+    """The settings, with a mesh of what devices there are if theirs is another."""
+    mesh, devices = config.mesh, jax.device_count()
+    if (mesh.data and mesh.data * mesh.fsdp != devices) or devices % mesh.fsdp:
+        logger.warning(
+            "replay: mesh.data=%d, mesh.fsdp=%d of the run does not fit the %d devices here: using them as mesh.data",
+            mesh.data, mesh.fsdp, devices,
+        )  # fmt: skip
+        return dataclasses.replace(config, mesh=MeshConfig())
+    return config
+
+
+def _looked_into(training: Training, state: TrainState, batch: Any) -> Iterator[str]:
+    """What goes into a step: its draws, the samples, and every feature map."""
+    parts, frozen = training.parts, training.frozen
+
+    @jax.jit
+    def inside(state: TrainState, batch: Any, frozen: Any, key: Array) -> dict[str, Any]:
+        key = jax.random.fold_in(key, state.step)
+        state = push_batch(parts.space, frozen, state, batch)
+        draw = draw_samples(parts, state, batch, frozen, key)
+        features, samples = features_and_samples(parts, state.params, generator_inputs(draw), frozen)
+        real = real_features(parts, draw, frozen)
+        named = {"parameters": state.params, "positives": draw.positives, "unconditional": draw.unconditional}
+        named |= {"samples": samples} | {f"features of samples, {name}": f for name, f in features.items()}
+        named |= {f"features of real samples, {name}": f for name, f in real.items()}
+        return {"labels": draw.labels, "alpha": draw.alpha, "ranges": {name: _range(x) for name, x in named.items()}}
+
+    found = jax.device_get(inside(state, batch, frozen, training.key))
+    yield f"labels: {', '.join(map(str, found['labels']))}"
+    yield f"alpha: {', '.join(f'{alpha:.3g}' for alpha in found['alpha'])}"
+    for name, (low, high, bad) in found["ranges"].items():
+        yield f"{name}: {low:.4g} to {high:.4g}" + (f", {int(bad)} NOT FINITE" if bad else "")
+
+
+def _range(tree: Any) -> tuple[Array, Array, Array]:
+    """Smallest and largest number of a tree of arrays, and how many are not finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+    if not leaves:
+        return jnp.float32(0), jnp.float32(0), jnp.int32(0)
+    low = jnp.min(jnp.stack([jnp.min(leaf) for leaf in leaves]))
+    high = jnp.max(jnp.stack([jnp.max(leaf) for leaf in leaves]))
+    return low, high, sum((jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves), jnp.int32(0))

@@ -1,0 +1,180 @@
+"""What a report shows, read from the files of runs and sweeps; nothing is loaded that needs an accelerator."""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from drifting.config.schema import Config, to_dict
+from drifting.errors import ConfigError
+from drifting.experiments.grid import FINISHED, SWEEP_FILE, read_cells, rows_of
+from drifting.runs.directory import CONFIG_FILE, read_config
+from drifting.runs.metrics import METRICS_FILE
+from drifting.scoring.results import latest_scores
+
+DAMAGED = "damaged"
+"""The state of a cell whose settings cannot be read."""
+
+LARGEST = 960
+"""Pixels along the side of a picture; larger ones are shrunk."""
+
+NAMES = {"log_kde": "log-KDE", "mean_shift": "mean shift", "drift": "two-axis drift", "mmd_kde": "MMD"}
+
+OWN_PLACE = ("loss.objective", "loss.kernel", "loss.widths", "train.seed")
+"""Settings that a sweep's page has a place for; runs that differ in others are of different kinds."""
+
+KERNELS = {"gaussian": "Gauss", "laplace": "Laplace", "rational_quadratic": "rational quadratic"}
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run. Attributes:
+
+    name: of its folder. config: its settings. metrics: rows of `metrics.jsonl`. scores: the latest, or None.
+    status, error: of a sweep's cell. grids: step and file of its sample grids, in order. varied: of a sweep's cell, the
+    settings that vary besides those of `OWN_PLACE`, by the last part of their key. seed: where a sweep has several.
+    """
+
+    name: str
+    config: dict[str, dict[str, Any]]
+    metrics: list[dict[str, float]]
+    scores: dict[str, Any] | None
+    status: str
+    error: str | None
+    grids: list[tuple[int, Path]]
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    @property
+    def objective(self) -> str:
+        """What it minimises, as a person calls it: `log-KDE, Gauss`."""
+        loss = self.config["loss"]
+        name, kernel = loss["objective"], loss["kernel"]
+        return f"{NAMES.get(name, name)}, {KERNELS.get(kernel, kernel)}"
+
+    @property
+    def kind(self) -> str:
+        """What it is but for its widths and its seed: `log-KDE, Gauss, learning_rate 0.001`."""
+        return ", ".join([self.objective, *(f"{key} {short(value)}" for key, value in self.varied.items())])
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Its kernel widths."""
+        return tuple(self.config["loss"]["widths"])
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """Step and value of a metric wherever it was logged; what is not finite is NaN."""
+        rows = [(row["step"], row[name]) for row in self.metrics if name in row]
+        return [(step, value if math.isfinite(value) else math.nan) for step, value in rows]
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """A sweep: its cells that have begun and can be read, and rows as those of `sweep.csv`."""
+
+    name: str
+    runs: list[RunData]
+    rows: list[dict[str, Any]]
+
+
+def read(workdir: Path) -> RunData | SweepData:
+    """The run or sweep in a folder, which is left as it is.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if (workdir / SWEEP_FILE).is_file():
+        return _read_sweep(workdir)
+    if not (workdir / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"--workdir={workdir}: holds no run and no sweep; give a folder of `drifting train` or `sweep`"
+        )
+    try:
+        scores = latest_scores(workdir)
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "remove it and run `drifting evaluate` again"
+        raise ConfigError(
+            f"--workdir={workdir}: the latest eval-STEP.json cannot be read ({error!r}); {remedy}"
+        ) from error
+    return _read_run(workdir, scores)
+
+
+def _read_sweep(workdir: Path) -> SweepData:
+    cells = read_cells(workdir)
+    rows, runs = rows_of(cells, workdir), []
+    varying = [key for key in cells[0].values if any(cell.values[key] != cells[0].values[key] for cell in cells)]
+    others = [key for key in varying if key not in OWN_PLACE]
+    lasts = [key.rpartition(".")[2] for key in others]
+    names = {key: last if lasts.count(last) == 1 else key for key, last in zip(others, lasts, strict=True)}
+    for cell, row in zip(cells, rows, strict=True):
+        folder = cell.folder(workdir)
+        if not (folder / CONFIG_FILE).is_file():
+            continue
+        scores = cell.scores(workdir) if row["status"] == FINISHED else None
+        try:
+            run = _read_run(folder, scores, row["status"], row["error"] or None)
+        except ConfigError as error:  # the others are worth a page
+            row |= {"status": DAMAGED, "error": f"{row['error']} {error}".strip()}
+            continue
+        varied = {name: cell.values[key] for key, name in names.items()}
+        seed = cell.values["train.seed"] if "train.seed" in varying else None
+        runs.append(replace(run, varied=varied, seed=seed))
+    return SweepData(workdir.name, runs, rows)
+
+
+def _read_run(folder: Path, scores: dict[str, Any] | None, status: str = "", error: str | None = None) -> RunData:
+    config = read_config(folder, Config)
+    grids = []
+    for path in sorted((folder / "samples").glob("step_*.png")):
+        if match := re.fullmatch(r"step_(\d+)\.png", path.name):
+            grids.append((int(match[1]), path))
+    return RunData(folder.name, _plain(to_dict(config)), _metrics(folder), scores, status, error, grids)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    path = folder / METRICS_FILE
+    rows = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of a run that goes on may be half written
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def short(value: Any) -> str:
+    """A setting's value for a person."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def picture(path: Path) -> tuple[str, int, int]:
+    """An image file as a data URI, with its width and height; large ones are shrunk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Image.open(path) as image:
+        image.load()
+    if max(image.size) > LARGEST:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    out, kind = io.BytesIO(), "png"
+    image.save(out, format="PNG", optimize=True)
+    if out.tell() > 400_000:  # photographs
+        out, kind = io.BytesIO(), "jpeg"
+        image.convert("RGB").save(out, format="JPEG", quality=85, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", *image.size

@@ -1,0 +1,335 @@
+"""The page: HTML with its style, script, charts and pictures inside, so that the one file is all there is."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from drifting import __version__
+from drifting.experiments.grid import FAILED, FINISHED
+from drifting.experiments.report.charts import MARKERS, Series, axis, chart, legend, number
+from drifting.experiments.report.curves import CURVES, run_curves, sweep_curves
+from drifting.experiments.report.data import DAMAGED, RunData, SweepData
+from drifting.experiments.report.elements import (
+    HELDOUT,
+    TITLES,
+    details,
+    image,
+    number_cell,
+    score_title,
+    settings_table,
+    table,
+    text_cell,
+    tiles,
+)
+from drifting.experiments.report.groups import Group, distance, grouped, kinds, score, scored, width_text
+from drifting.scoring.results import distance_name
+
+LOWER_IS_BETTER = {"fid", "sfid", "frechet_distance"}
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""What the browser lets the page do: nothing that leaves the file."""
+
+REACH = 3.0
+"""A chart grows to at most so many times the range of its values to show the held-out one."""
+
+
+def page(data: RunData | SweepData, version: str | None = None) -> str:
+    """The whole HTML of a report.
+
+    Args:
+        version: of a page that is served: it asks now and then whether there is a newer one; None: a file.
+    """
+    if isinstance(data, SweepData):
+        return frame(data.name, "A sweep of drifting generative models", _sweep(data), version)
+    return frame(data.name, "A run of a drifting generative model", _run(data), version)
+
+
+def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str | None = None) -> str:
+    """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
+
+    Args:
+        name, what: for the head of the page. version: see `page`.
+    """
+    sections = [(title, body) for title, body in parts if body]
+    links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)
+    files = resources.files("drifting.experiments.report")
+    style, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    body = "".join(
+        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{content}</section>' if title else content
+        for title, content in sections
+    )
+    when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    served = "" if version is None else f' data-version="{escape(version)}"'
+    policy = POLICY if version is None else f"{POLICY}; connect-src 'self'"
+    return f"""<!doctype html>
+<html lang="en"{served}>
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="generator" content="drifting {__version__}">
+<link rel="icon" href="data:,">
+<title>{escape(name)} · drifting</title>
+<style>{style}</style>
+</head>
+<body>
+<a class="skip" href="#main">To the content</a>
+<div class="wrap">
+<header><h1>{escape(name)}</h1><p>{escape(what)}, as of {when}</p>
+<button type="button" id="theme" hidden aria-label="Switch between light and dark">Dark</button></header>
+<nav aria-label="Contents"><ul>{links}</ul></nav>
+<main id="main">{body}</main>
+<footer>Written by drifting {__version__}. This file holds everything it shows and asks nothing of the network.</footer>
+</div>
+<div id="tip" role="status" hidden></div>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _anchor(title: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in title.lower())
+
+
+# --- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+def _sweep(data: SweepData) -> list[tuple[str, str]]:
+    groups = grouped(run for run in data.runs if run.scores is not None)
+    styles = {kind: (f"s{i % 8}", MARKERS[i % len(MARKERS)]) for i, kind in enumerate(kinds(data.runs))}
+    return [
+        ("", _sweep_tiles(data, groups)),
+        ("Scores against kernel width", _width_charts(groups, styles)),
+        ("Best cell of each objective", _best_table(groups)),
+        ("Training", sweep_curves(data.runs)),
+        ("Samples side by side", _samples(data.runs, groups)),
+        ("Settings that differ", _settings(data.runs)),
+        ("All cells", _cells_table(data.rows)),
+    ]
+
+
+def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
+    states = [row["status"] for row in data.rows]
+    problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED) if state in states]
+    progress = ", ".join(problems) or "none failed"
+    shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
+    if groups:
+        name = distance(groups)
+        best = min(groups, key=lambda group: group.mean(name))
+        shown.append((f"Lowest {TITLES[name]}", number(best.mean(name)), best.label))
+        if scored(groups, ["f1"]):
+            best = max(groups, key=lambda group: group.mean("f1"))
+            shown.append(("Highest F1", number(best.mean("f1")), best.label))
+    return tiles(shown)
+
+
+def _label(run: RunData) -> str:
+    seed = "" if run.seed is None else f", seed {run.seed}"
+    return f"{run.kind}, width {width_text(run.widths)}{seed}"
+
+
+def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]) -> str:
+    """The paper's Figure 4: each score against the width, a line for each kind; several seeds are averaged."""
+    placed = sorted((group for group in groups if len(group.widths) == 1), key=lambda group: group.widths)
+    if not placed:
+        return '<p class="lead">No finished cell has a single kernel width yet.</p>'
+    widths = sorted({group.widths[0] for group in placed})
+    x = axis("kernel width", widths, log=len(widths) > 1 and widths[0] > 0, ticks=widths)
+    present = [kind for kind in styles if kind in kinds(placed)]
+    figures = []
+    for name in scored(placed, (distance(placed), "precision", "recall", "f1")):
+        series = [_against_width([g for g in placed if g.kind == kind], name, *styles[kind]) for kind in present]
+        values = [value for group in placed for value in group.values(name)]
+        heldout = _heldout(placed, name)
+        level = heldout if heldout is not None and _in_reach(heldout, values) else None
+        y = axis(TITLES[name], values if level is None else [*values, level])
+        better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+        beside = "" if heldout is None else f"held-out {number(heldout)}"
+        about = "; ".join(filter(None, (better, beside, y.scale)))
+        line = None if level is None else ("held-out", level)
+        drawn = chart(f"{TITLES[name]} against kernel width", x, y, series, level=line)
+        caption = f"<figcaption>{TITLES[name]} <small>{about}</small></figcaption>"
+        figures.append(f'<figure data-chart="{name}">{caption}{drawn}</figure>')
+    keys = legend([(kind, *styles[kind]) for kind in present])
+    several = any(len(group.runs) > 1 for group in placed)
+    point = "the mean of its seeds, with a line from the lowest to the highest" if several else "a cell"
+    lead = f"Each point is {point}. Choose a point with the tab and arrow keys to read it."
+    return f'<p class="lead">{lead}</p><div data-figures>{keys}<div class="figures">{"".join(figures)}</div></div>'
+
+
+def _heldout(groups: Sequence[Group], name: str) -> float | None:
+    """The score of held-out real images, where all runs have the same."""
+    found = {(run.scores or {}).get(f"{name}{HELDOUT}") for group in groups for run in group.runs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _in_reach(level: float, values: Sequence[float]) -> bool:
+    low, high = min(values), max(values)
+    return max(high, level) - min(low, level) <= REACH * (high - low)
+
+
+def _against_width(groups: Sequence[Group], name: str, style: str, marker: str) -> Series:
+    """The mean score of groups of one kind, in order of their widths, and what to say of each."""
+    points, notes, spans = [], [], []
+    for group in groups:
+        values, mean = group.values(name), group.mean(name)
+        points.append((group.widths[0], mean))
+        spans.append((min(values), max(values)))
+        seeds = f" (mean of {len(values)} seeds: {', '.join(map(number, values))})" if len(values) > 1 else ""
+        notes.append(f"{group.kind}, width {group.widths[0]:g}: {TITLES[name]} {number(mean)}{seeds}")
+    return Series(groups[0].kind, points, style, marker, notes, spans)
+
+
+SCORES = ("fid", "frechet_distance", "sfid", "inception_score", "precision", "recall", "f1", "class_accuracy", "alpha")
+
+
+def _best_table(groups: Sequence[Group]) -> str:
+    """The paper's Table 2: of each kind the cell with the lowest distance, on average over its seeds."""
+    if not groups:
+        return ""
+    name = distance(groups)
+    by_distance = sorted(groups, key=lambda group: group.mean(name))
+    best = [next(group for group in by_distance if group.kind == kind) for kind in kinds(by_distance)]
+    several = any(len(group.runs) > 1 for group in best)
+    names = scored(best, SCORES)
+    rows: list[str] = []
+    for group in best:
+        cells = [text_cell(width_text(group.widths), "n")]
+        cells += [number_cell("seeds", len(group.runs))] if several else []
+        cells += [_mean_cell(group, score) for score in names]
+        first = ' class="best"' if not rows else ""
+        rows.append(f'<tr{first}><th scope="row">{escape(group.kind)}</th>{"".join(cells)}</tr>')
+    heads = ["Objective", "Width", *(["Seeds"] if several else []), *(TITLES[score] for score in names)]
+    means = "Means over the seeds, with the lowest and the highest. " if several else ""
+    lead = f"{means}The cell with the lowest {TITLES[name]}; the first row is the best of all."
+    return f'<p class="lead">{escape(lead)}</p>{table(heads, rows, "best", text=1)}'
+
+
+def _mean_cell(group: Group, name: str) -> str:
+    values = group.values(name)
+    low, high = min(values), max(values)
+    note = f" {number(low)}–{number(high)}" if low < high else ""
+    return number_cell(name, group.mean(name), note)
+
+
+# --- pictures and settings --------------------------------------------------------------------------------------------
+
+
+def _samples(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
+    drawn = [run for run in runs if run.grids]
+    if not drawn:
+        return ""
+    gallery = []
+    for number_, run in enumerate(drawn):
+        step, path = run.grids[-1]
+        shown = image(path, f"Samples of {_label(run)} at step {step:,}, a class each row")
+        caption = f"<figcaption><strong>{escape(_label(run))}</strong><br>{escape(_score_line(run))}</figcaption>"
+        gallery.append(f'<figure id="cell-{number_}">{shown}{caption}</figure>')
+    options = [f'<option value="cell-{i}">{escape(run.name)}</option>' for i, run in enumerate(drawn)]
+    sides = []
+    ranked = sorted(groups, key=lambda group: group.mean(distance(groups)))
+    best = next((drawn.index(run) for group in ranked for run in group.runs if run in drawn), 0)
+    other = len(drawn) - 1 if best < len(drawn) - 1 else 0
+    for side, chosen in (("left", best), ("right", other)):
+        marked = [o.replace("<option", "<option selected", 1) if i == chosen else o for i, o in enumerate(options)]
+        select = f'<select data-side="{side}" aria-label="Cell on the {side}">{"".join(marked)}</select>'
+        sides.append(f'<figure>{select}<div class="shown" aria-live="polite"></div></figure>')
+    lead = "All cells draw the same seeds: an image has the same place, class and noise in each. Choose two to compare."
+    return (
+        f'<p class="lead">{lead}</p><div class="pair">{"".join(sides)}</div>'
+        f'<details open><summary>All cells</summary><div class="gallery">{"".join(gallery)}</div></details>'
+    )
+
+
+def _score_line(run: RunData) -> str:
+    if run.scores is None:
+        return run.error or run.status or "not scored yet"
+    names = (distance_name(run.scores), "precision", "recall")
+    return ", ".join(f"{TITLES[name]} {number(run.scores[name])}" for name in names if name in run.scores)
+
+
+def _settings(runs: Sequence[RunData]) -> str:
+    return settings_table({run.name: run.config for run in runs}) if len(runs) > 1 else ""
+
+
+def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every row of `sweep.csv`, with the numbers as they stand there."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("index", "error")))
+    names = [*(name for name in names if "." in name), *(name for name in SCORES if name in names), *names]
+    keys = [name for name in dict.fromkeys(names) if name not in ("cell", "status")]
+    errors = any(row["error"] for row in rows)
+    out = []
+    for row in rows:
+        state = f'<td class="state {row["status"]}">{row["status"]}</td>'
+        cells = [_csv_cell(key, row.get(key, "")) for key in keys]
+        error = f'<td class="wide">{escape(str(row["error"]))}</td>' if errors else ""
+        head = f'<tr data-cell="{escape(row["cell"])}"><th scope="row">{escape(row["cell"])}</th>'
+        out.append(f"{head}{state}{''.join(cells)}{error}</tr>")
+    heads = ["Cell", "State", *map(score_title, keys), *(["Error"] if errors else [])]
+    return table(heads, out, "cells", text=2, sort=True)
+
+
+def _csv_cell(key: str, value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_cell(key, value)
+    return f'<td data-key="{escape(key)}" data-value="{escape(str(value))}">{escape(str(value))}</td>'
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def _run(run: RunData) -> list[tuple[str, str]]:
+    last = run.metrics[-1] if run.metrics else {}
+    shown = [("Objective", run.objective, f"width {width_text(run.widths)}"),
+             ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
+    for name in SCORES if run.scores else ():
+        if name in (run.scores or {}) and name != "alpha":
+            held = (run.scores or {}).get(f"{name}{HELDOUT}")
+            shown.append((TITLES[name], number(score(run, name)), f"held-out {number(held)}" if held else ""))
+    return [
+        ("", tiles(shown)),
+        ("Training", _run_curves(run)),
+        ("Samples", _run_samples(run)),
+        ("Scores", _run_scores(run)),
+        ("Settings", f'<div class="card">{details("All settings", run.config)}</div>'),
+    ]
+
+
+def _run_curves(run: RunData) -> str:
+    logged = {name for row in run.metrics for name in row}
+    scores = [f"eval/{name}" for name in SCORES if f"eval/{name}" in logged]
+    return run_curves(run, [*scores, *CURVES, "grad_norm", "learning_rate"])
+
+
+def _run_samples(run: RunData) -> str:
+    grids = run.grids if len(run.grids) <= 12 else [run.grids[i * (len(run.grids) - 1) // 11] for i in range(12)]
+    if not grids:
+        return ""
+    pictures = "".join(
+        f'<figure data-step="{step}">{image(path, f"Samples at step {step:,}, a class each row")}'
+        f"<figcaption>step {step:,}</figcaption></figure>"
+        for step, path in grids
+    )
+    last = len(grids) - 1
+    slider = f'<input type="range" min="0" max="{last}" value="{last}" data-steps aria-label="Step of the samples">'
+    lead = "The same seeds as training goes on."
+    return (
+        f'<p class="lead">{lead}</p><div class="step">{slider}<output></output></div><div class="pair">{pictures}</div>'
+    )
+
+
+def _run_scores(run: RunData) -> str:
+    if run.scores is None:
+        return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
+    numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
+    heldout = [k for k in numbers if k.endswith(HELDOUT)]
+    rows = []
+    for key, value in numbers.items():
+        if key not in heldout:
+            beside = number_cell(key + HELDOUT, numbers.get(key + HELDOUT)) if heldout else ""
+            rows.append(f'<tr><th scope="row">{escape(score_title(key))}</th>{number_cell(key, value)}{beside}</tr>')
+    heads = ["Score", "Generated", "Held-out"] if heldout else ["Score", "Value"]
+    return table(heads, rows, "scores", text=1)

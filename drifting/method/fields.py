@@ -1,0 +1,241 @@
+"""Drift fields of one drift problem.
+
+Every field of the papers is a signed sum of displacements,
+
+    V_i = sum_j b_pos[i, j] (y_pos_j - x_i) + sum_j b_neg[i, j] (y_neg_j - x_i),
+
+and its *affinities* `b_pos >= 0`, `b_neg <= 0` depend on distances and weights alone. So a field is one function from
+`Pairs` to `Affinities` and one entry in `FIELDS`; `displace` turns affinities into vectors, in one place and in
+float32. Fields are written for one problem and batched outside with `jax.vmap`.
+
+Notation of the sources: positives are real samples of the class, negatives are the generated samples themselves (each
+one's pair with itself excluded) followed by unconditional real samples of weight `w_u` (classifier-free guidance).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from drifting.method.kernels import KERNELS, Kernel, pairwise_distance
+
+_EXACT = jax.lax.Precision.HIGHEST
+
+# Two constants of the released recipe (Deng et al.): the distance added to a sample's pair with itself, and the floor
+# under the product of the two softmaxes.
+SELF_DISTANCE = 100.0
+
+AFFINITY_FLOOR = 1e-6
+
+
+class Pairs(NamedTuple):
+    """One drift problem as a kernel sees it. All float32 but `is_self`.
+
+    Attributes:
+        d_pos: `[N, P]` distances from the generated samples to the positives, in the units of the kernel width.
+        d_neg: `[N, M]` the same to the negatives.
+        w_pos: `[P]` weights of the positives (one each, unless stated).
+        w_neg: `[M]` weights of the negatives: 1 for generated, `w_u >= 0` for unconditional samples.
+        is_self: `[N, M]` bool, True where the negative is the generated sample itself.
+    """
+
+    d_pos: Array
+    d_neg: Array
+    w_pos: Array
+    w_neg: Array
+    is_self: Array
+
+
+class Affinities(NamedTuple):
+    """Signed weights of the displacements: `pos` `[N, P]` (>= 0) and `neg` `[N, M]` (<= 0)."""
+
+    pos: Array
+    neg: Array
+
+
+Field = Callable[[Pairs, Kernel, ArrayLike], Affinities]
+
+
+def log_density(log_kernel: Array, weights: Array, excluded: Array | None = None) -> Array:
+    """Logarithm of a weighted kernel density estimate at each query, `[N, T]` and `[T]` to `[N]`.
+
+    `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded` (`[N, T]` bool). Weights of
+    zero are allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
+    """
+    total = jnp.sum(weights)
+    logits = log_kernel + jnp.log(weights)
+    if excluded is not None:
+        total = jnp.sum(jnp.where(excluded, 0.0, weights), axis=1)
+        logits = jnp.where(excluded, -jnp.inf, logits)
+    return jax.nn.logsumexp(logits, axis=1) - jnp.log(total)
+
+
+def density_weights(log_kernel: Array, weights: Array, log_norm: Array, excluded: Array | None = None) -> Array:
+    """`w_j k_ij / (exp(log_norm_i) sum_j w_j)` over the targets not excluded (zero elsewhere), `[N, T]`.
+
+    With `log_norm = log_density(log_kernel, ...)` each row sums to one: the kernel-weighted mean's weights.
+    """
+    w = jnp.broadcast_to(weights, log_kernel.shape)
+    if excluded is not None:
+        w = jnp.where(excluded, 0.0, w)
+    # Not through the product: a target of weight zero may lie so near that its `exp` is infinite beside the norm.
+    log_kernel = jnp.where(w > 0, log_kernel, -jnp.inf)
+    return jnp.exp(log_kernel - log_norm[:, None]) * w / jnp.sum(w, axis=1, keepdims=True)
+
+
+def _difference_of_means(
+    pairs: Pairs, kernel: Kernel, width: ArrayLike, weigh: Callable[..., Array], normalise: Callable[..., Array] | None
+) -> Affinities:
+    """`E_p[weigh (y - x)] / E_p[normalise] - E_q[weigh (y - x)] / E_q[normalise]`; `normalise=None` divides by one."""
+
+    def side(d: Array, w: Array, excluded: Array | None) -> Array:
+        if normalise is None:
+            log_norm = jnp.zeros(d.shape[0], d.dtype)
+        else:
+            log_norm = log_density(normalise(d, width), w, excluded)
+        return density_weights(weigh(d, width), w, log_norm, excluded)
+
+    return Affinities(side(pairs.d_pos, pairs.w_pos, None), -side(pairs.d_neg, pairs.w_neg, pairs.is_self))
+
+
+def mean_shift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """Difference of the two kernel-weighted mean shifts: the field as defined, *Naive* in "Drifting Fields are not
+    Conservative" (Eq. 3, Algorithm 2). Conservative for the Gaussian kernel alone."""
+    return _difference_of_means(pairs, kernel, width, kernel.log_k, kernel.log_k)
+
+
+def mmd(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """The field without normalisation, `-grad [q# - p#]` (Eq. 8, Proposition 7): conservative, it vanishes in the
+    tails."""
+    return _difference_of_means(pairs, kernel, width, kernel.log_k, None)
+
+
+def sharp(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """The sharp-normalised field `grad log p# - grad log q#` (Definition 9, Eq. 18): conservative for every kernel."""
+    return _difference_of_means(pairs, kernel, width, kernel.log_k, kernel.log_sharp)
+
+
+def score(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """Difference of the kernel-smoothed scores, `grad log p - grad log q` ("A Unified View", Section 2.3)."""
+    return _difference_of_means(pairs, kernel, width, _finite_flat(kernel), kernel.log_k)
+
+
+def coulomb(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """Gradient of the difference of the densities, `grad p - grad q` ("A Unified View", Table 1)."""
+    return _difference_of_means(pairs, kernel, width, _finite_flat(kernel), None)
+
+
+def _finite_flat(kernel: Kernel) -> Callable[[Array, ArrayLike], Array]:
+    """`log kb` with the cusp at zero taken out: a coincident pair has no displacement, so it contributes nothing."""
+
+    def log_flat(d: Array, width: ArrayLike) -> Array:
+        apart = d > 0
+        return jnp.where(apart, kernel.log_flat(jnp.where(apart, d, 1.0), width), -jnp.inf)
+
+    return log_flat
+
+
+def drift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """The two-axis field that was released and trained at scale (*Drifting-X*; Deng et al., Algorithm 2).
+
+    The affinity of a pair is the geometric mean of a softmax over targets and a softmax over queries, floored at 1e-6
+    before the root; the softmaxes are unweighted, the weights multiply afterwards. Not conservative.
+    """
+    logits = _joint_logits(pairs, kernel, width)
+    product = jax.nn.softmax(logits, axis=1) * jax.nn.softmax(logits, axis=0)
+    return _cross_weighted(jnp.sqrt(jnp.maximum(product, AFFINITY_FLOOR)), pairs)
+
+
+def drift_row(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """`drift` with the softmax over targets alone: `E[k k (y_pos - y_neg)] / (Z_p + Z_q)^2` where both sides count the
+    same ("Drifting Fields are not Conservative", Eq. 21 and Appendix D)."""
+    return _cross_weighted(jax.nn.softmax(_joint_logits(pairs, kernel, width), axis=1), pairs)
+
+
+def drift_raw(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+    """`drift` with the kernel itself, not normalised at all (Deng et al., Table 11)."""
+    return _cross_weighted(jnp.exp(_joint_logits(pairs, kernel, width)), pairs)
+
+
+def _joint_logits(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Array:
+    """`log k` over all targets, negatives first, `[N, M + P]`; a sample's pair with itself is pushed far away."""
+    d_neg = pairs.d_neg + jnp.where(pairs.is_self, SELF_DISTANCE, 0.0)
+    return kernel.log_k(jnp.concatenate([d_neg, pairs.d_pos], axis=1), width)
+
+
+def _cross_weighted(a: Array, pairs: Pairs) -> Affinities:
+    """Each side's affinities times the other side's total: the rows of the result sum to zero."""
+    m = pairs.w_neg.shape[0]
+    a_neg, a_pos = a[:, :m] * pairs.w_neg, a[:, m:] * pairs.w_pos
+    total_neg, total_pos = jnp.sum(a_neg, axis=1, keepdims=True), jnp.sum(a_pos, axis=1, keepdims=True)
+    return Affinities(a_pos * total_neg, -a_neg * total_pos)
+
+
+FIELDS: dict[str, Field] = {
+    "mean_shift": mean_shift,
+    "drift": drift,
+    "drift_row": drift_row,
+    "drift_raw": drift_raw,
+    "mmd": mmd,
+    "sharp": sharp,
+    "score": score,
+    "coulomb": coulomb,
+}
+
+
+def displace(affinities: Affinities, x: Array, y_pos: Array, y_neg: Array) -> Array:
+    """`V_i = sum_j b_ij (y_j - x_i)` over both kinds of targets.
+
+    Args:
+        affinities: `[N, P]` and `[N, M]`.
+        x, y_pos, y_neg: coordinates `[N, D]`, `[P, D]`, `[M, D]`, float32. V does not depend on their origin, but its
+            rounding error does: put the origin among the points.
+
+    Returns:
+        `[N, D]`, in the units of the coordinates.
+    """
+    b = jnp.concatenate(affinities, axis=1)
+    targets = jnp.concatenate([y_pos, y_neg], axis=0)
+    return jnp.matmul(b, targets, precision=_EXACT) - jnp.sum(b, axis=1, keepdims=True) * x
+
+
+def drift_field(
+    name: str,
+    x: Array,
+    y_pos: Array,
+    y_neg: Array,
+    *,
+    kernel: str | Kernel,
+    width: ArrayLike,
+    w_pos: Array | None = None,
+    w_neg: Array | None = None,
+    first_negatives_are_x: bool = False,
+) -> Array:
+    """The field `name` at the points `x`, for one problem given by its samples.
+
+    Args:
+        name: a key of `FIELDS`.
+        x: `[N, D]` query points. y_pos: `[P, D]` positives. y_neg: `[M, D]` negatives.
+        kernel: a key of `KERNELS` or a `Kernel`.
+        width: kernel width in the units of `x`.
+        w_pos, w_neg: `[P]`, `[M]` weights; None is one each.
+        first_negatives_are_x: the first `N` negatives are the queries themselves, so their pairs `(i, i)` are left out.
+
+    Returns:
+        `[N, D]` float32: the direction each query moves.
+    """
+    x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
+    n, m = x.shape[0], y_neg.shape[0]
+    pairs = Pairs(
+        d_pos=pairwise_distance(x, y_pos),
+        d_neg=pairwise_distance(x, y_neg),
+        w_pos=jnp.ones(y_pos.shape[0]) if w_pos is None else w_pos,
+        w_neg=jnp.ones(m) if w_neg is None else w_neg,
+        is_self=jnp.eye(n, m, dtype=bool) if first_negatives_are_x else jnp.zeros((n, m), bool),
+    )
+    centre = jnp.mean(y_pos, axis=0)
+    affinities = FIELDS[name](pairs, KERNELS[kernel] if isinstance(kernel, str) else kernel, width)
+    return displace(affinities, x - centre, y_pos - centre, y_neg - centre)

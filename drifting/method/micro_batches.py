@@ -1,0 +1,128 @@
+"""The micro-batched gradient: the memory of a few samples, the gradient of all of them.
+
+Generator and encoders treat every sample by itself; only the loss looks at all of them, and it needs nothing but their
+features. So the chain rule is taken in three passes:
+
+1. generate and extract features, a micro-batch after the other, and keep the features alone;
+2. the loss, and its gradient with respect to the features;
+3. generate and extract once more, a micro-batch after the other, this time with activations, and pull that gradient
+   back to the parameters, adding up.
+
+The price is one more forward pass. The result is that of the whole batch but for the order of additions. With a single
+micro-batch the features come from the pass that keeps its activations, and nothing is computed twice.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Params = Any
+
+Batch = Any
+"""A pytree of arrays with one leading axis, that of the samples."""
+
+Features = Any
+
+Tree = TypeVar("Tree")
+
+Forward = Callable[[Params, Batch], tuple[Features, Any]]
+"""`(params, inputs) -> (features, extra)`, each sample by itself; all with the leading axis of `inputs`."""
+
+Each = Callable[[Callable[[Params, Batch], tuple[Batch, Params]], Params, Batch], tuple[Batch, Params]]
+"""`each(function, params, batch)` calls `function(params, batch) -> (outputs, total)` once for each device, with the
+part of the batch that lies there; of several, outputs are joined and totals added: nothing travels in between."""
+
+
+def directly(function: Callable[[Params, Batch], tuple[Batch, Params]], params: Params, batch: Batch) -> Any:
+    """`function(params, batch)`; see `Each`."""
+    return function(params, batch)
+
+
+def micro_batched_gradient(
+    forward: Forward,
+    loss: Callable[[Features], tuple[Array, Any]],
+    params: Params,
+    inputs: Batch,
+    size: int = 0,
+    each: Each = directly,
+) -> tuple[tuple[Array, Any], Any, Params]:
+    """Value and gradient of `loss(forward(params, inputs))`, `size` samples at a time.
+
+    Args:
+        forward: see `Forward`; only `features` carries gradient.
+        loss: `features -> (loss, metrics)` of all samples together.
+        params: what is differentiated, float32.
+        inputs: the samples' inputs, `[B, ...]` each.
+        size: samples of a micro-batch, over all devices; a divisor of `B`; 0 is all of them.
+        each: see `Each`.
+
+    Returns:
+        `(loss, metrics)`, the `extra` of all samples, and the gradient, float32 like `params`.
+    """
+    samples = jax.tree.leaves(inputs)[0].shape[0]
+    if size in (0, samples):
+
+        def whole(params: Params) -> tuple[Features, Any]:
+            return each(lambda params, inputs: (forward(params, inputs), ()), params, inputs)[0]
+
+        features, pull_back, extra = jax.vjp(whole, params, has_aux=True)
+        value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
+        return value, extra, pull_back(cotangents)[0]
+    count = samples // size
+
+    def without_activations(params: Params, inputs: Batch) -> tuple[Batch, Params]:
+        return in_micro_batches(lambda inputs: forward(params, inputs), inputs, count), ()
+
+    def pulled_back(params: Params, batch: Batch) -> tuple[Batch, Params]:
+        inputs, cotangents = batch
+        return (), accumulated_gradient(forward, params, inputs, cotangents, count)[1]
+
+    (features, extra), _ = each(without_activations, params, inputs)
+    value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
+    _, gradient = each(pulled_back, params, (inputs, cotangents))
+    return value, extra, gradient
+
+
+def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, count: int) -> Batch:
+    """`function(inputs)` in equal micro-batches, as few as can be but at least `count`."""
+    samples = jax.tree.leaves(inputs)[0].shape[0]
+    if count <= 1:
+        return function(inputs)
+    count = next(n for n in range(min(count, samples), samples + 1) if samples % n == 0)
+    return _join(jax.lax.map(function, _split(inputs, count)))
+
+
+def accumulated_gradient(
+    forward: Forward, params: Params, inputs: Batch, cotangents: Features, count: int = 1
+) -> tuple[tuple[Features, Any], Params]:
+    """`forward(params, inputs)`, and the gradient of its features times `cotangents`, in `count` micro-batches.
+
+    The gradient adds up in the dtype of `params`, float32, whatever the networks compute in.
+    """
+
+    def one(inputs: Batch, cotangents: Features) -> tuple[tuple[Features, Any], Params]:
+        features, pull_back, extra = jax.vjp(lambda params: forward(params, inputs), params, has_aux=True)
+        return (features, extra), pull_back(cotangents)[0]
+
+    def add(total: Params, micro_batch: tuple[Batch, Features]) -> tuple[Params, tuple[Features, Any]]:
+        outputs, gradient = one(*micro_batch)
+        return jax.tree.map(jnp.add, total, gradient), outputs
+
+    if count == 1:
+        return one(inputs, cotangents)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    gradient, outputs = jax.lax.scan(add, zeros, (_split(inputs, count), _split(cotangents, count)))
+    return _join(outputs), gradient
+
+
+def _split(batch: Tree, count: int) -> Tree:
+    """`[B, ...]` to `[count, B / count, ...]`."""
+    return jax.tree.map(lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), batch)
+
+
+def _join(batch: Tree) -> Tree:
+    """Inverse of `_split`."""
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch)

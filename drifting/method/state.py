@@ -1,0 +1,200 @@
+"""Training state, optimiser, learning-rate schedule and exponential moving averages of the parameters."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from drifting.method.bank import Bank
+
+Params = Any
+"""A pure nested dict of arrays."""
+
+WARMUP_START = 1e-6
+"""Learning rate at the first update of a warm-up (released recipe)."""
+
+COSINE_END = 1e-6
+"""Where the cosine ends, as a fraction of the peak (released recipe)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Clipping, AdamW and a learning rate that is a function of the *training step*.
+
+    The rate is kept apart from the transform, whose own count is the number of updates: with no-op steps the two
+    differ.
+
+    Attributes:
+      transform: gradient → direction of descent, everything of AdamW but the rate.
+      learning_rate: training step → rate.
+      clip_norm: largest global L2 norm of the gradient that reaches Adam.
+    """
+
+    transform: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    clip_norm: float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on, one pytree, checkpointed whole.
+
+    Attributes:
+      step: `[]` int32, training steps done, no-op steps among them.
+      params: nested dict of float32 arrays.
+      opt_state: state of `Optimizer.transform`.
+      ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
+      banks: sample banks by name; may be empty.
+      neighbour_scale: `[C]` float32 per-class neighbour scale, or None where the recipe has none.
+    """
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+    ema: dict[str, Params]
+    banks: dict[str, Bank]
+    neighbour_scale: Array | None = None
+
+
+def learning_rate(
+    *, peak: float, warmup_steps: int, total_steps: int, decay: str = "constant", no_op_steps: int = 0
+) -> optax.Schedule:
+    """The released schedule: linear from 1e-6 to `peak`, then constant or a cosine to `1e-6 * peak`.
+
+    It is indexed by the training step before its update, so the first update uses 1e-6 (or `peak` without warm-up).
+
+    Args:
+      peak: learning rate after the warm-up.
+      warmup_steps: steps of the linear ramp; 0 = none.
+      total_steps: training steps of the whole run, where the cosine ends; constant afterwards.
+      decay: `"constant"` or `"cosine"`.
+      no_op_steps: steps at the start that update nothing (rate 0); the schedule starts after them.
+
+    Raises:
+      ValueError: for an unknown `decay`, a negative length, or a cosine that no steps are left for.
+    """
+    if warmup_steps < 0 or no_op_steps < 0:
+        raise ValueError(f"learning_rate: warmup_steps={warmup_steps}, no_op_steps={no_op_steps} must not be negative")
+    if decay == "constant":
+        after = optax.schedules.constant_schedule(peak)
+    elif decay == "cosine":
+        decay_steps = total_steps - no_op_steps - warmup_steps
+        if decay_steps < 1:
+            raise ValueError(
+                f"learning_rate: total_steps={total_steps} leaves no step for the cosine after "
+                f"no_op_steps={no_op_steps} and warmup_steps={warmup_steps}; raise total_steps or shorten the warm-up"
+            )
+        after = optax.schedules.cosine_decay_schedule(peak, decay_steps, alpha=COSINE_END)
+    else:
+        raise ValueError(f'learning_rate: decay={decay!r} is unknown; use "constant" or "cosine"')
+
+    pieces, boundaries = [after], []
+    if warmup_steps:
+        pieces.insert(0, optax.schedules.linear_schedule(WARMUP_START, peak, warmup_steps))
+        boundaries.append(no_op_steps + warmup_steps)
+    if no_op_steps:
+        pieces.insert(0, optax.schedules.constant_schedule(0.0))
+        boundaries.insert(0, no_op_steps)
+    return optax.schedules.join_schedules(pieces, boundaries)
+
+
+def make_optimizer(
+    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float, eps: float = 1e-8
+) -> Optimizer:
+    """AdamW behind a global-norm clip, as released: `eps` outside the root, decoupled decay on *all* tensors.
+
+    Args:
+      schedule: training step → learning rate, of `learning_rate`.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: decoupled decay, multiplied by the learning rate.
+      clip_norm: gradients whose global L2 norm reaches it are scaled down to it.
+      eps: Adam's epsilon.
+    """
+    transform = optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay),
+    )
+    return Optimizer(transform, schedule, clip_norm)
+
+
+def init_ema(params: Params, decays: Iterable[float]) -> dict[str, Params]:
+    """One copy of `params` for each decay, keyed by the decay as a string.
+
+    Raises:
+      ValueError: if a decay lies outside `[0, 1)` or is given twice.
+    """
+    decays = [float(decay) for decay in decays]
+    if len(set(decays)) != len(decays) or any(not 0.0 <= decay < 1.0 for decay in decays):
+        raise ValueError(f"ema: decays={decays} must be different numbers in [0, 1)")
+    # Copies, not references: a donated state must not hold one buffer twice.
+    return {str(decay): jax.tree.map(jnp.copy, params) for decay in decays}
+
+
+def update_ema(ema: dict[str, Params], params: Params) -> dict[str, Params]:
+    """`ema ← β ema + (1 - β) params` for every average; `β` is the number its key spells."""
+
+    def blend(beta: float, average: Params) -> Params:
+        return jax.tree.map(lambda old, new: beta * old + (1.0 - beta) * new, average, params)
+
+    return {key: blend(float(key), average) for key, average in ema.items()}
+
+
+def create(
+    params: Params,
+    optimizer: Optimizer,
+    *,
+    ema_decays: Iterable[float] = (),
+    banks: dict[str, Bank] | None = None,
+    neighbour_scale: Array | None = None,
+) -> TrainState:
+    """The state before the first step; works under `jax.jit` and `jax.eval_shape`."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.transform.init(params),
+        ema=init_ema(params, ema_decays),
+        banks={} if banks is None else dict(banks),
+        neighbour_scale=neighbour_scale,
+    )
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer: Optimizer, no_op_steps: int = 0
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update of parameters, optimiser and averages; the step counter always advances.
+
+    While `state.step < no_op_steps` (static) parameters, optimiser state and averages stay bitwise as they are, so that
+    training afterwards goes as if those steps had not been. `optimizer.learning_rate` must know the same `no_op_steps`.
+
+    Args:
+      state: the state before the step.
+      grads: gradient of the loss, the structure of `state.params`.
+      optimizer: of `make_optimizer`.
+      no_op_steps: leading steps without an update.
+
+    Returns:
+      The new state, and float32 scalars `grad_norm`, `grad_norm_clipped`, `learning_rate`.
+    """
+    grad_norm = optax.tree.norm(grads)
+    rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
+    direction, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
+    new = (params, opt_state, update_ema(state.ema, params))
+    if no_op_steps:
+        active = state.step >= no_op_steps
+        old = (state.params, state.opt_state, state.ema)
+        new = jax.tree.map(lambda after, before: jnp.where(active, after, before), new, old)
+    metrics = {
+        "grad_norm": grad_norm,
+        "grad_norm_clipped": jnp.minimum(grad_norm, optimizer.clip_norm),
+        "learning_rate": rate,
+    }
+    params, opt_state, ema = new
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema), metrics

@@ -1,0 +1,304 @@
+"""The one-step generator: a diffusion transformer with register tokens, style tokens and a guidance-scale input.
+
+Source: "Generative Modeling via Drifting" (Deng et al.), App. A, and its released recipe; DiT (Peebles & Xie 2023) with
+the LightningDiT options (SwiGLU, RMSNorm, rotary positions, query-key norm).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from drifting.networks.layers import (
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    attend,
+    fourier_features,
+    patchify,
+    rotary_angles,
+    rotate,
+    sincos_table,
+    unpatchify,
+)
+
+Noise = dict[str, jax.Array]
+"""Input of a generator: `image` float32 and, with style tokens, `style` int32."""
+
+PRESETS: dict[str, dict[str, int]] = {
+    "S": dict(hidden_size=384, depth=12, num_heads=6),
+    "B": dict(hidden_size=768, depth=12, num_heads=12),
+    "L": dict(hidden_size=1024, depth=24, num_heads=16),
+    "XL": dict(hidden_size=1152, depth=28, num_heads=16),
+}
+"""Widths and depths of the DiT family."""
+
+ALPHA_FEATURES = 256
+"""Fourier features of the guidance scale (released recipe)."""
+
+ALPHA_WEIGHT = 0.02
+"""Weight of the guidance scale in the condition (released recipe): the size of the class and style embeddings."""
+
+_normal = nnx.initializers.normal(0.02)
+
+_xavier = nnx.initializers.xavier_uniform()
+
+_zeros = nnx.initializers.zeros_init()
+
+
+def swiglu_width(hidden_size: int, mlp_ratio: float) -> int:
+    """Hidden width of the SwiGLU MLP: 2/3 of the plain one's, rounded up to a multiple of 32 (released recipe)."""
+    return -(-int(2 / 3 * mlp_ratio * hidden_size) // 32) * 32
+
+
+class Block(nnx.Module):
+    """One transformer block; its adaLN modulation is computed outside, for all blocks at once."""
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qk_norm: bool,
+        swiglu: bool,
+        rope: bool,
+        rms_norm: bool,
+        dtype: DTypeLike,
+        attention_dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, dtype=dtype, init=_xavier, rngs=rngs)
+
+        self.num_heads, self.rope = num_heads, rope
+        self.attention_dtype = jnp.dtype(dtype if attention_dtype is None else attention_dtype)
+        head = hidden_size // num_heads
+        self.norm1, self.norm2 = make_norm(hidden_size, rms_norm), make_norm(hidden_size, rms_norm)
+        self.qkv = linear(hidden_size, 3 * hidden_size)
+        self.q_norm = make_norm(head, rms_norm, affine=True) if qk_norm else None
+        self.k_norm = make_norm(head, rms_norm, affine=True) if qk_norm else None
+        self.attention_out = linear(hidden_size, hidden_size)
+        width = swiglu_width(hidden_size, mlp_ratio) if swiglu else int(mlp_ratio * hidden_size)
+        self.mlp_in = linear(hidden_size, width)
+        self.mlp_gate = linear(hidden_size, width) if swiglu else None
+        self.mlp_out = linear(width, hidden_size)
+
+    def __call__(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
+        """`x [B, N, hidden]`, `modulation [B, 6, hidden]`: shift, scale, gate of the attention, then of the MLP."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+    def attention(self, x: jax.Array) -> jax.Array:
+        """Multi-head self-attention, `[B, N, hidden]` to the same."""
+        b, n, hidden = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, hidden // self.num_heads)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.rope:
+            angles = rotary_angles(n, q.shape[-1])
+            q, k = rotate(q, *angles), rotate(k, *angles)
+        q, k, v = (a.astype(self.attention_dtype) for a in (q, k, v))
+        out = attend(q, k, v).astype(x.dtype).swapaxes(1, 2)
+        return self.attention_out(out.reshape(b, n, hidden))
+
+    def mlp(self, x: jax.Array) -> jax.Array:
+        """SwiGLU (Shazeer 2020) or exact-GELU MLP, `[B, N, hidden]` to the same."""
+        h = self.mlp_in(x)
+        h = jax.nn.gelu(h, approximate=False) if self.mlp_gate is None else jax.nn.silu(h) * self.mlp_gate(x)
+        return self.mlp_out(h)
+
+
+def make_norm(features: int, rms_norm: bool, affine: bool = False) -> RMSNorm | LayerNorm:
+    """RMSNorm (always with a gain), or LayerNorm with or without gain and bias."""
+    return RMSNorm(features) if rms_norm else LayerNorm(features, affine=affine)
+
+
+class DiT(nnx.Module):
+    """One-step generator: noise, class labels and guidance scale to images or latents.
+
+    Args:
+        input_size: height and width of the noise image and of the output.
+        patch_size: side of a token; divides `input_size`.
+        in_channels, out_channels: channels of the noise image and of the output.
+        hidden_size, depth, num_heads, mlp_ratio: the transformer (`PRESETS`); heads divide the hidden size.
+        cond_dim: width of the condition vector.
+        num_classes: classes of the label embedding, at least 1.
+        register_tokens: tokens prepended to the image's, made from the condition (the paper's class tokens).
+        style_tokens, style_codebook: that many integer noise inputs, each an embedding out of so many; 0 = none.
+        qk_norm, swiglu, rope, rms_norm: the LightningDiT options.
+        dtype: what the network computes in; parameters, norm statistics, condition and output are float32.
+        attention_dtype: what queries, keys and values are cast to; None = `dtype`.
+        remat: keep only each block's input for the backward pass; otherwise also its products with weights.
+
+    Raises:
+        ValueError: sizes that do not divide each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int,
+        patch_size: int,
+        in_channels: int,
+        out_channels: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        cond_dim: int,
+        num_classes: int,
+        register_tokens: int,
+        style_tokens: int,
+        style_codebook: int,
+        qk_norm: bool,
+        swiglu: bool,
+        rope: bool,
+        rms_norm: bool,
+        dtype: DTypeLike,
+        attention_dtype: DTypeLike | None,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        _check_sizes(input_size, patch_size, hidden_size, num_heads, rope, num_classes, style_tokens, style_codebook)
+
+        dtype = jnp.dtype(dtype)
+
+        def linear(inputs: int, outputs: int, init: nnx.Initializer, compute: DTypeLike = dtype) -> Linear:
+            return Linear(inputs, outputs, dtype=compute, init=init, rngs=rngs)
+
+        def table(*shape: int) -> nnx.Param[jax.Array]:
+            return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
+
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.remat, self.dtype = remat, dtype
+
+        self.label_embed = table(num_classes, cond_dim)
+        self.style_embed = table(style_tokens, style_codebook, cond_dim) if style_tokens else None
+        self.alpha_in = linear(ALPHA_FEATURES, cond_dim, _normal, jnp.float32)
+        self.alpha_out = linear(cond_dim, cond_dim, _normal, jnp.float32)
+        self.alpha_norm = RMSNorm(cond_dim)
+
+        side = input_size // patch_size
+        self.patch_embed = linear(patch_size**2 * in_channels, hidden_size, _xavier)
+        self.pos_embed = nnx.Param(jnp.asarray(sincos_table(side, side, hidden_size)))
+        self.register_proj = linear(cond_dim, hidden_size, _xavier) if register_tokens else None
+        self.register_embed = table(register_tokens, hidden_size) if register_tokens else None
+
+        block: dict[str, Any] = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm)
+        block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=dtype, attention_dtype=attention_dtype)
+        # One array each for all blocks, so that one matrix product modulates them all.
+        self.modulation_kernel = nnx.Param(jnp.zeros((depth, cond_dim, 6 * hidden_size), jnp.float32))
+        self.modulation_bias = nnx.Param(jnp.zeros((depth, 6 * hidden_size), jnp.float32))
+        self.blocks = _stacked_blocks(depth, rngs, block)
+
+        self.final_modulation = linear(cond_dim, 2 * hidden_size, _zeros)
+        self.final_norm = make_norm(hidden_size, rms_norm)
+        self.final = linear(hidden_size, patch_size**2 * out_channels, _zeros)
+
+    def __call__(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
+        """One network evaluation: noise to samples.
+
+        Args:
+            noise: `{"image": [B, H, W, C] float32, "style": [B, T] int32}`; no "style" without style tokens.
+            labels: `[B]` int32.
+            alpha: guidance scale, `[B]` or one for all.
+
+        Returns:
+            Float32 `[B, H, W, C_out]`, unbounded.
+        """
+        condition = self.condition(noise, labels, alpha)
+        activated = jax.nn.silu(condition).astype(self.dtype)
+        x, registers = self._tokens(noise["image"], condition)
+        x = self._transform(x, activated)[:, registers:]
+        shift, scale = jnp.split(self.final_modulation(activated)[:, None], 2, axis=-1)
+        x = self.final(self.final_norm(x) * (1 + scale) + shift).astype(jnp.float32)
+        side = self.input_size // self.patch_size
+        return unpatchify(x.reshape(x.shape[0], side, side, x.shape[-1]), self.patch_size)
+
+    def condition(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
+        """The condition vector, float32 `[B, cond_dim]`: label, style tokens and guidance scale, added."""
+        condition = self.label_embed[...][labels]
+        if self.style_embed is not None:
+            table = self.style_embed[...]
+            condition += table[jnp.arange(table.shape[0]), noise["style"]].sum(axis=1)
+        alphas = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), labels.shape)
+        scale = self.alpha_out(jax.nn.silu(self.alpha_in(fourier_features(alphas, ALPHA_FEATURES))))
+        return condition + ALPHA_WEIGHT * self.alpha_norm(scale)
+
+    def sample_noise(self, key: jax.Array) -> Noise:
+        """The noise of one sample, without a batch axis: mapped over per-sample keys, batch layout changes nothing."""
+        image_key, style_key = jax.random.split(key)
+        shape = (self.input_size, self.input_size, self.in_channels)
+        noise = {"image": jax.random.normal(image_key, shape, jnp.float32)}
+        if self.style_embed is not None:
+            tokens, codebook, _ = self.style_embed.shape
+            noise["style"] = jax.random.randint(style_key, (tokens,), 0, codebook, jnp.int32)
+        return noise
+
+    def _tokens(self, image: jax.Array, condition: jax.Array) -> tuple[jax.Array, int]:
+        """Register tokens, then the image's, `[B, N, hidden]`; and how many registers there are."""
+        patches = patchify(image.astype(self.dtype), self.patch_size)
+        tokens = self.patch_embed(patches.reshape(patches.shape[0], -1, patches.shape[-1]))
+        tokens += self.pos_embed[...].astype(self.dtype)
+        if self.register_proj is None or self.register_embed is None:
+            return tokens, 0
+        embed = self.register_embed[...]
+        registers = self.register_proj(condition)[:, None] + embed.astype(self.dtype)
+        return jnp.concatenate([registers, tokens], axis=1), embed.shape[0]
+
+    def _transform(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+        """All blocks, `[B, N, hidden]` to the same, given `silu(condition)`."""
+        kernel, bias = self.modulation_kernel[...], self.modulation_bias[...]
+        modulation = jnp.einsum("bc,dcm->dbm", activated, kernel.astype(self.dtype))
+        modulation += bias.astype(self.dtype)[:, None]
+        modulation = modulation.reshape(*modulation.shape[:2], 6, x.shape[-1])
+        graphdef, params = nnx.split(self.blocks)
+
+        def block(x: jax.Array, layer: tuple[nnx.State, jax.Array]) -> tuple[jax.Array, None]:
+            params, modulation = layer
+            return nnx.merge(graphdef, params)(x, modulation), None
+
+        # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
+        keep = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        body = jax.checkpoint(block, policy=keep, prevent_cse=False)
+        return jax.lax.scan(body, x, (params, modulation))[0]
+
+
+def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> Block:
+    """`depth` blocks as one `Block` whose parameters have a leading depth axis, each drawn from its own key."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def make(rngs: nnx.Rngs) -> Block:
+        return Block(**options, rngs=rngs)
+
+    return make(rngs)
+
+
+def _check_sizes(
+    input_size: int,
+    patch_size: int,
+    hidden_size: int,
+    num_heads: int,
+    rope: bool,
+    num_classes: int,
+    style_tokens: int,
+    style_codebook: int,
+) -> None:
+    if input_size % patch_size:
+        raise ValueError(f"patch_size {patch_size} must divide input_size {input_size}")
+    if hidden_size % num_heads:
+        raise ValueError(f"num_heads {num_heads} must divide hidden_size {hidden_size}")
+    if hidden_size % 4:
+        raise ValueError(f"hidden_size {hidden_size} must be a multiple of 4 (2-D sine-cosine positions)")
+    if rope and (hidden_size // num_heads) % 2:
+        raise ValueError(f"head width {hidden_size // num_heads} must be even for rotary positions: change num_heads")
+    if num_classes < 1:
+        raise ValueError(f"num_classes {num_classes} must be at least 1: use 1 and label 0 for unlabelled data")
+    if style_tokens and style_codebook < 1:
+        raise ValueError(f"style_codebook {style_codebook} must be at least 1 with style_tokens {style_tokens}")

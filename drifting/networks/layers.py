@@ -1,0 +1,235 @@
+"""Building blocks of the networks: norms, rotary positions, sin-cos tables, patches. Statistics are always float32.
+
+Everything here is a pure function or a small `nnx.Module` whose parameters are float32 whatever it computes in.
+"""
+
+import math
+from collections.abc import Sized
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jax.typing import DTypeLike
+
+EPSILON = 1e-6
+"""Added to variances and mean squares by every norm of the released recipe."""
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and after the rows, and before and after the columns, of a map."""
+
+
+def numbered(prefix: str, modules: Sized) -> list[str]:
+    """Names `prefix1`, `prefix2`, .. of the modules of a dict, in that order.
+
+    A module merged from parameters has its dicts sorted by name, `layer10` before `layer2`: never rely on their order.
+    """
+    return [f"{prefix}{k}" for k in range(1, len(modules) + 1)]
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+    """`[B, H, W, C]` to `[B, H/p, W/p, p*p*C]`, features in (row in patch, column in patch, channel) order."""
+    return rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=patch, q=patch)
+
+
+def unpatchify(x: jax.Array, patch: int) -> jax.Array:
+    """Inverse of `patchify`: `[B, h, w, p*p*C]` to `[B, h*p, w*p, C]`."""
+    return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=patch, q=patch)
+
+
+def rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """`gain * x / sqrt(mean(x^2) + eps)` over the last axis; the result has the dtype of `x`."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)
+    return (y * gain).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array) -> jax.Array:
+    """`(x - mean) / sqrt(var + eps)` over the last axis, biased variance; the result has the dtype of `x`."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)).astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """`x @ kernel + bias` over the last axis; float32 parameters, computed in `dtype`."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, init: nnx.Initializer, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., inputs]` to `[..., outputs]`."""
+        # Two-dimensional products: XLA's CPU backend transposes a copy of every other gradient's operand.
+        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ self.kernel[...].astype(self.dtype)
+        return (y + self.bias[...].astype(self.dtype)).reshape(*x.shape[:-1], y.shape[-1])
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm with a learned gain (Zhang & Sennrich 2019)."""
+
+    def __init__(self, features: int) -> None:
+        self.gain = nnx.Param(jnp.ones(features, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., features]` to the same shape and dtype."""
+        return rms_norm(x, self.gain[...])
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm; `affine=False` has no parameters at all (the adaLN blocks bring their own scale and shift)."""
+
+    def __init__(self, features: int, *, affine: bool) -> None:
+        self.gain = nnx.Param(jnp.ones(features, jnp.float32)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if affine else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., features]` to the same shape and dtype."""
+        if self.gain is None or self.bias is None:
+            return layer_norm(x)
+        return (layer_norm(x.astype(jnp.float32)) * self.gain[...] + self.bias[...]).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """Convolution with symmetric padding (`SAME` pads strided ones on one side only); float32 parameters.
+
+    Args:
+        inputs, outputs: channels.
+        size: height and width of the kernel, one number for both.
+        stride: of both axes.
+        padding: zeros before and after each spatial axis; None = half the kernel, rounded down, on all sides.
+        groups: the inputs are split into so many groups, each convolved by itself; `groups=inputs` is depthwise.
+        bias: add a learned one.
+        dtype: what it computes in.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: Padding | None = None,
+        groups: int = 1,
+        bias: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        size = (size, size) if isinstance(size, int) else size
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (*size, inputs // groups, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
+        before = [side // 2 for side in size]
+        self.padding: Padding = ((before[0],) * 2, (before[1],) * 2) if padding is None else padding
+        self.stride, self.groups, self.dtype = stride, groups, jnp.dtype(dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, h, w, outputs]`, `h = (H + padding - size) // stride + 1`."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        # XLA's CPU backend is up to fifty times slower than matrix products where the kernel is larger than the map.
+        few = any(-(-side // self.stride) < k for side, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+        if few and self.groups == 1:
+            y = _convolve_few(x, kernel, self.stride, self.padding)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride,) * 2,
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def _convolve_few(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """The same convolution as one matrix product for each kernel element."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = kernel.shape[:2]
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    products = [
+        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return sum(products[1:], start=products[0])
+
+
+def group_count(channels: int) -> int:
+    """The largest divisor of `channels` that is at most 32."""
+    return max(g for g in range(1, min(32, channels) + 1) if channels % g == 0)
+
+
+class GroupNorm(nnx.Module):
+    """Group norm (Wu & He 2018) over `groups` contiguous channel groups (None: `group_count`); biased variance."""
+
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        self.groups = group_count(channels) if groups is None else groups
+        self.gain = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to the same shape and dtype."""
+        y = x.astype(jnp.float32)
+        # Channels first, groups after: both reductions then run over whole rows of the contiguous channel axis.
+        mean = _over_group(jnp.mean(y, axis=(1, 2)), self.groups)
+        y = y - mean[:, None, None, :]
+        variance = _over_group(jnp.mean(y * y, axis=(1, 2)), self.groups)
+        scale = jax.lax.rsqrt(variance + EPSILON) * self.gain[...]
+        return (y * scale[:, None, None, :] + self.bias[...]).astype(x.dtype)
+
+
+def _over_group(per_channel: jax.Array, groups: int) -> jax.Array:
+    """Mean of `[B, C]` over each channel's group, given back per channel."""
+    b, c = per_channel.shape
+    means = jnp.mean(per_channel.reshape(b, groups, c // groups), axis=-1)
+    return jnp.repeat(means, c // groups, axis=-1, total_repeat_length=c)
+
+
+def apply_remat(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
+    """`module(x)`, recomputed in the backward pass if `remat`."""
+    if not remat:
+        return module(x)
+    graphdef, params = nnx.split(module)
+    return jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
+
+
+def rotary_angles(length: int, features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine tables `[length, features]` of 1-D rotary positions, frequencies `1e4^(-k / (features/2))`."""
+    frequency = 1e4 ** (-np.arange(features // 2) / (features // 2))
+    angle = np.arange(length)[:, None] * np.concatenate([frequency, frequency])
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def rotate(x: jax.Array, cos: np.ndarray, sin: np.ndarray) -> jax.Array:
+    """Rotary positions (Su et al. 2021), half-split pairs: `[..., N, d]` to float32 of the same shape."""
+    y = x.astype(jnp.float32)
+    first, second = jnp.split(y, 2, axis=-1)
+    return y * cos + jnp.concatenate([-second, first], axis=-1) * sin
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of `[B, heads, N, d]`, scaled by `1/sqrt(d)`; products in the inputs' dtype, result float32."""
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, v, preferred_element_type=jnp.float32)
+
+
+def sincos_table(height: int, width: int, features: int) -> np.ndarray:
+    """2-D sine-cosine positions `[height*width, features]` (MAE, DiT): a half of the features for each coordinate."""
+    quarter = features // 4
+    frequency = 1e4 ** (-np.arange(quarter) / quarter)
+    row, column = np.divmod(np.arange(height * width), width)
+    angles = [coordinate[:, None] * frequency for coordinate in (column, row)]
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def fourier_features(t: jax.Array, features: int) -> jax.Array:
+    """`[B]` to float32 `[B, features]`: `[cos(t f), sin(t f)]`, `f_k = 1e4^(-k / (features/2))`."""
+    half = features // 2
+    frequency = jnp.exp(-math.log(1e4) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t.astype(jnp.float32)[:, None] * frequency
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

@@ -1,0 +1,64 @@
+"""A small generator for low-dimensional targets."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from drifting.networks.dit import Noise
+from drifting.networks.layers import Linear, numbered
+
+
+class MLP(nnx.Module):
+    """Multilayer perceptron from noise to points, with the call signature of `DiT`.
+
+    Args:
+        noise_dim, out_dim: dimensions of the noise and of a sample.
+        hidden_size, depth: width, and number of linear layers (`depth - 1` hidden ones, each with a SiLU).
+        num_classes: with classes, embeddings of the label and of log(alpha) are added to the first hidden layer;
+            with 0 the network is unconditional and reads neither.
+        dtype: what the network computes in; parameters and output are float32.
+
+    Raises:
+        ValueError: fewer than 2 layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        noise_dim: int,
+        out_dim: int,
+        hidden_size: int,
+        depth: int,
+        num_classes: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if depth < 2:
+            raise ValueError(f"depth {depth} must be at least 2: an input and an output layer")
+
+        dtype = jnp.dtype(dtype)
+
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, dtype=dtype, init=nnx.initializers.he_normal(), rngs=rngs)
+
+        self.noise_dim, self.dtype = noise_dim, dtype
+        self.first = linear(noise_dim, hidden_size)
+        self.hidden = nnx.Dict({f"layer{i}": linear(hidden_size, hidden_size) for i in range(1, depth - 1)})
+        self.last = linear(hidden_size, out_dim)
+        self.label_embed = nnx.Embed(num_classes, hidden_size, dtype=dtype, rngs=rngs) if num_classes else None
+        self.alpha_embed = linear(1, hidden_size) if num_classes else None
+
+    def __call__(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
+        """`{"image": [B, noise_dim]}`, labels `[B]` and guidance scale (`[B]` or one for all) to `[B, out_dim]`."""
+        x = self.first(noise["image"].astype(self.dtype))
+        if self.label_embed is not None and self.alpha_embed is not None:
+            alphas = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), labels.shape)
+            x += self.label_embed(labels) + self.alpha_embed(jnp.log(alphas)[:, None])
+        for name in numbered("layer", self.hidden):
+            x = self.hidden[name](jax.nn.silu(x))
+        return self.last(jax.nn.silu(x)).astype(jnp.float32)
+
+    def sample_noise(self, key: jax.Array) -> Noise:
+        """The noise of one sample, without a batch axis."""
+        return {"image": jax.random.normal(key, (self.noise_dim,), jnp.float32)}

@@ -1,0 +1,330 @@
+"""The variational autoencoder of Stable Diffusion: images to latents of an eighth of their sides, and back.
+
+Source: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022); layer for layer the
+`AutoencoderKL` of the diffusers library, whose weights drifting.hub.vae reads.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from flax import nnx
+from jax.typing import DTypeLike
+
+from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, attend, numbered
+
+LOG_VAR_RANGE = (-30.0, 20.0)
+"""To which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
+
+_COMMON: dict[str, Any] = dict(in_channels=3, out_channels=3, latent_channels=4, scaling_factor=0.18215)
+
+_COMMON |= dict(use_quant_conv=True, use_post_quant_conv=True, mid_attention=True)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "sd": _COMMON | dict(block_channels=(128, 256, 512, 512), layers_per_block=2, norm_groups=32),
+    "smoke": _COMMON | dict(block_channels=(8, 8), layers_per_block=1, norm_groups=4),
+}
+"""The VAE of Stable Diffusion 1 and 2, and one small enough to try out a machine with."""
+
+
+class Moments(NamedTuple):
+    """Gaussian posterior of each latent, not scaled; both float32 `[B, H/f, W/f, latent_channels]`.
+
+    Attributes:
+        mean: of the latents.
+        log_var: natural logarithm of their variance, within `LOG_VAR_RANGE`.
+    """
+
+    mean: jax.Array
+    log_var: jax.Array
+
+
+class ResidualBlock(nnx.Module):
+    """Pre-activation residual block: twice group norm, SiLU, 3x3 convolution; 1x1 shortcut where channels differ."""
+
+    def __init__(self, inputs: int, outputs: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.norm1, self.norm2 = GroupNorm(inputs, groups), GroupNorm(outputs, groups)
+        self.conv1 = Conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(outputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
+        same = inputs == outputs
+        self.shortcut = None if same else Conv(inputs, outputs, 1, bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, H, W, outputs]`."""
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        y = self.conv2(jax.nn.silu(self.norm2(y)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(nnx.Module):
+    """Residual self-attention with one head between all positions of a map."""
+
+    def __init__(self, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.lecun_normal()
+        self.norm = GroupNorm(channels, groups)
+        self.query = Linear(channels, channels, dtype=dtype, init=init, rngs=rngs)
+        self.key = Linear(channels, channels, dtype=dtype, init=init, rngs=rngs)
+        self.value = Linear(channels, channels, dtype=dtype, init=init, rngs=rngs)
+        self.out = Linear(channels, channels, dtype=dtype, init=init, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` to the same shape and dtype."""
+        tokens = rearrange(self.norm(x), "b h w c -> b 1 (h w) c")
+        y = self.out(attend(self.query(tokens), self.key(tokens), self.value(tokens)))
+        return x + y.reshape(x.shape)
+
+
+class Middle(nnx.Module):
+    """Two residual blocks at the lowest resolution, with attention between them."""
+
+    def __init__(self, channels: int, *, groups: int, attention: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.block1 = ResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
+        self.attention = Attention(channels, groups=groups, dtype=dtype, rngs=rngs) if attention else None
+        self.block2 = ResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, remat: bool) -> jax.Array:
+        """`[B, H, W, C]` to the same shape."""
+        for module in (self.block1, self.attention, self.block2):
+            x = x if module is None else apply_remat(module, x, remat)
+        return x
+
+
+class Level(nnx.Module):
+    """Residual blocks of one resolution, then the convolution to the next one: stride 2, or on doubled sides."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        blocks: int,
+        *,
+        resample: Literal["down", "up"] | None,
+        groups: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        widths = [inputs] + [outputs] * blocks
+        self.blocks: nnx.Dict[ResidualBlock] = nnx.Dict()
+        for k in range(blocks):
+            block = ResidualBlock(widths[k], widths[k + 1], groups=groups, dtype=dtype, rngs=rngs)
+            self.blocks[f"block{k + 1}"] = block
+        # Halving pads after the last row and column only.
+        conv = partial(Conv, outputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
+        self.down = conv(stride=2, padding=((0, 1), (0, 1))) if resample == "down" else None
+        self.up = conv() if resample == "up" else None
+
+    def __call__(self, x: jax.Array, remat: bool) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, h, w, outputs]`, `h` = `H/2`, `2 H` or `H`."""
+        for name in numbered("block", self.blocks):
+            x = apply_remat(self.blocks[name], x, remat)
+        if self.down is not None:
+            x = self.down(x)
+        if self.up is not None:
+            x = self.up(repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2))
+        return x
+
+
+def _levels(
+    widths: Sequence[int],
+    blocks: int,
+    resample: Literal["down", "up"],
+    *,
+    groups: int,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Dict[Level]:
+    """Levels `level1` .. of these channels, with a change of resolution between each two."""
+    levels: nnx.Dict[Level] = nnx.Dict()
+    for k, (inputs, outputs) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
+        change = resample if k < len(widths) else None
+        level = Level(inputs, outputs, blocks, resample=change, groups=groups, dtype=dtype, rngs=rngs)
+        levels[f"level{k}"] = level
+    return levels
+
+
+class Head(nnx.Module):
+    """Group norm, SiLU, 3x3 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.norm, self.conv = GroupNorm(inputs, groups), Conv(inputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, H, W, outputs]`."""
+        return self.conv(jax.nn.silu(self.norm(x)))
+
+
+class Encoder(nnx.Module):
+    """Convolution, levels of falling resolution, middle, head."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        channels: Sequence[int],
+        blocks: int,
+        groups: int,
+        attention: bool,
+        dtype: DTypeLike,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.remat = remat
+        self.conv_in = Conv(inputs, channels[0], 3, bias=True, dtype=dtype, rngs=rngs)
+        self.levels = _levels(channels, blocks, "down", groups=groups, dtype=dtype, rngs=rngs)
+        self.middle = Middle(channels[-1], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
+        self.head = Head(channels[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, inputs]` to `[B, H/f, W/f, outputs]` in the compute dtype."""
+        x = self.conv_in(x)
+        for name in numbered("level", self.levels):
+            x = self.levels[name](x, self.remat)
+        return apply_remat(self.head, self.middle(x, self.remat), self.remat)
+
+
+class Decoder(nnx.Module):
+    """Convolution, middle, levels of rising resolution, head."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        channels: Sequence[int],
+        blocks: int,
+        groups: int,
+        attention: bool,
+        dtype: DTypeLike,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.remat = remat
+        widths = list(reversed(channels))
+        self.conv_in = Conv(inputs, widths[0], 3, bias=True, dtype=dtype, rngs=rngs)
+        self.middle = Middle(widths[0], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
+        self.levels = _levels(widths, blocks, "up", groups=groups, dtype=dtype, rngs=rngs)
+        self.head = Head(widths[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, h, w, inputs]` to `[B, f h, f w, outputs]` in the compute dtype."""
+        x = self.middle(self.conv_in(x), self.remat)
+        for name in numbered("level", self.levels):
+            x = self.levels[name](x, self.remat)
+        return apply_remat(self.head, x, self.remat)
+
+
+class AutoencoderKL(nnx.Module):
+    """Images in [-1, 1] to Gaussian posteriors of latents, and latents to images; differentiable in both directions.
+
+    Latents outside of this class are scaled: multiplied by `scaling_factor`, which gives them about unit variance.
+
+    Args:
+        in_channels, out_channels: of the images that are encoded and decoded.
+        latent_channels: of the latents.
+        block_channels: of each resolution, the highest first; each further one halves the sides.
+        layers_per_block: residual blocks of each resolution of the encoder; the decoder has one more.
+        norm_groups: groups of every group norm.
+        scaling_factor: of the latents; 0.18215 for Stable Diffusion 1 and 2.
+        use_quant_conv, use_post_quant_conv: 1x1 convolutions after the encoder and before the decoder.
+        mid_attention: self-attention at the lowest resolution.
+        dtype: what the networks compute in; parameters, norm statistics and results are float32.
+        remat: recompute each block's activations in the backward pass.
+
+    Raises:
+        ValueError: no `block_channels`, or ones that `norm_groups` does not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        latent_channels: int,
+        block_channels: Sequence[int],
+        layers_per_block: int,
+        norm_groups: int,
+        scaling_factor: float,
+        use_quant_conv: bool,
+        use_post_quant_conv: bool,
+        mid_attention: bool,
+        dtype: DTypeLike,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if not block_channels or any(width % norm_groups for width in block_channels):
+            raise ValueError(f"block_channels {list(block_channels)} must be multiples of norm_groups {norm_groups}")
+        self.downsampling: int = 2 ** (len(block_channels) - 1)
+        """Side of an image over that of its latents."""
+        self.latent_channels, self.scaling_factor, self.remat = latent_channels, scaling_factor, remat
+        dtype, moments = jnp.dtype(dtype), 2 * latent_channels
+
+        def conv(channels: int) -> Conv:
+            return Conv(channels, channels, 1, bias=True, dtype=dtype, rngs=rngs)
+
+        common: dict[str, Any] = dict(channels=block_channels, groups=norm_groups, attention=mid_attention)
+        common |= dict(dtype=dtype, remat=remat, rngs=rngs)
+        self.encoder = Encoder(in_channels, moments, blocks=layers_per_block, **common)
+        self.quant_conv = conv(moments) if use_quant_conv else None
+        self.post_quant_conv = conv(latent_channels) if use_post_quant_conv else None
+        self.decoder = Decoder(latent_channels, out_channels, blocks=layers_per_block + 1, **common)
+
+    def encode(self, x: jax.Array) -> Moments:
+        """Posterior of images `[B, H, W, in_channels]` in [-1, 1].
+
+        Raises:
+            ValueError: H or W is no multiple of `downsampling`.
+        """
+        if any(side % self.downsampling for side in x.shape[1:3]):
+            sides = " x ".join(map(str, x.shape[1:3]))
+            raise ValueError(f"images of {sides} pixels: both sides must be multiples of {self.downsampling}")
+        y = self.encoder(x)
+        y = y if self.quant_conv is None else self.quant_conv(y)
+        mean, log_var = jnp.split(y.astype(jnp.float32), 2, axis=-1)
+        return Moments(mean, jnp.clip(log_var, *LOG_VAR_RANGE))
+
+    def sample_latents(self, moments: Moments, key: jax.Array) -> jax.Array:
+        """Scaled latents drawn from the posterior, `(mean + std * noise) * scaling_factor`, in the shape of `mean`.
+
+        One key serves all; for noise that does not depend on the batch, map over samples and a key for each
+        (`jax.vmap`).
+        """
+        noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
+        return (moments.mean + jnp.exp(0.5 * moments.log_var) * noise) * self.scaling_factor
+
+    def mode_latents(self, moments: Moments) -> jax.Array:
+        """Scaled latents without noise, `mean * scaling_factor`."""
+        return moments.mean * self.scaling_factor
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Images, float32 `[B, f h, f w, out_channels]` (`f` = `downsampling`), of scaled latents `[B, h, w, C]`.
+
+        They are about within [-1, 1] and not clipped.
+        """
+        z = latents.astype(jnp.float32) / self.scaling_factor
+        z = z if self.post_quant_conv is None else self.post_quant_conv(z)
+        return self.decoder(z).astype(jnp.float32)
+
+
+def decode_in_slices(vae: AutoencoderKL, latents: jax.Array, size: int) -> jax.Array:
+    """`vae.decode(latents)` in equal slices of at most `size` samples, one after the other: less memory, same images.
+
+    With `vae.remat` slices save memory in the backward pass too: only one slice's activations exist at a time.
+
+    Raises:
+        ValueError: `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"slices of {size} samples: must be at least 1")
+    batch = latents.shape[0]
+    if batch <= size:
+        return vae.decode(latents)
+    slices = -(-batch // size)
+    latents = jnp.pad(latents, ((0, -batch % slices), (0, 0), (0, 0), (0, 0)))
+    # Every slice takes samples from all over the batch: where it is sharded over devices, so is each slice.
+    latents = rearrange(latents, "(n slices) h w c -> slices n h w c", slices=slices)
+    images = jax.lax.map(jax.checkpoint(vae.decode) if vae.remat else vae.decode, latents)
+    return rearrange(images, "slices n h w c -> (n slices) h w c")[:batch]

@@ -1,0 +1,240 @@
+"""Checkpoints and run directories: state, data position and configuration together, written by Orbax.
+
+`RUN/config.json` holds every setting of the run. `RUN/checkpoints/N/` is what there was after step N: `state`, one
+pytree, and `run`, JSON with the position in the data and the facts the run depends on.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+import errno
+import hashlib
+import jax
+import json
+import logging
+import orbax.checkpoint as ocp
+import os
+import shutil
+from drifting.errors import CheckpointError
+from drifting.runs.files import atomic_path
+
+logger = logging.getLogger("drifting")
+
+CHECKPOINTS, SEALS, DAMAGED = "checkpoints", "seals", "damaged"
+
+HASH_THREADS = 16
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Saving is asynchronous: the state is copied first, so that its buffers may be donated to the next step, and written
+    in the background. A checkpoint appears only when whole; what a killed process leaves is ignored, and removed at
+    the next save. As soon as it is there it is sealed, in the background, too: `seals/N.json` holds the SHA-256 of its
+    files, so that what a disk or a copy has damaged is noticed. Whoever does not save changes nothing, so a run that is
+    going on can be read.
+
+    Args:
+        workdir: the run directory.
+        keep: how many of the latest to keep.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 1) -> None:
+        self._directory = (workdir / CHECKPOINTS).absolute()
+        self._seals, self._aside = workdir / SEALS, workdir / DAMAGED
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._unsealed: int | None = None
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: list[Future[None]] = []
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, the newest first."""
+        steps = ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []
+        return sorted(steps, reverse=True)
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint that is not damaged, or None. Damaged ones are warned of."""
+        for step in self.steps():
+            problem = self._damage(step)
+            if problem is None:
+                return step
+            logger.warning("%s; using the checkpoint before it, if there is one", problem)
+        return None
+
+    def set_aside(self, step: int) -> None:
+        """Moves all checkpoints after `step` out of the way: those of a run that goes on from there."""
+        for later in self.steps():
+            if later > step:
+                self._aside.mkdir(exist_ok=True)
+                place = self._aside / str(later)
+                shutil.rmtree(place, ignore_errors=True)
+                os.replace(self._directory / str(later), place)
+                (self._seals / f"{later}.json").unlink(missing_ok=True)
+                logger.warning("%s: moved to %s", self._directory / str(later), place)
+
+    def sealed(self, step: int) -> bool:
+        """Whether a checkpoint has a seal, without which a wrong byte in it is not noticed."""
+        return (self._seals / f"{step}.json").is_file()
+
+    def _damage(self, step: int) -> str | None:
+        """What differs from the seal of a checkpoint; None where nothing does, or where it was not sealed yet."""
+        folder, seal = self._directory / str(step), self._seals / f"{step}.json"
+        try:
+            sealed = json.loads(seal.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return f"{seal}: is damaged, so what it says of {folder} cannot be compared"
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            found = dict(zip(sealed, pool.map(lambda name: _fingerprint(folder / name), sealed), strict=True))
+        wrong = [name for name, fingerprint in sealed.items() if found[name] != fingerprint]
+        return f"{folder / wrong[0]}: is damaged or missing" if wrong else None
+
+    def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+        """Starts saving after `step`. `state`: a pytree of arrays; `run`: JSON.
+
+        Raises:
+            CheckpointError: this one, or the one before, cannot be written.
+        """
+        self.wait()
+        with self._writing():
+            if self._manager is None:
+                options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+                self._manager = ocp.CheckpointManager(self._directory, options=options)
+            (self._seals / f"{step}.json").unlink(missing_ok=True)  # of an earlier one after that step
+            arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
+            self._manager.save(step, args=arguments, force=True)
+        self._unsealed = step
+
+    def attend(self) -> None:
+        """Looks whether what is being saved is on disk by now, and then has it sealed. To be called after each step.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._unsealed is not None and self._manager is not None and not self._manager.is_saving_in_progress():
+            self._written()
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk, and sealed.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        self._written()
+        with self._writing():
+            while self._sealing:
+                self._sealing.pop().result()
+
+    def _written(self) -> None:
+        """Waits for the checkpoint that is being saved, and begins to seal it."""
+        if self._manager is None:
+            return
+        with self._writing():
+            self._manager.wait_until_finished()
+            step, self._unsealed = self._unsealed, None
+            if step is not None and jax.process_index() == 0:
+                self._sealing.append(self._sealer.submit(self._seal, step))
+
+    def _seal(self, step: int) -> None:
+        folder = self._directory / str(step)
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            found = dict(zip(names, pool.map(lambda name: _fingerprint(folder / name), names), strict=True))
+        self._seals.mkdir(exist_ok=True)
+        with atomic_path(self._seals / f"{step}.json") as temporary:
+            temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        kept = {str(other) for other in self.steps()}
+        for path in self._seals.glob("*.json"):
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever keeps a checkpoint from being written, of many kinds and out of threads, as one line."""
+        try:
+            yield
+        except Exception as error:
+            self._unsealed = None
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
+            reason = "no space is left on the disk" if full else text[:300]
+            kept = self.steps()
+            safe = f"that after step {kept[0]} is safe" if kept else "there is none yet"
+            remedy = "make room" if full else "mend that"
+            raise CheckpointError(
+                f"{self._directory}: a checkpoint cannot be written ({reason}); {safe}; {remedy} and run the same "
+                "command again"
+            ) from error
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        if self._manager is not None:
+            try:
+                self.wait()
+            finally:
+                self._sealer.shutdown()
+                manager, self._manager = self._manager, None
+                with suppress(Exception):  # which `wait` has reported
+                    manager.close()
+
+    def restore(self, step: int, target: Any) -> Any:
+        """The state of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
+
+        Raises:
+            ValueError: the checkpoint does not hold such a state, or is damaged.
+        """
+        return self._read(step, state=_restore_args(target))["state"]
+
+    def restore_part(self, step: int, name: str, target: Any) -> Any:
+        """One top-level part of the state, such as `ema`, without reading the rest.
+
+        Raises:
+            ValueError: the checkpoint does not hold such a part, or is damaged.
+        """
+        return self._read(step, state=_restore_args({name: target}, partial_restore=True))["state"][name]
+
+    def read_run(self, step: int) -> dict[str, Any]:
+        """The JSON of a step.
+
+        Raises:
+            ValueError: the checkpoint is damaged.
+        """
+        return self._read(step, run=ocp.args.JsonRestore())["run"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        path = self._directory / str(step)
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                return reader.restore(path, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            remedy = "remove that folder to use the one before"
+            raise ValueError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
+
+
+def _fingerprint(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _restore_args(target: Any, **options: bool) -> ocp.args.PyTreeRestore:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    return ocp.args.PyTreeRestore(target, restore_args=restore_args, **options)
+
+
+def abstract(tree: Any, shardings: Any = None) -> Any:
+    """The tree's shapes and dtypes as a target for `restore`, placed by the tree `shardings` or on one device."""
+    if shardings is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: here, tree)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)

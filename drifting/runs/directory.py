@@ -1,0 +1,142 @@
+"""The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+import json
+import reprlib
+from drifting.config.parse import parse
+from drifting.config.schema import AnyConfig
+from drifting.config.schema import CacheBuild
+from drifting.config.schema import Config
+from drifting.config.schema import PretrainConfig
+from drifting.config.schema import command_of
+from drifting.config.schema import to_dict
+from drifting.errors import ConfigError
+from drifting.runs.files import atomic_path
+
+CONFIG_FILE = "config.json"
+
+# Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
+# weights lie) what is there is compared by itself.
+RESUMABLE = (
+    "train.steps",
+    "train.micro_batch",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.stuck_after",
+    "train.tensorboard",
+    "train.wandb_project",
+    "data.path",
+    "data.prefetch",
+    "data.workers",
+    "data.vae",
+    "data.verify",
+    "features.mae",
+    "features.convnext",
+    "mesh.",
+    "eval.",
+    "cache.max_bad",
+    "cache.workers",
+)
+
+
+def check_config(workdir: Path, config: AnyConfig) -> None:
+    """Checks that `workdir` holds no run, or one of these settings but for those that may change on resuming.
+
+    Raises:
+        ConfigError: the directory holds another run; says which settings differ.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir}: is a file; give a folder")
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    old, new = read_config(workdir, type(config)), config
+    changed = differences(to_dict(old), to_dict(new))
+    fixed = "train.steps" if _schedule_ends(config) else None
+    changed = {key: pair for key, pair in changed.items() if key == fixed or not key.startswith(RESUMABLE)}
+    if changed:
+        listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
+        remedy = "put them back or choose another --workdir"
+        raise ConfigError(f"--workdir={workdir}: holds a run with other settings ({listed}); {remedy}")
+
+
+def _schedule_ends(config: AnyConfig) -> bool:
+    """Whether what a step does depends on how many there will be."""
+    if isinstance(config, CacheBuild):
+        return False
+    ramp = isinstance(config, PretrainConfig) and config.mae.lambda_cls > 0
+    return ramp or config.optimizer.decay != "constant"
+
+
+def write_config(workdir: Path, config: AnyConfig) -> None:
+    """Writes `config.json`, creating the directory.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with atomic_path(workdir / CONFIG_FILE) as temporary:
+            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror}); choose another") from error
+
+
+def read_config(workdir: Path, kind: type[AnyConfig] = Config) -> AnyConfig:
+    """The settings of a run; keys that are younger than the run have their defaults.
+
+    Raises:
+        ConfigError: the directory holds no run, one of another command, or one that cannot be read.
+    """
+    path = workdir / CONFIG_FILE
+    wanted = command_of(to_dict(kind()))
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"--workdir={workdir}: holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} cannot be read ({error}); restore it") from error
+    if isinstance(settings, dict) and (found := command_of(settings)) != wanted:
+        raise ConfigError(f"--workdir={workdir}: holds a run of `drifting {found}`; give one of `drifting {wanted}`")
+    try:
+        return parse(settings, kind)
+    except ConfigError as error:
+        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} is of another version ({error})") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """`{key path: (old, new)}` of two nested settings, after a JSON round trip (tuples equal lists)."""
+    out: dict[str, tuple[Any, Any]] = {}
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out |= differences(a, b, f"{prefix}{key}.")
+        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+            out[prefix + key] = (a, b)
+    return out
+
+
+def _check_identity(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    for name, value in now.items():
+        if saved.get(name) != value:
+            raise ConfigError(
+                f"--workdir={workdir}: was trained with {name} {reprlib.repr(saved.get(name))}, now it is "
+                f"{reprlib.repr(value)}; put back what it was trained with, or choose another --workdir"
+            )
+
+
+def config_differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings in which runs differ: `{dotted key: {run: value}}`, of their `config.json` by name."""
+    first = next(iter(configs.values()))
+    keys = sorted({key for other in configs.values() for key in differences(dict(first), dict(other))})
+    return {key: {name: _at(config, key) for name, config in configs.items()} for key in keys}
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    section, _, key = path.rpartition(".")
+    return config.get(section, {}).get(key)

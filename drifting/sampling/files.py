@@ -1,0 +1,192 @@
+"""Images as files for evaluators: ADM's `.npz` and folders of PNGs, written part by part and read back lazily.
+
+The `.npz` is that of "Diffusion Models Beat GANs" (Dhariwal & Nichol 2021): `arr_0` uint8 `[N, H, W, C]`, `arr_1` the
+labels. It is not compressed, so that any part of it can be read without the rest, and holds no times: the same images
+give the same bytes.
+"""
+
+import logging
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from drifting import __version__
+from drifting.config.checks import require
+from drifting.devices.interrupts import interrupts
+from drifting.runs.files import atomic_path, remove_torn, write_json
+from drifting.runs.progress import Progress
+from drifting.runs.shared_work import Parts, Share, check_facts
+from drifting.sampling.images import GeneratedImages, Pixels, Shape
+
+logger = logging.getLogger("drifting")
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The earliest time a zip file can hold, in place of when it was written."""
+
+COPY = 1 << 24
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+PART = 512
+"""Images a part of a file: what a process that is killed may have to draw again."""
+
+METADATA = "metadata.json"
+
+SOFTWARE = ("source", "software")
+"""Metadata that may change between two calls that make one file: `weights` says whose images they are."""
+
+
+def write_npz(path: Path, count: int, shape: Shape, images: Iterator[Pixels], labels: NDArray[np.integer]) -> None:
+    """Writes ADM's `.npz`, whole or not at all, holding one array of `images` at a time.
+
+    Args:
+        path: the file. count, shape: of all images. images: uint8 `[n, H, W, C]` each, in order.
+        labels: `[count]`; written as int64, as ADM does.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with _member(archive, "arr_0.npy") as file:
+            _header(file, (count, *shape), np.dtype(np.uint8))
+            for part in images:
+                file.write(np.ascontiguousarray(part).data)
+        with _member(archive, "arr_1.npy") as file:
+            _header(file, (count,), np.dtype("<i8"))
+            file.write(labels.astype("<i8").tobytes())
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(name, EPOCH), "w", force_zip64=True)
+
+
+def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def write_pngs(folder: Path, first: int, images: Pixels) -> None:
+    """Writes `NNNNNN.png` for each image `[n, H, W, C]`, counting from `first`; each whole or not at all."""
+
+    def write(number: int) -> None:
+        image = images[number]
+        with atomic_path(folder / f"{first + number:06d}.png") as temporary:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+
+    with ThreadPoolExecutor() as pool:  # Pillow compresses outside the interpreter's lock
+        list(pool.map(write, range(len(images))))
+
+
+def remove_torn_pngs(folder: Path, items: Sequence[range]) -> None:
+    """Removes what `write_pngs`, killed, has left of these images; of others another process may be writing."""
+    for stale in folder.glob(".*.png.*.tmp"):
+        number = stale.name.split(".")[1]
+        if number.isdecimal() and any(int(number) in some for some in items):
+            stale.unlink(missing_ok=True)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def write_images(images: GeneratedImages, out: Path, share: Share | None = None) -> bool:
+    """Draws images into ADM's `.npz`, or a folder of PNGs, going on where an earlier call stopped.
+
+    Beside them is what is needed to draw them again: `OUT.json`, or `metadata.json` in the folder. SIGTERM and Ctrl-C
+    stop it; the part under way is drawn again.
+
+    Args:
+        images: what to draw.
+        out: the file, ending in .npz, or the folder.
+        share: of several processes, which this is; all are given the same folder.
+
+    Returns:
+        Whether all images are there.
+
+    Raises:
+        ConfigError: there are other images at `out`.
+    """
+    share = share or Share()
+    folder = out.suffix != ".npz"
+    record = out / METADATA if folder else out.with_suffix(".json")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
+    facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
+    if check_facts("--out", out, record, facts, SOFTWARE) and (folder or out.exists()):
+        logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
+        _tidy(parts, out, record)
+        return True
+    strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
+    require(not strange, "--out", str(out), "is there and not known to be these images; choose another, or remove it")
+    parts.claim("--out", facts, SOFTWARE)
+    if folder:
+        out.mkdir(exist_ok=True)
+    if not _draw_parts(images, parts, share, out if folder else None):
+        logger.info("sample: stopped, the same command goes on from there")
+        return False
+    if left := parts.left():
+        logger.info("sample: this process is done; %d parts of other processes are not there yet", left)
+        return False
+    try:
+        if not folder:
+            pieces = (np.load(parts.path(number), allow_pickle=False) for number in range(len(parts.ranges)))
+            write_npz(out, len(images), images.shape, pieces, images.labels)
+        write_json(record, facts)
+    except FileNotFoundError:
+        if not record.exists():  # otherwise another process has just put them together
+            raise
+    _tidy(parts, out, record)
+    return True
+
+
+def _tidy(parts: Parts, *finished: Path) -> None:
+    parts.remove()
+    for path in finished:
+        remove_torn(path)
+
+
+class _Interrupted(Exception):
+    """A stop was asked for."""
+
+
+def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Path | None) -> bool:
+    """Draws the missing parts of this process; returns False after an interrupt."""
+    missing = parts.missing(share)
+    done, total = 0, sum(len(parts.ranges[number]) for number in missing)
+    if total < len(images):
+        logger.info("sample: %s of %s images are to be drawn here", f"{total:,}", f"{len(images):,}")
+    if folder is not None:
+        remove_torn_pngs(folder, [parts.ranges[number] for number in missing])
+    with interrupts() as interrupted, Progress(total, label="sample", unit="images") as progress:
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(done)
+            if interrupted():
+                raise _Interrupted
+
+        try:
+            for number in missing:
+                drawn = images.part(parts.ranges[number], tick)
+                if folder is None:
+                    parts.write(number, partial(_save, drawn))
+                else:
+                    write_pngs(folder, parts.ranges[number].start, drawn)
+                    parts.write(number, Path.touch)
+        except _Interrupted:
+            return False
+    return True
+
+
+def _save(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:  # np.save would add to the name
+        np.save(file, array, allow_pickle=False)
+
+
+def software() -> dict[str, str]:
+    """The versions that drew something, and on what."""
+    return {"drifting": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind}

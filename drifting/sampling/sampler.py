@@ -1,0 +1,85 @@
+"""Images from a generator: each depends on its own seed, its class and the guidance scale, and on nothing else.
+
+The network always sees `BLOCK` images, and image `i` always stands in block `i // BLOCK` (see `drifting.blocks`). So a
+file of images is the same to the last byte whatever the batch, the number of devices and processes, and however often
+it was killed, on machines that compile alike. The same seed in another file, beside other images, may differ in
+the rounding of float32.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from drifting.devices.blocks import Blocks
+from drifting.method.space import SampleSpace
+from drifting.networks.network import Generator, Params
+from drifting.sampling.generator import TrainedGenerator
+
+logger = logging.getLogger("drifting")
+
+BLOCK = 16
+"""Images a call of the network; the VAE decodes as many at a time."""
+
+
+class Sampler:
+    """A jitted generator that draws images in blocks of one size.
+
+    Args:
+        generator: the network without its parameters.
+        space: what its samples are; latents are decoded.
+        batch_size: images in flight; they do not depend on it.
+        devices: where to draw, in turn; None: where the parameters are.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        space: SampleSpace,
+        batch_size: int,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        self._generator, self._space = generator, space
+        in_flight = -(-batch_size // (BLOCK * len(devices or [None])))
+        self._blocks = Blocks(self._draw_block, BLOCK, devices, in_flight)
+        self._placed: tuple[Params, list[Any]] | None = None
+
+    def _draw_block(self, params: tuple[Params, Params], seeds: Array, labels: Array, alpha: Array) -> Array:
+        own, frozen = params
+        keys = jax.vmap(jax.random.key)(seeds)
+        noise = self._generator.sample_noise(own, keys)
+        return self._space.decode(frozen, self._generator(own, noise, labels, alpha))
+
+    def __call__(self, params: Params, labels: np.ndarray, seeds: np.ndarray, alpha: float) -> np.ndarray:
+        """Images `[N, H, W, C]` float32 (not clipped) for class `labels` `[N]` and integer `seeds` `[N]`."""
+        images = list(self.stream(params, labels, seeds, alpha))
+        return np.concatenate(images) if images else np.zeros((0, *self._space.image_shape), np.float32)
+
+    def stream(self, params: Params, labels: np.ndarray, seeds: np.ndarray, alpha: float) -> Iterator[np.ndarray]:
+        """The same images, `BLOCK` at a time."""
+        labels, seeds = np.asarray(labels, np.int32), np.asarray(seeds, np.uint32)
+        if self._placed is None or self._placed[0] is not params:
+            self._placed = params, self._blocks.place((params, self._space.params))
+        return self._blocks(self._placed[1], (seeds, labels, np.full(len(labels), alpha, np.float32)))
+
+
+def sampler(trained: TrainedGenerator, batch_size: int, count: int) -> Sampler:
+    """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
+    devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
+    return Sampler(trained.generator, trained.space, batch_size, devices)
+
+
+def draw(trained: TrainedGenerator, labels: np.ndarray, seed: int, alpha: float, batch_size: int) -> np.ndarray:
+    """Images `[N, H, W, C]` for `labels` `[N]`; image `i` has the seed `seed + i`."""
+    seeds = np.arange(seed, seed + len(labels))
+    return sampler(trained, batch_size, len(labels))(trained.params, labels, seeds, alpha)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+# --- images as uint8, from a generator --------------------------------------------------------------------------------
+
+# --- files ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,268 @@
+"""Statistics of real images that scores are taken against: written by `drifting reference`, or published ones.
+
+An `.npz` with `mu` `[D]` and `sigma` `[D, D]`, as ADM's and the released code's, of spatial features also `mu_s` and
+`sigma_s`. Ours hold besides the `features` `[M, D]` of some images, for precision and recall, and `metadata`, JSON that
+says what they are of. ADM's hold images instead (`arr_0`).
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drifting.config.checks import require
+from drifting.data.latents.read import LatentSource
+from drifting.data.source import LabelledSource
+from drifting.errors import ConfigError
+from drifting.runs.files import atomic_path, remove_torn
+from drifting.runs.progress import Progress
+from drifting.runs.shared_work import Parts, Share
+from drifting.sampling.files import software
+from drifting.sampling.images import NpzImages, Pixels, Tick, nothing, open_member, to_uint8
+from drifting.scoring.image_features import Features, ScoreEncoder
+from drifting.scoring.metrics.frechet import GaussianStatistics
+
+logger = logging.getLogger("drifting")
+
+FORMAT, VERSION = "drifting-reference", 1
+
+KEPT = 10_000
+"""Images whose features are kept for precision and recall, as many as ADM's reference batches hold."""
+
+PART = 8192
+"""Images a part: the statistics of each take 67 MB with the Inception."""
+
+CHUNK = 512
+
+STATISTICS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+"""Names of mean and covariance of each kind of features."""
+
+_NAMES = {"features": "features", "spatial": "spatial features"}
+
+
+class SourceImages:
+    """The images of a data set, as uint8: what they were before they were delivered as floats.
+
+    Raises:
+        ConfigError: it holds latents.
+    """
+
+    def __init__(self, source: LabelledSource, facts: dict[str, Any]) -> None:
+        if isinstance(source, LatentSource):
+            raise ConfigError(f"data.name={source.name!r}: holds latents, a reference is of images: name those")
+        self._source, self.shape, self.labels, self.facts = source, source.shape, source.labels, facts
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def part(self, items: range, tick: Tick = nothing) -> Pixels:
+        """See `drifting.archive.Images`."""
+        images = to_uint8(self._source.__getitems__(items)[0], "round", items.start)
+        tick(len(images))
+        return images
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images. Attributes:
+
+    path: the file. gaussians: `(mean, covariance)` of each kind of features. features: of some of the images, or None.
+    images: such images themselves, or None. metadata: ours say what it is of; None: published ones.
+    """
+
+    path: Path
+    gaussians: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    features: NDArray[np.float32] | None
+    images: NpzImages | None
+    metadata: dict[str, Any] | None
+
+    @property
+    def encoder(self) -> str | None:
+        """What it was made with, as `encoders.score_encoder` takes it; None: it does not say."""
+        if self.metadata is None:
+            return None
+        return ":".join(word for word in (self.metadata["encoder"], self.metadata["encoder_reference"]) if word)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What scores depend on, JSON-able."""
+        digest = hashlib.sha256(b"".join(array.tobytes() for pair in self.gaussians.values() for array in pair))
+        about = {key: (self.metadata or {}).get(key) for key in ("images", "num", "encoder", "encoder_weights")}
+        return {"path": str(self.path), "statistics_sha256": digest.hexdigest()} | about
+
+    def check_widths(self, encoder: str, widths: Mapping[str, int]) -> None:
+        """Checks that it has as many features of each kind as an encoder gives, as far as `widths` says.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        for kind, (mean, _) in self.gaussians.items():
+            given = widths.get(kind, len(mean))
+            remedy = f"has {len(mean)} {_NAMES[kind]}, {encoder} gives {given}: name what it was made with by --encoder"
+            require(len(mean) == given, "--reference", str(self.path), remedy)
+
+    def check(self, encoder: ScoreEncoder) -> None:
+        """Checks that it was made with this encoder, of images of the same size.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        if self.metadata is not None:
+            for key, value in encoder.facts.items():
+                was = self.metadata[key]
+                require(was == value, "--reference", str(self.path), f"its {key} is {was!r}, here it is {value!r}")
+        elif self.images is not None and self.images.shape != encoder.shape:
+            remedy = f"is of images of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
+            require(False, "--reference", str(self.path), remedy)
+        self.check_widths(encoder.name, encoder.widths)
+
+
+def read_reference(path: Path) -> Reference:
+    """Statistics from an `.npz`.
+
+    Raises:
+        ConfigError: there is none, or it has no `mu` and `sigma` that fit.
+    """
+    require(path.is_file(), "--reference", str(path), "there is no such file")
+    try:
+        found = {name: open_member(path, name) for name in ("mu", "sigma", "mu_s", "sigma_s", "features", "metadata")}
+        holds_images = open_member(path, "arr_0") is not None
+        images = NpzImages(path) if holds_images else None
+    except ValueError as error:
+        raise ConfigError(f"--reference={error}") from error
+    gaussians = {}
+    for kind, names in STATISTICS.items():
+        mean, covariance = (None if found[name] is None else np.asarray(found[name], np.float64) for name in names)
+        if mean is None or covariance is None:
+            continue
+        fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
+        shapes = f"{names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)} do not fit"
+        require(fits, "--reference", str(path), f"{shapes}: give [D] and [D, D]")
+        finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
+        require(finite, "--reference", str(path), f"{names[0]} or {names[1]} is not finite")
+        remedy = f"{names[1]} is no covariance: it must be symmetric, without negative eigenvalues"
+        require(_is_covariance(covariance), "--reference", str(path), remedy)
+        gaussians[kind] = mean, covariance
+    remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
+    require("features" in gaussians, "--reference", str(path), remedy)
+    kept, width = found["features"], len(gaussians["features"][0])
+    if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
+        raise ConfigError(f"--reference={path}: features {list(kept.shape)} do not fit mu [{width}]")
+    metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
+    return Reference(path, gaussians, found["features"], images, metadata)
+
+
+def _is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether it is symmetric and has no negative eigenvalue, but for rounding to float32."""
+    tolerance = 1e-6 * abs(np.trace(matrix))
+    if np.abs(matrix - matrix.T).max(initial=0) > tolerance:
+        return False
+    try:  # a Cholesky factor is had ten times faster than the eigenvalues
+        np.linalg.cholesky(matrix + (tolerance + np.finfo(np.float64).tiny) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def make_reference(
+    images: SourceImages | NpzImages | Any,
+    encoder: ScoreEncoder,
+    out: Path,
+    *,
+    keep: int = KEPT,
+    share: Share | None = None,
+) -> bool:
+    """Writes the statistics of real images, going on where an earlier call stopped.
+
+    Args:
+        images: see `drifting.archive.Images`. encoder: the features.
+        out: the `.npz`. keep: how many images' features to keep for precision and recall, spread over all.
+        share: of several processes, which this is.
+
+    Returns:
+        Whether it is written.
+
+    Raises:
+        ConfigError: there is something else at `out`.
+    """
+    require(out.suffix == ".npz", "--out", str(out), "must end in .npz")
+    share, kept = share or Share(), np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
+    facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".npz")
+    parts.claim("--out", facts)
+    missing = parts.missing(share)
+    done = 0
+    with Progress(sum(len(parts.ranges[n]) for n in missing), label="reference", unit="images") as progress:
+        for number in missing:
+            found: dict[str, Any] = {}
+            for chunk, features in _chunks(images, encoder, parts.ranges[number]):
+                _add(found, features, np.isin(chunk, kept))
+                done += len(chunk)
+                progress.update(done)
+            parts.write(number, lambda path, found=found: _save(path, _arrays(found)))  # type: ignore[misc]
+    if left := parts.left():
+        logger.info("reference: this process is done; %d parts of other processes are not there yet", left)
+        return False
+    metadata = facts | {"encoder_reference": encoder.reference, "format": FORMAT, "version": VERSION}
+    try:
+        arrays = _merged(parts) | {"metadata": np.asarray(json.dumps(metadata | {"software": software()}))}
+        with atomic_path(out) as temporary:
+            _save(temporary, arrays)
+    except FileNotFoundError:
+        if not out.exists():  # otherwise another process has just put them together
+            raise
+    parts.remove()
+    remove_torn(out)
+    return True
+
+
+def _chunks(images: Any, encoder: ScoreEncoder, items: range) -> Iterator[tuple[range, Features]]:
+    for start in range(items.start, items.stop, CHUNK):
+        chunk = range(start, min(start + CHUNK, items.stop))
+        yield chunk, encoder(images.part(chunk))
+
+
+def _add(found: dict[str, Any], features: Features, kept: NDArray[np.bool_]) -> None:
+    """Adds a chunk's features to a part's statistics, and those to keep to the others."""
+    for kind in STATISTICS:
+        if kind in features:
+            found.setdefault(kind, GaussianStatistics.empty(features[kind].shape[1])).update(features[kind])
+    found.setdefault("kept", []).append(features["features"][kept])
+
+
+def _arrays(found: dict[str, Any]) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {"kept": np.concatenate(found["kept"])}
+    for kind in STATISTICS:
+        if kind in found:
+            s = found[kind]
+            arrays |= {f"{kind}/count": np.asarray(s.count), f"{kind}/mean": s.mean, f"{kind}/scatter": s.scatter}
+    return arrays
+
+
+def _merged(parts: Parts) -> dict[str, np.ndarray]:
+    whole: dict[str, GaussianStatistics] = {}
+    kept = []
+    for number in range(len(parts.ranges)):
+        with np.load(parts.path(number), allow_pickle=False) as part:
+            kept.append(part["kept"])
+            for kind in STATISTICS:
+                if f"{kind}/count" in part.files:
+                    mean = part[f"{kind}/mean"]
+                    statistics = GaussianStatistics(int(part[f"{kind}/count"]), mean, part[f"{kind}/scatter"])
+                    whole.setdefault(kind, GaussianStatistics.empty(len(mean))).merge(statistics)
+    arrays: dict[str, np.ndarray] = {"features": np.concatenate(kept)}
+    for kind, statistics in whole.items():
+        mean_name, covariance_name = STATISTICS[kind]
+        arrays |= {mean_name: statistics.mean, covariance_name: statistics.covariance}
+    return arrays
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # np.savez would add to the name
+        np.savez(file, **arrays)  # type: ignore[arg-type]

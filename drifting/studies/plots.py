@@ -1,0 +1,151 @@
+"""One look for every figure: as wide as a column of text, and legible there without colours too.
+
+Figures are made without pyplot, so nothing global is kept: `figure(...)`, draw, `save`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from drifting.runs.files import atomic_path
+
+Item = TypeVar("Item")
+
+COLUMN = 3.3  # inches: a column of a two-column page
+
+DPI = 300
+
+# Okabe & Ito's palette, told apart with every kind of colour blindness.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442",
+)  # fmt: skip
+
+CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", YELLOW)
+
+LINES = ("-", "--", ":", "-.")
+
+MARKERS = "osD^vPX*"
+
+REAL, GENERATED = "0.55", BLUE
+
+DIVERGING = "PuOr"
+
+LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+
+STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "axes.prop_cycle": cycler(color=CYCLE),
+}
+
+TITLES = {
+    "gaussian": "Gauss",
+    "laplace": "Laplace",
+    "rational_quadratic": "rat. quadratic",
+    "mean_shift": "mean shift",
+    "drift_row": "drift, row",
+    "drift_raw": "drift, raw",
+    "mmd": "MMD",
+    "log_kde": "log-KDE",
+    "mmd_kde": "MMD-KDE",
+    "inverse_profile_kde": "inverse profile",
+}
+
+
+@dataclass(frozen=True)
+class Animation:
+    """Pictures `[H, W, 3]` uint8 of one size, shown `seconds` each, over and over."""
+
+    frames: Sequence[np.ndarray]
+    seconds: float = 0.15
+
+
+def title(name: str) -> str:
+    """A registry's name as it is read."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def styled(items: Iterable[Item]) -> Iterator[tuple[Item, str, str]]:
+    """Items, each with its marker and its line, from the first again where those run out."""
+    return zip(items, cycle(MARKERS), cycle(LINES))
+
+
+def style() -> Any:
+    """The look: a context manager for a block, or a decorator of a function that draws."""
+    return mpl.rc_context(STYLE)
+
+
+def figure(
+    rows: int = 1, columns: int = 1, height: float = 2.2, pictures: bool = False, **arguments: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of a column's width and its axes, an array `[rows, columns]`; call it within `style`.
+
+    Args:
+        height: inches. pictures: the axes keep their aspect, as in `plane`. arguments: of `Figure.subplots`.
+    """
+    figure = Figure(figsize=(COLUMN, height), layout="compressed" if pictures else "constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)  # type: ignore[union-attr, call-arg]
+    return figure, figure.subplots(rows, columns, squeeze=False, **arguments)
+
+
+def bare(axes: Axes) -> None:
+    """A picture of the plane: square, framed, without ticks."""
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+
+
+def plane(axes: Axes, extent: float, name: str = "") -> None:
+    """A picture of the square `[-extent, extent]^2`, framed; coordinates and the row's `name` at the outer sides."""
+    bare(axes)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel=f"{name}\n$x_2$".strip())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+    axes.label_outer()
+
+
+def pixels(figure: Figure, dpi: int = 150) -> np.ndarray:
+    """A figure as a picture `[H, W, 3]` uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    with style():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(figure: Figure | Animation, path: Path) -> None:
+    """Writes a PNG, or an animation as a GIF of at most 64 colours."""
+    with atomic_path(path) as temporary:
+        if isinstance(figure, Animation):
+            first, *others = (Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in figure.frames)
+            wait = [1000 * figure.seconds] * len(others) + [2000]
+            first.save(
+                temporary, format="GIF", save_all=True, append_images=others, duration=wait, loop=0, optimize=True
+            )
+        else:
+            with style():
+                figure.savefig(temporary, format="png", dpi=DPI)

@@ -1,0 +1,211 @@
+"""What every study gives back, and how it is checked, shown and written."""
+
+import csv
+import dataclasses
+import importlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from drifting.config.checks import one_of, require
+from drifting.config.schema import SEED_LIMIT, StudyRun, to_dict
+from drifting.errors import ConfigError
+from drifting.method.fields import FIELDS
+from drifting.method.kernels import KERNELS
+from drifting.method.potentials import LOSSES
+from drifting.runs.files import atomic_path
+from drifting.studies import plots
+
+Cell = str | int | float | None  # None: does not apply
+
+NAMES: dict[str, Iterable[str]] = {
+    "kernel": KERNELS,
+    "kernels": KERNELS,
+    "field": FIELDS,
+    "fields": FIELDS,
+    "objective": {**LOSSES, **FIELDS},
+    "objectives": {**LOSSES, **FIELDS},
+}
+"""Settings that name entries of a registry, in every study."""
+
+MAY_BE_ZERO = ("angle", "offset")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper as a number and the interval it should lie in."""
+
+    text: str
+    value: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number lies in the interval; NaN does not."""
+        return self.low <= self.value <= self.high
+
+    @property
+    def wanted(self) -> str:
+        """The interval in words."""
+        if self.low == -math.inf:
+            return f"<= {self.high:g}"
+        return f">= {self.low:g}" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers under named columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def of(self, *columns: str) -> list[tuple[Cell, ...]]:
+        """The rows of these columns alone."""
+        places = [list(self.columns).index(column) for column in columns]
+        return [tuple(row[place] for place in places) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study found. Attributes:
+
+    table: the numbers, one row for each thing measured.
+    claims: what the papers say, and whether it holds here.
+    figures: by file name, `figure.png` first; animations are lists of pictures, named `.gif`.
+    more: further tables, by file name.
+    full: a table too wide to print, for `all.csv`.
+    """
+
+    table: Table
+    claims: Sequence[Claim]
+    figures: Mapping[str, Figure | plots.Animation]
+    more: Mapping[str, Table] = field(default_factory=dict)
+    full: Table | None = None
+
+
+def run_study(name: str, settings: StudyRun, out: Path, **arguments: Any) -> Result:
+    """Runs the study `name`, prints its table and claims, and writes everything to `out`.
+
+    Args:
+        name: a key of `STUDIES`. settings: an instance of its entry. out: folder, made if need be.
+        arguments: passed on to the study's `run`.
+
+    Raises:
+        ConfigError: a setting that cannot be.
+    """
+    check_settings(to_dict(settings)["study"])
+    require(not out.is_file(), "--out", str(out), "is a file: give a folder")
+    result: Result = importlib.import_module(f"drifting.studies.{name}").run(settings, **arguments)
+    write(result, name, settings, out)
+    show(result, name)
+    return result
+
+
+def check_settings(section: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` unless numbers are positive and finite, tuples not empty and names known."""
+    for key, value in section.items():
+        values = value if isinstance(value, tuple) else (value,)
+        require(len(values) > 0 or key == "widths", f"study.{key}", value, "give at least one")
+        for one in values:
+            if one is None:
+                continue
+            if key in NAMES:
+                one_of(f"study.{key}", one, NAMES[key])
+            elif key == "seed":
+                require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
+            elif key in MAY_BE_ZERO:
+                require(0 <= one < math.inf, f"study.{key}", value, "use 0 or a positive number")
+            elif isinstance(one, int | float) and not isinstance(one, bool):
+                require(0 < one < math.inf, f"study.{key}", value, "use a positive number")
+
+
+def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
+    """Writes `table.csv`, `result.json` (settings, table, claims) and the figures to the folder `out`.
+
+    An open end of a claim's interval is null in JSON, and so is what is not a number.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={str(out)!r}: {error.strerror}") from error
+    full = {"all.csv": result.full} if result.full else {}
+    for file, table in {"table.csv": result.table, **result.more, **full}.items():
+        with atomic_path(out / file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([table.columns, *table.rows])
+    content = {
+        "study": name,
+        "settings": to_dict(settings),
+        "claims": [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in result.claims],
+        "table": [dict(zip(result.table.columns, row, strict=True)) for row in result.table.rows],
+    }
+    with atomic_path(out / "result.json") as temporary:
+        text = json.dumps(_as_json(content), indent=2, default=float, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    for file, figure in result.figures.items():
+        plots.save(figure, out / file)
+
+
+def _as_json(value: Any) -> Any:
+    """With null for infinities (of open intervals, say) and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(result: Result, name: str, console: Console | None = None) -> None:
+    """Prints the tables, of each as many columns as there is room for, and the claims."""
+    console = console or Console(width=None if Console().is_terminal else 118)
+    for file, table in {"table.csv": result.table, **result.more}.items():
+        _print(console, name if file == "table.csv" else file.removesuffix(".csv"), file, table)
+    if result.full:
+        console.print("every number: all.csv")
+    if result.claims:
+        rich = RichTable("claim", title="claims", title_justify="left", header_style="bold")
+        for column in ("measured", "expected", "holds"):
+            rich.add_column(column, no_wrap=True, justify="left" if column == "holds" else "right")
+        for claim in result.claims:
+            rich.add_row(claim.text, _text(claim.value), claim.wanted, "yes" if claim.holds else "NO")
+        console.print(rich)
+
+
+def _print(console: Console, title: str, file: str, table: Table) -> None:
+    """The columns that fit without a broken word, and the names of those that are in the file alone."""
+    cells = [[_text(row[i]) for row in table.rows] for i in range(len(table.columns))]
+    widths = [max(map(len, (*name.split(), *column))) for name, column in zip(table.columns, cells, strict=True)]
+    ends = np.cumsum(np.asarray(widths) + 3) + 1  # with a rule and a blank on each side
+    shown = max(1, int(np.sum(ends <= console.width)))
+    natural = [max(width, len(name)) + 3 for width, name in zip(widths, table.columns, strict=True)]
+    broken = sum(natural[:shown]) + 1 > console.width
+    rich = RichTable(title=title, title_justify="left", header_style="bold")
+    for i in range(shown):
+        numbers = any(not isinstance(row[i], str) for row in table.rows)
+        width = widths[i] if broken else None
+        rich.add_column(table.columns[i], justify="right" if numbers else "left", width=width)
+    for row in zip(*cells[:shown], strict=True):
+        rich.add_row(*row)
+    console.print(rich)
+    if shown < len(table.columns):
+        console.print(f"more in {file}: {', '.join(table.columns[shown:])}")
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def loglog_slope(x: ArrayLike, y: ArrayLike) -> float:
+    """Slope of the least-squares line through `log y` against `log x`."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

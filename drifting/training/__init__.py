@@ -1,0 +1,1 @@
+"""The loops: generator, feature encoder, and the encoding of latents."""

@@ -1,0 +1,119 @@
+"""Training a generator: set up the parts, fill the banks, run the loop."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from drifting.assembly.feed import make_feed
+from drifting.assembly.run import Training, prepare
+from drifting.config.checks import ema_decay, require
+from drifting.config.schema import Config, has_banks
+from drifting.data.source import LabelledSource
+from drifting.method.encoders import FeatureEncoder
+from drifting.method.state import TrainState
+from drifting.method.step import Parts
+from drifting.training import loop
+from drifting.training.saved_banks import bank_packing
+from drifting.training.scores import TrainingEvaluator
+from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
+
+logger = logging.getLogger("drifting")
+
+
+def train(config: Config, workdir: Path, label: str = "train") -> int:
+    """Trains a generator in `workdir`, going on from its latest checkpoint; returns the step reached.
+
+    `label` is what progress and messages call it.
+
+    Raises:
+        ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
+        loop.TrainingError: the loss is not finite, or a batch cannot be read.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    training = prepare(config)
+    parts, config = training.parts, training.parts.config
+    with closing(make_feed(config, training.source, parts.layout)) as feed:
+        step, _ = loop.run(
+            workdir=workdir,
+            config=config,
+            feed=feed,
+            initial=lambda: training.first_state(feed),
+            step_fn=training.advance,
+            callbacks=loop.Callbacks(
+                flatten=partial(named_metrics, config.loss.widths),
+                shown=("gap", "collapse", "loss"),
+                watch=CollapseWatch(config.train.steps),
+                draw=GridDrawer(parts, workdir),
+                evaluate=evaluator_of(training, workdir),
+                evaluate_every=config.eval.every,
+            ),
+            identity=training.identity,
+            label=label,
+            about=describe(parts, training.source, training.encoder, training.empty),
+            packing=bank_packing(parts, feed, training.empty),
+        )
+    return step
+
+
+def evaluator_of(training: Training, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
+    """Scores the run as it goes on; None where the settings do not ask for it.
+
+    Raises:
+        ConfigError: several processes train, of which none can score alone; or as `TrainingEvaluator` does.
+    """
+    parts, count = training.parts, jax.process_count()
+    every = parts.config.eval.every
+    if not every:
+        return None
+    remedy = f"not while {count} processes train: set it to 0, and score checkpoints with `drifting evaluate`"
+    require(count == 1, "eval.every", every, remedy)
+    config, decay = parts.config, str(ema_decay(parts.config))
+    evaluator = TrainingEvaluator(config, parts.generator, parts.space, training.identity, workdir)
+    diagnosis = None
+    if config.eval.diagnose:
+        from drifting.scoring.diagnosis import (
+            Diagnosis,  # which draws: nothing else in training does
+            subject_of,
+        )
+
+        subject = subject_of(config.loss, parts.generator, training.source, parts.space, training.encoder)
+        diagnosis = Diagnosis(subject, config.eval.alpha)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        state = dataclasses.replace(state, ema=parts.layout.local(state.ema))
+        return evaluator(step, state) | (diagnosis(state.ema[decay]) if diagnosis else {})
+
+    return evaluate
+
+
+def describe(
+    parts: Parts, source: LabelledSource, encoder: FeatureEncoder, empty_state: Callable[[], TrainState]
+) -> Iterator[str]:
+    """What is about to be trained, in a few lines; only shapes of the state are looked at."""
+    config, shape = parts.config, parts.space.shape
+    loss = config.loss
+    maps = jax.eval_shape(encoder.features, encoder.params, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    positions = sum(f.shape[1] for f in maps.values())
+    encoders = ", ".join(f"{name} {getattr(config.features, name)}" for name in config.features.encoders)
+    yield loop.describe_model(config.model.name, jax.eval_shape(empty_state).params)
+    yield loop.describe_data(source)
+    yield f"real samples: {_drawn_from(config)}"
+    if parts.space.vae is not None:
+        yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"
+    yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
+    yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
+
+
+def _drawn_from(config: Config) -> str:
+    """What a step draws its real samples from."""
+    if has_banks(config):
+        any_class = f" and {config.bank.unconditional} of any" if config.loss.unconditional else ""
+        return f"out of banks of {config.bank.per_class} a class{any_class}, {config.bank.push} new ones a step"
+    places = {"device": "out of all, on the device", "host": "out of all, in the host's memory"}
+    return places.get(config.data.resident or "", "out of all, read for each step")

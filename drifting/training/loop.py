@@ -1,0 +1,273 @@
+"""The loop both trainings share: feed batches, log, draw, save, stop cleanly, go on exactly where it was."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from drifting.config.schema import TrainingConfig
+from drifting.data.batches import Feed
+from drifting.data.source import LabelledSource
+from drifting.devices.processes import agreed, everyones, is_writer, stop_requests, wait_for_all
+from drifting.errors import TrainingError
+from drifting.runs.checkpoints import Checkpoints
+from drifting.runs.directory import _check_identity, check_config, write_config
+from drifting.runs.metrics import MetricsWriter
+from drifting.runs.progress import Progress, duration
+from drifting.runs.watchdog import Watch
+
+logger = logging.getLogger("drifting")
+
+StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+# If these are finite after a step, so is every number that its checkpoint holds.
+WATCHED = ("loss", "grad_norm", "param_norm")
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What differs between the trainings.
+
+    Attributes:
+        flatten: metrics of a step on the host, to named numbers, `WATCHED` among them.
+        shown: names of the metrics on the progress bar, in order.
+        watch: called with the step and the named numbers whenever they are logged, to warn.
+        draw: `(step, state)` draws pictures.
+        evaluate: `(step, state)` gives scores, which are logged; None: none. evaluate_every: steps; 0: never.
+    """
+
+    flatten: Callable[[dict[str, Any]], dict[str, float]]
+    shown: tuple[str, ...]
+    watch: Callable[[int, Mapping[str, float]], None]
+    draw: Callable[[int, Any], None]
+    evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
+    evaluate_every: int = 0
+
+    def scores(self, step: int, last: bool) -> bool:
+        """Whether to evaluate: at intervals, at the end, and at step 1 to prove the set-up."""
+        every = self.evaluate_every if self.evaluate is not None else 0
+        return every > 0 and (last or step == 1 or step % every == 0)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What a checkpoint leaves out of a state because it can be had again.
+
+    Attributes:
+        pack: a state without it.
+        unpack: the state of what `pack` left.
+        target: shapes and shardings of what `pack` leaves, for a checkpoint with these `facts`.
+        facts: JSON that is saved with it.
+    """
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+    target: Callable[[dict[str, Any]], Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def whole(target: Any) -> Packing:
+    """Leaves out nothing. `target`: shapes and shardings of the state."""
+    return Packing(lambda state: state, lambda state: state, lambda facts: target)
+
+
+def run(
+    *,
+    workdir: Path,
+    config: TrainingConfig,
+    feed: Feed,
+    initial: Callable[[], Any],
+    step_fn: StepFn,
+    callbacks: Callbacks,
+    identity: dict[str, Any],
+    label: str,
+    about: Iterable[str],
+    packing: Packing,
+) -> tuple[int, Any]:
+    """Trains until `config.train.steps`, from the latest checkpoint if there is one.
+
+    A run that was killed and is started again ends with the same state and the same `metrics.jsonl` as one that was
+    not: state, data position and metrics go back to the checkpoint together. On SIGTERM and Ctrl-C the step is finished
+    and saved first.
+
+    Args:
+        workdir: the run directory; created once the run can start.
+        config: all settings; those of the run that is there, if there is one.
+        feed: batches; its position is part of the checkpoint.
+        initial: makes the state before the first step; it may read batches.
+        step_fn: jitted `(state, batch) -> (state, metrics)`; state donated.
+        callbacks: see `Callbacks`.
+        identity: facts (JSON) the run depends on that are not settings, compared on resuming.
+        label: what the progress bar calls this.
+        about: lines logged at the start, once nothing can be wrong with the input any more.
+        packing: see `Packing`.
+
+    Returns:
+        The step reached (less than `config.train.steps` if interrupted) and the state, packed if nothing was to do.
+
+    Raises:
+        ConfigError: `workdir` holds a run with other settings or facts.
+        TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
+        ValueError: the checkpoint is of another model.
+    """
+    began, steps = time.monotonic(), config.train.steps
+    check_config(workdir, config)
+    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
+    with closing(checkpoints), Watch(workdir, config.train.stuck_after) as watch:
+        start = agreed((checkpoints.latest() or 0) if is_writer() else 0)
+        if start:
+            start, saved, packed = _restore(checkpoints, start, packing)
+            _check_identity(workdir, saved["identity"], identity)
+            feed.restore(saved["data"])
+            watch.finished(start)
+            if is_writer() and not checkpoints.sealed(start):
+                logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
+        if is_writer():
+            write_config(workdir, config)
+            checkpoints.set_aside(start)
+        wait_for_all("configuration")
+        if start >= steps:
+            logger.info("%s: finished already, %d steps in %s", label, start, workdir)
+            return start, packed
+        for line in about:
+            logger.info(line)
+        logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
+        logger.info("%s: compiling the first step, which can take a minute", label)
+        with stop_requests() as stop_after:
+            with _reading(start, checkpoints):
+                state = packing.unpack(packed) if start else initial()
+            # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
+            state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
+            loop = _Loop(workdir, config, feed, step_fn, callbacks, identity, label, checkpoints, packing)
+            step, state = loop.run(start, state, stop_after, watch)
+            checkpoints.wait()
+        ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
+        seconds = duration(time.monotonic() - began)
+        logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, steps, workdir, seconds)
+        return step, state
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The steps of one process. Attributes: see `run`."""
+
+    workdir: Path
+    config: TrainingConfig
+    feed: Feed
+    step_fn: StepFn
+    callbacks: Callbacks
+    identity: dict[str, Any]
+    label: str
+    checkpoints: Checkpoints
+    packing: Packing
+
+    def run(self, step: int, state: Any, stop_after: Callable[[int], bool], watch: Watch) -> tuple[int, Any]:
+        train, metrics, stop = self.config.train, None, False
+        with self._writer(step) as writer, self._progress(step) as progress:
+            while step < train.steps and not stop:
+                with _reading(step, self.checkpoints):
+                    batch = next(self.feed)
+                previous = metrics
+                state, metrics = self.step_fn(state, batch)
+                step += 1
+                if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
+                    jax.block_until_ready(previous["loss"])
+                watch.finished(step)
+                self.checkpoints.attend()
+                last, stop = step == train.steps, stop_after(step)
+                log = last or step == 1 or step % train.log_every == 0
+                draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
+                save = last or stop or (train.checkpoint_every > 0 and step % train.checkpoint_every == 0)
+                score = self.callbacks.scores(step, last)
+                if not (log or draw or save or score):
+                    continue
+                values = self.callbacks.flatten(jax.device_get(metrics))
+                self._require_finite(step, values)
+                if progress is not None:
+                    progress.update(step, {name: values[name] for name in self.callbacks.shown})
+                if score and self.callbacks.evaluate is not None:
+                    values |= self.callbacks.evaluate(step, state)
+                if (log or score) and writer is not None:
+                    writer.write(step, values)
+                    self.callbacks.watch(step, values)
+                if draw:
+                    self.callbacks.draw(step, state)
+                if save:
+                    facts = {"identity": self.identity, "data": self.feed.state(), "layout": self.packing.facts}
+                    self.checkpoints.save(step, self.packing.pack(state), facts)
+        return step, state
+
+    def _writer(self, step: int) -> AbstractContextManager[MetricsWriter | None]:
+        """What writes the metrics: in one process."""
+        train = self.config.train
+        if not is_writer():
+            return nullcontext()
+        return MetricsWriter(
+            self.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
+        )
+
+    def _progress(self, step: int) -> AbstractContextManager[Progress | None]:
+        return Progress(self.config.train.steps, start=step, label=self.label) if is_writer() else nullcontext()
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
+        for name in WATCHED:
+            if not math.isfinite(values[name]):
+                remedy = f"`drifting replay --workdir={self.workdir} --step={step}` looks into it; "
+                remedy += "try a lower optimizer.learning_rate in another --workdir"
+                raise TrainingError(f"{name} is {values[name]} at step {step}; {_kept(self.checkpoints)}; {remedy}")
+
+
+def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[int, dict[str, Any], Any]:
+    """The newest checkpoint up to `start` that can be read: its step, its JSON and its state, packed.
+
+    Raises:
+        ValueError: none can; says what is wrong with the newest.
+    """
+    wrong: ValueError | None = None
+    for step in [step for step in checkpoints.steps() if step <= start]:
+        try:
+            saved = checkpoints.read_run(step)
+            restored = checkpoints.restore(step, packing.target(saved.get("layout", {})))
+        except ValueError as error:
+            wrong = wrong or error
+            logger.warning("%s; trying the checkpoint before it", error)
+        else:
+            # Where a process could not read what the others could, all go back to what it could read.
+            least = min(reached := everyones(step))
+            return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
+    raise wrong or ValueError("there is no checkpoint")
+
+
+@contextmanager
+def _reading(step: int, checkpoints: Checkpoints) -> Iterator[None]:
+    """Data that cannot be read, such as a damaged image, ends the training."""
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingError(f"data after step {step}: {error}; {_kept(checkpoints)}") from error
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    checkpoints.wait()
+    saved = checkpoints.latest()
+    return "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
+
+
+def describe_data(source: LabelledSource) -> str:
+    """A line about the real samples."""
+    shape = "x".join(map(str, source.shape))
+    return f"data: {source.name}, {len(source):,} samples of {shape}, {source.num_classes} classes"
+
+
+def describe_model(name: str, params: Any) -> str:
+    """A line about a network of these parameters (or their shapes), and where it runs."""
+    devices = jax.devices()
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"model: {name}, {count:,} parameters, on {len(devices)} x {devices[0].device_kind}"

@@ -1,0 +1,203 @@
+"""Self-describing folders of weights: safetensors and JSON, written whole or not at all, and checked when read."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from drifting.runs.files import sha256
+
+Params = dict[str, Any]
+"""Nested parameters: `nnx.to_pure_dict` of a module's state."""
+
+FORMAT = "drifting-safetensors-1"
+
+TENSORS = "params.safetensors"
+
+METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Weights and what is needed to use them.
+
+    Attributes:
+        kind: what the model is, e.g. `generator` or `mae`.
+        model_config: the constructor's keyword arguments, as JSON values.
+        params: nested float32 NumPy arrays.
+        metadata: all of `metadata.json`.
+    """
+
+    kind: str
+    model_config: dict[str, Any]
+    params: Params
+    metadata: dict[str, Any]
+
+
+def save_artifact(
+    directory: str | os.PathLike[str],
+    *,
+    kind: str,
+    model_config: Mapping[str, Any],
+    params: Params,
+    step: int | None,
+    ema_decay: float | None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `params.safetensors` and `metadata.json` into `directory`, replacing it whole or not at all.
+
+    Args:
+        directory: the artifact's folder; its parents are made, an older artifact there is replaced.
+        kind, model_config, params: see `Artifact`; `model_config` must be JSON.
+        step: training steps behind the weights; None = unknown.
+        ema_decay: decay of the average that `params` is; None = not an average.
+        extra: further JSON metadata, whose keys must be new.
+
+    Raises:
+        ValueError: `extra` redefines a key; `directory` exists and is no artifact.
+    """
+    metadata = describe(FORMAT, TENSORS, kind, model_config, step, ema_decay, extra)
+    with new_folder(directory) as new:
+        flat = {name: np.ascontiguousarray(value) for name, value in flatten(jax.device_get(params)).items()}
+        save_file(flat, new / TENSORS)
+        write_metadata(new, metadata | {"sha256": sha256(new / TENSORS)})
+        (new / TENSORS).chmod((new / METADATA).stat().st_mode)  # which safetensors lets nobody else read
+
+
+def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None) -> Artifact:
+    """Read what `save_artifact` wrote.
+
+    Args:
+        directory: the artifact's folder.
+        kind: what it must be; None takes any.
+
+    Raises:
+        ValueError: a file is missing or unreadable, the format or the kind is another, or the checksum differs.
+    """
+    metadata = read_metadata(Path(directory), ("format", "kind", "path", "sha256", "model_config"))
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"{directory}: format {metadata['format']!r}, expected {FORMAT!r}")
+    check_kind(directory, metadata["kind"], kind)
+    tensors = existing(Path(directory) / TENSORS)
+    check_sha256(tensors, metadata["sha256"])
+    try:
+        params = unflatten(load_file(tensors))
+    except SafetensorError as error:
+        raise ValueError(f"{tensors}: not a safetensors file ({error})") from error
+    return Artifact(metadata["kind"], metadata["model_config"], params, metadata)
+
+
+@contextmanager
+def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, which takes the place of the artifact `directory` when the block ends well.
+
+    When it does not, nothing stays of it, and an older artifact is as it was. Parents are made.
+
+    Raises:
+        ValueError: `directory` exists and is no artifact.
+    """
+    target = Path(directory)
+    if target.exists() and not (target / METADATA).is_file():
+        raise ValueError(f"{target} exists and is no artifact (no {METADATA}): choose another directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        new = work / "new"
+        new.mkdir()
+        yield new
+        if target.exists():
+            target.rename(work / "old")
+        new.rename(target)
+    finally:
+        shutil.rmtree(work)
+
+
+def check_kind(where: str | os.PathLike[str], found: str, expected: str | None) -> None:
+    """Raises `ValueError` unless the artifact at `where` is of the kind `expected`; None takes any."""
+    if expected is not None and found != expected:
+        raise ValueError(f"{where}: holds a {found!r}, expected a {expected!r}")
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises `ValueError` unless a file's content has this SHA-256."""
+    if (found := sha256(path)) != expected:
+        raise ValueError(f"{path}: SHA-256 {found}, expected {expected}: copy the artifact again")
+
+
+def check_names(found: Mapping[str, Any], expected: Any, what: str) -> None:
+    """Raises `ValueError` unless the names are those expected; `what` says what they name."""
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        parts = [f"missing {what} {listed(missing)}"] if missing else []
+        parts += [f"unexpected {what} {listed(unexpected)}"] if unexpected else []
+        raise ValueError("; ".join(parts))
+
+
+def listed(names: list[str], most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts to one of `outer/inner` names."""
+    return flatten_dict(dict(tree), sep="/")
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """Inverse of `flatten`."""
+    return unflatten_dict(flat, sep="/")
+
+
+def existing(path: Path) -> Path:
+    """`path`, which must be a file."""
+    if not path.is_file():
+        raise ValueError(f"no file {path}: is this the folder of an artifact?")
+    return path
+
+
+def read_metadata(directory: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The folder's `metadata.json`, which must have `keys`; of those every artifact has, the types are checked."""
+    path = existing(directory / METADATA)
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise ValueError(f"{path}: not JSON ({error}): copy the artifact again") from error
+    types = {"format": str, "kind": str, "sha256": str, "model_config": dict}
+    if not isinstance(metadata, dict) or not all(isinstance(metadata.get(k, t()), t) for k, t in types.items()):
+        raise ValueError(f"{path}: not the description of an artifact: copy the artifact again")
+    if missing := [key for key in keys if key not in metadata]:
+        raise ValueError(f"{path}: no {', '.join(missing)}")
+    return metadata
+
+
+def describe(
+    format_name: str,
+    tensors: str,
+    kind: str,
+    model_config: Mapping[str, Any],
+    step: int | None,
+    ema_decay: float | None,
+    extra: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of `metadata.json` but for `sha256`. Raises `ValueError` where `extra` redefines a key."""
+    metadata: dict[str, Any] = {"format": format_name, "kind": kind, "backend": "jax", "ema_decay": ema_decay}
+    metadata |= {"step": step, "path": tensors, "model_config": dict(model_config)}
+    if clash := sorted({*metadata, "sha256"} & set(extra or {})):
+        raise ValueError(f"extra metadata redefines {', '.join(clash)}: rename them")
+    return metadata | dict(extra or {})
+
+
+def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the folder's `metadata.json`."""
+    (directory / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The page of a model on the hub: a `README.md` with everything needed to use the weights and to judge them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+README = "README.md"
+
+REPO = "OWNER/NAME"
+"""Stands for the repository until it is known; `push` puts its name in."""
+
+TAGS = {"generator": ["drifting", "jax", "image-generation"], "mae": ["drifting", "jax", "masked-autoencoder"]}
+
+TASKS = {"generator": "unconditional-image-generation", "mae": "image-feature-extraction"}
+
+PROJECT = "`drifting`, a JAX framework for [drifting generative models](https://arxiv.org/abs/2602.04770)"
+
+
+def model_card(
+    metadata: Mapping[str, Any],
+    *,
+    parameters: int,
+    repo: str = REPO,
+    settings: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    license_id: str | None = None,
+) -> str:
+    """The text of `README.md` for an artifact.
+
+    Args:
+        metadata: the artifact's, of kind `generator` or `mae`; `class_names` and `data` are shown if they are there.
+        parameters: how many numbers the model has.
+        repo: `OWNER/NAME` of the hub, for the commands.
+        settings: the run's `config.json`.
+        scores: of the run, by name.
+        license_id: the hub's name of a license, such as `apache-2.0`; None says nothing, which is up to the owner.
+
+    Returns:
+        Markdown after a YAML front matter.
+
+    Raises:
+        ValueError: an artifact of another kind.
+    """
+    kind = metadata["kind"]
+    if kind not in TAGS:
+        raise ValueError(f"no model card for a {kind!r}: only for {' and '.join(TAGS)}")
+    front = ModelCardData(license=license_id, library_name="drifting", tags=TAGS[kind], pipeline_tag=TASKS[kind])
+    parts = [f"---\n{front.to_yaml()}\n---\n\n# {repo.rpartition('/')[2]}", _introduction(kind), _usage(kind, repo)]
+    parts.append("## Model\n\n" + _table(_model_facts(kind, metadata, parameters)))
+    parts.append("## Training\n\n" + _table(_training_facts(metadata, settings or {})))
+    if scores:
+        parts.append("## Scores\n\n" + _table(scores))
+    for title, content in (
+        ("Model configuration", metadata["model_config"]),
+        ("Settings of the run", settings),
+    ):
+        if content:
+            parts.append(_details(title, content))
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(kind: str) -> str:
+    if kind == "mae":
+        return (
+            "A masked autoencoder whose frozen encoder is a feature space for training one-step generators with "
+            f"{PROJECT}."
+        )
+    return f"A generator that draws an image in one evaluation of its network, trained with {PROJECT}."
+
+
+def _usage(kind: str, repo: str) -> str:
+    if kind == "mae":
+        command = f"drifting train --config=CONFIG.py --workdir=RUN --config.features.mae=hf://{repo}"
+    else:
+        command = f"drifting sample --weights=hf://{repo} --out=samples.png"
+    if kind == "mae":
+        code = f'from drifting.hub.weights import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
+    else:
+        code = (
+            "import numpy as np\n\nfrom drifting.sample import draw\nfrom drifting.trained import TrainedGenerator\n\n"
+            f'trained = TrainedGenerator.from_weights("hf://{repo}")\n'
+            "images = draw(trained, np.arange(4), seed=0, alpha=trained.alpha(None), batch_size=4)"
+        )
+    return f"## Use\n\n```sh\n{command}\n```\n\n```python\n{code}\n```"
+
+
+def _model_facts(kind: str, metadata: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    config = metadata["model_config"]
+    network = "masked autoencoder" if kind == "mae" else "diffusion transformer" if "patch_size" in config else "MLP"
+    facts = {"network": network, "parameters": f"{parameters:,}"}
+    shown = {
+        "hidden_size": "width",
+        "base_channels": "channels of the first stage",
+        "depth": "depth",
+        "layers": "blocks of the stages",
+        "patch_size": "patch size",
+        "input_size": "height and width of a sample",
+        "num_classes": "classes",
+        "dtype": "computes in",
+    }
+    return facts | {text: config[key] for key, text in shown.items() if key in config}
+
+
+def _training_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    loss, optimizer = settings.get("loss", {}), settings.get("optimizer", {})
+    usage = metadata.get("usage") or {}
+    facts = {
+        "height, width, channels of an image": usage.get("image_shape"),
+        "VAE of its latents": usage.get("vae"),
+        "guidance scale (alpha)": usage.get("alpha"),
+        "guidance scales it was trained with": usage.get("alpha_range"),
+        "data": metadata.get("data") or settings.get("data", {}).get("name"),
+        "class names": ", ".join(_shortened(metadata.get("class_names", ()))),
+        "steps": f"{metadata['step']:,}" if metadata.get("step") is not None else None,
+        "decay of the averaged parameters (EMA)": metadata.get("ema_decay"),
+        "objective": loss.get("objective"),
+        "kernel": loss.get("kernel"),
+        "kernel widths": loss.get("widths"),
+        "learning rate": optimizer.get("learning_rate"),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _shortened(names: Any, most: int = 20) -> list[str]:
+    return [str(name) for name in names[:most]] + ([f"and {len(names) - most} more"] if len(names) > most else [])
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items())])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _details(title: str, content: Any) -> str:
+    block = json.dumps(content, indent=2)
+    return f"<details><summary>{title}</summary>\n\n```json\n{block}\n```\n\n</details>"

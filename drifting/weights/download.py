@@ -1,0 +1,236 @@
+"""References to weights, and the files behind them: a local folder, a repository of the hub, or one file of the web.
+
+A reference is a local folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`. Repositories go through huggingface_hub, so its
+cache, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always do. Files appear under their names whole or not
+at all; each is compared with the checksum under which it is kept, every time it is asked for.
+"""
+
+import difflib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    parse_hf_uri,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError, HfUriError, RemoteEntryNotFoundError
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+from drifting.errors import HubError
+from drifting.runs.files import sha256
+from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
+from drifting.weights.errors import FAILURES, explained
+
+logger = logging.getLogger("drifting")
+
+HUB = "hf://"
+
+AGAIN = "run the same command to download it again"
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """A folder of a repository.
+
+    Attributes:
+        reference: as it was given.
+        repo: `OWNER/REPO`.
+        revision: branch, tag or commit; None = the default branch.
+        folder: inside the repository; '' = its root.
+    """
+
+    reference: str
+    repo: str
+    revision: str | None
+    folder: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A local folder that has the files asked for.
+
+    Attributes:
+        path: the folder.
+        commit: of the repository it comes from; None for a folder that was local already.
+    """
+
+    path: Path
+    commit: str | None
+
+
+def parse_reference(reference: str) -> HubFolder | Path:
+    """The folder that a reference names, of the hub or local; a local one need not exist.
+
+    Raises:
+        ValueError: a malformed `hf://` reference, or a name that the released repository is known not to have.
+    """
+    if not reference.startswith(HUB):
+        return Path(reference).expanduser()
+    try:
+        uri = parse_hf_uri(reference.rstrip("/"))
+        if uri.type != "model":
+            raise HfUriError(reference, f"it names a {uri.type}")
+        if {".", ".."} & set(uri.path_in_repo.split("/")):
+            raise HfUriError(reference, "a folder must not have . or .. in it")
+    except HfUriError as error:
+        reason = " ".join(error.msg.split()).rstrip(".")
+        raise ValueError(
+            f"{reference}: not a reference ({reason}): give {HUB}OWNER/REPO[@REVISION][/FOLDER]"
+        ) from error
+    folder = uri.path_in_repo
+    if uri.id == RELEASED_REPO:
+        folder = RELEASED_FOLDERS.get(folder, folder)
+        if folder not in RELEASED_FOLDERS.values():
+            known = list(RELEASED_FOLDERS)
+            close = difflib.get_close_matches(folder.rpartition("/")[2], known, n=1)
+            hint = f"did you mean {HUB}{RELEASED_REPO}/{close[0]}? " if close else ""
+            raise ValueError(f"{reference}: no such released weights; {hint}known names: {', '.join(known)}")
+    return HubFolder(reference, uri.id, uri.revision, folder)
+
+
+def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Sequence[str] = ()) -> Fetched:
+    """The folder that a reference names, on this machine; of a repository exactly the files asked for are downloaded.
+
+    All files come from one commit. A download that broke off goes on where it stopped, also one whose process was
+    killed. A local folder is not looked into.
+
+    Args:
+        reference: see the head of this module.
+        names: files of that folder, which must be there.
+        optional: files that may be there.
+
+    Raises:
+        ValueError: the reference is malformed, or there is no such folder, repository, revision or file.
+        HubError: no network or no access and not in the cache, the disk is full, or what came is damaged, in which
+            case it has been removed.
+    """
+    place = parse_reference(reference) if isinstance(reference, str) else reference
+    if isinstance(place, Path):
+        if not place.is_dir():
+            raise ValueError(f"{reference}: there is no such folder")
+        return Fetched(place, None)
+    found = None
+    for name in (*names, *optional):
+        inside = str(PurePosixPath(place.folder, name))
+        try:
+            if not isinstance(try_to_load_from_cache(place.repo, inside, revision=place.revision), str):
+                logger.info("%s: downloading %s", place.reference, name)
+                _fetch_blob(hf_hub_url(place.repo, inside, revision=place.revision), place.repo)
+            path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
+        except FAILURES as error:
+            if name in optional and isinstance(error, RemoteEntryNotFoundError):
+                continue
+            raise explained(error, f"{place.reference}: {name}") from error
+        _check_blob(path)
+        depth = len(Path(place.folder, name).parts)  # below SNAPSHOTS/COMMIT
+        found = Fetched(path.parent, path.parents[depth - 1].name)
+        place = replace(place, revision=found.commit)
+    if found is None:
+        raise ValueError(f"{place.reference}: has none of {', '.join(optional)}")
+    return found
+
+
+def _fetch_blob(url: str, repo: str) -> None:
+    """Brings a large file's content to where huggingface_hub, which begins anew after a break, then finds it.
+
+    What it cannot be asked about (no network, no access, no such file) is left to huggingface_hub to say.
+    """
+    try:
+        metadata = get_hf_file_metadata(url)
+    except FAILURES:
+        return
+    if not re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):
+        return
+    headers = build_hf_headers()
+    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)  # the storage behind the hub has signed addresses
+    path = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "blobs", str(metadata.etag))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            _fetch_whole(metadata.location, path, path.name, headers)
+
+
+def _check_blob(path: Path) -> None:
+    """Compares a file of huggingface_hub's cache with the checksum that it is named by there.
+
+    It is a link to a file named by its SHA-256, or by the checksum of git for a small one. Where links are impossible
+    (some file systems), there is nothing to compare with, and its size was checked when it came.
+    """
+    if not path.is_symlink():
+        return
+    # One link only: that file may in turn be a link, into a store that repositories share.
+    blob = path.parent / os.readlink(path)
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        found = sha256(path)
+    elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
+        data = path.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    else:  # of a server that names files in another way
+        return
+    if found != blob.name:
+        for damaged in (path, blob.resolve(), blob):
+            damaged.unlink(missing_ok=True)
+        raise HubError(f"{path}: damaged (checksum {found}, expected {blob.name}) and removed: {AGAIN}")
+
+
+def cache_folder() -> Path:
+    """Where files of the web are kept: `drifting` in `XDG_CACHE_HOME`, or else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifting"
+
+
+def fetch_url(url: str, checksum: str) -> Path:
+    """One file of the web, in `cache_folder()`; a download that broke off goes on where it stopped.
+
+    Args:
+        url: whose last part is the file's name.
+        checksum: SHA-256 of its content, in hexadecimal.
+
+    Raises:
+        HubError: no network and not in the cache, the disk is full, or what came has another checksum and has been
+            removed.
+    """
+    path = cache_folder() / url.rsplit("/", 1)[-1]
+    if _is_whole(path, checksum):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(path.with_name(f".{path.name}.lock")):
+            if not _is_whole(path, checksum):  # no other process has just fetched it
+                _fetch_whole(url, path, checksum)
+    except HubError:
+        raise
+    except FAILURES as error:
+        raise explained(error, url) from error
+    return path
+
+
+def _is_whole(path: Path, checksum: str) -> bool:
+    return path.is_file() and sha256(path) == checksum
+
+
+def _fetch_whole(url: str, path: Path, checksum: str, headers: dict[str, str] | None = None) -> None:
+    partial = path.with_name(f"{path.name}.incomplete")
+    if not _is_whole(partial, checksum):  # a process may have ended before the last step
+        try:
+            with partial.open("ab") as file:
+                http_get(url, file, resume_size=file.tell(), headers=headers, displayed_filename=path.name)
+        except HfHubHTTPError as error:
+            if error.response.status_code == 416:  # longer than the file of the web: no part of it
+                partial.unlink()
+            raise
+    if (found := sha256(partial)) != checksum:
+        partial.unlink()
+        raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {AGAIN}")
+    os.replace(partial, path)

@@ -1,0 +1,351 @@
+"""Checkpoints hold the whole state, appear whole or not at all, and can be read while the run goes on."""
+
+from pathlib import Path
+from typing import Any
+import dataclasses
+import jax
+import jax.numpy as jnp
+import json
+import logging
+import numpy as np
+import pytest
+import re
+import shutil
+import subprocess
+import time
+from drifting.config.schema import Config
+from drifting.config.schema import MAEConfig
+from drifting.config.schema import OptimizerConfig
+from drifting.config.schema import PretrainConfig
+from drifting.config.schema import RunConfig
+from drifting.config.schema import to_dict
+from drifting.errors import CheckpointError
+from drifting.errors import ConfigError
+from drifting.method.state import TrainState
+from drifting.method.state import create
+from drifting.method.state import make_optimizer
+from drifting.runs.checkpoints import Checkpoints
+from drifting.runs.checkpoints import abstract
+from drifting.runs.directory import check_config
+from drifting.runs.directory import read_config
+from drifting.runs.directory import write_config
+from tests.support.runs import tree
+from drifting.method import bank
+
+RUN = {"identity": {"data": "x", "shape": [2, 2, 1]}, "data": {"position": 3}}
+
+
+def make_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
+    optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0)
+    params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (3, 4))}, "b": jnp.arange(5.0) + seed}
+    images = jax.random.normal(jax.random.key(seed), (7, 2, 2, 1))
+    banks = {
+        "class": bank.push(bank.create(3, 4, (2, 2, 1)), images, jnp.asarray([0, 1, 2, 0, 0, 0, 0]), jnp.arange(7))
+    }
+    banks["unconditional"] = bank.create(1, 5, (2, 2, 1), jnp.bfloat16)
+    return create(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def save(workdir: Path, *steps: int, keep: int = 1) -> None:
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step), RUN | {"step": step})
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("scale", [None, jnp.ones(3)], ids=["", "neighbour_scale"])
+def test_the_whole_state_comes_back(tmp_path: Path, scale: Any):
+    state = make_state(1, scale)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, state, RUN)
+    checkpoints.wait()
+    restored = checkpoints.restore(5, abstract(jax.eval_shape(lambda: make_state(0, scale))))
+    assert_same(jax.device_get(restored), jax.device_get(state))
+    assert checkpoints.read_run(5) == RUN and checkpoints.latest() == 5
+    checkpoints.close()
+
+
+def test_saving_goes_on_in_the_background_of_donated_steps(tmp_path: Path):
+    """The buffers of a state that is being saved are donated to the next steps at once, and the file holds the old."""
+    advance = jax.jit(lambda x: jax.tree.map(lambda a: a + 1, x), donate_argnums=0)
+    state = {"big": jnp.zeros((500, 1000)), "small": jnp.zeros(3)}
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in range(1, 4):
+        state = advance(state)
+        checkpoints.save(step, state, RUN)
+    for _ in range(20):
+        state = advance(state)
+    checkpoints.wait()
+    for step in range(1, 4):
+        for array in jax.tree.leaves(jax.device_get(checkpoints.restore(step, abstract(state)))):
+            np.testing.assert_array_equal(array, step)
+    checkpoints.close()
+
+
+def test_a_part_without_the_rest(tmp_path: Path):
+    save(tmp_path, 2)
+    state = make_state(2)
+    target = {"0.999": abstract(jax.eval_shape(lambda: make_state().params))}
+    part = Checkpoints(tmp_path).restore_part(2, "ema", target)
+    assert set(part) == {"0.999"}
+    assert_same(jax.device_get(part["0.999"]), jax.device_get(state.ema["0.999"]))
+
+
+def test_only_the_latest_are_kept(tmp_path: Path):
+    save(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+    assert Checkpoints(tmp_path).latest() == 4
+
+
+def test_nothing_yet(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path / "new")
+    assert checkpoints.latest() is None
+    checkpoints.wait()
+    checkpoints.close()
+    assert not (tmp_path / "new").exists()
+
+
+def test_looking_at_a_run_changes_nothing(tmp_path: Path):
+    """A run that is going on writes to temporary folders, which a reader must not take for leftovers."""
+    save(tmp_path, 4)
+    shutil.copytree(tmp_path / "checkpoints" / "4", tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp")
+    before = tree(tmp_path)
+    reader = Checkpoints(tmp_path)
+    assert reader.latest() == 4
+    reader.read_run(4)
+    reader.restore(4, abstract(jax.eval_shape(make_state)))
+    reader.restore_part(4, "ema", {"0.9": abstract(jax.eval_shape(lambda: make_state().params))})
+    reader.close()
+    assert tree(tmp_path) == before
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path: Path):
+    save(tmp_path, 4)
+    leftover = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", leftover)
+    save(tmp_path, 8)
+    assert not leftover.exists() and Checkpoints(tmp_path).read_run(8)["step"] == 8
+
+
+def test_a_removal_that_was_cut_short_does_no_harm(tmp_path: Path):
+    """Old checkpoints are removed file by file: what a kill leaves of one must not hinder the newer ones."""
+    save(tmp_path, 4, 8, keep=2)
+    shutil.rmtree(tmp_path / "checkpoints" / "4" / "state")
+    (tmp_path / "checkpoints" / "4" / "_CHECKPOINT_METADATA").unlink()
+    assert Checkpoints(tmp_path).latest() == 8
+    save(tmp_path, 12, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["12", "8"]
+
+
+@pytest.mark.parametrize("target", [{"b": jnp.zeros(3)}, {"a": jnp.zeros(4)}, {}], ids=["tree", "shape", "empty"])
+def test_a_checkpoint_of_another_model_is_one_clear_line(tmp_path: Path, target: Any):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, {"a": jnp.zeros(3)}, RUN)
+    checkpoints.close()
+    assert_one_line(tmp_path, abstract(target))
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("data", None), ("data", 0.5), ("manifest.ocdbt", None), ("manifest.ocdbt", 0.5), ("_METADATA", 0.5)],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, name: str, left: float | None):
+    """A file of it is missing, or only its first half is there."""
+    state = {"a": jax.random.normal(jax.random.key(0), (300, 400))}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, state, RUN)
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "4" / "state"
+    largest = max(folder.rglob("*/d/*"), key=lambda path: path.stat().st_size)
+    file = largest if name == "data" else folder / name
+    content = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(content[: int(len(content) * left)])
+    assert_one_line(tmp_path, abstract(state))
+
+
+def assert_one_line(workdir: Path, target: Any) -> None:
+    with pytest.raises(ValueError, match=r"checkpoints/4: not a checkpoint of this model, or damaged \(") as error:
+        Checkpoints(workdir).restore(4, target)
+    assert "\n" not in str(error.value) and str(error.value).endswith("remove that folder to use the one before")
+
+# --- config.json ------------------------------------------------------------------------------------------------------
+
+
+def test_a_config_comes_back(tmp_path: Path):
+    for config in (Config(), PretrainConfig(mae=MAEConfig(layers=(1, 2)))):
+        write_config(tmp_path / "new" / "run", config)
+        assert read_config(tmp_path / "new" / "run", type(config)) == config
+        check_config(tmp_path / "new" / "run", config)
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["config.json"]
+
+
+def test_keys_younger_than_the_run_have_their_defaults(tmp_path: Path):
+    write_config(tmp_path, Config())
+    settings = to_dict(Config())
+    del settings["loss"]["neighbour_decay"], settings["guidance"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_config(tmp_path) == Config()
+    check_config(tmp_path, Config())
+
+RESUMED = dict(steps=7, log_every=7, sample_every=7, checkpoint_every=7, keep_checkpoints=7, tensorboard=False)
+
+
+def test_what_may_change_on_resuming(tmp_path: Path):
+    config = Config()
+    write_config(tmp_path, config)
+    changed = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, **RESUMED),
+        data=dataclasses.replace(config.data, path="moved", prefetch=0),
+        features=dataclasses.replace(config.features, mae="moved"),
+        eval=dataclasses.replace(config.eval, alpha=2.0, batch_size=7),
+    )
+    check_config(tmp_path, changed)
+
+
+def test_all_that_differs_is_listed(tmp_path: Path):
+    config = Config()
+    write_config(tmp_path, config)
+    other = dataclasses.replace(
+        config,
+        loss=dataclasses.replace(config.loss, widths=(0.1, 0.2)),
+        train=dataclasses.replace(config.train, seed=3, steps=7),
+    )
+    with pytest.raises(ConfigError) as error:
+        check_config(tmp_path, other)
+    listed = "(loss.widths was (0.4,), is (0.1, 0.2); train.seed was 0, is 3)"
+    assert listed in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(optimizer=OptimizerConfig(decay="cosine")),
+        PretrainConfig(MAEConfig(lambda_cls=0.5), optimizer=OptimizerConfig()),
+    ],
+)
+def test_the_end_of_a_schedule_may_not_move(tmp_path: Path, config: Any):
+    write_config(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"train\.steps was 30000, is 40000"):
+        check_config(tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, steps=40_000)))
+
+
+def test_folders_that_hold_no_such_run(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path, tmp_path / "nowhere", file):
+        with pytest.raises(ConfigError, match=r"holds no run \(no config\.json\)"):
+            read_config(path)
+    with pytest.raises(ConfigError, match="is a file; give a folder"):
+        check_config(file, Config())
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_config(file / "below", Config())
+    check_config(tmp_path, Config())
+    check_config(tmp_path / "nowhere", Config())
+
+
+def test_a_run_of_the_other_command(tmp_path: Path):
+    write_config(tmp_path, PretrainConfig(train=RunConfig()))
+    for call in (lambda: read_config(tmp_path), lambda: check_config(tmp_path, Config())):
+        with pytest.raises(ConfigError, match="holds a run of `drifting pretrain`; give one of `drifting train`"):
+            call()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"loss": {"widhts": [1.0]}}', '{"loss": 3}'])
+def test_a_damaged_config(tmp_path: Path, text: str):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json (cannot be read|is of another version) \(.+\)"):
+        read_config(tmp_path)
+
+# --- what disks do ----------------------------------------------------------------------------------------------------
+
+
+def data_file(workdir: Path, step: int) -> Path:
+    """The largest file of a checkpoint's state."""
+    folder = workdir / "checkpoints" / str(step) / "state"
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("how", ["byte", "truncated", "missing"])
+def test_the_one_before_is_used_where_the_newest_is_damaged(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    save(tmp_path, 4, 8, keep=2)
+    file = data_file(tmp_path, 8)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content[: len(content) // 2] if how == "truncated" else content)
+    if how == "missing":
+        file.unlink()
+    before = tree(tmp_path)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        assert Checkpoints(tmp_path, keep=2).latest() == 4
+    assert re.search(r"checkpoints/8/state/\S+: is damaged or missing; using the checkpoint before it", caplog.text)
+    assert tree(tmp_path) == before  # looking changes nothing
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.set_aside(4)
+    checkpoints.save(8, make_state(8), RUN | {"step": 8})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).latest() == 8 and Checkpoints(tmp_path).read_run(8)["step"] == 8
+    assert (tmp_path / "damaged" / "8").is_dir()
+
+
+def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
+    save(tmp_path, 4, 8, 12, keep=2)
+    assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
+    (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
+    assert Checkpoints(tmp_path).latest() == 12 and not Checkpoints(tmp_path).sealed(12)
+    (tmp_path / "seals" / "12.json").write_text("{")
+    assert Checkpoints(tmp_path).latest() == 8
+
+
+def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
+    """Not when the next one is saved: what is newest is what a run goes on from."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, make_state(3), RUN)
+    limit = time.monotonic() + 60
+    while not checkpoints.sealed(3):
+        checkpoints.attend()
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    data = max((tmp_path / "checkpoints" / "3").rglob("d/*"), key=lambda path: path.stat().st_size)
+    changed = bytearray(data.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    data.write_bytes(changed)
+    assert Checkpoints(tmp_path).latest() is None
+    checkpoints.close()
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):
+    """A file system of two megabytes, which needs the right to mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        state = {"a": jax.random.normal(jax.random.key(0), (200_000,))}
+        checkpoints = Checkpoints(small, keep=5)
+        checkpoints.save(1, state, RUN)
+        with pytest.raises(CheckpointError) as error:
+            for step in range(2, 9):
+                checkpoints.save(step, state, RUN | {"step": step})
+        assert "\n" not in str(error.value)
+        message = (
+            r"small/checkpoints: .*\(no space is left on the disk\); that after step (\d+) is safe; make room and run"
+        )
+        found = re.search(message, str(error.value))
+        assert found and Checkpoints(small).latest() == int(found[1])
+        restored = Checkpoints(small).restore(int(found[1]), abstract(state))
+        np.testing.assert_array_equal(restored["a"], state["a"])
+        checkpoints.close()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

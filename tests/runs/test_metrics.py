@@ -1,0 +1,251 @@
+"""Metrics files, progress display and image grids."""
+
+from PIL import Image
+from rich.console import Console
+import io
+import jax.numpy as jnp
+import json
+import numpy as np
+import pytest
+import sys
+import types
+from drifting.runs import files
+from drifting.runs import metrics
+from drifting.runs import progress
+from drifting.sampling import grid
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_round_trip_exactly(tmp_path):
+    values = {"loss": 0.1 + 0.2, "b": np.float32(1 / 3), "a": jnp.float32(2e-41), "n": 7, "bad": float("nan")}
+    with metrics.MetricsWriter(tmp_path / "run", tensorboard=False) as writer:
+        writer.write(3, values)
+        writer.write(jnp.int32(4), {"loss": float("inf")})
+        written = (tmp_path / "run" / "metrics.jsonl").read_text()  # before it is closed: each line is flushed
+    first, second = written.splitlines()
+    assert list(json.loads(first)) == ["step", "a", "b", "bad", "loss", "n"]
+    read = json.loads(first)
+    assert read["step"] == 3 and read["n"] == 7 and isinstance(read["n"], int) and np.isnan(read["bad"])
+    assert all(read[name] == float(values[name]) for name in ("loss", "a", "b"))
+    assert np.float32(read["b"]) == values["b"]
+    assert json.loads(second) == {"step": 4, "loss": float("inf")}
+
+
+def test_writer_appends_and_refuses_the_name_step(tmp_path):
+    for step in (1, 2):
+        with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer:
+            writer.write(step, {"loss": step})
+    writer.close()
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    with metrics.MetricsWriter(tmp_path, tensorboard=False) as writer, pytest.raises(ValueError, match='"step"'):
+        writer.write(3, {"step": 1.0})
+    assert len(lines(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_resumed_file_is_the_file_of_an_uninterrupted_run(tmp_path):
+    def run(directory, first, last, last_step=None):
+        with metrics.MetricsWriter(directory, tensorboard=False, last_step=last_step) as writer:
+            for step in range(first, last + 1):
+                writer.write(step, {"loss": 1 / step})
+
+    run(tmp_path / "whole", 1, 20)
+    run(tmp_path / "broken", 1, 13)
+    path = tmp_path / "broken" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"step": 14, "lo')  # the process died here
+    run(tmp_path / "broken", 11, 20, last_step=10)
+    assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 3', '{"step": 3}', "{}", "[1]"])
+def test_truncate_drops_later_lines_and_a_torn_one(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 9}\n' + torn)
+    metrics.truncate_metrics(path, 8)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    metrics.truncate_metrics(path, 0)
+    assert path.read_text() == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]  # no temporary file stays
+
+
+def test_truncate_leaves_a_good_file_alone_and_refuses_a_foreign_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics.truncate_metrics(path, 5)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    before = path.stat()
+    metrics.truncate_metrics(path, 2)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    path.write_text('{"step": 1}\nhello\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        metrics.truncate_metrics(path, 1)
+    assert "hello" in path.read_text()
+
+
+def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+
+    def events():
+        out = []
+        for path in sorted((tmp_path / "tensorboard").iterdir()):
+            data = path.read_bytes()
+            while data:  # TFRecord: length, its CRC, payload, its CRC
+                size = int.from_bytes(data[:8], "little")
+                out.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+                data = data[16 + size :]
+        return out
+
+    with metrics.MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"loss": 0.5, "gap": 2.0})
+        writer.write(2, {"loss": 0.25})
+    scalars = {(e.step, v.tag): v.simple_value for e in events() for v in e.summary.value}
+    assert scalars == {(1, "gap"): 2.0, (1, "loss"): 0.5, (2, "loss"): 0.25}
+    with metrics.MetricsWriter(tmp_path, last_step=1) as writer:
+        writer.write(2, {"loss": 0.125})
+    assert 2 in [e.step for e in events() if e.HasField("session_log")]  # TensorBoard hides steps >= 2 before it
+
+
+def test_wandb_is_imported_only_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    metrics.MetricsWriter(tmp_path / "a", tensorboard=False).close()
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
+        metrics.MetricsWriter(tmp_path / "b", tensorboard=False, wandb_project="p")
+
+    logged, started = [], []
+    run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
+    fake = types.SimpleNamespace(init=lambda **kwargs: started.append(kwargs) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (1, 2):
+        with metrics.MetricsWriter(tmp_path / "c", tensorboard=False, wandb_project="p") as writer:
+            writer.write(step, {"loss": np.float32(0.5)})
+    assert logged == [(1, {"loss": 0.5}), (2, {"loss": 0.5})]
+    assert started[0]["project"] == "p" and started[0]["id"] == started[1]["id"]  # the same run goes on
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that a test turns by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plain_lines_when_not_a_terminal():
+    clock, out = Clock(), io.StringIO()
+    console = Console(file=out, force_terminal=False, width=20)
+    with progress.Progress(1000, start=100, interval=10.0, console=console, clock=clock) as progress:
+        for step in range(101, 401):
+            clock.now += 0.125
+            progress.update(step, {"gap": 0.123456, "loss": 1.0} if step % 50 == 1 else None)
+    printed = out.getvalue().splitlines()
+    assert printed[0] == "train 101/1000  gap 0.1235  loss 1"  # one update gives no rate
+    assert [line.split()[1] for line in printed] == ["101/1000", "181/1000", "261/1000", "341/1000", "400/1000"]
+    assert printed[-1].endswith("gap 0.1235  loss 1  8 steps/s  ETA 1:15")
+
+
+def test_rate_leaves_out_a_slow_first_step():
+    clock, out = Clock(), io.StringIO()
+    with progress.Progress(10_000, console=Console(file=out, force_terminal=False), clock=clock) as progress:
+        clock.now += 300.0  # compilation
+        progress.update(1)
+        for step in range(2, 200):
+            clock.now += 1.0
+            progress.update(step)
+    last = out.getvalue().splitlines()[-1]
+    assert "1 steps/s" in last and f"ETA {progress.duration(10_000 - 199)}" in last
+
+
+def test_bar_on_a_terminal():
+    out = io.StringIO()
+    with progress.Progress(10, label="pretrain", console=Console(file=out, force_terminal=True, width=100)) as progress:
+        progress.update(9)
+        progress.update(10, {"gap": 0.5})
+    text = out.getvalue()
+    assert "pretrain" in text and "10/10" in text and "gap 0.5" in text and "steps/s" in text
+
+
+def test_nothing_is_printed_for_a_run_already_done():
+    out = io.StringIO()
+    with progress.Progress(10, start=10, console=Console(file=out, force_terminal=False)):
+        pass
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    "seconds,text",
+    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01"), (np.inf, "-:--")],
+)
+def test_duration(seconds, text):
+    assert progress.duration(seconds) == text
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels,mode", [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])
+def test_grid_holds_every_image_in_its_place(tmp_path, channels, mode):
+    """Each tile, read back, is the quantised image; the rest of the canvas is white."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 255, (5, 4, 6, channels))
+    path = tmp_path / "new" / "grid.png"
+    grid.save_grid(levels / 127.5 - 1.0, path, columns=3, scale=2)
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.mode == mode
+        pixels = np.array(image).reshape(image.height, image.width, -1).astype(int)
+    assert pixels.shape[:2] == (2 * (8 + 2) + 2, 3 * (12 + 2) + 2)
+    for i in range(5):
+        top, left = 2 + (i // 3) * 10, 2 + (i % 3) * 14
+        tile = pixels[top : top + 8, left : left + 12]
+        np.testing.assert_array_equal(tile[::2, ::2], levels[i, ..., : pixels.shape[-1]])
+        np.testing.assert_array_equal(tile[1::2, 1::2], tile[::2, ::2])
+        pixels[top : top + 8, left : left + 12] = 255
+    assert (pixels == 255).all()
+    assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_grid_clips_and_replaces(tmp_path):
+    path = tmp_path / "grid.png"
+    path.write_text("old")
+    grid.save_grid(jnp.array([-3.0, 3.0]).reshape(2, 1, 1, 1), path, columns=8, scale=1)
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    assert pixels.shape == (5, 8) and pixels[2, 2] == 0 and pixels[2, 5] == 255
+
+
+@pytest.mark.parametrize("size,scale", [(8, 8), (28, 3), (32, 2), (64, 1), (256, 1)])
+def test_tiny_images_are_magnified(tmp_path, size, scale):
+    assert grid.legible_scale(size, size // 2) == scale
+    grid.save_grid(np.zeros((1, size, size, 1)), tmp_path / "grid.png", columns=1)
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.size == (size * scale + 4, size * scale + 4)
+
+
+@pytest.mark.parametrize(
+    "images,name,message",
+    [
+        (np.zeros((2, 3, 3)), "a.png", "expected"),
+        (np.zeros((0, 3, 3, 1)), "a.png", "expected"),
+        (np.full((1, 3, 3, 1), np.nan), "a.png", "not finite"),
+        (np.zeros((1, 3, 3, 1)), "a.jpg", "must end in .png"),
+    ],
+)
+def test_grid_refuses_what_it_cannot_show(tmp_path, images, name, message):
+    with pytest.raises(ValueError, match=message):
+        grid.save_grid(images, tmp_path / name, columns=2)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Tiny data sets that TFDS prepares without TensorFlow."""

@@ -1,0 +1,297 @@
+"""What a generator's training sets up: batches, banks that cover every class, metrics by name, warnings, pictures."""
+
+import dataclasses
+import logging
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from drifting.assembly.banks import fill_banks
+from drifting.assembly.feed import make_feed
+from drifting.assembly.run import empty_banks, set_up
+from drifting.assembly.spaces import feature_encoder, sample_space, source_space
+from drifting.config.schema import Config, ModelConfig
+from drifting.data.batches import ClassBalanced, Pipeline
+from drifting.data.latents.read import latents
+from drifting.data.source import ArraySource
+from drifting.data.sources.digits import digits
+from drifting.data.sources.synthetic import synthetic
+from drifting.errors import ConfigError
+from drifting.method import bank
+from drifting.method.loss import MapMetrics
+from drifting.method.state import TrainState
+from drifting.method.step import Parts
+from drifting.training.generator import describe
+from drifting.training.saved_banks import bank_packing
+from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
+from tests.support.caches import finished_cache
+from tests.support.runs import finish, finished_run, metrics, saved, tiny_config, train_command, tree
+
+PIXELS = sample_space(None, (8, 8, 1))
+
+
+@pytest.fixture
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory)
+
+
+def source_of(counts: list[int]) -> ArraySource:
+    """So many images of each class; the pixels are the image's number."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.broadcast_to(
+        np.arange(len(labels), dtype=np.float32)[:, None, None, None] / 1000, (len(labels), 2, 2, 1)
+    )
+    return ArraySource("array", images, labels, tuple(f"c{i}" for i in range(len(counts))))
+
+
+def parts_of(config: Config, source: Any, vae: str | None = None) -> tuple[Parts, Callable[[], TrainState]]:
+    """The parts of a run, and what makes a state that has banks and no network."""
+    space = source_space(vae, source)
+    config = dataclasses.replace(config, model=ModelConfig(name="mlp", hidden_size=8, depth=2))
+    parts, _ = set_up(config, space, feature_encoder(config.features, space), source.num_classes)
+    return parts, lambda: TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, space, source.num_classes))
+
+
+def fill(config: Config, source: Any) -> tuple[TrainState, Any]:
+    feed = make_feed(config, source)
+    parts, empty = parts_of(config, source)
+    return fill_banks(parts, source, feed, empty(), parts.space.params), feed
+
+
+def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
+    config = tiny_config(bank=dict(push=8))
+    state, pipeline = fill(config, digits())
+    counts = np.asarray(bank.fill(state.banks["class"]))
+    assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks["unconditional"])) >= 2)
+    batches = pipeline.state()["position"]
+    again, shorter = make_feed(config, digits()), bank.create(10, config.bank.per_class, (8, 8, 1))
+    for _ in range(batches - 1):
+        batch = next(again)
+        shorter = bank.push(shorter, batch["image"], batch["label"], batch["id"])
+    assert np.asarray(bank.fill(shorter)).min() < config.loss.positives
+
+
+def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFixture):
+    source = source_of([30, 1, 30])
+    config = tiny_config(bank=dict(push=8))
+    with caplog.at_level(logging.INFO, "drifting"):
+        state, pipeline = fill(config, source)
+    assert "banks: filling them, with at most 8 batches of 8 real samples" in caplog.text
+    assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
+    assert pipeline.state()["position"] == 8  # ceil(61 / 8)
+    held = np.asarray(state.banks["class"].samples[0, 1, :, 0, 0, 0])
+    assert int(bank.fill(state.banks["class"])[0, 1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
+
+
+def test_classes_without_samples_are_an_error_that_names_them():
+    source = source_of([30, 30])
+    source.class_names, source.num_classes = ("c0", "c1", "nothing", "none"), 4
+    with pytest.raises(ConfigError, match=r"2 of 4 classes of 'array' have no image: nothing, none; leave them out"):
+        make_feed(tiny_config(), source)
+
+
+def test_which_banks_there_are():
+    assert set(empty_banks(tiny_config(), PIXELS, 10)) == {"class", "unconditional"}
+    without = dict(loss=dict(unconditional=0), guidance=dict(alpha_max=1.0))
+    assert set(empty_banks(tiny_config(**without), PIXELS, 10)) == {"class"}
+    config = tiny_config(bank=dict(per_class=0), **without)
+    assert empty_banks(config, PIXELS, 10) == {}
+    state = TrainState(jnp.int32(0), {}, {}, {}, {})
+    pipeline = make_feed(config, digits())
+    filled = fill_banks(parts_of(config, digits())[0], digits(), pipeline, state, {})
+    assert filled is state and pipeline.state() == {"position": 0}
+
+
+def test_batches_with_and_without_banks(caplog: pytest.LogCaptureFixture):
+    config = tiny_config()
+    pipeline = make_feed(config, digits())
+    assert isinstance(pipeline, Pipeline) and pipeline.batch_size == 16
+    assert make_feed(config, source_of([5, 4])).batch_size == 9  # no more than there are
+    config = tiny_config(bank=dict(per_class=0), loss=dict(labels=3, positives=4, unconditional=0))
+    pipeline = make_feed(config, digits())
+    assert isinstance(pipeline, ClassBalanced)
+    labels = np.asarray(next(pipeline)["label"]).reshape(3, 4)
+    assert len(set(labels[:, 0])) == 3 and np.all(labels == labels[:, :1])
+    with caplog.at_level(logging.WARNING, "drifting"):
+        rare = make_feed(config, source_of([9, 2, 9]))
+    assert caplog.text.count("1 of 3 classes have fewer than loss.positives=4 samples") == 1
+    assert np.bincount(np.asarray(next(rare)["label"])).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "latents"])
+def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
+    kind: str, tmp_path_factory: pytest.TempPathFactory
+):
+    """To the last bit, mirrored as they were, and zero where a ring is not full."""
+    config = tiny_config(bank=dict(per_class=48, push=32), data=dict(flip=True))
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 1), dtype=np.uint8)
+    source: Any = ArraySource("array", pixels, np.arange(150) % 3, ("a", "b", "c"))
+    if kind == "latents":
+        source = latents(finished_cache(tmp_path_factory))
+        config = tiny_config(bank=dict(per_class=4, push=32), data=dict(flip=True))
+    state, _ = fill(config, source)
+    parts, empty = parts_of(config, source)
+    packing = bank_packing(parts, make_feed(config, source), empty)
+    packed = packing.pack(state)
+    assert all(held.samples is None for held in packed.banks.values())
+    size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed, state))
+    assert size < whole / 4
+    restored = packing.unpack(packed)
+    assert restored.banks["class"].samples.dtype == (jnp.float16 if kind == "latents" else jnp.uint8)
+    held = np.asarray(bank.fill(state.banks["class"]))
+    assert (held > 0).all() and (kind == "latents" or (held < 48).any())
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_samples_that_a_network_makes_are_saved_themselves():
+    """Encoding images again on another device would not give the same latents to the last bit."""
+    source = synthetic(16, classes=2)
+    parts, empty = parts_of(tiny_config(), source, "random://smoke")
+    packing, state = bank_packing(parts, make_feed(tiny_config(), source), empty), empty()
+    assert packing.pack(state) is state and state.banks["class"].samples.shape == (1, 2, 8, 8, 8, 8)
+
+
+def test_named_metrics():
+    maps = {
+        name: MapMetrics(*(jnp.float32(x) for x in (i, i + 0.5)), jnp.asarray([1.0, 2.0]) * i, jnp.float32(9))
+        for i, name in enumerate("ab")
+    }
+    named = named_metrics((0.05, 0.4), {"loss": jnp.float32(7), "maps": maps})
+    assert named == {
+        "loss": 7.0,
+        "loss/a": 0.0, "gap/a": 0.5, "scale/a": 9.0, "field_norm/a/0.05": 0.0, "field_norm/a/0.4": 0.0,
+        "loss/b": 1.0, "gap/b": 1.5, "scale/b": 9.0, "field_norm/b/0.05": 1.0, "field_norm/b/0.4": 2.0,
+    }  # fmt: skip
+
+
+def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
+    watch = CollapseWatch(steps=100)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        for step, collapse in ((1, 0.0), (9, 0.1), (10, 0.31), (20, 0.29), (30, 0.2), (40, 0.5), (50, 0.2)):
+            watch(step, {"collapse": collapse})
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == 2  # not at the start, not again while it lasts
+    assert found[0].startswith("collapse 0.29 at step 20:") and found[1].startswith("collapse 0.20 at step 50:")
+
+
+def test_description():
+    config, space = tiny_config(), sample_space(None, (8, 8, 1))
+    encoder = feature_encoder(config.features, space)
+    parts, empty_state = set_up(config, space, encoder, 10)
+    lines = list(describe(parts, digits(), encoder, empty_state))
+    count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(empty_state).params))
+    assert lines[0].startswith(f"model: dit, {count:,} parameters, on ")
+    assert lines[1].startswith("data: digits, 1,400 samples")
+    held = config.bank
+    banks = f"banks of {held.per_class} a class and {held.unconditional} of any, {held.push} new ones a step"
+    assert lines[2] == f"real samples: out of {banks}"
+    assert lines[3] == "loss: log_kde, gaussian kernel of width 0.4"
+    assert lines[4] == "features: the samples themselves: 1 maps, 1 drift problems a label"
+    for place, words in (("device", "on the device"), ("host", "in the host's memory"), (None, "read for each step")):
+        changed = tiny_config(data=dict(resident=place), bank=dict(per_class=0))
+        changed_parts = dataclasses.replace(parts, config=changed)
+        assert list(describe(changed_parts, digits(), encoder, empty_state))[2] == f"real samples: out of all, {words}"
+
+
+def test_what_a_run_leaves(run: Path):
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "samples",
+        "seals",
+    ]
+    pictures = sorted((run / "samples").iterdir())
+    assert [path.name for path in pictures] == ["step_0000050.png", "step_0000100.png", "step_0000120.png"]
+    with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
+        assert first.size == last.size and first.mode == "L"
+        assert np.any(np.asarray(first) != np.asarray(last))
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == [1, *range(4, 121, 4)]
+    wanted = "loss gap collapse field_norm grad_norm grad_norm_clipped param_norm learning_rate bank_fill alpha"
+    for line in lines:
+        assert set(wanted.split()) | {"gap/global", "scale/global", "field_norm/global/0.4"} <= set(line)
+        assert line["grad_norm_clipped"] <= min(2.0, line["grad_norm"]) + 1e-6
+    assert lines[-1]["learning_rate"] == pytest.approx(2e-4)
+
+
+def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
+    config = tiny_config(eval=dict(ema_decay=0.99))
+    space = sample_space(None, (8, 8, 1))
+    parts, empty_state = set_up(config, space, feature_encoder(config.features, space), 10)
+    params = jax.jit(empty_state)().params
+    brighter = params | {"final": {"kernel": params["final"]["kernel"], "bias": params["final"]["bias"] + 1}}
+    state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter}, {})
+    GridDrawer(parts, tmp_path)(7, state)
+    with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
+        assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
+
+
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_what_it_does(run: Path, tmp_path: Path):
+    """Standard error of a short run of its own, from the first line to the last: nothing from the libraries."""
+    shutil.copytree(run, tmp_path / "run")
+    done = finish(train_command(tmp_path / "run", "--config.train.steps=122"))
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    about = (
+        "model: dit, ",
+        "data: digits, 1,400 samples",
+        "real samples: out of banks of ",
+        "loss: log_kde, gaussian",
+        "features: the samples themselves",
+    )
+    assert [line[: len(words)] for line, words in zip(lines, about, strict=False)] == list(about)
+    assert lines[5] == f"train: going on after step 120 of {tmp_path / 'run'}"
+    assert lines[-1].startswith(f"train: done: step 122 of 122 in {tmp_path / 'run'} after 0:")
+    assert all(line.startswith(("train: ", "train 12", "warning: collapse")) for line in lines[6:-1])
+    assert saved(tmp_path / "run")[0] == metrics(tmp_path / "run")[-1]["step"] == 122
+
+
+def test_a_finished_run_says_so(run: Path):
+    before = tree(run)
+    done = finish(train_command(run))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"train: finished already, 120 steps in {run}\n"
+    assert tree(run) == before
+
+
+def test_an_image_that_cannot_be_read_is_exit_code_1(tmp_path: Path):
+    """Found only when it is read, long after the settings were right."""
+    images, labels = digits().__getitems__(np.arange(60))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = tmp_path / "data" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((image[..., 0] + 1) * 127).astype(np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "data" / "3" / "broken.png").write_bytes(b"\x89PNG nothing")
+    data = [
+        f"--config.data.{key}"
+        for key in ("name=imagefolder", f"path={tmp_path / 'data'}", "image_size=8", "channels=1")
+    ]
+    done = finish(train_command(tmp_path / "run", *data))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("drifting: error: data after step ") and "broken.png" in done.stderr
+
+
+def test_ctrl_c_before_the_first_step(tmp_path: Path):
+    """While it is still setting up there is nothing to save: exit code 130, no traceback."""
+    process = subprocess.Popen(train_command(tmp_path / "run"), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("model:")
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=240)[1]
+    assert process.returncode in (0, 130) and "Traceback" not in rest  # 0: the loop had already begun
