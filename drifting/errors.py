@@ -1,26 +1,86 @@
-"""Every error that a person can mend: its message is one line, which says what is wrong and what would be right."""
+"""Every error that a person can mend: its message is one line, which says what is wrong and what would be right.
+
+Whatever else leaves this package is a bug of it. Errors also derive from the built-in class that a caller would expect.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written. The message is one line: why, what is safe, what to do."""
+class DriftingError(Exception):
+    """The base of all errors that the package raises on purpose. The message is one line."""
 
 
-class ConfigError(ValueError):
-    """A setting that cannot work. The message is one line: key, value, and what would be right."""
+class ConfigError(DriftingError, ValueError):
+    """A setting that cannot work. The message says key, value, and what would be right."""
+
+
+class ArgumentError(ConfigError):
+    """An argument of a function that cannot work. The message is `ARGUMENT=VALUE: REMEDY`.
+
+    The command line puts its own name for the argument in front, which is why the three are kept apart.
+
+    Args:
+        argument: the name of the argument, as the function has it.
+        value: what it is. None: it is missing, and the message leaves it out.
+        remedy: what is wrong with it or what would be right.
+    """
+
+    def __init__(self, argument: str, value: Any, remedy: str) -> None:
+        super().__init__(argument, value, remedy)
+        self.argument, self.value, self.remedy = argument, value, remedy
+
+    def __str__(self) -> str:
+        return f"{self.argument}{'' if self.value is None else f'={self.value}'}: {self.remedy}"
+
+
+class InputError(DriftingError, ValueError):
+    """A file, an image, weights or a checkpoint cannot be used. The message begins with its path or reference."""
+
+
+class CheckpointError(DriftingError, RuntimeError):
+    """A checkpoint cannot be written. The message says why, what is safe, and what to do."""
+
+
+class CacheError(DriftingError, RuntimeError):
+    """A cache of latents cannot be finished."""
+
+
+class HubError(DriftingError, OSError):
+    """The hub or the network did not do what was asked, or what came is damaged."""
+
+
+class TrainingError(DriftingError, RuntimeError):
+    """Training cannot go on. The message says what happened, what is safe, and what to do."""
+
+
+def require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    """Raises `ConfigError` '`key`=`value`: `remedy`' unless the condition holds. `key`: a setting."""
+    if not condition:
+        raise ConfigError(f"{key}={value!r}: {remedy}")
+
+
+def one_of(key: str, value: str | None, known: Iterable[str]) -> None:
+    """Raises `ConfigError` unless the setting's value is among `known`; names the nearest that is."""
+    known = list(known)
+    require(value in known, key, value, use_one_of(value, known))
+
+
+def require_argument(condition: bool, argument: str, value: Any, remedy: str) -> None:
+    """Raises `ArgumentError` unless the condition holds."""
+    if not condition:
+        raise ArgumentError(argument, value, remedy)
+
+
+def use_one_of(value: Any, known: Iterable[str]) -> str:
+    """The remedy for a value that is none of the `known` names."""
+    known = list(known)
+    close = difflib.get_close_matches(str(value), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close and value not in known else ""
+    return f"use one of {', '.join(known)}{hint}"
 
 
 def unusable(key: str, reference: str, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"
-
-
-class CacheError(RuntimeError):
-    """A cache cannot be finished. The message is one line."""
-
-
-class HubError(OSError):
-    """The hub or the network did not do what was asked, or what came is damaged."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on. The message is one line: what happened, what is safe, what to do."""

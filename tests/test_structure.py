@@ -137,7 +137,12 @@ def committed_text_files() -> Iterator[tuple[Path, str]]:
     """Every text file that .gitignore does not name."""
     skipped = {line.strip().rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()} | {".git"}
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in skipped and not name.endswith(".egg-info")]
+        anchor = "/" if Path(folder) == ROOT else None  # `/runs` is the folder at the top alone
+        folders[:] = [
+            name
+            for name in folders
+            if name not in skipped and f"{anchor}{name}" not in skipped and not name.endswith(".egg-info")
+        ]
         for name in names:
             path = Path(folder, name)
             try:

@@ -3,9 +3,7 @@
 Every failure is a `ConfigError` of one line: the key, its value, and what would be right.
 """
 
-import difflib
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from drifting.config.schema import (
@@ -24,7 +22,7 @@ from drifting.config.schema import (
     has_banks,
 )
 from drifting.data.sources import SOURCES
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_of, require
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import FEATURE_SCALES
@@ -55,20 +53,6 @@ def check(config: AnyConfig) -> None:
     _check_model(config.model)
     _check_bank(config)
     _check_eval(config.eval, config.train)
-
-
-def require(condition: bool, key: str, value: Any, remedy: str) -> None:
-    """Raises `ConfigError` '`key`=`value`: `remedy`' unless the condition holds."""
-    if not condition:
-        raise ConfigError(f"{key}={value!r}: {remedy}")
-
-
-def one_of(key: str, value: str | None, known: Iterable[str]) -> None:
-    """Raises `ConfigError` unless `value` is among `known`."""
-    known = list(known)
-    close = difflib.get_close_matches(str(value), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close and value not in known else ""
-    require(value in known, key, value, f"use one of {', '.join(known)}{hint}")
 
 
 def _at_least(least: int, section: str, config: Any, *keys: str) -> None:

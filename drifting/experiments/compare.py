@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.config.checks import require
 from drifting.config.schema import Config, to_dict
 from drifting.data.source import LabelledSource
+from drifting.errors import require
 from drifting.experiments.report.elements import TITLES, image, settings_table, table
 from drifting.experiments.report.page import frame
 from drifting.runs.directory import CONFIG_FILE

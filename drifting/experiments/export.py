@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 
-from drifting.config.checks import one_of
 from drifting.config.schema import command_of
-from drifting.errors import ConfigError, unusable
+from drifting.errors import ConfigError, one_of, unusable
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import GENERATOR, TrainedGenerator

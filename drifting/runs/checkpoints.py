@@ -4,21 +4,21 @@
 pytree, and `run`, JSON with the position in the data and the facts the run depends on.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Future
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 import errno
 import hashlib
-import jax
 import json
 import logging
-import orbax.checkpoint as ocp
 import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
 from drifting.errors import CheckpointError
 from drifting.runs.files import atomic_path
 

@@ -1,17 +1,13 @@
 """The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
 
+import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-import json
-import reprlib
+
 from drifting.config.parse import parse
-from drifting.config.schema import AnyConfig
-from drifting.config.schema import CacheBuild
-from drifting.config.schema import Config
-from drifting.config.schema import PretrainConfig
-from drifting.config.schema import command_of
-from drifting.config.schema import to_dict
+from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
 from drifting.errors import ConfigError
 from drifting.runs.files import atomic_path
 

@@ -1,15 +1,14 @@
 """Files that appear whole or not at all."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 import glob
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 
 def sha256(path: Path) -> str:

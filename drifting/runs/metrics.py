@@ -3,17 +3,16 @@
 Nothing here knows the method; a loop hands over names and numbers. With several processes only the first one writes.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any
-from typing import Self
-from typing import SupportsFloat
 import importlib
 import json
 import logging
 import os
 import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat
+
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
@@ -171,6 +170,7 @@ def _wandb_id(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
+
 
 # --- progress ---------------------------------------------------------------------------------------------------------
 

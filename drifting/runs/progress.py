@@ -1,18 +1,15 @@
 """The progress bar of everything that takes minutes."""
 
-from collections import deque
-from collections.abc import Callable
-from collections.abc import Mapping
-from rich.console import Console
-from rich.progress import BarColumn
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress as Bar
-from rich.progress import TextColumn
-from types import TracebackType
-from typing import Self
-from typing import SupportsFloat
 import math
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self, SupportsFloat
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
 
 WINDOW_SECONDS = 60.0
 

@@ -5,20 +5,16 @@ finished when its file is there, which appears whole or not at all. Whoever find
 together, so the result does not depend on how many processes there were or how often they were killed.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 import json
 import reprlib
 import shutil
-from drifting.config.checks import require
-from drifting.errors import ConfigError
-from drifting.runs.files import _plain
-from drifting.runs.files import atomic_path
-from drifting.runs.files import remove_torn
-from drifting.runs.files import write_json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drifting.errors import ConfigError, require
+from drifting.runs.files import _plain, atomic_path, remove_torn, write_json
 
 FACTS = "facts.json"
 

@@ -1,15 +1,16 @@
 """Heartbeats of the processes of a run, by which one that is stuck is noticed and named."""
 
-import logging
-from pathlib import Path
-from typing import Any
-import jax
 import json
 import logging
 import os
 import socket
 import threading
 import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")

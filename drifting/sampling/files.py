@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drifting import __version__
-from drifting.config.checks import require
 from drifting.devices.interrupts import interrupts
+from drifting.errors import require
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share, check_facts

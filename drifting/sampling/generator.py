@@ -15,9 +15,9 @@ import numpy as np
 
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
-from drifting.config.checks import ema_decay, require
+from drifting.config.checks import ema_decay
 from drifting.config.schema import Config
-from drifting.errors import ConfigError, unusable
+from drifting.errors import ConfigError, require, unusable
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
 from drifting.runs.checkpoints import Checkpoints, abstract

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drifting.config.checks import one_of, require
 from drifting.config.schema import SEED_LIMIT
+from drifting.errors import one_of, require
 from drifting.networks.network import Params
 from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.config.checks import require
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, require
 from drifting.sampling.generator import TrainedGenerator
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from drifting.config.checks import require
 from drifting.config.schema import DiagnoseSettings, LossConfig
 from drifting.data.source import LabelledSource, read
+from drifting.errors import require
 from drifting.method.alignment import Alignment, Side, compare, sides
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.exact_pairs import independent_pairs

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.config.checks import require
 from drifting.config.schema import Config
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, require
 from drifting.runs.shared_work import Share
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages, Images

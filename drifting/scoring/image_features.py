@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from drifting.config.checks import one_of
 from drifting.devices.blocks import Blocks
-from drifting.errors import ConfigError, HubError, unusable
+from drifting.errors import ConfigError, HubError, one_of, unusable
 from drifting.method.features import mae_features
 from drifting.networks.inception import Inception
 from drifting.sampling.images import Pixels, Shape, Tick, nothing

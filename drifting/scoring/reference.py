@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.config.checks import require
 from drifting.data.latents.read import LatentSource
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, require
 from drifting.runs.files import atomic_path, remove_torn
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
-from drifting.config.checks import one_of, require
+from drifting.errors import one_of, require
 from drifting.method.alignment import Alignment, compare, sides
 from drifting.method.fields import Pairs
 from drifting.method.kernels import KERNELS, Kernel, pairwise_distance

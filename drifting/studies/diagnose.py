@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from drifting.config.checks import require
+from drifting.errors import require
 from drifting.method.alignment import Alignment, sides
 from drifting.method.exact_pairs import independent_pairs
 from drifting.method.kernels import KERNELS, Kernel

@@ -20,9 +20,9 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from drifting.config.checks import one_of
 from drifting.config.schema import DataConfig
 from drifting.data import sources
+from drifting.errors import one_of
 from drifting.method.kernels import KERNELS, centred_distance, pairwise_distance
 from drifting.method.loss import Objective
 from drifting.scoring.metrics.frechet import frechet_distance

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
-from drifting.config.checks import require
+from drifting.errors import require
 from drifting.method.kernels import KERNELS, Kernel
 from drifting.studies import plots
 from drifting.studies.settings import ALL_KERNELS, ProfilesSettings, ProfilesStudy

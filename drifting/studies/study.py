@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from drifting.config.checks import one_of, require
 from drifting.config.schema import SEED_LIMIT, StudyRun, to_dict
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_of, require
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.potentials import LOSSES

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from drifting.assembly.spaces import feature_encoder, source_space
-from drifting.config.checks import require
 from drifting.config.schema import DataConfig, to_dict
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, require
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
 from drifting.studies.settings import DiagnoseStudy

@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
-from drifting.config.checks import one_of
+from drifting.errors import one_of
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective
 from drifting.studies import plots

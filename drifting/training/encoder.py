@@ -17,7 +17,7 @@ from jax import Array
 from drifting.assembly import networks, recipe, spaces
 from drifting.assembly.feed import reading
 from drifting.assembly.spaces import source_space
-from drifting.config.checks import check, check_layout, check_sizes, require
+from drifting.config.checks import check, check_layout, check_sizes
 from drifting.config.schema import MAEConfig, PretrainConfig
 from drifting.data import fingerprint, sources
 from drifting.data.batches import Pipeline
@@ -25,6 +25,7 @@ from drifting.data.source import LabelledSource, read
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
 from drifting.devices.processes import is_writer
+from drifting.errors import require
 from drifting.method.micro_batches import accumulated_gradient
 from drifting.method.space import SampleSpace
 from drifting.method.state import Optimizer, TrainState, apply_gradients, create

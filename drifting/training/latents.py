@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from drifting.assembly.spaces import sample_space
-from drifting.config.checks import check, require
+from drifting.config.checks import check
 from drifting.config.schema import CacheBuild
 from drifting.data import fingerprint, sources
 from drifting.data.latents.read import FACTS, LABELS, MANIFEST, read_json
@@ -17,7 +17,7 @@ from drifting.data.latents.shards import remove_temporary, shards_of, write_json
 from drifting.data.latents.write import _Builder, _finish, _mended, _read
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import interrupts
-from drifting.errors import CacheError, ConfigError
+from drifting.errors import CacheError, ConfigError, require
 from drifting.method.space import SampleSpace
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
 

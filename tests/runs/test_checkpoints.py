@@ -1,36 +1,27 @@
 """Checkpoints hold the whole state, appear whole or not at all, and can be read while the run goes on."""
 
-from pathlib import Path
-from typing import Any
 import dataclasses
-import jax
-import jax.numpy as jnp
 import json
 import logging
-import numpy as np
-import pytest
 import re
 import shutil
 import subprocess
 import time
-from drifting.config.schema import Config
-from drifting.config.schema import MAEConfig
-from drifting.config.schema import OptimizerConfig
-from drifting.config.schema import PretrainConfig
-from drifting.config.schema import RunConfig
-from drifting.config.schema import to_dict
-from drifting.errors import CheckpointError
-from drifting.errors import ConfigError
-from drifting.method.state import TrainState
-from drifting.method.state import create
-from drifting.method.state import make_optimizer
-from drifting.runs.checkpoints import Checkpoints
-from drifting.runs.checkpoints import abstract
-from drifting.runs.directory import check_config
-from drifting.runs.directory import read_config
-from drifting.runs.directory import write_config
-from tests.support.runs import tree
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
+from drifting.errors import CheckpointError, ConfigError
 from drifting.method import bank
+from drifting.method.state import TrainState, create, make_optimizer
+from drifting.runs.checkpoints import Checkpoints, abstract
+from drifting.runs.directory import check_config, read_config, write_config
+from tests.support.runs import tree
 
 RUN = {"identity": {"data": "x", "shape": [2, 2, 1]}, "data": {"position": 3}}
 
@@ -176,6 +167,7 @@ def assert_one_line(workdir: Path, target: Any) -> None:
         Checkpoints(workdir).restore(4, target)
     assert "\n" not in str(error.value) and str(error.value).endswith("remove that folder to use the one before")
 
+
 # --- config.json ------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +186,7 @@ def test_keys_younger_than_the_run_have_their_defaults(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert read_config(tmp_path) == Config()
     check_config(tmp_path, Config())
+
 
 RESUMED = dict(steps=7, log_every=7, sample_every=7, checkpoint_every=7, keep_checkpoints=7, tensorboard=False)
 
@@ -264,6 +257,7 @@ def test_a_damaged_config(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.json (cannot be read|is of another version) \(.+\)"):
         read_config(tmp_path)
+
 
 # --- what disks do ----------------------------------------------------------------------------------------------------
 

@@ -1,22 +1,24 @@
 """Metrics files, progress display and image grids."""
 
-from PIL import Image
-from rich.console import Console
 import io
-import jax.numpy as jnp
 import json
-import numpy as np
-import pytest
 import sys
 import types
-from drifting.runs import files
-from drifting.runs import metrics
-from drifting.runs import progress
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from drifting.runs import files, metrics
+from drifting.runs.progress import Progress, duration
 from drifting.sampling import grid
 
 
 def lines(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ def test_wandb_is_imported_only_on_demand(tmp_path, monkeypatch):
     assert logged == [(1, {"loss": 0.5}), (2, {"loss": 0.5})]
     assert started[0]["project"] == "p" and started[0]["id"] == started[1]["id"]  # the same run goes on
 
+
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +153,7 @@ class Clock:
 def test_plain_lines_when_not_a_terminal():
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, force_terminal=False, width=20)
-    with progress.Progress(1000, start=100, interval=10.0, console=console, clock=clock) as progress:
+    with Progress(1000, start=100, interval=10.0, console=console, clock=clock) as progress:
         for step in range(101, 401):
             clock.now += 0.125
             progress.update(step, {"gap": 0.123456, "loss": 1.0} if step % 50 == 1 else None)
@@ -162,19 +165,19 @@ def test_plain_lines_when_not_a_terminal():
 
 def test_rate_leaves_out_a_slow_first_step():
     clock, out = Clock(), io.StringIO()
-    with progress.Progress(10_000, console=Console(file=out, force_terminal=False), clock=clock) as progress:
+    with Progress(10_000, console=Console(file=out, force_terminal=False), clock=clock) as progress:
         clock.now += 300.0  # compilation
         progress.update(1)
         for step in range(2, 200):
             clock.now += 1.0
             progress.update(step)
     last = out.getvalue().splitlines()[-1]
-    assert "1 steps/s" in last and f"ETA {progress.duration(10_000 - 199)}" in last
+    assert "1 steps/s" in last and f"ETA {duration(10_000 - 199)}" in last
 
 
 def test_bar_on_a_terminal():
     out = io.StringIO()
-    with progress.Progress(10, label="pretrain", console=Console(file=out, force_terminal=True, width=100)) as progress:
+    with Progress(10, label="pretrain", console=Console(file=out, force_terminal=True, width=100)) as progress:
         progress.update(9)
         progress.update(10, {"gap": 0.5})
     text = out.getvalue()
@@ -183,7 +186,7 @@ def test_bar_on_a_terminal():
 
 def test_nothing_is_printed_for_a_run_already_done():
     out = io.StringIO()
-    with progress.Progress(10, start=10, console=Console(file=out, force_terminal=False)):
+    with Progress(10, start=10, console=Console(file=out, force_terminal=False)):
         pass
     assert out.getvalue() == ""
 
@@ -193,7 +196,8 @@ def test_nothing_is_printed_for_a_run_already_done():
     [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00"), (90061, "25:01:01"), (np.inf, "-:--")],
 )
 def test_duration(seconds, text):
-    assert progress.duration(seconds) == text
+    assert duration(seconds) == text
+
 
 # --- images -----------------------------------------------------------------------------------------------------------
 

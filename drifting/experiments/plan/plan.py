@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from drifting.config.checks import check, check_layout, one_of, require
+from drifting.config.checks import check, check_layout
 from drifting.config.schema import PretrainConfig, TrainingConfig
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_of, require
 from drifting.experiments.plan.workload import Mesh, Workload, measure, parse_mesh
 
 EFFICIENCY = 0.125

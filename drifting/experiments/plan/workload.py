@@ -19,10 +19,10 @@ from flax import nnx
 from drifting.assembly import networks, recipe
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
-from drifting.config.checks import check_sizes, require
+from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig
 from drifting.data import sources
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, require
 from drifting.experiments.plan.activations import (
     Shape,
     _bytes,
