@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from jax import Array
 
-from drifting.config.parse import parse_section
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
+from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
 from drifting.errors import ConfigError, one_of
 from drifting.method.encoders import ENCODERS, FeatureEncoder, Reader

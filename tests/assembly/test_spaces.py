@@ -1,6 +1,5 @@
 """Frozen networks by reference: latents in and out, encoders of samples and of images, gradients through all."""
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,9 @@ from drifting.config.schema import FeaturesConfig, MAEConfig
 from drifting.data.source import to_float
 from drifting.data.sources.digits import digits
 from drifting.errors import ConfigError
-from drifting.method.features import convnext_features, mae_features, pixel_features
+from drifting.method.encoders.convnext import convnext_features
+from drifting.method.encoders.mae import mae_features
+from drifting.method.features import pixel_features
 from drifting.method.space import VAE_SLICE
 from drifting.networks.vae import AutoencoderKL, Moments
 from drifting.weights.artifact import save_artifact
@@ -27,10 +28,13 @@ from drifting.weights.references import PRESETS, network
 
 PIXELS = sample_space(None, (8, 8, 1))
 
-SMOKE = FeaturesConfig(
-    encoders=("mae", "convnext"), mae="random://pixel_smoke", convnext="random://smoke", convnext_size=32,
-    mean_patches=(), std_patches=(), every_k_block=0,
-)  # fmt: skip
+FEW = dict(mean_patches=(), std_patches=(), every_k_block=0)
+
+
+def smoke(encoders: tuple[str, ...] = ("mae", "convnext"), weights: str = "pixel_smoke", **mae: Any) -> FeaturesConfig:
+    """Untrained encoders; `mae`: options of that one."""
+    options = {"mae": {"weights": f"random://{weights}", **FEW, **mae}}
+    return FeaturesConfig(encoders, options | {"convnext": {"weights": "random://smoke", "size": 32}})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_an_encoder_gives_the_features_of_what_was_saved(artifact: Any):
     folder, _, model = artifact
     images = digits().__getitems__(np.arange(3))[0]
-    config = FeaturesConfig(mae=str(folder), std=False, std_patches=(2,), every_k_block=1)
+    config = FeaturesConfig(options={"mae": dict(weights=str(folder), std=False, std_patches=(2,), every_k_block=1)})
     encoder = feature_encoder(config, PIXELS)
     expected = pixel_features(jnp.asarray(images))
     expected |= mae_features(model.encoder, jnp.asarray(images), std=False, std_patches=(2,), every_k_block=1)
@@ -88,16 +92,17 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
     ]
     for path, shape, words in cases:
         with pytest.raises(ConfigError) as error:
-            feature_encoder(FeaturesConfig(mae=str(path)), sample_space(None, shape))
-        assert str(error.value).startswith(f"features.mae={str(path)!r}: {words}") and "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match=r"^features\.convnext='random://smoke': .* 3 channels, the images have 1"):
-        feature_encoder(FeaturesConfig(encoders=("convnext",), convnext="random://smoke"), PIXELS)
+            feature_encoder(FeaturesConfig(options={"mae": {"weights": str(path)}}), sample_space(None, shape))
+        assert str(error.value).startswith(f"features.options.mae.weights={str(path)!r}: {words}")
+        assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"^features\.options\.convnext\.weights='random://smoke': .* 3 channels, "):
+        feature_encoder(smoke(("convnext",)), PIXELS)
 
 
 def test_two_encoders_of_images_together():
     """The pixel-space recipe: every map of both, the sample itself once, and a gradient that is the sum of theirs."""
     space = sample_space(None, (16, 16, 3))
-    encoder = feature_encoder(SMOKE, space)
+    encoder = feature_encoder(smoke(), space)
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
     mae, convnext = (network("key", f"random://{n}", k, dtype="float32", remat=False)
                      for n, k in (("pixel_smoke", "mae"), ("smoke", "convnext")))  # fmt: skip
@@ -128,11 +133,11 @@ def test_two_encoders_of_images_together():
 
 def test_small_images_are_resized_for_the_encoder():
     """CIFAR-10's images of 32 pixels are seen at 256 by an encoder that was trained on that."""
-    config = dataclasses.replace(SMOKE, encoders=("mae",), mae_size=16)
+    config = smoke(("mae",), size=16)
     encoder = feature_encoder(config, sample_space(None, (8, 8, 3)))
     small = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1)
     large = jax.image.resize(small, (2, 16, 16, 3), "bilinear")
-    unresized = feature_encoder(dataclasses.replace(config, mae_size=None), sample_space(None, (16, 16, 3)))
+    unresized = feature_encoder(smoke(("mae",)), sample_space(None, (16, 16, 3)))
     found, expected = encoder.features(encoder.params, small), unresized.features(unresized.params, large)
     assert found["global"].shape == (2, 1, 192)
     for name in set(found) - {"global"}:
@@ -179,10 +184,10 @@ def test_pixels_are_their_own_latents():
 
 def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
     """Through the decoder, whose gradient must be the chain rule's."""
-    encoder = feature_encoder(SMOKE, latent)
+    encoder = feature_encoder(smoke(), latent)
     assert set(encoder.params) == {"mae", "convnext", "vae"}
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    of_images = feature_encoder(SMOKE, sample_space(None, (16, 16, 3)))
+    of_images = feature_encoder(smoke(), sample_space(None, (16, 16, 3)))
 
     def energy(maps: dict[str, jax.Array]) -> jax.Array:
         return sum((jnp.sum(jnp.sin(f)) for name, f in maps.items() if name != "global"), jnp.zeros(()))
@@ -200,7 +205,7 @@ def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
 
 
 def test_an_encoder_of_latents_sees_latents(latent: Any):
-    config = dataclasses.replace(SMOKE, encoders=("mae",), mae="random://latent_smoke")
+    config = smoke(("mae",), "latent_smoke")
     encoder = feature_encoder(config, latent)
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
     found = network("key", "random://latent_smoke", "mae", dtype="float32", remat=False)
@@ -211,8 +216,8 @@ def test_an_encoder_of_latents_sees_latents(latent: Any):
     assert list(maps) == ["global", *expected]
     for name, value in expected.items():
         np.testing.assert_allclose(maps[name], value, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match=r"^features\.mae_size=16: this encoder takes latents"):
-        feature_encoder(dataclasses.replace(config, mae_size=16), latent)
+    with pytest.raises(ConfigError, match=r"^features\.options\.mae\.size=16: this encoder takes latents"):
+        feature_encoder(smoke(("mae",), "latent_smoke", size=16), latent)
 
 
 def test_a_vae_that_does_not_fit_the_images():

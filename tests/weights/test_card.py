@@ -21,7 +21,7 @@ GENERATOR: dict[str, Any] = dict(
 SETTINGS: dict[str, Any] = dict(
     loss=dict(objective="log_kde", kernel="gauss", widths=[0.02, 0.2]),
     data=dict(name="array", path="digits.npz"),
-    features=dict(mae="hf://me/encoder"),
+    features=dict(options={"mae": {"weights": "hf://me/encoder"}}),
     optimizer=dict(learning_rate=2e-4),
 )
 
