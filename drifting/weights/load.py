@@ -33,7 +33,8 @@ from drifting.weights.diffusers_vae import VAE_CONFIG, VAE_TENSORS, load_vae
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.weights.fid_inception import PT_INCEPTION_SHA256, load_inception
 from drifting.weights.released import KINDS, RELEASED_FORMAT, RELEASED_TENSORS, load_released
-from drifting.weights.transformers_convnext import CONVNEXT_CONFIG, CONVNEXT_TENSORS, load_convnext
+from drifting.weights.transformers_convnext import load_convnext
+from drifting.weights.transformers_files import TRANSFORMERS_CONFIG, TRANSFORMERS_TENSORS
 
 _FORMATS: dict[str, tuple[str, Callable[..., Artifact]]] = {
     FORMAT: (TENSORS, load_artifact),
@@ -45,7 +46,7 @@ _CLASSES = {"AutoencoderKL": "vae", "convnextv2": "convnext"}
 
 _LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[..., Artifact]]] = {
     "vae": ((VAE_CONFIG, VAE_TENSORS), load_vae),
-    "convnext": ((CONVNEXT_CONFIG, CONVNEXT_TENSORS), load_convnext),
+    "convnext": ((TRANSFORMERS_CONFIG, TRANSFORMERS_TENSORS), load_convnext),
 }
 
 
