@@ -1,7 +1,7 @@
 """ConvNeXt V2, a convolutional network pre-trained on ImageNet, as a second feature encoder of images.
 
 Source: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders" (Woo et al. 2023); layer for layer the
-`ConvNextV2Model` of the transformers library, whose weights drifting.hub.convnext reads.
+`ConvNextV2Model` of the transformers library, whose weights drifting.weights.transformers_convnext reads.
 """
 
 from collections.abc import Sequence

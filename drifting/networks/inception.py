@@ -2,7 +2,7 @@
 
 Source: "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al. 2016), as in the graph that FID
 (Heusel et al. 2017) is defined by; layer for layer the `FeatureExtractorInceptionV3` of the torch-fidelity library,
-whose weights drifting.hub.inception reads. Blocks and convolutions have the names of its tensors.
+whose weights drifting.weights.fid_inception reads. Blocks and convolutions have the names of its tensors.
 """
 
 from typing import Literal, NamedTuple

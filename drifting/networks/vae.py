@@ -1,7 +1,7 @@
 """The variational autoencoder of Stable Diffusion: images to latents of an eighth of their sides, and back.
 
 Source: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022); layer for layer the
-`AutoencoderKL` of the diffusers library, whose weights drifting.hub.vae reads.
+`AutoencoderKL` of the diffusers library, whose weights drifting.weights.diffusers_vae reads.
 """
 
 from collections.abc import Sequence

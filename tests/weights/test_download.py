@@ -272,7 +272,7 @@ def test_the_environment_variables_of_the_hub_are_honoured(hub: FakeHub, tmp_pat
     fetched = fetch(f"hf://{REPO}", ["metadata.json"])
     code = (
         "import sys\n"
-        "from drifting.hub.download import fetch\n"
+        "from drifting.weights.download import fetch\n"
         f"print(fetch('hf://{REPO}', ['metadata.json']).path)\n"
         "try:\n"
         f"    fetch('hf://{REPO}', ['params.safetensors'])\n"
