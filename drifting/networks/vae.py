@@ -295,10 +295,6 @@ class AutoencoderKL(nnx.Module):
         noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
         return (moments.mean + jnp.exp(0.5 * moments.log_var) * noise) * self.scaling_factor
 
-    def mode_latents(self, moments: Moments) -> jax.Array:
-        """Scaled latents without noise, `mean * scaling_factor`."""
-        return moments.mean * self.scaling_factor
-
     def decode(self, latents: jax.Array) -> jax.Array:
         """Images, float32 `[B, f h, f w, out_channels]` (`f` = `downsampling`), of scaled latents `[B, h, w, C]`.
 
