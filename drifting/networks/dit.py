@@ -175,6 +175,7 @@ class DiT(nnx.Module):
             return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
 
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.sample_shape = (input_size, input_size, out_channels)
         self.remat, self.dtype = remat, dtype
 
         self.label_embed = table(num_classes, cond_dim)

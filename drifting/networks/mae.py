@@ -178,7 +178,7 @@ class MAE(nnx.Module):
     def __init__(
         self,
         *,
-        num_classes: int | None,
+        num_classes: int | None = 0,
         in_channels: int,
         base_channels: int,
         layers: tuple[int, ...],

@@ -42,7 +42,7 @@ class MLP(nnx.Module):
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=nnx.initializers.he_normal(), rngs=rngs)
 
-        self.noise_dim, self.dtype = noise_dim, dtype
+        self.noise_dim, self.sample_shape, self.dtype = noise_dim, (out_dim,), dtype
         self.first = linear(noise_dim, hidden_size)
         self.hidden = nnx.Dict({f"layer{i}": linear(hidden_size, hidden_size) for i in range(1, depth - 1)})
         self.last = linear(hidden_size, out_dim)
