@@ -5,6 +5,7 @@ network with which a machine or a configuration can be tried out before anything
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -13,12 +14,21 @@ from drifting.assembly.recipe import Settings
 from drifting.config.schema import FeaturesConfig
 from drifting.data.latents.read import LatentSource
 from drifting.data.source import LabelledSource, Source, read
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError, unusable
 from drifting.method.encoders import FeatureEncoder, _convnext_reader, _mae_reader, _text
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
-from drifting.networks.network import Params
+from drifting.networks.network import Network, Params
 from drifting.weights.references import network
+
+
+def _network(key: str, reference: str | None, kind: str, abstract: bool, **changes: Any) -> Network:
+    """The network that the setting `key` names; what is wrong with it is said with that name in front."""
+    try:
+        return network(reference, kind, abstract, **changes)
+    except InputError as error:
+        raise ConfigError(unusable(key, reference, error)) from error
+
 
 # --- the space in which samples live ----------------------------------------------------------------------------------
 
@@ -35,7 +45,7 @@ def sample_space(
     """
     if reference is None:
         return SampleSpace(image_shape, image_shape, None)
-    found = network(key, reference, "vae", abstract, dtype="float32", remat=True)
+    found = _network(key, reference, "vae", abstract, dtype="float32", remat=True)
     height, width, channels = image_shape
     factor = 2 ** (len(found.arguments["block_channels"]) - 1)
     if channels != found.arguments["in_channels"] or height % factor or width % factor:
@@ -81,7 +91,7 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
         ConfigError: weights are missing, damaged, of another kind, or for other samples.
     """
     networks = {
-        name: network(
+        name: _network(
             f"features.{name}",
             getattr(config, name),
             name,

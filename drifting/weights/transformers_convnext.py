@@ -31,7 +31,7 @@ def load_convnext(directory: str | os.PathLike[str]) -> Artifact:
         Artifact of kind `convnext`; its metadata are `sha256`, of the weights' file, and `source`, the folder.
 
     Raises:
-        ValueError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
+        InputError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
             the wrong shape.
     """
     return load_transformers(
@@ -48,7 +48,7 @@ def convnext_from_torch(tensors: Mapping[str, np.ndarray], **kwargs: Any) -> Par
     """`ConvNeXtV2` parameters from those of `ConvNextV2Model`; `kwargs` are the constructor's, without `rngs`. Exact.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     return stacked_from_torch(tensors, lambda: ConvNeXtV2(**kwargs, rngs=nnx.Rngs(0)), convnext_name)
 
@@ -85,7 +85,7 @@ def convnext_kwargs_from_transformers(config: Mapping[str, Any]) -> dict[str, An
     encoder's outputs are not read.
 
     Raises:
-        ValueError: a field is missing, or asks for what `ConvNeXtV2` has not.
+        InputError: a field is missing, or asks for what `ConvNeXtV2` has not.
     """
     check_fields(config, ("model_type", "convnextv2", None), ("patch_size", STEM, STEM), ("hidden_act", "gelu", "gelu"))
     for key in ("hidden_sizes", "depths"):

@@ -31,7 +31,7 @@ def load_dinov2(directory: str | os.PathLike[str]) -> Artifact:
         Artifact of kind `dinov2`; its metadata are `sha256`, of the weights' file, and `source`, the folder.
 
     Raises:
-        ValueError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
+        InputError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
             the wrong shape.
     """
     return load_transformers(
@@ -50,7 +50,7 @@ def dinov2_from_torch(tensors: Mapping[str, np.ndarray], **kwargs: Any) -> Param
     The tensors are named as in the files of the library, less `embeddings.mask_token`.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     return stacked_from_torch(tensors, lambda: DINOv2(**kwargs, rngs=nnx.Rngs(0)), dinov2_name)
 
@@ -87,7 +87,7 @@ def dinov2_kwargs_from_transformers(config: Mapping[str, Any]) -> dict[str, Any]
     without a bearing on the encoder's outputs are not read.
 
     Raises:
-        ValueError: a field is missing, or asks for what `DINOv2` has not, such as the gated MLP of ViT-g/14.
+        InputError: a field is missing, or asks for what `DINOv2` has not, such as the gated MLP of ViT-g/14.
     """
     check_fields(
         config, ("model_type", "dinov2", None), ("hidden_act", "gelu", "gelu"), ("use_swiglu_ffn", False, False)

@@ -14,6 +14,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from drifting.errors import InputError
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact, Params, existing, flatten, unflatten
 from drifting.weights.torch_names import from_torch
@@ -45,7 +46,7 @@ def load_transformers(
         Artifact whose metadata are `sha256`, of the weights' file, and `source`, the folder.
 
     Raises:
-        ValueError: a file is missing or unreadable, or one of the functions raises; the line begins with the file.
+        InputError: a file is missing or unreadable, or one of the functions raises; the line begins with the file.
     """
     folder = Path(directory)
     kwargs = _kwargs(existing(folder / TRANSFORMERS_CONFIG), kwargs_from)
@@ -54,9 +55,9 @@ def load_transformers(
         tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}
         params = params_from({k: v for k, v in tensors.items() if not k.startswith(dropped)}, **kwargs)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error}): copy it again") from error
+        raise InputError(f"{path}: not a safetensors file ({error}): copy it again") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     return Artifact(kind, kwargs, params, {"sha256": sha256(path), "source": str(directory)})
 
 
@@ -64,13 +65,13 @@ def _kwargs(path: Path, kwargs_from: Callable[[Mapping[str, Any]], dict[str, Any
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"{path}: not JSON ({error})") from error
+        raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: not the configuration of a network, which is a JSON object")
+        raise InputError(f"{path}: not the configuration of a network, which is a JSON object")
     try:
         return kwargs_from(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def stacked_from_torch(
@@ -84,7 +85,7 @@ def stacked_from_torch(
         naming: our flat name of one block's part, such as `blocks/4/norm/gain`, to the PyTorch name.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     shapes = flatten(nnx.to_pure_dict(nnx.state(nnx.eval_shape(network))))
     stacked = {name: leaf.shape[0] for name, leaf in shapes.items() if "/blocks/" in f"/{name}"}
@@ -104,21 +105,21 @@ def _of_block(name: str, block: int) -> str:
 
 
 def check_fields(config: Mapping[str, Any], *fields: tuple[str, Any, Any]) -> None:
-    """Raises `ValueError` unless each field `(key, value, default)` of a configuration has that value."""
+    """Raises `InputError` unless each field `(key, value, default)` of a configuration has that value."""
     for key, value, default in fields:
         if (found := config.get(key, default)) != value:
             raise unsupported(key, found, json.dumps(value))
 
 
 def positive_integer(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """A field that must be a positive integer. Raises `ValueError` where it is not."""
+    """A field that must be a positive integer. Raises `InputError` where it is not."""
     if not is_positive_integer(value := config.get(key, default)):
         raise unsupported(key, value, "a positive integer")
     return value
 
 
 def positive_number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A field that must be a positive finite number. Raises `ValueError` where it is not."""
+    """A field that must be a positive finite number. Raises `InputError` where it is not."""
     value = config.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise unsupported(key, value, "a positive number")
@@ -130,6 +131,6 @@ def is_positive_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def unsupported(key: str, value: Any, expected: str) -> ValueError:
+def unsupported(key: str, value: Any, expected: str) -> InputError:
     """The error that says what a configuration's field is, and what it should be."""
-    return ValueError(f"{key} is {json.dumps(value)}, expected {expected}")
+    return InputError(f"{key} is {json.dumps(value)}, expected {expected}")
