@@ -44,7 +44,8 @@ def dinov2_features(
         token after the final norm. Standard deviations are float32, all others in the network's dtype.
 
     Raises:
-        ValueError: `resolution` is no multiple of the patch's side, or there is no such block.
+        InputError: `resolution` is no multiple of the patch's side.
+        ArgumentError: there is no such block.
     """
     y = _standardised(_resized(x.astype(jnp.float32), resolution, "bilinear"))
     maps, class_token = net.tokens(y, evenly_spaced(net.depth) if layers is None else layers)
@@ -77,7 +78,7 @@ def dinov2_pooled(net: DINOv2, x: jax.Array, resolution: int = 224) -> jax.Array
         `[B, C]` in the network's dtype.
 
     Raises:
-        ValueError: `resolution` is no multiple of the patch's side.
+        InputError: `resolution` is no multiple of the patch's side.
     """
     y = jnp.clip(_resized(x.astype(jnp.float32), resolution, "bicubic"), -1, 1)
     return net.tokens(_standardised(y), ())[1]

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import InputError, require_argument
 from drifting.networks.layers import LayerNorm, Linear, patchify
 
 _COMMON: dict[str, Any] = dict(mlp_ratio=4, patch_size=14, in_channels=3, qkv_bias=True, epsilon=1e-6)
@@ -119,7 +120,7 @@ class DINOv2(nnx.Module):
         remat: recompute each block's activations in the backward pass.
 
     Raises:
-        ValueError: `num_heads` does not divide `hidden_size`, or `patch_size` not `image_size`.
+        ArgumentError: `num_heads` does not divide `hidden_size`, or `patch_size` not `image_size`.
     """
 
     def __init__(
@@ -138,10 +139,8 @@ class DINOv2(nnx.Module):
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        if hidden_size % num_heads:
-            raise ValueError(f"num_heads {num_heads} must divide hidden_size {hidden_size}")
-        if image_size % patch_size:
-            raise ValueError(f"patch_size {patch_size} must divide image_size {image_size}")
+        require_argument(hidden_size % num_heads == 0, "num_heads", num_heads, f"must divide hidden_size {hidden_size}")
+        require_argument(image_size % patch_size == 0, "patch_size", patch_size, f"must divide image_size {image_size}")
         dtype = jnp.dtype(dtype)
         self.depth, self.patch_size, self.in_channels = depth, patch_size, in_channels
         self.side, self.dtype, self.remat = image_size // patch_size, dtype, remat
@@ -177,7 +176,8 @@ class DINOv2(nnx.Module):
             `{"block3": [B, H/patch, W/patch, C], ..}` in the order of `layers`, and `[B, C]`, in the compute dtype.
 
         Raises:
-            ValueError: `patch_size` does not divide both sides, the channels are others, or there is no such block.
+            InputError: `patch_size` does not divide both sides, or the channels are others.
+            ArgumentError: there is no such block.
         """
         self._check(x, layers)
         height, width = (side // self.patch_size for side in x.shape[1:3])
@@ -192,11 +192,11 @@ class DINOv2(nnx.Module):
     def _check(self, x: jax.Array, layers: Sequence[int]) -> None:
         height, width, channels = x.shape[1:]
         if height % self.patch_size or width % self.patch_size or not height * width:
-            raise ValueError(f"image of {height} x {width} pixels: its sides must be multiples of {self.patch_size}")
+            raise InputError(f"image of {height} x {width} pixels: its sides must be multiples of {self.patch_size}")
         if channels != self.in_channels:
-            raise ValueError(f"image of {channels} channels: the network takes {self.in_channels}")
-        if not all(1 <= k <= self.depth for k in layers):
-            raise ValueError(f"layers {list(layers)} must be numbers of blocks, from 1 to {self.depth}")
+            raise InputError(f"image of {channels} channels: the network takes {self.in_channels}")
+        known = all(1 <= k <= self.depth for k in layers)
+        require_argument(known, "layers", list(layers), f"must be numbers of blocks, from 1 to {self.depth}")
 
     def _embed(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, in_channels]` to tokens `[B, 1 + h*w, C]` with their positions, the class token first."""

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import InputError
 from drifting.networks.layers import Conv, Linear
 
 RESOLUTION = 299
@@ -241,10 +242,10 @@ class Inception(nnx.Module):
         """Features and logits of `[B, H, W, 3]` uint8, or floats in [0, 255], which are not rounded.
 
         Raises:
-            ValueError: images of another shape.
+            InputError: images of another shape.
         """
         if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images of shape {images.shape}: must be [B, H, W, 3]")
+            raise InputError(f"images of shape {images.shape}: must be [B, H, W, 3]")
         # Tensor cores would otherwise compute float32 with ten bits, and a distance of a hundredth would be noise.
         with jax.default_matmul_precision("highest"):
             return self._outputs((resize(images) - 128) / 128)

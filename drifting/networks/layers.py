@@ -1,6 +1,7 @@
 """Building blocks of the networks: norms, rotary positions, sin-cos tables, patches. Statistics are always float32.
 
-Everything here is a pure function or a small `nnx.Module` whose parameters are float32 whatever it computes in.
+Everything here is a pure function or a small `nnx.Module` whose parameters are float32 whatever it computes in. The
+norms are not Flax's, whose parameters have another name (`scale`) than artifacts and checkpoints have (`gain`).
 """
 
 import math

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.dit import Noise
 from drifting.networks.layers import Linear, numbered
 
@@ -20,7 +21,7 @@ class MLP(nnx.Module):
         dtype: what the network computes in; parameters and output are float32.
 
     Raises:
-        ValueError: fewer than 2 layers.
+        ArgumentError: fewer than 2 layers.
     """
 
     def __init__(
@@ -34,9 +35,7 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        if depth < 2:
-            raise ValueError(f"depth {depth} must be at least 2: an input and an output layer")
-
+        require_argument(depth >= 2, "depth", depth, "must be at least 2: an input and an output layer")
         dtype = jnp.dtype(dtype)
 
         def linear(inputs: int, outputs: int) -> Linear:

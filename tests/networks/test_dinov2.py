@@ -220,8 +220,8 @@ def test_bicubic_weights_by_hand():
         ((1, 28, 30, 3), (1,), "image of 28 x 30 pixels: its sides must be multiples of 14"),
         ((1, 0, 28, 3), (1,), "image of 0 x 28 pixels: its sides must be multiples of 14"),
         ((1, 28, 28, 1), (1,), "image of 1 channels: the network takes 3"),
-        ((1, 28, 28, 3), (0, 2), r"layers \[0, 2\] must be numbers of blocks, from 1 to 2"),
-        ((1, 28, 28, 3), (3,), r"layers \[3\] must be numbers of blocks, from 1 to 2"),
+        ((1, 28, 28, 3), (0, 2), r"layers=\[0, 2\]: must be numbers of blocks, from 1 to 2"),
+        ((1, 28, 28, 3), (3,), r"layers=\[3\]: must be numbers of blocks, from 1 to 2"),
     ],
 )
 def test_wrong_inputs_are_refused_in_one_line(shape: tuple[int, ...], layers: tuple[int, ...], words: str, params: Any):
@@ -233,8 +233,8 @@ def test_wrong_inputs_are_refused_in_one_line(shape: tuple[int, ...], layers: tu
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(num_heads=3), "num_heads 3 must divide hidden_size 16"),
-        (dict(image_size=50), "patch_size 14 must divide image_size 50"),
+        (dict(num_heads=3), "num_heads=3: must divide hidden_size 16"),
+        (dict(image_size=50), "patch_size=14: must divide image_size 50"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused(change: dict[str, int], words: str):
