@@ -197,7 +197,8 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
     names = {field.name for field in dataclasses.fields(Usage)}
     if not isinstance(stated, dict) or set(stated) != names:
         raise InputError(f"{wrong}: usage must have {', '.join(sorted(names))}")
-    if len(stated["class_names"]) != (artifact.model_config["num_classes"] or 1) or len(stated["image_shape"]) != 3:
+    classes = artifact.model_config.get("num_classes", len(stated["class_names"])) or 1
+    if len(stated["class_names"]) != classes or len(stated["image_shape"]) != 3:
         raise InputError(f"{wrong}: class_names or image_shape are not those of the network")
     usage = Usage(**stated)
     require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
@@ -222,7 +223,7 @@ def _unstated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usag
         space = SampleSpace((height, width, channels), (height, width, channels), None)
     else:
         space = _latents_of(vae, (height, width, channels))
-    classes = range(artifact.model_config["num_classes"] or 1)
+    classes = range(artifact.model_config.get("num_classes") or 1)
     return Usage(space.image_shape, vae, tuple(map(str, classes)), alpha=1.0, alpha_range=None), space
 
 

@@ -209,6 +209,10 @@ def test_released_weights_are_used_as_is_published(tmp_path: Path, monkeypatch: 
             ArgumentError, match=r"^vae=random://smoke: its latents are .128, 128, 4., the generator's .32"
         ):
             TrainedGenerator.from_weights("hf://Goodeat/drifting/ablation", "random://smoke")
+        import_weights("hf://Goodeat/drifting/ablation", tmp_path / "ours")
+    imported = TrainedGenerator.from_weights(str(tmp_path / "ours"), str(tmp_path / "vae"))
+    assert imported.alpha(None) == 2.0 and imported.usage.vae == "hf://stabilityai/sd-vae-ft-mse"
+    assert imported.facts["network"] == "dit"
 
 
 @pytest.mark.parametrize(

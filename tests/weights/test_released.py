@@ -328,7 +328,7 @@ def restate(**changes: Any) -> Callable[[Path], Any]:
         (restate(model_config=GENERATOR | {"new": 1}), "unexpected model_config field new"),
         (restate(model_config=GENERATOR | {"cond_dim": 16}), r"Embed_0/embedding \(3, 8\) instead of \(3, 16\)"),
         (restate(model_config=GENERATOR | {"depth": 2}), "unexpected tensor LightningDiT_0/blocks_2"),
-        (restate(model_config=GENERATOR | {"num_heads": 3}), "num_heads 3 must divide"),
+        (restate(model_config=GENERATOR | {"num_heads": 3}), "num_heads=3: must divide"),
         (restate(sha256="0" * 64), "SHA-256 .*, expected 0000"),
     ],
 )
