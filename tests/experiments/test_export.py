@@ -188,7 +188,7 @@ def test_a_folder_in_the_released_layout_claims_nothing(tmp_path: Path, caplog: 
     assert trained.usage.vae is None and trained.usage.image_shape == (8, 8, 3)
     for vae, words in (
         ("random://smoke", "its latents have 4 channels, the samples are 8x8x3"),
-        ("none", "no such fol"),
+        ("none", "there is no such folder"),
     ):
         with pytest.raises(ArgumentError, match=f"^vae={vae}: {words}"):
             TrainedGenerator.from_weights(str(tmp_path / "images"), vae)
