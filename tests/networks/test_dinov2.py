@@ -16,9 +16,12 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
-from drifting.method.dinov2_features import dinov2_features, dinov2_pooled, evenly_spaced
+from drifting.assembly.spaces import sample_space
+from drifting.method.encoders import ENCODERS
+from drifting.method.encoders.dinov2 import DINOv2Options, dinov2_features, dinov2_pooled, evenly_spaced
 from drifting.networks.dinov2 import PRESETS, DINOv2, bicubic_weights
 from drifting.runs.files import sha256
+from drifting.weights.references import network
 from drifting.weights.transformers_dinov2 import dinov2_from_torch, dinov2_kwargs_from_transformers, load_dinov2
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dinov2.npz"
@@ -419,3 +422,25 @@ def test_pooled_feature_resizes_as_pillow_does_without_rounding(params: Any):
     expected = outputs(graphdef, (1, 2), params, standardised(resized.clip(0, 255) / 127.5 - 1))["class_token"]
     pooled = jax.jit(lambda p, x: dinov2_pooled(nnx.merge(graphdef, p), x, 42))(params, pixels / 127.5 - 1)
     assert_close(pooled, np.asarray(expected))
+
+
+def test_encoder_reads_images_as_its_options_say():
+    found, space = network("random://smoke", "dinov2", dtype="float32", remat=False), sample_space(None, (28, 28, 3))
+    x = jax.random.uniform(jax.random.key(0), (2, 28, 28, 3), minval=-1)
+    options = DINOv2Options("random://smoke", size=56, layers=(2,), std=False, mean_patches=(2,))
+    reader = ENCODERS["dinov2"].read(options, found, space)
+    expected = dinov2_features(
+        nnx.merge(found.graphdef, found.params), x, resolution=56, layers=(2,), std=False, mean_patches=(2,)
+    )
+    computed = reader.features(found.params, x)
+    assert reader.of_images and list(computed) == list(expected) and "dinov2_block2_mean_2" in computed
+    for name, value in expected.items():
+        assert_close(computed[name], np.asarray(value))
+    for change, words in (
+        (dict(size=50), "size=50: must be a multiple of the patch's side 14"),
+        (dict(layers=(3,)), r"layers=\(3,\): must be numbers of blocks, from 1 to 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ENCODERS["dinov2"].read(DINOv2Options("random://smoke", **change), found, space)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="takes 3 channels, the images have 1"):
+        ENCODERS["dinov2"].read(DINOv2Options("random://smoke"), found, sample_space(None, (28, 28, 1)))

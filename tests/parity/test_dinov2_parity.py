@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from drifting.method.dinov2_features import dinov2_features, dinov2_pooled
+from drifting.method.encoders.dinov2 import dinov2_features, dinov2_pooled
 from drifting.networks.dinov2 import PRESETS
 from drifting.weights.transformers_dinov2 import load_dinov2
 from tests.networks import test_dinov2 as ours

@@ -4,12 +4,38 @@ Every function is differentiable in the samples and takes the frozen network of 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from drifting.method.features import IMAGENET_MEAN, IMAGENET_STD, Features, multi_scale_statistics
+from drifting.method.encoders.encoder import Encoder, Reader
+from drifting.method.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from drifting.method.features import Features, multi_scale_statistics
+from drifting.method.space import SampleSpace
 from drifting.networks.dinov2 import DINOv2
+from drifting.networks.layers import require_dtype, require_setting
+from drifting.networks.network import Network, Params
+
+
+@dataclass(frozen=True)
+class DINOv2Options:
+    """Settings of DINOv2 as a feature encoder."""
+
+    weights: str | None = "hf://facebook/dinov2-base"
+    dtype: str = "float32"
+    size: int = 224  # images are resized to this many pixels, a multiple of the patch's side (14)
+    layers: tuple[int, ...] | None = None  # numbers of blocks, counted from 1; None: four, evenly spaced
+    locations: bool = True  # this and the following: which features of each block
+    mean: bool = True
+    std: bool = True
+    mean_patches: tuple[int, ...] = ()
+    std_patches: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_dtype("dtype", self.dtype)
+        require_setting(self.size >= 1, "size", self.size, "use 1 or more")
 
 
 def evenly_spaced(depth: int, count: int = 4) -> tuple[int, ...]:
@@ -92,3 +118,38 @@ def _resized(x: jax.Array, side: int, method: str) -> jax.Array:
 def _standardised(x: jax.Array) -> jax.Array:
     """Images in [-1, 1] to what the network was trained with: ImageNet's colours have mean 0 and deviation 1."""
     return ((x + 1) / 2 - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
+
+
+def read(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader:
+    """The features of images.
+
+    Raises:
+        ValueError: the network is for images of other channels, or has not those blocks or patches.
+    """
+    channels, given = network.arguments["in_channels"], space.image_shape[2]
+    if channels != given:
+        raise ValueError(
+            f"weights={options.weights!r}: this encoder takes {channels} channels, the images have {given}"
+        )
+    patch, depth = network.arguments["patch_size"], network.arguments["depth"]
+    require_setting(options.size % patch == 0, "size", options.size, f"must be a multiple of the patch's side {patch}")
+    known = all(1 <= k <= depth for k in options.layers or ())
+    require_setting(known, "layers", options.layers, f"must be numbers of blocks, from 1 to {depth}")
+
+    def features(params: Params, x: jax.Array) -> Features:
+        return dinov2_features(
+            nnx.merge(network.graphdef, params),
+            x,
+            resolution=options.size,
+            layers=options.layers,
+            locations=options.locations,
+            mean=options.mean,
+            std=options.std,
+            mean_patches=options.mean_patches,
+            std_patches=options.std_patches,
+        )
+
+    return Reader(features, of_images=True)
+
+
+DINOV2_ENCODER = Encoder("dinov2", DINOv2Options, read)
