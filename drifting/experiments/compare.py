@@ -150,7 +150,7 @@ def _open(side: str, name: str) -> TrainedGenerator:
     path = Path(name)
     if (path / CONFIG_FILE).is_file():
         return TrainedGenerator.from_run(path, key=side)
-    return TrainedGenerator.from_weights(name, key=side)
+    return TrainedGenerator.from_weights(name)
 
 
 def _own_data(trained: TrainedGenerator, name: str, encoder: str | None, shape: tuple[int, int, int]) -> Real:

@@ -23,8 +23,8 @@ from drifting.method.features import pixel_features
 from drifting.method.space import VAE_SLICE
 from drifting.networks.vae import AutoencoderKL, Moments
 from drifting.weights.artifact import save_artifact
-from drifting.weights.catalogue import KNOWN, RELEASED_FOLDERS
-from drifting.weights.references import PRESETS, network
+from drifting.weights.catalogue import PUBLISHED_PRESETS, RELEASED_FOLDERS
+from drifting.weights.references import network
 
 PIXELS = sample_space(None, (8, 8, 1))
 
@@ -78,12 +78,13 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
     for path in (damaged, other):
         params = nnx.to_pure_dict(nnx.state(model))
         kind = "mae" if path is damaged else "generator"
-        save_artifact(path, kind=kind, model_config=arguments, params=params, step=1, ema_decay=None)
+        options = dict(model_config=arguments, params=params, step=1, ema_decay=None, network="dit")
+        save_artifact(path, kind=kind, **options)  # type: ignore[arg-type]
     (damaged / "params.safetensors").write_bytes(b"nothing")
     empty.mkdir()
     cases = [
         (tmp_path / "nowhere", (8, 8, 1), "there is no such folder"),
-        (empty, (8, 8, 1), "no file"),
+        (empty, (8, 8, 1), "has none of metadata.json"),
         (damaged, (8, 8, 1), f"{damaged / 'params.safetensors'}: SHA-256"),
         (other, (8, 8, 1), "holds a 'generator', expected a 'mae'"),
         (folder, (8, 8, 3), "this encoder takes 1 channels and sides divisible by 1, the samples are 8x8x3"),
@@ -104,7 +105,7 @@ def test_two_encoders_of_images_together():
     space = sample_space(None, (16, 16, 3))
     encoder = feature_encoder(smoke(), space)
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
-    mae, convnext = (network("key", f"random://{n}", k, dtype="float32", remat=False)
+    mae, convnext = (network(f"random://{n}", k, dtype="float32", remat=False)
                      for n, k in (("pixel_smoke", "mae"), ("smoke", "convnext")))  # fmt: skip
     options = dict(mean_patches=(), std_patches=(), every_k_block=0)
 
@@ -208,7 +209,7 @@ def test_an_encoder_of_latents_sees_latents(latent: Any):
     config = smoke(("mae",), "latent_smoke")
     encoder = feature_encoder(config, latent)
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    found = network("key", "random://latent_smoke", "mae", dtype="float32", remat=False)
+    found = network("random://latent_smoke", "mae", dtype="float32", remat=False)
     expected = mae_features(
         nnx.merge(found.graphdef, found.params), z, mean_patches=(), std_patches=(), every_k_block=0
     )
@@ -235,12 +236,12 @@ def test_a_vae_that_does_not_fit_the_images():
 
 def test_published_networks_need_no_download_for_their_shapes():
     released = {f"hf://Goodeat/drifting/{name}" for name in RELEASED_FOLDERS if name.startswith("mae")}
-    assert released <= set(KNOWN)
-    for reference, preset in KNOWN.items():
-        (kind,) = (kind for kind, presets in PRESETS.items() if preset in presets)
-        found = network("key", reference, kind, abstract=True, dtype="bfloat16", remat=True)
+    assert released <= set(PUBLISHED_PRESETS)
+    for reference, (kind, preset) in PUBLISHED_PRESETS.items():
+        found = network(reference, kind, abstract=True, dtype="bfloat16", remat=True)
         leaves = jax.tree.leaves(found.params)
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) and found.checksum == reference
         count = sum(leaf.size for leaf in leaves)
-        published = {"sd": 83_653_863, "base": 87_692_800, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
-        assert count == (published | {"pixel_640": 2_127_119_360})[preset]
+        published = {"sd": 83_653_863, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
+        published |= {"pixel_640": 2_127_119_360, "small": 22_056_192, "large": 304_367_616}
+        assert count == published.get(preset, 87_692_800 if kind == "convnext" else 86_579_712)
