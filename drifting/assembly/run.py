@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
@@ -105,9 +105,11 @@ class Run:
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
         scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
         params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
-        return np.asarray(
-            _drawn(self.parts.generator, self.parts.space, params, self.parts.space.params, seeds, labels, scale)
-        )
+        return np.asarray(self._draw(params, self.parts.space.params, seeds, labels, scale))
+
+    @cached_property
+    def _draw(self) -> Callable[..., Array]:
+        return jax.jit(partial(generate_images, self.parts.generator, self.parts.space))
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead."""
@@ -118,9 +120,6 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-_drawn = jax.jit(generate_images, static_argnums=(0, 1))
 
 
 def prepare(
