@@ -15,6 +15,7 @@ from flax import nnx
 
 from drifting.assembly import networks, recipe
 from drifting.assembly.names import check_settings
+from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.cli.commands import main
@@ -23,13 +24,12 @@ from drifting.config.checks import check_sizes
 from drifting.config.parse import parse
 from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.data.sources import make_source
-from drifting.devices.mesh import one_device
 from drifting.errors import ConfigError
 from drifting.method.fields import FIELDS
+from drifting.method.mae_step import MAEStepParts, mae_step
 from drifting.method.potentials import LOSSES
 from drifting.method.state import create
 from drifting.method.step import train_step
-from drifting.training.encoder import pretrain_step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -196,7 +196,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
     }
-    step = partial(pretrain_step, graphdef, space, optimizer, config, one_device())
+    step = partial(mae_step, MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer))
     after, metrics = jax.eval_shape(step, state, batch, space.params, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
     assert ("cls_loss" in metrics) == (config.mae.lambda_cls > 0)
