@@ -11,7 +11,8 @@ import pytest
 from drifting.errors import ConfigError
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring import diagnosis
-from drifting.scoring.evaluate import Settings, evaluate_generator
+from drifting.scoring.evaluate import evaluate_generator
+from drifting.scoring.settings import Settings
 from drifting.studies import diagnose
 from drifting.studies.settings import DiagnoseStudy
 from drifting.training.generator import train
@@ -79,7 +80,7 @@ def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
 
 def test_a_wrong_reference_is_found_before_anything_is_compiled(tmp_path: Path):
     config = tiny_config(eval=dict(every=50, reference=str(tmp_path / "absent.npz")))
-    with pytest.raises(ConfigError, match=r"^--reference=.*absent\.npz"):
+    with pytest.raises(ConfigError, match=r"^eval\.reference=.*absent\.npz: there is no such file$"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
