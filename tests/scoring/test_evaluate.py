@@ -28,13 +28,14 @@ from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.metrics.class_accuracy import class_accuracy
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.inception_score import inception_score
+from drifting.scoring.metrics.kid import kid
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.scoring.reference import SourceImages, make_reference
 from drifting.scoring.results import latest_scores, score_table
 from drifting.scoring.settings import Settings
 from tests.support.runs import finished_run
 
-PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
+PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid")
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_scores_against_the_runs_own_data(run: Path):
     assert written["scores"] == found and not list(run.glob(".*"))  # in one piece
     facts = {"num": 40, "step": 120, "seed": 0, "ema_decay": 0.99, "data": "digits", "uint8": "truncate"}
     assert {name: written[name] for name in facts} == facts
-    wanted = {*(f"{name}{end}" for name in PAIRS for end in ("", "_heldout"))}
+    wanted = {*(f"{name}{end}" for name in (*PAIRS, "kid_std") for end in ("", "_heldout"))}
     wanted |= {"frechet_ratio", "num", "alpha"}
     assert set(scores) == wanted
 
@@ -81,6 +82,7 @@ def test_scores_against_the_runs_own_data(run: Path):
         distance = frechet_distance(x.mean(axis=0), np.cov(x.T), y.mean(axis=0), np.cov(y.T))
         expected = {"class_accuracy": class_accuracy(x, train.labels, y, asked), "frechet_distance": distance}
         expected |= {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
+        expected["kid"], expected["kid_std"] = kid(x, y)
         for name, value in expected.items():
             assert scores[name + end] == pytest.approx(value, rel=1e-6), name
     assert scores["frechet_ratio"] == scores["frechet_distance"] / scores["frechet_distance_heldout"]
@@ -88,9 +90,9 @@ def test_scores_against_the_runs_own_data(run: Path):
     assert scores["class_accuracy_heldout"] > 0.98 and scores["precision_heldout"] > 0.85
 
     table = score_table(found)
-    for name in PAIRS:
+    for name in set(PAIRS) - {"kid"}:
         assert f"{scores[name]:.4f}" in table and f"{scores[name + '_heldout']:.4f}" in table
-    assert f"{scores['frechet_ratio']:.2f}" in table
+    assert f"{scores['kid']:.6f}" in table and f"{scores['frechet_ratio']:.2f}" in table
     assert table.splitlines()[-1] == "40 images, alpha 2"
     best = latest_scores(run)
     assert best is not None and best["frechet_distance"] == min(one["frechet_distance"] for one in found)
@@ -294,7 +296,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     with caplog.at_level(logging.WARNING, "drifting"):
         bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")  # the same statistics
     assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
-    assert "bare.npz: holds no features: no precision and recall" in caplog.text
+    assert "bare.npz: holds no features: no precision and recall, KID" in caplog.text
 
 
 # --- one line for whatever is wrong -----------------------------------------------------------------------------------

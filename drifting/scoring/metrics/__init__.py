@@ -9,6 +9,7 @@ from typing import Any
 from drifting.scoring.metrics.class_accuracy import CLASS_ACCURACY
 from drifting.scoring.metrics.frechet import FRECHET, SPATIAL_FRECHET
 from drifting.scoring.metrics.inception_score import INCEPTION_SCORE
+from drifting.scoring.metrics.kid import KID
 from drifting.scoring.metrics.metric import HELDOUT, Metric, Score, Side
 from drifting.scoring.metrics.precision_recall import PRECISION_RECALL
 
@@ -20,6 +21,7 @@ METRICS: dict[str, Metric] = {
     "inception_score": INCEPTION_SCORE,
     "precision_recall": PRECISION_RECALL,
     "class_accuracy": CLASS_ACCURACY,
+    "kid": KID,
 }
 """The order is that of columns; images are ranked by the first score that they have."""
 
