@@ -127,7 +127,17 @@ def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_p
     trained, settings = TrainedGenerator.from_run(tmp_path / "run"), Settings(num=30)
     expected = evaluate_generator(trained, "run", tmp_path / "scores.json", settings=settings)
     assert expected is not None
-    assert found.scores.keys() == {"fid", "sfid", "inception_score", "precision", "recall", "f1", "kid"}
+    assert found.scores.keys() == {
+        "fid",
+        "sfid",
+        "inception_score",
+        "precision",
+        "recall",
+        "f1",
+        "kid",
+        "density",
+        "coverage",
+    }
     for name, (first, _, _) in found.scores.items():
         assert first.value == pytest.approx(expected[0][name], rel=1e-6), name
     assert found.scores["inception_score"][0].half > 0

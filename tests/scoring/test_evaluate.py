@@ -26,6 +26,7 @@ from drifting.scoring import against_reference
 from drifting.scoring.evaluate import evaluate_files, evaluate_generator
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.metrics.class_accuracy import class_accuracy
+from drifting.scoring.metrics.density_coverage import density_coverage
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.inception_score import inception_score
 from drifting.scoring.metrics.kid import kid
@@ -35,7 +36,7 @@ from drifting.scoring.results import latest_scores, score_table
 from drifting.scoring.settings import Settings
 from tests.support.runs import finished_run
 
-PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid")
+PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "density", "coverage")
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ def test_scores_against_the_runs_own_data(run: Path):
         expected = {"class_accuracy": class_accuracy(x, train.labels, y, asked), "frechet_distance": distance}
         expected |= {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
         expected["kid"], expected["kid_std"] = kid(x, y)
+        expected["density"], expected["coverage"] = density_coverage(x, y, 3)
         for name, value in expected.items():
             assert scores[name + end] == pytest.approx(value, rel=1e-6), name
     assert scores["frechet_ratio"] == scores["frechet_distance"] / scores["frechet_distance_heldout"]
@@ -296,7 +298,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     with caplog.at_level(logging.WARNING, "drifting"):
         bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")  # the same statistics
     assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
-    assert "bare.npz: holds no features: no precision and recall, KID" in caplog.text
+    assert "bare.npz: holds no features: no precision and recall, KID, density and coverage" in caplog.text
 
 
 # --- one line for whatever is wrong -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from drifting.scoring.scores import beside_heldout, scores_of
 
 Images = tuple[np.ndarray, np.ndarray]
 
-NAMES = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "kid_std")
+NAMES = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "kid_std", "density", "coverage")
 
 
 def side(images: np.ndarray, labels: np.ndarray) -> Side:
@@ -106,7 +106,7 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
     rng = np.random.default_rng(0)
     rows = {kind: rng.normal(size=(20, 4)) for kind in ("features", "spatial", "logits")}
     statistics = {kind: (np.zeros(4), np.eye(4)) for kind in ("features", "spatial")}
-    near = {"precision", "recall", "f1", "kid", "kid_std"}
+    near = {"precision", "recall", "f1", "kid", "kid_std", "density", "coverage"}
     scored = {"inception_score", "inception_score_std"}
     fake = Side(rows, encoder="inception")
     assert names_of(Side({"features": rows["features"]}, statistics), fake) == {"fid", "sfid"} | scored | near
@@ -114,7 +114,7 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
     only = {"features": statistics["features"]}
     assert names_of(Side({}, only), fake) == {"fid"} | scored
     assert sorted(caplog.messages) == [
-        "x.npz: holds no features: no precision and recall, KID",
+        "x.npz: holds no features: no precision and recall, KID, density and coverage",
         "x.npz: holds no statistics of spatial: no sFID",
     ]
     caplog.clear()
@@ -123,7 +123,9 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
     assert names_of(pixels, pixels) == {"frechet_distance"} | near and caplog.messages == []
     few = Side({kind: array[:5] for kind, array in rows.items()}, encoder="inception")
     assert names_of(Side({"features": rows["features"]}, statistics), few, k=5) == {"fid", "sfid", "kid", "kid_std"}
-    assert caplog.messages == ["x.npz: 5 images are too few: no Inception Score, precision and recall"]
+    assert caplog.messages == [
+        "x.npz: 5 images are too few: no Inception Score, precision and recall, density and coverage"
+    ]
 
 
 def test_every_entry_says_what_it_gives() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from drifting.scoring.metrics.class_accuracy import CLASS_ACCURACY
+from drifting.scoring.metrics.density_coverage import DENSITY_COVERAGE
 from drifting.scoring.metrics.frechet import FRECHET, SPATIAL_FRECHET
 from drifting.scoring.metrics.inception_score import INCEPTION_SCORE
 from drifting.scoring.metrics.kid import KID
@@ -22,6 +23,7 @@ METRICS: dict[str, Metric] = {
     "precision_recall": PRECISION_RECALL,
     "class_accuracy": CLASS_ACCURACY,
     "kid": KID,
+    "density_coverage": DENSITY_COVERAGE,
 }
 """The order is that of columns; images are ranked by the first score that they have."""
 
