@@ -81,6 +81,6 @@ def use_one_of(value: Any, known: Iterable[str]) -> str:
     return f"use one of {', '.join(known)}{hint}"
 
 
-def unusable(key: str, reference: str, error: ValueError) -> str:
+def unusable(key: str, reference: str | None, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"

@@ -3,15 +3,18 @@
 A file in `configs/` starts from `train_config()`, `pretrain_config()` or `cache_config()`, an
 `ml_collections.ConfigDict` with every key and its default, and changes what its experiment needs; the command line
 changes it further. `parse` turns the result into the dataclasses, strict both ways: a key that does not exist or a
-value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.validate`, which knows the
-registries.
+value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.config.checks`, and what
+they name by `drifting.assembly.names`, which knows the registries.
 """
 
 import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from drifting.config.older import renewed
+from drifting.config.sections import parse_section
 
 SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
 
@@ -39,6 +42,7 @@ class ModelConfig:
     attention_dtype: str | None = "float32"  # None: dtype
     remat: bool = False
     noise_dim: int = 32  # mlp only
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # what a network of one's own is told
 
 
 @dataclass(frozen=True)
@@ -86,19 +90,9 @@ class FeaturesConfig:
     `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
     """
 
-    encoders: tuple[str, ...] = ("mae",)  # of 'mae' and 'convnext'; (): the samples alone
-    mae: str | None = None  # weights, such as the folder `encoder` that `drifting pretrain` writes
-    convnext: str | None = "hf://facebook/convnextv2-base-22k-224"
-    locations: bool = True  # this and the following: which features of the mae
-    mean: bool = True
-    std: bool = True
-    mean_patches: tuple[int, ...] = (2, 4)
-    std_patches: tuple[int, ...] = (2, 4)
-    every_k_block: int = 2
-    mae_size: int | None = None  # images are resized to this many pixels for the mae; None: not
-    convnext_size: int = 224  # and for the convnext
-    mae_dtype: str = "float32"
-    convnext_dtype: str = "float32"
+    encoders: tuple[str, ...] = ("mae",)  # of `drifting.method.encoders.ENCODERS`; (): the samples alone
+    # What each encoder is told, by its name: `weights` and what else its options in `drifting.method.encoders` are.
+    options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
     remat: bool = False
 
@@ -194,6 +188,16 @@ class Config:
     train: RunConfig = field(default_factory=RunConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @classmethod
+    def of(cls, **sections: Mapping[str, Any]) -> Self:
+        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)}, bank={"push": 64})`.
+
+        Raises:
+            ConfigError: an unknown section or key, or a value of a wrong type.
+        """
+        found: Self = parse_section(cls(), renewed(sections), "")
+        return found
 
 
 @dataclass(frozen=True)

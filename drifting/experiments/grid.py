@@ -11,8 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drifting.config.checks import check, ema_decay
-from drifting.config.parse import parse, unknown_key
+from drifting.config.parse import parse
 from drifting.config.schema import Config
+from drifting.config.sections import unknown_key
 from drifting.errors import ConfigError
 from drifting.runs.directory import check_config
 from drifting.runs.files import atomic_path

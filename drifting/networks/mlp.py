@@ -1,12 +1,16 @@
 """A small generator for low-dimensional targets."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.dit import Noise
-from drifting.networks.layers import Linear, numbered
+from drifting.networks.layers import Linear, numbered, require_dtype, require_setting
 
 
 class MLP(nnx.Module):
@@ -20,7 +24,7 @@ class MLP(nnx.Module):
         dtype: what the network computes in; parameters and output are float32.
 
     Raises:
-        ValueError: fewer than 2 layers.
+        ArgumentError: fewer than 2 layers.
     """
 
     def __init__(
@@ -34,15 +38,13 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        if depth < 2:
-            raise ValueError(f"depth {depth} must be at least 2: an input and an output layer")
-
+        require_argument(depth >= 2, "depth", depth, "must be at least 2: an input and an output layer")
         dtype = jnp.dtype(dtype)
 
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=nnx.initializers.he_normal(), rngs=rngs)
 
-        self.noise_dim, self.dtype = noise_dim, dtype
+        self.noise_dim, self.sample_shape, self.dtype = noise_dim, (out_dim,), dtype
         self.first = linear(noise_dim, hidden_size)
         self.hidden = nnx.Dict({f"layer{i}": linear(hidden_size, hidden_size) for i in range(1, depth - 1)})
         self.last = linear(hidden_size, out_dim)
@@ -62,3 +64,32 @@ class MLP(nnx.Module):
     def sample_noise(self, key: jax.Array) -> Noise:
         """The noise of one sample, without a batch axis."""
         return {"image": jax.random.normal(key, (self.noise_dim,), jnp.float32)}
+
+    @staticmethod
+    def check_settings(settings: Mapping[str, Any]) -> None:
+        """Refuses settings with which no `MLP` can be made.
+
+        Args:
+            settings: the section `model` of a configuration: `hidden_size`, `depth`, `noise_dim` and `dtype`.
+
+        Raises:
+            ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
+        """
+        require_dtype("dtype", settings["dtype"])
+        remedy = "presets are sizes of name='dit': give hidden_size and depth"
+        require_setting(settings["preset"] is None, "preset", settings["preset"], remedy)
+        for key, least in {"hidden_size": 1, "depth": 2, "noise_dim": 1}.items():
+            value = settings[key]
+            require_setting(value is not None and value >= least, key, value, f"give {least} or more")
+
+    @staticmethod
+    def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+        """Constructor arguments of the `MLP` for samples of `shape` (height, width, channels), JSON-able."""
+        return dict(
+            noise_dim=settings["noise_dim"],
+            out_dim=shape[0] * shape[1] * shape[2],
+            hidden_size=settings["hidden_size"],
+            depth=settings["depth"],
+            num_classes=num_classes,
+            dtype=settings["dtype"],
+        )

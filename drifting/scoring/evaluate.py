@@ -37,6 +37,37 @@ CHOSEN_FACTS = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "en
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
 
 
+def score(
+    trained: TrainedGenerator,
+    *,
+    num: int | None = None,
+    reference: str | Path | None = None,
+    encoder: str | None = None,
+    alpha: float | None = None,
+    seed: int | None = None,
+) -> Scores:
+    """Scores of a generator, by name; nothing is written.
+
+    Args:
+        trained: The generator.
+        num: How many images. None: `eval.num_samples`, of published weights 50,000.
+        reference: Statistics of real images. None: `eval.reference`, or else a run's own data.
+        encoder: The features, see `judge_of`.
+        alpha: The guidance scale. None: the generator's own one.
+        seed: The seed of the first image. None: `eval.seed`.
+
+    Raises:
+        ConfigError: Something cannot be had or does not fit.
+    """
+    settings = Settings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
+    (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
+    k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)
+    judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
+    found = judge.scores(images)
+    assert found is not None  # one process scores alone
+    return found
+
+
 def evaluate_generator(
     trained: TrainedGenerator,
     source: str,

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from drifting.devices.blocks import Blocks
-from drifting.errors import ArgumentError, ConfigError, HubError, InputError, require_argument, use_one_of
-from drifting.method.features import mae_features
+from drifting.errors import ArgumentError, HubError, InputError, require_argument, use_one_of
+from drifting.method.encoders.mae import mae_features
 from drifting.networks.inception import Inception
 from drifting.sampling.images import Pixels, Shape, Tick, nothing
 from drifting.weights.load import load_weights
@@ -123,7 +123,7 @@ def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
     try:
         made = ENCODERS[kind].make(weights, shape)
     except InputError as error:
-        raise ArgumentError("encoder", given, str(error)) from error
+        raise ArgumentError("encoder", given, str(error).removeprefix(f"{weights or None}: ")) from error
     blocks = Blocks(made.function, BLOCK_IMAGES, jax.local_devices())
     return ScoreEncoder(kind, weights, made.checksum, shape, blocks, blocks.place(made.params))
 
@@ -141,10 +141,7 @@ def _pixels(weights: str, shape: Shape) -> EncoderParts:
 
 def _mae(weights: str, shape: Shape) -> EncoderParts:
     """The mean over the map of the last stage's output: what the classifier of the autoencoder sees."""
-    try:
-        found = network("encoder", weights, "mae", dtype="float32", remat=False)
-    except ConfigError as error:  # its message begins with what it was asked for
-        raise InputError(str(error).partition(": ")[2]) from error
+    found = network(weights or None, "mae", dtype="float32", remat=False)
     channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
     if channels != shape[2] or shape[0] % token or shape[1] % token:
         size = f"images are {'x'.join(map(str, shape))}"
@@ -176,8 +173,6 @@ def _inception(weights: str, shape: Shape) -> EncoderParts:
     else:
         try:
             artifact = load_weights(weights or None, "inception")
-        except ValueError as error:
-            raise InputError(str(error)) from error
         except HubError as error:
             if weights:
                 raise

@@ -23,7 +23,7 @@ from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images
 from drifting.sampling.labels import balanced_labels, wanted_labels
 from drifting.scoring import against_reference
-from drifting.scoring.evaluate import evaluate_files, evaluate_generator
+from drifting.scoring.evaluate import evaluate_files, evaluate_generator, score
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.metrics.class_accuracy import class_accuracy
 from drifting.scoring.metrics.density_coverage import density_coverage
@@ -163,6 +163,18 @@ def test_a_file_scores_as_the_generator_that_drew_it(run: Path, pixels: Path, tm
     assert (found[0]["precision"], found[0]["recall"]) == (precision, recall)
     said = json.loads((run / "eval-120.json").read_text())
     assert said["reference"]["path"] == str(pixels) and said["encoder"] == "pixels" and said["neighbours"] == 3
+
+
+def test_scores_without_files(run: Path, pixels: Path, tmp_path: Path):
+    trained = TrainedGenerator.from_run(run)
+    before = sorted(run.rglob("*"))
+    for reference, alpha in ((None, None), (pixels, 1.5)):
+        settings = Settings(num=30, seed=2, alphas=None if alpha is None else [alpha])
+        written = evaluate_generator(trained, "run", tmp_path / "s.json", reference=reference, settings=settings)
+        assert written is not None
+        found = score(trained, num=30, seed=2, reference=reference, alpha=alpha)
+        assert {"alpha": alpha or 1.0} | found == written[0]
+    assert sorted(run.rglob("*")) == before
 
 
 def test_processes_share_an_evaluation_and_a_killed_one_goes_on(

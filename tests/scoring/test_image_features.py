@@ -78,7 +78,7 @@ def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.Monkey
         ("pixels:x", (8, 8, 1), r"^encoder=pixels:x: pixels have no weights"),
         ("mae", (8, 8, 1), r"^encoder=mae: give a folder"),
         ("mae:absent", (8, 8, 1), r"^encoder=mae:absent: "),
-        ("inception:absent.pth", (8, 8, 3), r"^encoder=inception:absent\.pth: absent\.pth: there is no such file"),
+        ("inception:absent.pth", (8, 8, 3), r"^encoder=inception:absent\.pth: there is no such file"),
         ("inception:random", (8, 8, 4), r"takes images of 1 or 3 channels, these have 4"),
     ],
 )
