@@ -158,9 +158,12 @@ def chart(
     """The SVG of some lines; values that are not finite break them.
 
     Args:
-        title: what is shown, in a few words; with the series it is what a screen reader says.
-        cursor: values can be read off under a line that the pointer and the arrow keys move; x is not logarithmic.
-        level: name and value of a dashed line across, within `y`.
+        title: What is shown, in a few words; with the series it is what a screen reader says.
+        x, y: The axes.
+        series: The lines.
+        cursor: Whether values can be read off under a line that the pointer and the arrow keys move; x must not be
+            logarithmic.
+        level: Name and value of a dashed line across, within `y`.
     """
 
     def at(point: tuple[float, float]) -> tuple[float, float]:

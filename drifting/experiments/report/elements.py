@@ -41,7 +41,7 @@ def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
-    """A table that scrolls by itself where it is too wide. `text`: how many of its first columns hold words."""
+    """A table that scrolls by itself where it is too wide; its first `text` columns hold words."""
     cells = []
     for i, head in enumerate(heads):
         label = f'<button type="button">{escape(head)}</button>' if sort else escape(head)

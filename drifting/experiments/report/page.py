@@ -37,14 +37,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 """What the browser lets the page do: nothing that leaves the file."""
 
 LEVEL_REACH = 3.0
-"""A chart grows to at most so many times the range of its values to show the held-out one."""
+"""A chart grows to at most so many times the range of its values to show that of held-out images."""
 
 
 def page(data: RunData | SweepData, version: str | None = None) -> str:
     """The whole HTML of a report.
 
     Args:
-        version: of a page that is served: it asks now and then whether there is a newer one; None: a file.
+        data: What the page shows.
+        version: What a page that is served is known by: it asks now and then whether there is a newer one. None: it is
+            a file.
     """
     if isinstance(data, SweepData):
         return frame(data.name, "A sweep of drifting generative models", _sweep(data), version)
@@ -55,7 +57,9 @@ def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str |
     """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
 
     Args:
-        name, what: for the head of the page. version: see `page`.
+        name, what: The title at the head of the page and what it is of.
+        parts: The sections in order.
+        version: See `page`.
     """
     sections = [(title, body) for title, body in parts if body]
     links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)

@@ -44,10 +44,11 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
     """A server of the page on this machine alone, not yet serving; the page is made anew when something has changed.
 
     Args:
-        port: 0: any that is free.
+        workdir: The folder of the run or sweep.
+        port: Where to listen. 0: any that is free.
 
     Raises:
-        ConfigError: there is no run or sweep in `workdir`, or the port cannot be had.
+        ConfigError: There is no run or sweep in `workdir`, or the port cannot be had.
     """
     one_at_a_time = threading.Lock()
     made = "", ""

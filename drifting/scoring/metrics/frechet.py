@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
 
-DISTANCE_NAMES = {"inception": "fid"}
-"""What the distance is called in the features of some encoders; in those of any other it is `frechet_distance`."""
+OWN_DISTANCES = {"inception": ("fid", Score("FID", "lower", headline=True))}
+"""Name and score of the distance in the features of some encoders; in those of any other it is `frechet_distance`."""
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -48,7 +48,7 @@ def _factor(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _frechet(real: Side, fake: Side, _: int) -> Mapping[str, float]:
-    name = DISTANCE_NAMES.get(fake.encoder, "frechet_distance")
+    name = OWN_DISTANCES[fake.encoder][0] if fake.encoder in OWN_DISTANCES else "frechet_distance"
     return {name: frechet_distance(*real.gaussian("features"), *fake.gaussian("features"))}
 
 
@@ -59,7 +59,7 @@ def _spatial(real: Side, fake: Side, _: int) -> Mapping[str, float]:
 FRECHET = Metric(
     "Fréchet distance",
     {
-        "fid": Score("FID", "lower", headline=True),
+        **dict(OWN_DISTANCES.values()),
         "frechet_distance": Score("Fréchet distance", "lower", headline=True, ratio="frechet_ratio"),
         "frechet_ratio": Score("times held-out", "neither", places=2),
     },
