@@ -131,8 +131,9 @@ def _evaluate(values: flags.FlagValues) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
     from drifting.runs.shared_work import Share
-    from drifting.scoring.evaluate import Settings, evaluate_generator
+    from drifting.scoring.evaluate import evaluate_generator
     from drifting.scoring.results import score_table
+    from drifting.scoring.settings import Settings
 
     if values.images:
         return _evaluate_files(values)
