@@ -1,7 +1,7 @@
 """What a command of the command line consists of."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from absl import flags
 
@@ -23,6 +23,7 @@ class Command:
         settings_of: the command whose configuration that is, where it is not its own.
         takes: flags that are given by their values alone, in this order.
         any_training: takes the settings of `drifting pretrain` as well.
+        flag_of: arguments of library functions, and the flags that give them, where their names differ.
     """
 
     summary: str
@@ -35,3 +36,4 @@ class Command:
     settings_of: str | None = None
     takes: tuple[str, ...] = ()
     any_training: bool = False
+    flag_of: Mapping[str, str] = field(default_factory=dict)

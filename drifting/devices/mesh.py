@@ -2,7 +2,8 @@
 
 Two axes. Batches are spread over both; parameters, their averages and the optimiser's state over `fsdp` (Zhao et al.
 2023, "PyTorch FSDP"; Xu et al. 2021, "GSPMD"), by the rules below. Everything else follows: the step is plain
-`jax.jit`, its reductions are over the global batch, and the result does not depend on the mesh.
+`jax.jit`, and its reductions are over the global batch. The result does not depend on the mesh where `bank.per_device`
+is off; with it each device along `data` has a set of banks of its own, so what is drawn depends on their number.
 """
 
 import re
@@ -82,7 +83,7 @@ class Layout:
         name, size = jax.tree_util.keystr(path, simple=True, separator="/"), self.mesh.shape["fsdp"]
         axis = next((axis for rule, axis in RULES if re.search(rule, name)), "none")
         if axis == "none":
-            raise ValueError(f"{name}: no rule in drifting.sharding.RULES says how to shard it; add one")
+            raise ValueError(f"{name}: no rule in drifting.devices.mesh.RULES says how to shard it; add one")
         if not isinstance(axis, int) or size == 1 or leaf.shape[axis] % size:
             return self.replicated
         spec: list[str | None] = [None] * len(leaf.shape)

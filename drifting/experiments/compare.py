@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import Config, to_dict
 from drifting.data.source import LabelledSource
-from drifting.errors import require
+from drifting.errors import as_argument, require
 from drifting.experiments.report.elements import TITLES, image, settings_table, table
 from drifting.experiments.report.page import frame
 from drifting.runs.directory import CONFIG_FILE
@@ -149,8 +149,10 @@ def compare(
 def _open(side: str, name: str) -> TrainedGenerator:
     path = Path(name)
     if (path / CONFIG_FILE).is_file():
-        return TrainedGenerator.from_run(path, key=side)
-    return TrainedGenerator.from_weights(name, key=side)
+        with as_argument(side, name):
+            return TrainedGenerator.from_run(path)
+    with as_argument(side, name):
+        return TrainedGenerator.from_weights(name)
 
 
 def _own_data(trained: TrainedGenerator, name: str, encoder: str | None, shape: tuple[int, int, int]) -> Real:

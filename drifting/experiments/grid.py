@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +9,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from drifting.config.checks import check, ema_decay
 from drifting.config.parse import parse, unknown_key
-from drifting.config.schema import Config
-from drifting.errors import ConfigError
+from drifting.config.schema import Config, ema_decay
+from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.directory import check_config
-from drifting.runs.files import atomic_path
-from drifting.scoring.evaluate import Settings
+from drifting.runs.files import atomic_path, read_json
 from drifting.scoring.results import distance_name
 
 SWEEP_FILE, TABLE, ERROR, COMPILED = "sweep.json", "sweep.csv", "error.txt", "compiled"
 
 CELL_SCORES = "sweep-scores.json"
 """A cell's scores as the sweep asked for them: `drifting evaluate` of a cell writes `eval-STEP.json` anew."""
+
+UINT8 = "truncate"
+"""How the images of a cell become uint8 before they are scored, see `sampling.images.UINT8`."""
 
 FINISHED, FAILED, STARTED, WAITING = "finished", "failed", "started", "waiting"
 
@@ -67,11 +67,11 @@ class Cell:
         """The best of its scores at its last step; None until it is finished and scored as the sweep asks."""
         for name in (CELL_SCORES, f"eval-{self.steps}.json"):
             try:
-                found = json.loads((self.folder(workdir) / name).read_text(encoding="utf-8"))
+                found = read_json(self.folder(workdir) / name)
                 if not self._is_asked_for(found):
                     continue
                 best: dict[str, Any] = min(found["scores"], key=lambda scores: scores[distance_name(scores)])
-            except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
+            except (InputError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
                 continue
             return best
         return None
@@ -105,6 +105,9 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
     Raises:
         ConfigError: there are none, a key does not exist, or a cell's settings cannot work.
     """
+    # It is imported here because it loads every data source, which whoever only reads a sweep need not wait for.
+    from drifting.config.checks import check
+
     axes: list[list[dict[str, Any]]] = []
     for keys, values in sweep.grid.items():
         names = (keys,) if isinstance(keys, str) else keys
@@ -115,7 +118,6 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
     for index, combination in enumerate(itertools.product(*axes)):
         changed = {key: value for part in combination for key, value in part.items()}
         config = parse(_changed(base, {**sweep.settings, **changed}))
-        assert isinstance(config, Config)
         name = "-".join(_text(key, value) for key, value in changed.items())
         try:
             check(config)
@@ -137,7 +139,7 @@ def _scoring(sweep: Sweep, config: Config) -> dict[str, Any]:
         "reference": wanted.reference,
         "neighbours": wanted.neighbours,
         "ema_decay": ema_decay(config),
-        "uint8": Settings().uint8,
+        "uint8": UINT8,
     }
 
 
@@ -178,11 +180,11 @@ def read_cells(workdir: Path) -> list[Cell]:
         ConfigError: there is none.
     """
     try:
-        listed = json.loads((workdir / SWEEP_FILE).read_text(encoding="utf-8"))["cells"]
+        listed = read_json(workdir / SWEEP_FILE)["cells"]
         # Older sweeps do not say how they are scored.
         return [Cell(i, c["name"], c["values"], c["steps"], c.get("scoring", {})) for i, c in enumerate(listed)]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"--workdir={workdir}: holds no sweep that can be read ({error})") from error
+    except (InputError, KeyError, TypeError) as error:
+        raise ArgumentError("workdir", workdir, f"holds no sweep that can be read ({error})") from error
 
 
 def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what is written of it: metrics, progress, image grids.
+"""The metrics of a run in files: `metrics.jsonl`, TensorBoard, Weights & Biases.
 
 Nothing here knows the method; a loop hands over names and numbers. With several processes only the first one writes.
 """
@@ -13,13 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
+from drifting.errors import ConfigError, InputError
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
 
 METRICS_FILE = "metrics.jsonl"
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 def truncate_metrics(path: str | Path, last_step: int) -> None:
@@ -33,7 +32,7 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
       last_step: the step of the checkpoint.
 
     Raises:
-      ValueError: if a line before the last is not a metrics line.
+      InputError: a line before the last is not a metrics line.
     """
     path = Path(path)
     if not path.exists():
@@ -46,7 +45,7 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not a metrics line; repair it or move the file") from error
+                raise InputError(f"{path}: line {number} is not a metrics line; repair it or move the file") from error
             logger.warning("%s: dropped its last line, which was cut short", path)
             continue
         if not line.endswith(b"\n"):  # complete but for its newline: as torn as any other
@@ -90,7 +89,7 @@ class MetricsWriter:
           last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
 
         Raises:
-          ValueError: if W&B is asked for and is not installed.
+          ConfigError: W&B is asked for and is not installed.
         """
         self.directory = Path(directory)
         wandb = _import_wandb() if wandb_project else None
@@ -160,7 +159,7 @@ def _import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
-        raise ValueError(
+        raise ConfigError(
             "wandb_project is set but wandb is not installed; pip install -e '.[wandb]' or unset it"
         ) from error
 
@@ -170,8 +169,3 @@ def _wandb_id(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-# --- images -----------------------------------------------------------------------------------------------------------

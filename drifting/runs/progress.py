@@ -91,6 +91,10 @@ class Progress:
         elif self._last_line is None or now - self._last_line >= self._interval:
             self._print_line(now)
 
+    def advance(self, count: int) -> None:
+        """Reports that `count` more steps are done."""
+        self.update(self._step + count)
+
     def _text(self) -> str:
         """Metrics, rate and time left."""
         (first_time, first_step), (last_time, last_step) = self._seen[0], self._seen[-1]

@@ -15,9 +15,8 @@ import numpy as np
 
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config
-from drifting.errors import ConfigError, require, unusable
+from drifting.config.schema import Config, ema_decay
+from drifting.errors import ArgumentError, ConfigError, as_argument, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
 from drifting.runs.checkpoints import Checkpoints, abstract
@@ -38,11 +37,11 @@ class Usage:
     """What is needed to use a generator besides the network; JSON-able, part of published metadata.
 
     Attributes:
-        image_shape: height, width, channels of its images.
-        vae: reference of the VAE that decodes its samples; None: they are images.
-        class_names: one for each label.
-        alpha: guidance scale to draw with.
-        alpha_range: lowest and highest it was trained with.
+        image_shape: height, width and channels of its images.
+        vae: the reference of the VAE that decodes its samples; None: they are images.
+        class_names: a name for each label.
+        alpha: the guidance scale to draw with.
+        alpha_range: the lowest and the highest scale it was trained with.
     """
 
     image_shape: Sequence[int]
@@ -53,7 +52,7 @@ class Usage:
 
     @classmethod
     def of_run(cls, config: Config, facts: Mapping[str, Any]) -> Self:
-        """Of a run's settings and its `build.data_facts`."""
+        """How the generator of a run is used; `facts` are the `fingerprint.data_facts` of its data."""
         return cls(
             image_shape=facts["shape"],
             vae=config.data.vae,
@@ -68,12 +67,14 @@ class TrainedGenerator:
     """A generator, its parameters, and what is needed to use them.
 
     Attributes:
-        generator, params: the network and its parameters.
-        arguments: of the network's constructor, JSON-able.
+        generator: the network without its parameters.
+        params: its parameters.
+        arguments: the arguments of the network's constructor, JSON-able.
         space: what its samples are: images, or latents that it decodes.
-        usage: see `Usage`.
-        step: of training; None: unknown. ema_decay: of the average that `params` is; None: not an average.
-        facts: about a run's data and weights, see `build.data_facts`; of published weights, all of their metadata.
+        usage: how it is used, see `Usage`.
+        step: after which step of training it was taken; None: that is not known.
+        ema_decay: the decay of the average that `params` are; None: they are no average.
+        facts: a run's facts about data and weights, see `Training.identity`; of published weights, all their metadata.
         config: the run's settings; None for published weights.
     """
 
@@ -88,31 +89,28 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
-    def from_run(
-        cls, workdir: Path, average: float | None = None, vae: str | None = None, key: str = "--workdir"
-    ) -> Self:
+    def from_run(cls, workdir: Path, average: float | None = None, vae: str | None = None) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
             workdir: the run's directory.
             average: decay of the average to use; None: see `ema_decay`.
             vae: where the VAE of its latents lies, if not where the run says.
-            key: what names the run in errors.
 
         Raises:
             ConfigError: there is no run, no checkpoint, or no such average.
+            InputError: the checkpoint cannot be read.
         """
-        config = read_config(workdir, Config)
-        assert isinstance(config, Config)
+        config = read_config(workdir)
         decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
-        step = checkpoints.latest()
+        step = checkpoints.latest_intact()
         if step is None:
-            raise ConfigError(f"{key}={workdir}: has no checkpoint yet; run `drifting train` first")
+            raise ArgumentError("workdir", workdir, "has no checkpoint yet; run `drifting train` first")
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
         if vae is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
         usage = Usage.of_run(config, facts)
-        space = _space("data.vae", usage.vae, usage)
+        space = sample_space(usage.vae, image_shape(usage))
         for name, checksum in space.checksums.items():
             if facts["weights"].get(name) != checksum:
                 raise ConfigError(f"data.vae={usage.vae!r}: its weights are not those {workdir} was trained with")
@@ -131,26 +129,26 @@ class TrainedGenerator:
         )
 
     @classmethod
-    def from_weights(cls, reference: str, vae: str | None = None, key: str = "--weights") -> Self:
+    def from_weights(cls, weights: str, vae: str | None = None) -> Self:
         """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
 
         Args:
-            reference: where the weights lie.
+            weights: where they lie.
             vae: where the VAE of its latents lies, if not where the weights say.
-            key: what names the weights in errors.
 
         Raises:
             ConfigError: the weights cannot be had, are no generator's, or do not fit the VAE.
         """
-        try:
-            artifact = load_weights(reference, GENERATOR)
-        except ValueError as error:
-            raise ConfigError(unusable(key, reference, error)) from error
-        usage = _published_usage(key, reference, artifact)
-        require(usage.vae is not None or vae is None, "--vae", vae, "this generator draws images: leave it out")
-        space = _space("--vae", vae or usage.vae, usage)
+        with as_argument("weights", weights):
+            artifact = load_weights(weights, GENERATOR)
+        usage = _published_usage(weights, artifact)
+        require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
+        with as_argument("vae", vae or usage.vae):
+            space = sample_space(vae or usage.vae, image_shape(usage))
         found, drawn = space.shape, _sample_shape(artifact, space.shape)
-        require(found == drawn, "--vae", vae or usage.vae, f"its latents are {found}, the generator's {drawn}")
+        require_argument(
+            found == drawn, "vae", vae or usage.vae, f"its latents are {found}, the generator's are {drawn}"
+        )
         return cls(
             generator=networks.generator_of(artifact.model_config, space.shape),
             params=jax.tree.map(jnp.asarray, artifact.params),
@@ -163,11 +161,10 @@ class TrainedGenerator:
             config=None,
         )
 
-    @property
-    def checksum(self) -> str:
-        """Says which parameters these are: SHA-256 of published weights' file, or of a run's names, shapes and values.
+    def params_checksum(self) -> str:
+        """SHA-256 of published weights' file, or of a run's parameters, all of which are then fetched and hashed.
 
-        A folder and a step do not: a run may have been trained anew.
+        It says which parameters these are. A folder and a step do not: a run may have been trained anew.
         """
         return self.facts.get("sha256") or params_sha256(self.params)
 
@@ -178,7 +175,7 @@ class TrainedGenerator:
             ConfigError: it is not a positive number.
         """
         alpha = self.usage.alpha if alpha is None else alpha
-        require(0 < alpha < math.inf, "--alpha", alpha, "use a positive guidance scale")
+        require_argument(0 < alpha < math.inf, "alpha", alpha, "use a positive guidance scale")
         low, high = self.usage.alpha_range
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
@@ -195,21 +192,22 @@ def params_sha256(params: Params) -> str:
     return digest.hexdigest()
 
 
-def _space(key: str, vae: str | None, usage: Usage) -> SampleSpace:
+def image_shape(usage: Usage) -> tuple[int, int, int]:
+    """Height, width and channels of a generator's images."""
     height, width, channels = usage.image_shape
-    return sample_space(vae, (height, width, channels), key)
+    return height, width, channels
 
 
-def _published_usage(key: str, reference: str, artifact: Artifact) -> Usage:
+def _published_usage(weights: str, artifact: Artifact) -> Usage:
     """How to use published weights: as they say, or, for the released ones, as their recipes say."""
     arguments, stated = artifact.model_config, artifact.metadata.get("usage")
     if stated is not None:
-        wrong = f"{key}={reference!r}: its metadata do not say how to use it"
+        wrong = "its metadata do not say how to use it"
         names = {field.name for field in dataclasses.fields(Usage)}
         if not isinstance(stated, dict) or set(stated) != names:
-            raise ConfigError(f"{wrong}: usage must have {', '.join(sorted(names))}")
+            raise ArgumentError("weights", weights, f"{wrong}: usage must have {', '.join(sorted(names))}")
         if len(stated["class_names"]) != (arguments["num_classes"] or 1) or len(stated["image_shape"]) != 3:
-            raise ConfigError(f"{wrong}: class_names or image_shape are not those of the network")
+            raise ArgumentError("weights", weights, f"{wrong}: class_names or image_shape are not those of the network")
         return Usage(**stated)
     latent = arguments["in_channels"] == LATENT_CHANNELS
     side = arguments["input_size"] * (LATENT_FACTOR if latent else 1)
@@ -217,7 +215,7 @@ def _published_usage(key: str, reference: str, artifact: Artifact) -> Usage:
         image_shape=(side, side, 3 if latent else arguments["in_channels"]),
         vae=RELEASED_VAE if latent else None,
         class_names=tuple(str(label) for label in range(arguments["num_classes"])),
-        alpha=RELEASED_ALPHA.get(reference.rstrip("/").rpartition("/")[2], 1.0),
+        alpha=RELEASED_ALPHA.get(weights.rstrip("/").rpartition("/")[2], 1.0),
         alpha_range=(1.0, 4.0),
     )
 

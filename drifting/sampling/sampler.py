@@ -1,6 +1,6 @@
 """Images from a generator: each depends on its own seed, its class and the guidance scale, and on nothing else.
 
-The network always sees `BLOCK` images, and image `i` always stands in block `i // BLOCK` (see `drifting.blocks`). So a
+The network always sees `BLOCK` images, and image `i` always stands in block `i // BLOCK`, see `devices/blocks.py`: a
 file of images is the same to the last byte whatever the batch, the number of devices and processes, and however often
 it was killed, on machines that compile alike. The same seed in another file, beside other images, may differ in
 the rounding of float32.
@@ -76,10 +76,3 @@ def draw(trained: TrainedGenerator, labels: np.ndarray, seed: int, alpha: float,
     """Images `[N, H, W, C]` for `labels` `[N]`; image `i` has the seed `seed + i`."""
     seeds = np.arange(seed, seed + len(labels))
     return sampler(trained, batch_size, len(labels))(trained.params, labels, seeds, alpha)
-
-
-# --- labels -----------------------------------------------------------------------------------------------------------
-
-# --- images as uint8, from a generator --------------------------------------------------------------------------------
-
-# --- files ------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from drifting.scoring.metrics.frechet import GaussianStatistics, frechet_distanc
 from drifting.scoring.metrics.inception_score import SPLITS, inception_score
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.scoring.reference import Reference, read_reference
+from drifting.scoring.results import Scores
 
 logger = logging.getLogger("drifting")
 
@@ -28,8 +29,6 @@ PUBLISHED = 50_000
 
 PLACES = ("source", "images")
 """Where something lies, as the person calls it: what it holds has a checksum."""
-
-Scores = dict[str, Any]
 
 
 class Judge:
@@ -75,7 +74,7 @@ class Judge:
         """
         share = share or Share()
         parts = Parts(work, len(images), PART, ".npz")
-        parts.claim("--out", images.facts | {"num": len(images)} | self.encoder.facts, PLACES)
+        parts.claim(images.facts | {"num": len(images)} | self.encoder.facts, PLACES)
         missing = parts.missing(share)
         done = 0
         with Progress(sum(len(parts.ranges[n]) for n in missing), label="evaluate", unit="images") as progress:

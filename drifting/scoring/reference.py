@@ -194,7 +194,7 @@ def make_reference(
     share, kept = share or Share(), np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".npz")
-    parts.claim("--out", facts)
+    parts.claim(facts)
     missing = parts.missing(share)
     done = 0
     with Progress(sum(len(parts.ranges[n]) for n in missing), label="reference", unit="images") as progress:

@@ -8,8 +8,8 @@ from typing import Any
 
 from drifting.errors import ConfigError
 from drifting.runs.files import write_json
-from drifting.sampling.files import software
-from drifting.scoring.against_reference import Scores
+
+Scores = dict[str, Any]
 
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
 
@@ -43,6 +43,9 @@ def _settings(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dic
 
 
 def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
+    # It is imported here because it loads JAX, which whoever only reads scores need not wait for.
+    from drifting.sampling.files import software
+
     write_json(out, {"format": FORMAT, "version": VERSION, **about, "software": software(), "scores": scores})
 
 

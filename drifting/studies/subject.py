@@ -8,7 +8,7 @@ from drifting.assembly.spaces import feature_encoder, source_space
 from drifting.config.schema import DataConfig, to_dict
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, ConfigError, require, require_argument
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
 from drifting.studies.settings import DiagnoseStudy
@@ -26,10 +26,10 @@ def subject(
         ConfigError: not exactly one is given, it cannot be had, or the data or encoders are not those of the run.
     """
     if (run is None) == (weights is None):
-        raise ConfigError("--run: give the run's folder, or --weights in its place")
+        raise ArgumentError("run", None, "give the run's folder, or weights in its place")
     if run is None:
         return _assemble(TrainedGenerator.from_weights(str(weights), vae), settings)
-    require(vae is None, "--vae", vae, "is for --weights; of a run give --config.data.vae")
+    require_argument(vae is None, "vae", vae, "is for weights; of a run give the setting data.vae")
     moved = _moved(settings)
     trained = TrainedGenerator.from_run(run, vae=settings.data.vae)
     assert trained.config is not None
@@ -43,7 +43,7 @@ def subject(
         return _assemble(trained, own)
     except ConfigError as error:
         key = str(error).split("=")[0]
-        raise ConfigError(f"{error}; if it has moved, give --config.{key}" if key in PLACES else str(error)) from error
+        raise ConfigError(f"{error}; if it has moved, give the new {key}" if key in PLACES else str(error)) from error
 
 
 def _moved(settings: DiagnoseStudy) -> dict[str, dict[str, Any]]:
@@ -54,10 +54,8 @@ def _moved(settings: DiagnoseStudy) -> dict[str, dict[str, Any]]:
             if section == "study" or value == defaults[key]:
                 continue
             if f"{section}.{key}" not in PLACES:
-                raise ConfigError(
-                    f"--run: a run has its own {section}.{key}: change config.study, or where something lies "
-                    f"({', '.join(PLACES)})"
-                )
+                remedy = f"change the section study, or where something lies ({', '.join(PLACES)})"
+                raise ArgumentError("run", None, f"a run has its own {section}.{key}: {remedy}")
             moved[section][key] = value
     return moved
 

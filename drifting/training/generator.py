@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from drifting.assembly.feed import make_feed
 from drifting.assembly.run import Training, prepare
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config, has_banks
+from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
 from drifting.errors import require
 from drifting.method.encoders import FeatureEncoder

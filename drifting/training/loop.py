@@ -120,7 +120,7 @@ def run(
     check_config(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     with closing(checkpoints), Watch(workdir, config.train.stuck_after) as watch:
-        start = agreed((checkpoints.latest() or 0) if is_writer() else 0)
+        start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
         if start:
             start, saved, packed = _restore(checkpoints, start, packing)
             _check_identity(workdir, saved["identity"], identity)

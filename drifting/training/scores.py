@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drifting.assembly.networks import generator_arguments
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config
+from drifting.config.schema import Config, ema_decay
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState
 from drifting.networks.network import Generator

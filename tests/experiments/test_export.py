@@ -84,7 +84,7 @@ def test_an_encoder_is_exported(tmp_path: Path, layout: str):
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.metadata["step"] == 9 and found.metadata["settings"]["mae"]["base_channels"] == 4
     assert "--config.features.mae=hf://OWNER/NAME" in (tmp_path / "net" / "README.md").read_text()
-    with pytest.raises(ConfigError, match=r"^--ema=0\.9: an encoder is written with the first of its averages"):
+    with pytest.raises(ConfigError, match=r"^average=0\.9: an encoder is written with the first of its averages"):
         export_run(tmp_path / "run", tmp_path / "net", average=0.9)
 
 
@@ -107,15 +107,15 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path):
     before = tree(tmp_path)
     for workdir, options, message in (
         (tmp_path, {}, "holds no run"),
-        (run, {"layout": "onnx"}, "--format='onnx': use one of safetensors, released"),
-        (run, {"average": 0.5}, "--ema=0.5: the run does not keep it"),
+        (run, {"layout": "onnx"}, "layout=onnx: use one of safetensors, released"),
+        (run, {"average": 0.5}, "average=0.5: the run does not keep it"),
     ):
         with pytest.raises(ConfigError, match=message) as error:
             export_run(workdir, tmp_path / "net", **options)
         assert "\n" not in str(error.value)
     assert tree(tmp_path) == before
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConfigError, match=r"^--out=.*mine exists and is no artifact"):
+    with pytest.raises(ConfigError, match=r"^out=.*mine exists and is no artifact"):
         export_run(run, tmp_path / "mine")
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_imported(tmp_path: Path, make: object, message: str):
     make(tmp_path / "given")  # type: ignore[operator]
     with pytest.raises(ConfigError, match=message) as error:
         import_weights(str(tmp_path / "given"), tmp_path / "out")
-    assert str(error.value).startswith(f"--weights='{tmp_path / 'given'}': ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"weights={tmp_path / 'given'}: ") and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +166,7 @@ def test_released_latents_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixt
     released_latent_generator(tmp_path / "net")
     stable_diffusion_vae(tmp_path / "vae")
     with pytest.raises(
-        ConfigError, match=r"^--vae='random://smoke': its latents are \(32, 32, 4\), the generator's \(8, 8"
+        ConfigError, match=r"^vae=random://smoke: its latents are \(32, 32, 4\), the generator's are \(8, 8"
     ):
         TrainedGenerator.from_weights(str(tmp_path / "net"), "random://smoke")
     assert RELEASED_VAE == "hf://stabilityai/sd-vae-ft-mse"
@@ -220,9 +220,9 @@ def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.Ca
         ([f"--workdir={run}", f"--weights={run}"], "--workdir or --weights: give one"),
         ([f"--weights={tmp_path / 'net'}", "--ema=0.9"], "--ema=0.9: published weights are one average"),
         ([f"--workdir={run}", "--vae=x"], "--vae=x: a run has its own"),
-        ([f"--weights={tmp_path / 'net'}", "--vae=x"], "--vae='x': this generator draws images"),
-        ([f"--weights={run}"], f"--weights='{run}': is a run; give the folder that `drifting export` makes of it"),
-        (["--weights=hf://Goodeat/drifting/latent_XL"], "--weights='hf://Goodeat/drifting/latent_XL': no such"),
+        ([f"--weights={tmp_path / 'net'}", "--vae=x"], "--vae=x: this generator draws images"),
+        ([f"--weights={run}"], f"--weights={run}: is a run; give the folder that `drifting export` makes of it"),
+        (["--weights=hf://Goodeat/drifting/latent_XL"], "--weights=hf://Goodeat/drifting/latent_XL: no such"),
     ):
         assert main(["sample", *flags, f"--out={tmp_path / 'y.png'}"]) == 2
         lines = capsys.readouterr().err.splitlines()

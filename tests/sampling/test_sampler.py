@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drifting.config.checks import ema_decay
 from drifting.config.parse import parse
-from drifting.config.schema import Config
+from drifting.config.schema import Config, ema_decay
 from drifting.devices.blocks import Blocks
 from drifting.errors import ConfigError
 from drifting.runs.shared_work import Share
@@ -105,7 +104,7 @@ def test_which_average():
     assert ema_decay(tiny_config(eval=dict(ema_decay=0.99))) == 0.99
     zero = parse({"train": {"ema_decays": (0.5, 0.0)}, "eval": {"ema_decay": 0.0}})
     assert isinstance(zero, Config) and ema_decay(zero) == 0.0
-    with pytest.raises(ConfigError, match=r"^--ema=0\.5: the run does not keep it, use one of 0\.9, 0\.99$"):
+    with pytest.raises(ConfigError, match=r"^average=0\.5: the run does not keep it, use one of 0\.9, 0\.99$"):
         ema_decay(config, 0.5)
 
 
@@ -127,7 +126,7 @@ def test_a_scale_outside_the_trained_range_is_warned_of(trained: TrainedGenerato
         assert trained.alpha(4.5) == 4.5
     assert "alpha=4.5 lies outside the trained range [1, 4]" in caplog.text
     for alpha in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match=r"^--alpha="):
+        with pytest.raises(ConfigError, match=r"^alpha="):
             trained.alpha(alpha)
 
 
@@ -148,13 +147,13 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("classes", ["x", "10", "-1", "1.0"])
 def test_unknown_classes(trained: TrainedGenerator, tmp_path: Path, classes: str):
-    with pytest.raises(ConfigError, match=r"^--classes=.*: use names or numbers from 0 to 9, separated by commas"):
+    with pytest.raises(ConfigError, match=r"^classes=.*: use names or numbers from 0 to 9, separated by commas"):
         write_grid(trained, tmp_path / "x.png", classes=[classes])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_sampled(run: Path, trained: TrainedGenerator, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"^--out='.*x\.jpg': must end in \.png"):
+    with pytest.raises(ConfigError, match=r"^path=.*x\.jpg: must end in \.png"):
         write_grid(trained, tmp_path / "x.jpg")
     with pytest.raises(ConfigError, match="give at least one class"):
         write_grid(trained, tmp_path / "x.png", classes=[])
@@ -268,7 +267,7 @@ def test_resuming_draws_only_what_is_missing(
     assert out.read_bytes() == whole.read_bytes()
     assert write_images(generated(trained, 5000), out) and len(asked) == 11  # nothing is left to do
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits.json", "digits.npz"]
-    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
+    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
         write_images(GeneratedImages(trained, wanted_labels(trained, 5000), source="run", alpha=2.0), out)
 
 
@@ -282,10 +281,10 @@ def test_images_of_another_run_are_not_taken_for_these(
 ):
     out, other = tmp_path / "digits.npz", retrained(trained)
     assert write_images(generated(trained, 40), out)
-    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(weights was '"):
         write_images(generated(other, 40), out)
     # Half a file is not continued with another's images.
-    monkeypatch.setattr("drifting.sampling.files.PART", 16)
+    monkeypatch.setattr("drifting.sampling.files.IMAGES_A_PART", 16)
     assert not write_images(generated(trained, 40), tmp_path / "half.npz", Share(0, 2))
     with pytest.raises(ConfigError, match=r"is of something else \(weights was '"):
         write_images(generated(other, 40), tmp_path / "half.npz")
@@ -319,7 +318,7 @@ def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path
 
 
 def test_what_killed_processes_left_is_removed(trained: TrainedGenerator, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("drifting.sampling.files.PART", 16)
+    monkeypatch.setattr("drifting.sampling.files.IMAGES_A_PART", 16)
     out = tmp_path / "digits"
     assert not write_images(generated(trained, 40), out, Share(1, 2))
     for name in ("000001.png", "000033.png", "metadata.json"):
@@ -369,28 +368,28 @@ def test_labels(trained: TrainedGenerator, tmp_path: Path):
         np.testing.assert_array_equal(wanted_labels(trained, 2, None, str(file)), [3, 1])
     wrong.write_text("3\n10\n")
     for count, classes, file, words in [
-        (4, None, text, r"holds 3 labels, --num=4 asks for more"),
+        (4, None, text, r"holds 3 labels, num=4 asks for more"),
         (None, None, wrong, r"holds 10, labels lie in \[0, 9\]"),
         (1, ["1"], text, r"leave one of them out"),
         (1, None, tmp_path / "none", r"cannot be read as whole numbers"),
-        (None, None, None, r"^--num: give the number of images"),
-        (1, [], None, r"^--classes=: give at least one class"),
-        (1, [""], None, r"^--classes=: give at least one class"),
+        (None, None, None, r"^num: give the number of images"),
+        (1, [], None, r"^classes=: give at least one class"),
+        (1, [""], None, r"^classes=: give at least one class"),
     ]:
         with pytest.raises(ConfigError, match=words):
             wanted_labels(trained, count, classes, None if file is None else str(file))
 
 
 def test_what_cannot_be_written(trained: TrainedGenerator, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"^--uint8='floor': use one of truncate, round"):
+    with pytest.raises(ConfigError, match=r"^uint8=floor: use one of truncate, round"):
         generated(trained, 1, uint8="floor")
-    with pytest.raises(ConfigError, match=r"^--seed=4294967295: with 2 images the last seed must lie below 2\^32"):
+    with pytest.raises(ConfigError, match=r"^seed=4294967295: with 2 images the last seed must lie below 2\^32"):
         generated(trained, 2, seed=2**32 - 1)
     (tmp_path / "mine.npz").write_bytes(b"")
     with pytest.raises(ConfigError, match="is there and not known to be these images"):
         write_images(generated(trained, 1), tmp_path / "mine.npz")
     for index, count in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(ConfigError, match=r"^--process_"):
+        with pytest.raises(ConfigError, match=r"^(index|count)="):
             Share(index, count)
 
 

@@ -22,7 +22,7 @@ from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig
 from drifting.data import sources
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
     Shape,
     _bytes,
@@ -70,12 +70,12 @@ class Mesh:
 
 
 def parse_mesh(text: str) -> Mesh:
-    """`data=8,fsdp=1`, axes left out are 1. Raises `ConfigError` where it is not that."""
+    """`data=8,fsdp=1`, axes left out are 1. Raises `ArgumentError` where it is not that."""
     sizes: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.strip().partition("=")
         if axis not in ("data", "fsdp") or axis in sizes or not size.isdecimal() or int(size) < 1:
-            raise ConfigError(f"--mesh={text}: give its axes as data=N,fsdp=M, for example data=8,fsdp=1")
+            raise ArgumentError("mesh", text, "give its axes as data=N,fsdp=M, for example data=8,fsdp=1")
         sizes[axis] = int(size)
     return Mesh(**sizes)
 
