@@ -18,7 +18,7 @@ from drifting.runs.files import atomic_path, read_json, remove_torn, write_json
 
 Item = TypeVar("Item")
 
-FACTS = "facts.json"
+FACTS_FILE = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class Parts:
         Raises:
             ArgumentError: the folder, of the argument `out`, holds parts of other work.
         """
-        check_facts(self.folder, self.folder / FACTS, facts, ignored)
+        check_facts(self.folder, self.folder / FACTS_FILE, facts, ignored)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / FACTS).exists():
-            write_json(self.folder / FACTS, facts)
+        if not (self.folder / FACTS_FILE).exists():
+            write_json(self.folder / FACTS_FILE, facts)
 
     def missing(self, share: Share) -> list[int]:
         """The parts that this process still has to make, and removes what a killed one left of them."""

@@ -28,7 +28,7 @@ from drifting.sampling.images import GeneratedImages, Pixels, Shape
 
 logger = logging.getLogger("drifting")
 
-EPOCH = (1980, 1, 1, 0, 0, 0)
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip file can hold, in place of when it was written."""
 
 IMAGES_A_PART = 512
@@ -61,7 +61,7 @@ def write_npz(path: Path, count: int, shape: Shape, images: Iterator[Pixels], la
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    return archive.open(zipfile.ZipInfo(name, EPOCH), "w", force_zip64=True)
+    return archive.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True)
 
 
 def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -26,7 +26,7 @@ from drifting.studies import plots
 
 Cell = str | int | float | None  # None: does not apply
 
-NAMES: dict[str, Iterable[str]] = {
+KNOWN_NAMES: dict[str, Iterable[str]] = {
     "kernel": KERNELS,
     "kernels": KERNELS,
     "field": FIELDS,
@@ -120,8 +120,8 @@ def check_settings(section: Mapping[str, Any]) -> None:
         for one in values:
             if one is None:
                 continue
-            if key in NAMES:
-                one_of(f"study.{key}", one, NAMES[key])
+            if key in KNOWN_NAMES:
+                one_of(f"study.{key}", one, KNOWN_NAMES[key])
             elif key == "seed":
                 require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
             elif key in MAY_BE_ZERO:

@@ -13,7 +13,7 @@ from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
 from drifting.studies.settings import DiagnoseStudy
 
-PLACES = ("data.path", "data.vae", "features.mae", "features.convnext")
+MOVABLE_SETTINGS = ("data.path", "data.vae", "features.mae", "features.convnext")
 """Settings that say where something lies. A run may have named it from another working directory."""
 
 
@@ -43,18 +43,20 @@ def subject(
         return _assemble(trained, own)
     except ConfigError as error:
         key = str(error).split("=")[0]
-        raise ConfigError(f"{error}; if it has moved, give the new {key}" if key in PLACES else str(error)) from error
+        raise ConfigError(
+            f"{error}; if it has moved, give the new {key}" if key in MOVABLE_SETTINGS else str(error)
+        ) from error
 
 
 def _moved(settings: DiagnoseStudy) -> dict[str, dict[str, Any]]:
-    """Those of `PLACES` that were changed, by section; `ConfigError` if any other setting of a run was."""
+    """Those of `MOVABLE_SETTINGS` that were changed, by section; `ConfigError` if any other setting of a run was."""
     moved: dict[str, dict[str, Any]] = {"data": {}, "features": {}}
     for section, defaults in to_dict(DiagnoseStudy()).items():
         for key, value in to_dict(settings)[section].items():
             if section == "study" or value == defaults[key]:
                 continue
-            if f"{section}.{key}" not in PLACES:
-                remedy = f"change the section study, or where something lies ({', '.join(PLACES)})"
+            if f"{section}.{key}" not in MOVABLE_SETTINGS:
+                remedy = f"change the section study, or where something lies ({', '.join(MOVABLE_SETTINGS)})"
                 raise ArgumentError("run", None, f"a run has its own {section}.{key}: {remedy}")
             moved[section][key] = value
     return moved

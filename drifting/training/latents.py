@@ -12,7 +12,7 @@ from drifting.assembly.spaces import sample_space
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild
 from drifting.data import fingerprint, sources
-from drifting.data.latents.read import FACTS, LABELS, MAKE_AGAIN, MANIFEST
+from drifting.data.latents.read import FACTS_FILE, LABELS_FILE, MAKE_AGAIN, MANIFEST_FILE
 from drifting.data.latents.shards import shards_of
 from drifting.data.latents.write import _Builder, _finish, _mended, _read
 from drifting.data.source import LabelledSource
@@ -54,7 +54,7 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     mine = share.of(shards)
     remove_torn(*(path for shard in mine for path in (shard.path, shard.record)))
     if share.index == 0:
-        remove_torn(workdir / LABELS, workdir / MANIFEST)
+        remove_torn(workdir / LABELS_FILE, workdir / MANIFEST_FILE)
     missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
@@ -94,7 +94,7 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
-    path = workdir / FACTS
+    path = workdir / FACTS_FILE
     if path.is_file():
         # Where the VAE lies may change, its weights may not.
         listed = changes(read_json(path, MAKE_AGAIN), facts, ignored=("vae",))

@@ -25,7 +25,7 @@ logger = logging.getLogger("drifting")
 
 FORMAT, VERSION = "drifting latents", 1
 
-FACTS, LABELS, MANIFEST = "facts.json", "labels.npy", "manifest.json"
+FACTS_FILE, LABELS_FILE, MANIFEST_FILE = "facts.json", "labels.npy", "manifest.json"
 
 MAKE_AGAIN = "restore it, or make the cache again"
 """What to do with a damaged file of a cache."""
@@ -59,12 +59,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no cache, one that is not finished, or the manifest of another one.
     """
-    path = folder / MANIFEST
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        if (folder / FACTS).is_file():
+        if (folder / FACTS_FILE).is_file():
             raise InputError(f"{folder}: the cache is not finished; run its `drifting cache` command again")
         raise InputError(f"{folder}: holds no cache of latents; give a folder that `drifting cache` wrote")
-    manifest, facts = read_json(path, MAKE_AGAIN), read_json(folder / FACTS, MAKE_AGAIN)
+    manifest, facts = read_json(path, MAKE_AGAIN), read_json(folder / FACTS_FILE, MAKE_AGAIN)
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         found = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
         raise InputError(f"{path}: is {found}, not {FORMAT!r} version {VERSION}; make the cache again")
@@ -111,7 +111,7 @@ def _require_none(problems: list[str]) -> None:
 
 
 def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
-    path = folder / LABELS
+    path = folder / LABELS_FILE
     try:
         labels: NDArray[np.int32] = np.load(path, allow_pickle=False).astype(np.int32)
     except (OSError, ValueError, EOFError) as error:

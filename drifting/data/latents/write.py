@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import CacheBuild
 from drifting.data.latents.read import (
-    FACTS,
+    FACTS_FILE,
     FORMAT,
-    LABELS,
+    LABELS_FILE,
     MAKE_AGAIN,
-    MANIFEST,
+    MANIFEST_FILE,
     VERSION,
     record_type,
 )
@@ -272,7 +272,7 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         )  # fmt: skip
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
-    with atomic_path(workdir / LABELS) as temporary:
+    with atomic_path(workdir / LABELS_FILE) as temporary:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
         flush(temporary)
@@ -280,14 +280,14 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "facts": read_json(workdir / FACTS, MAKE_AGAIN),
+        "facts": read_json(workdir / FACTS_FILE, MAKE_AGAIN),
         "images": len(labels),
         "bad": bad,
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
-    write_json(workdir / MANIFEST, manifest)
-    remove_torn(workdir / CONFIG_FILE, workdir / FACTS)  # by now all processes have got past those
+    write_json(workdir / MANIFEST_FILE, manifest)
+    remove_torn(workdir / CONFIG_FILE, workdir / FACTS_FILE)  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
@@ -297,7 +297,7 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         logger.warning(
             "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
             "command takes them in (the data set without them is another cache: choose another workdir)",
-            len(bad), workdir / MANIFEST,
+            len(bad), workdir / MANIFEST_FILE,
         )  # fmt: skip
         for image in bad[:LISTED_AT_MOST]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])

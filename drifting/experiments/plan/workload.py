@@ -7,6 +7,7 @@ automatic differentiation keeps of a sample, or what the compiler allots for one
 import dataclasses
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -183,6 +184,15 @@ def image_facts(data: DataConfig) -> ImageFacts:
     return ImageFacts(shape, 1 if data.unconditional else classes, count, notes)
 
 
+def _kept_by_differentiation(
+    functions: Mapping[str, tuple[Callable[..., Any], Any, Any]], compiler: bool
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Bytes of the networks' weights in the dtype they compute in; and `Workload.activations`."""
+    found = {name: _residuals(*network) for name, network in functions.items()}
+    compiled = {name: _compiled(*network) if compiler else 0.0 for name, network in functions.items()}
+    return sum(fixed for fixed, _ in found.values()), {name: (found[name][1], compiled[name]) for name in functions}
+
+
 def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
     loss = config.loss
     encoder = feature_encoder(config.features, space, abstract=True)
@@ -216,14 +226,8 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
-    copies, activations = 0.0, {}
-    for name, network in {
-        "generator": (generate, state.params, inputs),
-        "encoders": (features, samples, frozen),
-    }.items():
-        fixed, kept = _residuals(*network)
-        copies += fixed
-        activations[name] = (kept, _compiled(*network) if compiler else 0.0)
+    both = {"generator": (generate, state.params, inputs), "encoders": (features, samples, frozen)}
+    copies, activations = _kept_by_differentiation(both, compiler)
     feature_bytes = _bytes(maps)
     return Workload(
         samples=n_gen,
