@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from drifting.errors import HubError
+from drifting.errors import HubError, InputError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -23,7 +23,7 @@ FAILURES = (HTTPError, OSError, RuntimeError)
 """What huggingface_hub raises when something outside fails; its `ValueError` of a bad argument is not among them."""
 
 
-def explained(error: BaseException, subject: str) -> ValueError | HubError:
+def explained(error: BaseException, subject: str) -> InputError | HubError:
     """The error to raise in place of one of `FAILURES`: one line.
 
     Args:
@@ -31,7 +31,7 @@ def explained(error: BaseException, subject: str) -> ValueError | HubError:
         subject: what was wanted, with which the line begins.
 
     Returns:
-        `ValueError` where the reference is wrong, `HubError` for everything that may be right another time.
+        `InputError` where the reference is wrong, `HubError` for everything that may be right another time.
     """
     if isinstance(error.__cause__, FAILURES):
         if isinstance(error, LocalEntryNotFoundError):
@@ -39,7 +39,7 @@ def explained(error: BaseException, subject: str) -> ValueError | HubError:
         if isinstance(error, RuntimeError):  # such as "Error while uploading": the cause says more
             return explained(error.__cause__, subject)
     wrong = _wrong_reference(error)
-    return ValueError(f"{subject}: {wrong}") if wrong else HubError(f"{subject}: {_failure(error)}")
+    return InputError(f"{subject}: {wrong}") if wrong else HubError(f"{subject}: {_failure(error)}")
 
 
 def _wrong_reference(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, parse_hf_uri
 from huggingface_hub.errors import HfUriError
 
-from drifting.errors import HubError
+from drifting.errors import HubError, InputError
 from drifting.weights.card import README, REPO
 from drifting.weights.download import HUB
 from drifting.weights.errors import FAILURES, LOG_IN, explained, one_line
@@ -38,7 +38,7 @@ def push(
         The address of the repository, or of the branch in it.
 
     Raises:
-        ValueError: the folder is no whole artifact, or `repo` no such name.
+        InputError: the folder is no whole artifact, or `repo` no such name.
         HubError: no token, no permission or no network.
     """
     folder = Path(folder).expanduser()
@@ -57,7 +57,7 @@ def push(
     except FAILURES as error:
         raise explained(error, repo) from error
     except ValueError as error:  # the README's front matter, which the hub checks first
-        raise ValueError(f"{repo}: {one_line(error)}") from error
+        raise InputError(f"{repo}: {one_line(error)}") from error
     return url
 
 
@@ -78,6 +78,6 @@ def _check_name(repo: str) -> None:
     try:
         uri = parse_hf_uri(f"{HUB}{repo}")
     except HfUriError as error:
-        raise ValueError(form) from error
+        raise InputError(form) from error
     if uri.type != "model" or uri.revision or uri.path_in_repo:
-        raise ValueError(form)
+        raise InputError(form)
