@@ -42,7 +42,8 @@ def random_box(width: int, height: int, seed: Seed) -> Box:
     fits, it is the largest central part whose ratio lies in `CROP_ASPECT`.
 
     Args:
-        width, height: of the image, in pixels.
+        width: the width of the image, in pixels.
+        height: its height.
         seed: the part is a function of it and of the image's size.
     """
     rng = np.random.default_rng(seed)

@@ -47,10 +47,14 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a sweep. Attributes:
+    """One run of a sweep.
 
-    index: its place in the grid. name: of its folder. values: what it changes, by dotted key. steps: how long it is.
-    scoring: how it is scored, as files of scores say it: `num seed alphas reference ...`.
+    Attributes:
+        index: its place in the grid.
+        name: the name of its folder.
+        values: what it changes, by dotted key.
+        steps: how many steps it trains.
+        scoring: how it is scored, as files of scores say it: `num seed alphas reference ...`.
     """
 
     index: int

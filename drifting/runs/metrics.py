@@ -28,11 +28,11 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
     stopped. The file is replaced atomically, and left alone if there is nothing to drop or it does not exist.
 
     Args:
-      path: a file of `MetricsWriter`.
-      last_step: the step of the checkpoint.
+        path: a file of `MetricsWriter`.
+        last_step: the step of the checkpoint.
 
     Raises:
-      InputError: a line before the last is not a metrics line.
+        InputError: a line before the last is not a metrics line.
     """
     path = Path(path)
     if not path.exists():
@@ -83,13 +83,13 @@ class MetricsWriter:
         """Opens the files, creating the directory.
 
         Args:
-          directory: the run directory; the file is `metrics.jsonl`, TensorBoard's are under `tensorboard/`.
-          tensorboard: write event files.
-          wandb_project: project for Weights & Biases; None = off. A resumed directory continues its W&B run.
-          last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
+            directory: the run directory; the file is `metrics.jsonl`, TensorBoard's are under `tensorboard/`.
+            tensorboard: write event files.
+            wandb_project: project for Weights & Biases; None = off. A resumed directory continues its W&B run.
+            last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
 
         Raises:
-          ConfigError: W&B is asked for and is not installed.
+            ConfigError: W&B is asked for and is not installed.
         """
         self.directory = Path(directory)
         wandb = _import_wandb() if wandb_project else None
@@ -117,11 +117,11 @@ class MetricsWriter:
         """Writes the metrics of one step.
 
         Args:
-          step: the training step.
-          metrics: name → scalar (Python, NumPy or JAX; a JAX one is fetched). `step` is not a name.
+            step: the training step.
+            metrics: name → scalar (Python, NumPy or JAX; a JAX one is fetched). `step` is not a name.
 
         Raises:
-          ValueError: if a metric is called `step`.
+            ValueError: if a metric is called `step`.
         """
         if "step" in metrics:
             raise ValueError('metrics: the name "step" is taken by the step itself; rename the metric')

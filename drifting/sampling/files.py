@@ -99,7 +99,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     Args:
         images: what to draw.
         out: the file, ending in .npz, or the folder.
-        share: of several processes, which this is; all are given the same folder.
+        share: which of several processes this one is; all are given the same folder.
 
     Returns:
         Whether all images are there.

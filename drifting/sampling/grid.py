@@ -32,14 +32,14 @@ def save_grid(images: ArrayLike, path: str | Path, columns: int, scale: int | No
     first three are shown, of two the first.
 
     Args:
-      images: `[N, H, W, C]` floats in `[-1, 1]`; values outside are clipped.
-      path: a `.png` file; its folders are created.
-      columns: images in a row.
-      scale: nearest-neighbour magnification; without it tiny images are magnified until legible.
+        images: `[N, H, W, C]` floats in `[-1, 1]`; values outside are clipped.
+        path: a `.png` file; its folders are created.
+        columns: images in a row.
+        scale: nearest-neighbour magnification; without it tiny images are magnified until legible.
 
     Raises:
-      ArgumentError: the images are not `[N, H, W, C]` with N > 0, or the path is not a PNG.
-      InputError: the images are not finite.
+        ArgumentError: the images are not `[N, H, W, C]` with N > 0, or the path is not a PNG.
+        InputError: the images are not finite.
     """
     images, path = np.asarray(images, np.float32), Path(path)
     shown = images.ndim == 4 and 0 not in images.shape
@@ -83,10 +83,13 @@ def write_grid(
     """Writes a PNG grid of images, a row for each class.
 
     Args:
-        trained: the generator. path: the file, ending in .png.
+        trained: the generator.
+        path: the file, ending in .png.
         classes: labels as numbers or names of the data's classes; None: all, at most 10.
-        columns: images of each class. alpha: guidance scale; None: the generator's own.
-        seed: seed of the first image; the others count on from it. batch_size: images in flight.
+        columns: how many images of each class there are.
+        alpha: the guidance scale; None: the generator's own.
+        seed: the seed of the first image; the others count on from it.
+        batch_size: how many images are in flight.
 
     Raises:
         ArgumentError: no such class, or a path or scale that cannot be.

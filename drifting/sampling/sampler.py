@@ -32,7 +32,7 @@ class Sampler:
         generator: the network without its parameters.
         space: what its samples are; latents are decoded.
         batch_size: images in flight; they do not depend on it.
-        devices: where to draw, in turn; None: where the parameters are.
+        devices: the devices that draw in turn; None: the one where the parameters are.
     """
 
     def __init__(

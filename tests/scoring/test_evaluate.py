@@ -187,7 +187,7 @@ def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: P
     out = tmp_path / "scores.json"
     assert evaluate_generator(trained, "a", out, reference=pixels, settings=settings, share=Share(0, 2)) is None
     other = replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
-    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(weights was '"):
         evaluate_generator(other, "a", out, reference=pixels, settings=settings)
     assert evaluate_generator(trained, "b", out, reference=pixels, settings=settings) is not None
 

@@ -88,7 +88,8 @@ class Workload:
     Attributes:
         samples: whose activations can be split into micro-batches.
         parameters: numbers in each network.
-        flops: by part. again: what micro-batches compute a second time.
+        flops: the operations of each part of a step.
+        again: the operations that micro-batches compute a second time.
         sharded: split over the fsdp axis. replicated: on every device. spread: split over all devices.
         copies: weights in the dtype that the networks compute in.
         activations: of one sample, by network: kept by automatic differentiation, and the compiler's figure.
