@@ -204,7 +204,6 @@ def test_numerical_modules_know_no_config_mesh_file_or_logger():
 
 PENDING = (
     "drifting.weights", "drifting.scoring", "drifting.experiments.compare", "drifting.experiments.report",
-    "drifting.training.loop", "drifting.assembly", "drifting.config",
 )  # fmt: skip
 """Modules whose errors still name flags."""
 

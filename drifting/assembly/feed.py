@@ -1,18 +1,22 @@
 """What a step is fed with: batches for the banks, real samples of its own, or all samples, on the device."""
 
+import dataclasses
 import logging
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from drifting.config.schema import Config, DataConfig, has_banks
 from drifting.data import in_memory
 from drifting.data.batches import ClassBalanced, Constant, Feed, Pipeline, members_of
-from drifting.data.source import LabelledSource
-from drifting.devices import mesh
+from drifting.data.source import Delivery, LabelledSource
+from drifting.devices.blocks import Blocks, joined
 from drifting.devices.mesh import Layout
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
+from drifting.method.space import VAE_SLICE, SampleSpace
 
 logger = logging.getLogger("drifting")
 
@@ -30,18 +34,17 @@ def reading(data: DataConfig, layout: Layout) -> dict[str, Any]:
     )
 
 
-def make_feed(config: Config, source: LabelledSource, layout: Layout | None = None) -> Feed:
+def make_feed(config: Config, source: LabelledSource, layout: Layout) -> Feed:
     """What a step is fed with: new samples for the banks, its own real samples, or all there are, on the device.
 
     Raises:
         ConfigError: a class has no samples.
-        ValueError: resident data cannot be read.
+        InputError: resident data cannot be read.
     """
-    layout = layout or mesh.one_device()
     loss, seed, how = config.loss, config.train.seed, reading(config.data, layout)
     try:
         counts = np.array([len(members) for members in members_of(source)])
-    except ValueError as error:
+    except InputError as error:
         path = f", data.path={config.data.path!r}" if config.data.path else ""
         raise ConfigError(f"data.name={config.data.name!r}{path}: {error}") from error
     few = int((counts < loss.positives).sum())
@@ -53,7 +56,28 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     if has_banks(config):
         return Pipeline(source, min(config.bank.push, len(source)), seed, **how)
     if config.data.resident == "device":
-        return Constant({"resident": in_memory.load(source, config.data.flip, layout.batch, layout.devices)})
+        samples = in_memory.load(source, config.data.flip, layout.batch, layout.devices, layout.take)
+        return Constant({"samples": samples})
     if config.data.resident == "host":
         source = in_memory.InMemory(source, config.data.flip)
     return ClassBalanced(source, loss.labels, loss.positives, seed, unconditional=loss.unconditional, **how)
+
+
+def resident_source(data: DataConfig, source: LabelledSource, space: SampleSpace) -> tuple[LabelledSource, SampleSpace]:
+    """The source that is read, and the space of what it delivers.
+
+    Images that stay in memory and are trained on as latents are encoded once, when they are read. They deliver moments
+    from then on. All other sources are read as they are.
+    """
+    if data.resident is None or space.as_delivered:
+        return source, space
+    blocks = Blocks(space.records, VAE_SLICE, jax.local_devices())
+    placed = blocks.place(space.params)
+
+    def encode(images: NDArray) -> NDArray:
+        moments: NDArray = joined(blocks(placed, (images,)))
+        return moments
+
+    height, width, channels = space.record.shape
+    delivers = Delivery((height, width, channels), str(jnp.dtype(space.record.dtype)), data.vae, space.checksums["vae"])
+    return in_memory.Encoded(source, encode, delivers), dataclasses.replace(space, encoded=True)

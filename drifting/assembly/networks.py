@@ -1,6 +1,8 @@
 """Networks from settings: the generator that a run trains, and the autoencoder that a pre-training trains."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -9,45 +11,45 @@ from flax import nnx
 from jax import Array
 
 from drifting.config.schema import MAEConfig, ModelConfig
-from drifting.networks.dit import PRESETS, DiT
+from drifting.errors import ConfigError, one_of
+from drifting.networks import dit, mlp
+from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
 from drifting.networks.mlp import MLP
 from drifting.networks.network import Generator, Params
 
+GENERATORS: dict[str, Any] = {"dit": dit, "mlp": mlp}
+
+
+def check_model(model: ModelConfig) -> None:
+    """Checks that the generator can be made, as far as that does not depend on its samples.
+
+    Raises:
+        ConfigError: there is no such network, or a setting of it cannot work.
+    """
+    one_of("model.name", model.name, GENERATORS)
+    with _named_settings():
+        GENERATORS[model.name].check_settings(dataclasses.asdict(model))
+
 
 def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
-    """Constructor arguments of the generator for samples of `shape` (height, width, channels), JSON-able."""
-    if model.name == "mlp":
-        return dict(
-            noise_dim=model.noise_dim,
-            out_dim=shape[0] * shape[1] * shape[2],
-            hidden_size=model.hidden_size,
-            depth=model.depth,
-            num_classes=num_classes,
-            dtype=model.dtype,
-        )
-    sizes = dict(PRESETS[model.preset]) if model.preset else {}
-    for key in ("hidden_size", "depth", "num_heads"):
-        sizes.setdefault(key, getattr(model, key))
-    return sizes | dict(
-        input_size=shape[0],
-        patch_size=model.patch_size,
-        in_channels=shape[2],
-        out_channels=shape[2],
-        mlp_ratio=model.mlp_ratio,
-        cond_dim=model.cond_dim or sizes["hidden_size"],
-        num_classes=num_classes,
-        register_tokens=model.register_tokens,
-        style_tokens=model.style_tokens,
-        style_codebook=model.style_codebook,
-        qk_norm=model.qk_norm,
-        swiglu=model.swiglu,
-        rope=model.rope,
-        rms_norm=model.rms_norm,
-        dtype=model.dtype,
-        attention_dtype=model.attention_dtype,
-        remat=model.remat,
-    )
+    """Constructor arguments of the generator for samples of `shape` (height, width, channels), JSON-able.
+
+    Raises:
+        ConfigError: a setting does not fit the samples.
+    """
+    with _named_settings():
+        found: dict[str, Any] = GENERATORS[model.name].arguments(dataclasses.asdict(model), shape, num_classes)
+    return found
+
+
+@contextmanager
+def _named_settings() -> Iterator[None]:
+    """Names the section in what a network says of its settings."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from error
 
 
 def generator(
@@ -56,6 +58,18 @@ def generator(
     """The generator, and a jittable function that draws its initial parameters from `seed`."""
     arguments = generator_arguments(model, shape, num_classes)
     return generator_of(arguments, shape), lambda: nnx.to_pure_dict(nnx.state(_create(arguments, seed)))
+
+
+def own_generator(
+    network: Callable[..., nnx.Module], shape: tuple[int, int, int], seed: int
+) -> tuple[Generator, Callable[[], Params]]:
+    """As `generator`, of a network that `network(rngs=nnx.Rngs)` makes."""
+
+    def create(seed: int) -> nnx.Module:
+        return network(rngs=nnx.Rngs(params=jax.random.key(seed)))
+
+    graphdef = nnx.split(nnx.eval_shape(lambda: create(0)))[0]
+    return Generator(graphdef, shape), lambda: nnx.to_pure_dict(nnx.state(create(seed)))
 
 
 def generator_of(arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> Generator:

@@ -1,31 +1,60 @@
-"""From a checked configuration to the objects it describes: source, generator, encoder, objective, optimiser."""
+"""The numbers of a step, and the optimiser, from settings."""
 
-from typing import TypeVar
-
-from drifting.config.schema import Config, OptimizerConfig, PretrainConfig
-from drifting.method import state as train_state
+from drifting.config.schema import Config, OptimizerConfig
+from drifting.errors import one_of
+from drifting.method.fields import FIELDS
+from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective
+from drifting.method.loss import FEATURE_SCALES, Objective
+from drifting.method.potentials import LOSSES
+from drifting.method.state import Optimizer, learning_rate, make_optimizer
+from drifting.method.step import Recipe
 
-Settings = TypeVar("Settings", Config, PretrainConfig)
+
+def recipe_of(config: Config) -> Recipe:
+    """The numbers of a step.
+
+    Raises:
+        ConfigError: there is no such objective, kernel or feature scale.
+    """
+    loss, guidance = config.loss, config.guidance
+    return Recipe(
+        objective=objective_of(config),
+        guidance=GuidancePrior(guidance.alpha_min, guidance.alpha_max, guidance.exponent, guidance.p_one),
+        labels=loss.labels,
+        generated=loss.generated,
+        positives=loss.positives,
+        unconditional=loss.unconditional,
+        micro_batch=config.train.micro_batch,
+        no_op_steps=config.optimizer.no_op_steps,
+        neighbours=loss.neighbours,
+        neighbour_decay=loss.neighbour_decay,
+    )
 
 
-def objective(config: Config) -> Objective:
-    """The static part of the loss."""
+def objective_of(config: Config) -> Objective:
+    """The static part of the loss.
+
+    Raises:
+        ConfigError: there is no such objective, kernel or feature scale.
+    """
     loss = config.loss
+    one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
+    one_of("loss.kernel", loss.kernel, KERNELS)
+    one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
     return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
 
 
-def optimizer(config: OptimizerConfig, steps: int) -> train_state.Optimizer:
+def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:
     """Clip, AdamW and schedule for a run of so many steps."""
-    schedule = train_state.learning_rate(
+    schedule = learning_rate(
         peak=config.learning_rate,
         warmup_steps=config.warmup_steps,
         total_steps=steps,
         decay=config.decay,
         no_op_steps=config.no_op_steps,
     )
-    return train_state.make_optimizer(
+    return make_optimizer(
         schedule,
         b1=config.b1,
         b2=config.b2,

@@ -1,92 +1,176 @@
-"""A run, put together from its settings: data, space of samples, feature space, generator, objective, compiled step."""
+"""A run, put together from its settings: data, space of samples, feature space, generator, recipe, compiled step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
-from drifting.assembly import networks, recipe, spaces
-from drifting.assembly.banks import fill_banks
-from drifting.assembly.spaces import feature_encoder, source_space
-from drifting.config.checks import check, check_layout, check_sizes
-from drifting.config.schema import Config, has_banks
-from drifting.data import fingerprint, sources
+from drifting.assembly import networks
+from drifting.assembly.feed import make_feed, resident_source
+from drifting.assembly.names import check_settings
+from drifting.assembly.pools import banks_of, fill_banks, pool_of
+from drifting.assembly.recipe import optimizer_of, recipe_of
+from drifting.assembly.spaces import feature_encoder, named_vae, own_encoder, source_space
+from drifting.config.checks import check_layout, check_sizes
+from drifting.config.schema import Config
 from drifting.data.batches import Feed
+from drifting.data.fingerprint import data_facts
 from drifting.data.source import LabelledSource
+from drifting.data.sources import source as open_source
 from drifting.devices import mesh
-from drifting.devices.mesh import Layout
-from drifting.devices.mesh import shardings as state_shardings
-from drifting.method import bank
+from drifting.devices.mesh import Layout, shardings
 from drifting.method.encoders import FeatureEncoder
+from drifting.method.images import generate_images
+from drifting.method.placement import HERE
+from drifting.method.pool import Batch
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState, create
-from drifting.method.step import Batch, Parts, train_step
+from drifting.method.step import StepParts, train_step
 from drifting.networks.network import Params
 
+EncoderFn = Callable[[Array], dict[str, Array]]
+"""An encoder of one's own: `samples [B, H, W, C] -> {name: [B, positions, channels]}`, differentiable."""
 
-@dataclass(frozen=True)
-class Training:
-    """Everything a run needs but its directory. Made by `prepare`.
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything a training needs but its folder, made by `prepare`. A context manager: `close` ends its readers.
 
     Attributes:
-        parts: of the step. source: the real samples. encoder: the feature space.
-        empty: jittable, the state before the first step, banks still empty.
-        frozen: parameters of the frozen networks, on all devices. widths, key: the other constants of the step.
-        step: the compiled step, `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
+        config: the settings, with the VAE of cached latents named.
+        source: the real samples.
+        encoder: the feature space.
+        parts: the static parts of the step.
+        layout: where everything lies.
+        empty: jittable; makes the state before the first step, its banks still empty.
+        frozen: parameters of the frozen networks, on all devices.
+        widths, key: the other constants of the step.
+        compiled: the jitted step, `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
+        feed: batches of real samples.
+        identity: JSON-able facts that a run depends on and that are not settings.
     """
 
-    parts: Parts
+    config: Config
     source: LabelledSource
     encoder: FeatureEncoder
+    parts: StepParts
+    layout: Layout
     empty: Callable[[], TrainState]
     frozen: Params
     widths: Array
     key: Array
-    step: Callable[..., tuple[TrainState, dict[str, Any]]]
+    compiled: Callable[..., tuple[TrainState, Metrics]]
+    feed: Feed
+    identity: dict[str, Any]
 
-    def advance(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        """One step."""
-        return self.step(state, batch, self.frozen, self.widths, self.key)
+    def initial_state(self) -> TrainState:
+        """The state before the first step, its banks filled from the feed.
 
-    def first_state(self, feed: Feed) -> TrainState:
-        """The state before the first step, its banks filled from the feed."""
-        placed = state_shardings(self.parts.layout, jax.eval_shape(self.empty))
-        return fill_banks(self.parts, self.source, feed, jax.jit(self.empty, out_shardings=placed)(), self.frozen)
+        Raises:
+            ValueError: an image cannot be read, or a class has none.
+        """
+        placed = shardings(self.layout, jax.eval_shape(self.empty))
+        state = jax.jit(self.empty, out_shardings=placed)()
+        return fill_banks(self.config, self.parts.space, self.layout, self.source, self.feed, state, self.frozen)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Facts that a run depends on and that are not settings."""
-        space = self.parts.space
-        weights = self.encoder.checksums | space.checksums
-        return fingerprint.data_facts(self.source) | {"sample_shape": list(space.shape), "weights": weights}
+    def batches(self, steps: int) -> Iterator[Batch]:
+        """Batches for so many further steps, read ahead."""
+        for _ in range(steps):
+            yield next(self.feed)
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The next state and the metrics of one step, see `train_step`. The state that is given is used up."""
+        return self.compiled(state, batch, self.frozen, self.widths, self.key)
+
+    def sample(
+        self, state: TrainState, labels: Sequence[int] | np.ndarray, seed: int = 0, alpha: float | None = None
+    ) -> np.ndarray:
+        """Images `[N, H, W, C]` float32 in about [-1, 1] of the first average of the parameters.
+
+        Args:
+            state: of this run.
+            labels: `[N]` class of each image.
+            seed: image `i` depends on the seed `seed + i` alone.
+            alpha: the guidance scale; None: `eval.alpha`.
+        """
+        labels = np.asarray(labels, np.int32)
+        seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
+        scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
+        params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
+        return np.asarray(
+            _drawn(self.parts.generator, self.parts.space, params, self.parts.space.params, seeds, labels, scale)
+        )
+
+    def close(self) -> None:
+        """Ends the threads and processes that read ahead."""
+        self.feed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def prepare(config: Config) -> Training:
-    """Reads data and frozen networks, and sets up the step.
+_drawn = jax.jit(generate_images, static_argnums=(0, 1))
+
+
+def prepare(
+    config: Config,
+    *,
+    source: LabelledSource | None = None,
+    network: Callable[..., nnx.Module] | None = None,
+    encoder: EncoderFn | None = None,
+) -> Run:
+    """Puts a run together, top to bottom; nothing is compiled yet but for what makes constants.
+
+    Args:
+        config: the settings.
+        source: real samples of one's own, in place of those that `config.data` names.
+        network: makes a generator of one's own, in place of the one that `config.model` describes:
+            `network(rngs=nnx.Rngs)`, a module with `__call__(noise, labels, alpha)`, samples `[B, H, W, C]` for noise
+            with a leading batch axis, labels `[B]` int32 and alpha `[B]` float32, and `sample_noise(key)`, the noise of
+            one sample as a dict of arrays.
+        encoder: a feature space of one's own, in place of that of `config.features`.
 
     Raises:
         ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there.
     """
-    check(config)
-    source = sources.source(config.data)
-    config, space = spaces.named_vae(config, source), source_space(config.data.vae, source)
+    check_settings(config, own_network=network is not None, own_encoder=encoder is not None)
+    source = open_source(config.data) if source is None else source
+    config, space = named_vae(config, source), source_space(config.data.vae, source)
     check_sizes(config, space.shape, source.num_classes)
-    layout = mesh.layout(config.mesh, config.bank.per_device)
+    layout = mesh.layout(config.mesh.data, config.mesh.fsdp, config.bank.per_device)
     check_layout(config, layout.devices, jax.process_count(), len(source))
-    encoder = feature_encoder(config.features, space)
-    parts, empty = set_up(config, space, encoder, source.num_classes, layout)
-    placed = state_shardings(layout, jax.eval_shape(empty))
+    found = feature_encoder(config.features, space) if encoder is None else own_encoder(encoder, space)
+    read, space = resident_source(config.data, source, space)
+    parts, empty = set_up(config, space, found, source.num_classes, layout, network)
+    placed = shardings(layout, jax.eval_shape(empty))
     # Arguments, not constants: runs that differ in them alone share what is compiled.
     everywhere = partial(jax.jit, out_shardings=layout.replicated)
-    widths = everywhere(lambda widths: widths)(np.asarray(config.loss.widths, np.float32))
-    key = everywhere(jax.random.key)(config.train.seed)
-    step = jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
-    return Training(parts, source, encoder, empty, layout.put(encoder.params), widths, key, step)
+    weights = found.checksums | space.checksums
+    return Run(
+        config=config,
+        source=source,
+        encoder=found,
+        parts=parts,
+        layout=layout,
+        empty=empty,
+        frozen=layout.put(found.params),
+        widths=everywhere(lambda widths: widths)(np.asarray(config.loss.widths, np.float32)),
+        key=everywhere(jax.random.key)(config.train.seed),
+        compiled=jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated)),
+        feed=make_feed(config, read, layout),
+        identity=data_facts(source) | {"sample_shape": list(space.shape), "weights": weights},
+    )
 
 
 def set_up(
@@ -95,39 +179,32 @@ def set_up(
     encoder: FeatureEncoder,
     num_classes: int,
     layout: Layout | None = None,
-) -> tuple[Parts, Callable[[], TrainState]]:
+    network: Callable[..., nnx.Module] | None = None,
+) -> tuple[StepParts, Callable[[], TrainState]]:
     """The static parts of a step, and a jittable function that makes the state before the first, banks still empty.
 
-    `layout`: None is one device.
+    Args:
+        config: the settings.
+        space: what a sample is. encoder: the feature space. num_classes: of the data.
+        layout: where arrays lie; None: on one device.
+        network: see `prepare`.
     """
-    layout = layout or mesh.one_device()
-    generator, init_params = networks.generator(config.model, space.shape, num_classes, config.train.seed)
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
-    objective = recipe.objective(config)
-    parts = Parts(config, generator, space, encoder.features, objective, optimizer, num_classes, layout)
+    if network is None:
+        generator, init_params = networks.generator(config.model, space.shape, num_classes, config.train.seed)
+    else:
+        generator, init_params = networks.own_generator(network, space.shape, config.train.seed)
+    optimizer = optimizer_of(config.optimizer, config.train.steps)
+    placement = HERE if layout is None or layout.devices == 1 else layout
+    parts = StepParts(recipe_of(config), generator, space, encoder.features, optimizer, pool_of(config), placement)
+    sets = 1 if layout is None else layout.replicas
 
     def empty_state() -> TrainState:
         return create(
             init_params(),
             optimizer,
             ema_decays=config.train.ema_decays,
-            banks=empty_banks(config, space, num_classes, layout.replicas),
+            banks=banks_of(config, space, num_classes, sets),
             neighbour_scale=jnp.zeros(num_classes) if config.loss.feature_scale == "neighbour" else None,
         )
 
     return parts, empty_state
-
-
-def empty_banks(config: Config, space: SampleSpace, num_classes: int, sets: int = 1) -> dict[str, bank.Bank]:
-    """The banks of `config` for samples of `space`, without samples; their first axis is that of the `sets`."""
-    if not has_banks(config):
-        return {}
-    kept = space.record
-
-    def several(one: bank.Bank) -> bank.Bank:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (sets, *x.shape)), one)
-
-    banks = {"class": several(bank.create(num_classes, config.bank.per_class, kept.shape, kept.dtype))}
-    if config.loss.unconditional:
-        banks["unconditional"] = several(bank.create(1, config.bank.unconditional, kept.shape, kept.dtype))
-    return banks

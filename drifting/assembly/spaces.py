@@ -5,20 +5,22 @@ network with which a machine or a configuration can be tried out before anything
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-import numpy as np
 from jax import Array
 
-from drifting.assembly.recipe import Settings
-from drifting.config.schema import FeaturesConfig
-from drifting.data.latents.read import LatentSource
-from drifting.data.source import LabelledSource, Source, read
-from drifting.errors import ConfigError
-from drifting.method.encoders import FeatureEncoder, _convnext_reader, _mae_reader, _text
+from drifting.config.parse import parse_section
+from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
+from drifting.data.source import LabelledSource, Source, delivery
+from drifting.errors import ConfigError, one_of
+from drifting.method.encoders import ENCODERS, FeatureEncoder, Reader
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
-from drifting.networks.network import Params
+from drifting.networks.network import Network, Params
 from drifting.weights.references import network
+
+Training = TypeVar("Training", Config, PretrainConfig)
 
 # --- the space in which samples live ----------------------------------------------------------------------------------
 
@@ -41,7 +43,7 @@ def sample_space(
     if channels != found.arguments["in_channels"] or height % factor or width % factor:
         raise ConfigError(
             f"{key}={reference!r}: it takes {found.arguments['in_channels']} channels and sides divisible by {factor}, "
-            f"the images are {_text(image_shape)}: choose another data.image_size or another VAE"
+            f"the images are {'x'.join(map(str, image_shape))}: choose another data.image_size or another VAE"
         )
     shape = (height // factor, width // factor, found.arguments["latent_channels"])
     return SampleSpace(shape, image_shape, found)
@@ -55,21 +57,45 @@ def source_space(reference: str | None, source: Source) -> SampleSpace:
     Raises:
         ConfigError: the VAE cannot be had, is for other images, or is another one.
     """
-    if not isinstance(source, LatentSource):
-        delivered, _ = read(source, [0], np.zeros(1, bool), None)
-        return dataclasses.replace(sample_space(reference, source.shape), image_dtype=str(delivered.dtype))
-    reference = reference or source.vae
+    delivers = delivery(source)
+    if delivers.vae is None:
+        return dataclasses.replace(sample_space(reference, source.shape), image_dtype=delivers.dtype)
+    reference = reference or delivers.vae
     space = sample_space(reference, source.shape)
     found = space.checksums["vae"]
-    if found != source.vae_checksum:
+    if found != delivers.vae_checksum:
         raise ConfigError(
-            f"data.vae={reference!r}: its checksum is {found}, but {source.path} holds latents of another VAE, "
-            f"{source.vae!r} with checksum {source.vae_checksum}"
+            f"data.vae={reference!r}: its checksum is {found}, but {delivers.path} holds latents of another VAE, "
+            f"{delivers.vae!r} with checksum {delivers.vae_checksum}"
         )
     return dataclasses.replace(space, encoded=True)
 
 
-# --- feature encoders -------------------------------------------------------------------------------------------------
+def named_vae(config: Training, source: LabelledSource) -> Training:
+    """The settings with `data.vae` named: latents that were encoded before know whose they are."""
+    vae = delivery(source).vae
+    if vae is None or config.data.vae is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
+
+
+# --- the feature space ------------------------------------------------------------------------------------------------
+
+
+def encoder_options(config: FeaturesConfig, name: str) -> Any:
+    """The settings of one encoder, an instance of `ENCODERS[name].options`.
+
+    Raises:
+        ConfigError: there is no such encoder or option, or an option cannot work.
+    """
+    one_of("features.encoders", name, ENCODERS)
+    prefix = f"features.options.{name}."
+    try:
+        return parse_section(ENCODERS[name].options(), config.options.get(name, {}), prefix)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
 
 
 def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool = False) -> FeatureEncoder:
@@ -80,25 +106,24 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
     Raises:
         ConfigError: weights are missing, damaged, of another kind, or for other samples.
     """
-    networks = {
-        name: network(
-            f"features.{name}",
-            getattr(config, name),
-            name,
-            abstract,
-            dtype=getattr(config, f"{name}_dtype"),
-            remat=config.remat,
+    networks: dict[str, Network] = {}
+    readers: dict[str, Reader] = {}
+    for name in config.encoders:
+        options, encoder = encoder_options(config, name), ENCODERS[name]
+        key = f"features.options.{name}"
+        networks[name] = network(
+            f"{key}.weights", options.weights, encoder.network, abstract, dtype=options.dtype, remat=config.remat
         )
-        for name in config.encoders
-    }
-    readers = {name: (_mae_reader if name == "mae" else _convnext_reader)(config, found, space)
-               for name, found in networks.items()}  # fmt: skip
+        try:
+            readers[name] = encoder.read(options, networks[name], space)
+        except ValueError as error:
+            raise ConfigError(f"{key}.{error}") from error
 
     def features(params: Params, samples: Array) -> dict[str, Array]:
         images = space.decode(params, samples) if any(reader.of_images for reader in readers.values()) else samples
         maps = pixel_features(samples)
         for name, reader in readers.items():
-            found = reader.read(params[name], images if reader.of_images else samples)
+            found = reader.features(params[name], images if reader.of_images else samples)
             maps |= {name: f.astype(config.kept_dtype or f.dtype) for name, f in found.items()}
         return maps
 
@@ -107,8 +132,6 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
     return FeatureEncoder(features, params | space.params, checksums)
 
 
-def named_vae(config: Settings, source: LabelledSource) -> Settings:
-    """The settings with `data.vae` named: latents that were encoded before know whose they are."""
-    if not isinstance(source, LatentSource) or config.data.vae is not None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=source.vae))
+def own_encoder(encoder: Callable[[Array], dict[str, Array]], space: SampleSpace) -> FeatureEncoder:
+    """The feature space that a function `samples [B, H, W, C] -> {name: [B, positions, channels]}` makes."""
+    return FeatureEncoder(lambda params, samples: encoder(samples), space.params)

@@ -14,20 +14,13 @@ from drifting.config.schema import (
     DataConfig,
     EvalConfig,
     FeaturesConfig,
-    ModelConfig,
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
     TrainingConfig,
     has_banks,
 )
-from drifting.data.sources import SOURCES
 from drifting.errors import one_of, require
-from drifting.method.fields import FIELDS
-from drifting.method.kernels import KERNELS
-from drifting.method.loss import FEATURE_SCALES
-from drifting.method.potentials import LOSSES
-from drifting.networks.dit import PRESETS
 
 
 def check(config: AnyConfig) -> None:
@@ -50,7 +43,6 @@ def check(config: AnyConfig) -> None:
     _check_loss(config)
     _check_guidance(config)
     _check_features(config.features)
-    _check_model(config.model)
     _check_bank(config)
     _check_eval(config.eval, config.train)
 
@@ -96,7 +88,6 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    one_of("data.name", data.name, SOURCES)
     _at_least(0, "data", data, "prefetch", "workers")
     if data.resident is not None:
         one_of("data.resident", data.resident, ("device", "host"))
@@ -120,9 +111,6 @@ def _check_cache(config: CacheBuild) -> None:
 
 def _check_loss(config: Config) -> None:
     loss = config.loss
-    one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
-    one_of("loss.kernel", loss.kernel, KERNELS)
-    one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
     require(len(loss.widths) > 0, "loss.widths", loss.widths, "give at least one kernel width, for example (0.3,)")
     require(all(0 < w < math.inf for w in loss.widths), "loss.widths", loss.widths, "kernel widths are positive")
     _at_least(1, "loss", loss, "labels")
@@ -158,66 +146,13 @@ def _check_guidance(config: Config) -> None:
 
 def _check_features(features: FeaturesConfig) -> None:
     names = features.encoders
-    for name in names:
-        one_of("features.encoders", name, ("mae", "convnext"))
-        remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "
-        remedy += "features.encoders; () compares the samples themselves"
-        require(getattr(features, name) is not None, f"features.{name}", None, remedy)
     require(len(set(names)) == len(names), "features.encoders", names, "name each encoder once")
-    _check_dtype("features.mae_dtype", features.mae_dtype)
-    _check_dtype("features.convnext_dtype", features.convnext_dtype)
     if features.kept_dtype is not None:
         _check_dtype("features.kept_dtype", features.kept_dtype)
-    _at_least(32, "features", features, "convnext_size")
-    require(features.every_k_block >= 0, "features.every_k_block", features.every_k_block, "use 0 (no block) or more")
-    for key in ("mean_patches", "std_patches"):
-        sides = getattr(features, key)
-        require(all(side > 0 for side in sides), f"features.{key}", sides, "sides of patches are at least 1")
-    if features.mae_size is not None:
-        _at_least(1, "features", features, "mae_size")
 
 
 def _check_dtype(key: str, dtype: str | None) -> None:
     one_of(key, dtype, ("float32", "bfloat16"))
-
-
-def _check_model(model: ModelConfig) -> None:
-    one_of("model.name", model.name, ("dit", "mlp"))
-    _check_dtype("model.dtype", model.dtype)
-    if model.attention_dtype is not None:
-        _check_dtype("model.attention_dtype", model.attention_dtype)
-    _at_least(0, "model", model, "register_tokens", "style_tokens")
-    _at_least(1, "model", model, "patch_size", "style_codebook", "noise_dim")
-    require(0 < model.mlp_ratio < math.inf, "model.mlp_ratio", model.mlp_ratio, "use a positive number")
-    if model.cond_dim is not None:
-        _at_least(1, "model", model, "cond_dim")
-    if model.name == "mlp":
-        remedy = "presets are sizes of model.name='dit': give model.hidden_size and model.depth"
-        require(model.preset is None, "model.preset", model.preset, remedy)
-        for key, least in {"hidden_size": 1, "depth": 2}.items():
-            value = getattr(model, key)
-            require(value is not None and value >= least, f"model.{key}", value, f"give {least} or more")
-    else:
-        _check_dit_size(model)
-
-
-def _check_dit_size(model: ModelConfig) -> None:
-    sizes = {"hidden_size": model.hidden_size, "depth": model.depth, "num_heads": model.num_heads}
-    if model.preset is not None:
-        one_of("model.preset", model.preset, PRESETS)
-        for key, value in sizes.items():
-            remedy = f"model.preset={model.preset!r} sets it: give one or the other"
-            require(value is None, f"model.{key}", value, remedy)
-        return
-    for key, value in sizes.items():
-        remedy = f"give it, or a model.preset out of {', '.join(PRESETS)}"
-        require(value is not None, f"model.{key}", value, remedy)
-        require(value is not None and value > 0, f"model.{key}", value, "use 1 or more")
-    hidden, heads = model.hidden_size or 0, model.num_heads or 1
-    require(hidden % 4 == 0, "model.hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
-    require(hidden % heads == 0, "model.num_heads", heads, f"must divide model.hidden_size={hidden}")
-    remedy = f"model.rope needs heads of even width, these have {hidden // heads}"
-    require(not model.rope or hidden // heads % 2 == 0, "model.num_heads", heads, remedy)
 
 
 def _check_bank(config: Config) -> None:
@@ -310,13 +245,6 @@ def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes
         remedy = f"times mae.input_patch_size it is {patch}, which must divide {samples}"
         require(fits, "mae.patch_size", mae.patch_size, remedy)
         return
-    model = config.model
-    if model.name == "dit":
-        remedy = f"its samples are {height}x{width}, but the transformer draws squares: crop or pad them"
-        require(height == width, "data.name", config.data.name, remedy)
-        sides = [p for p in (1, 2, 4, 7, 8, 14, 16) if height % p == 0]
-        remedy = f"must divide {samples}: use one of {', '.join(map(str, sides))}"
-        require(height % model.patch_size == 0, "model.patch_size", model.patch_size, remedy)
     if config.loss.feature_scale == "neighbour":
         remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"
         require(config.loss.labels <= num_classes, "loss.labels", config.loss.labels, remedy)

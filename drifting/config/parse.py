@@ -4,12 +4,13 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from drifting.config.older import renamed, renewed
 from drifting.config.schema import Config, Kind, Settings
 from drifting.errors import ConfigError
 
@@ -24,6 +25,8 @@ def to_config_dict(config: Settings) -> ConfigDict:
             v = getattr(value, f.name)
             if dataclasses.is_dataclass(v):
                 out[f.name] = section(v)
+            elif isinstance(v, dict):
+                out[f.name] = ConfigDict(v)
             elif v is None:
                 out[f.name] = placeholder(_inner_type(hints[f.name]))
             else:
@@ -53,7 +56,7 @@ def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
     """
     if isinstance(settings, ConfigDict):
         settings = settings.to_dict()
-    return _parse_section(kind(), settings, "")
+    return parse_section(kind(), renewed(settings), "")
 
 
 def _inner_type(hint: Any) -> Any:
@@ -63,7 +66,12 @@ def _inner_type(hint: Any) -> Any:
     return hint
 
 
-def _parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
+def parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
+    """The dataclass `defaults` with the values of `settings`, keys and values; `prefix` goes before keys in errors.
+
+    Raises:
+        ConfigError: an unknown key or a value of a wrong type.
+    """
     if not isinstance(settings, dict):
         raise ConfigError(f"{prefix.rstrip('.') or 'settings'}={settings!r}: expected a section of keys, not a value")
     hints = typing.get_type_hints(type(defaults))
@@ -72,7 +80,7 @@ def _parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
         if key not in hints:
             raise ConfigError(unknown_key(prefix + key, value, hints))
         if dataclasses.is_dataclass(hints[key]):
-            values[key] = _parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
+            values[key] = parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
         else:
             values[key] = _convert(hints[key], value, prefix + key)
     return dataclasses.replace(defaults, **values)
@@ -94,8 +102,11 @@ def annotation(kind: type[Settings], path: str, value: Any) -> Any:
         ConfigError: there is no such key, or it is a section. The message names `value`, which it was to be set to.
     """
     hint: Any = kind
-    parts = path.split(".")
+    parts = renamed(path).split(".")
     for depth, part in enumerate(parts, start=1):
+        if typing.get_origin(hint) is dict:
+            hint = typing.get_args(hint)[1]
+            continue
         hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
         if not hints:
             raise ConfigError(
@@ -107,6 +118,8 @@ def annotation(kind: type[Settings], path: str, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         first = dataclasses.fields(hint)[0].name
         raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.{first}=...")
+    if typing.get_origin(hint) is dict:
+        raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.NAME=...")
     return hint
 
 
@@ -133,6 +146,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(wrong_type(path, value, hint))
         return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}={value!r}: expected keys with values of their own, not a value")
+        return {key: _convert(typing.get_args(hint)[1], v, f"{path}.{key}") for key, v in value.items()}
+    if hint is Any:
+        return tuple(value) if isinstance(value, list) else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -41,6 +41,7 @@ class ModelConfig:
     attention_dtype: str | None = "float32"  # None: dtype
     remat: bool = False
     noise_dim: int = 32  # mlp only
+    options: dict[str, Any] = field(default_factory=dict, hash=False)  # what a network of one's own is told
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,9 @@ class FeaturesConfig:
     `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
     """
 
-    encoders: tuple[str, ...] = ("mae",)  # of 'mae' and 'convnext'; (): the samples alone
-    mae: str | None = None  # weights, such as the folder `encoder` that `drifting pretrain` writes
-    convnext: str | None = "hf://facebook/convnextv2-base-22k-224"
-    locations: bool = True  # this and the following: which features of the mae
-    mean: bool = True
-    std: bool = True
-    mean_patches: tuple[int, ...] = (2, 4)
-    std_patches: tuple[int, ...] = (2, 4)
-    every_k_block: int = 2
-    mae_size: int | None = None  # images are resized to this many pixels for the mae; None: not
-    convnext_size: int = 224  # and for the convnext
-    mae_dtype: str = "float32"
-    convnext_dtype: str = "float32"
+    encoders: tuple[str, ...] = ("mae",)  # of `drifting.method.encoders.ENCODERS`; (): the samples alone
+    # What each encoder is told, by its name: `weights` and what else its options in `drifting.method.encoders` are.
+    options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
     remat: bool = False
 

@@ -1,9 +1,11 @@
 """What a file in `configs/` starts from, and the variant `tiny` that every experiment has."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from drifting.config.older import renewed
 from drifting.config.parse import to_config_dict
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, command_of
 from drifting.errors import ConfigError
@@ -73,10 +75,20 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.loss.update(labels=1 if config.data.unconditional else 2, generated=4, positives=4, neighbours=2)
     config.loss.unconditional = min(config.loss.unconditional, 2)
     config.bank.update(per_class=min(config.bank.per_class, 8), unconditional=16, push=16)
-    config.features.mae = f"random://{'latent' if latent else 'pixel'}_smoke"
-    config.features.update(convnext="random://smoke", convnext_size=32)
-    config.features.update(std=False, mean_patches=(2,), std_patches=(), every_k_block=0)
-    if config.features.mae_size is not None:
-        config.features.mae_size = 16
+    config.features = _tiny_features(config.features.to_dict(), latent)
     config.eval.update(num_samples=8, batch_size=8)
     return config
+
+
+def _tiny_features(features: dict[str, Any], latent: bool) -> ConfigDict:
+    features = renewed({"features": features})["features"]
+    options: dict[str, dict[str, Any]] = features.get("options", {})
+    for name in {"mae", "convnext", *features["encoders"]}:
+        options.setdefault(name, {})["weights"] = "random://smoke"
+    mae, convnext = options["mae"], options["convnext"]
+    mae.update(weights=f"random://{'latent' if latent else 'pixel'}_smoke")
+    mae.update(std=False, mean_patches=(2,), std_patches=(), every_k_block=0)
+    if mae.get("size") is not None:
+        mae["size"] = 16
+    convnext["size"] = 32
+    return ConfigDict(features | {"options": options})

@@ -17,8 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from drifting.data.latents.read import LatentSource
-from drifting.data.source import LabelledSource, Source, read
+from drifting.data.source import LabelledSource, Source, delivery, read
 from drifting.errors import InputError, require_argument
 
 # Purposes of the random streams, so that no two draws of a run share one.
@@ -352,8 +351,8 @@ def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         name, remedy = repr(source.name), "leave them out, or add images"
-        if isinstance(source, LatentSource):
-            name, remedy = f"{source.path}", f"{remedy}, and make the cache again in another folder"
+        if delivery(source).are_moments:
+            name, remedy = delivery(source).path or name, f"{remedy}, and make the cache again in another folder"
         raise InputError(
             f"{len(empty)} of {source.num_classes} classes of {name} have no image: "
             f"{', '.join(empty[:5])}{more}; {remedy}"

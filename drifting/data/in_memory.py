@@ -1,4 +1,4 @@
-"""A whole data set in memory: `InMemory` on the host, `load` on the devices, sorted by class."""
+"""A whole data set in memory: `InMemory` on the host, `load` on the devices, sorted by class; `Encoded` as latents."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from drifting.data.batches import members_of
 from drifting.data.crop import Seed
-from drifting.data.latents.read import LatentSource
-from drifting.data.source import Batch, Indices, LabelledSource, Records, augmented, read
-from drifting.method.all_samples import Resident
+from drifting.data.source import Batch, Delivery, Indices, LabelledSource, Records, augmented, delivery, read
+from drifting.method.all_samples import AllSamples, look_up
+from drifting.method.placement import Take
 
 logger = logging.getLogger("drifting")
 
@@ -24,16 +24,46 @@ REPORTED_BYTES = 2**30
 """Bytes from which on loading takes long enough to be announced."""
 
 
-class InMemory:
-    """Another source's images, read once and kept in memory.
+class Encoded:
+    """Another source's images as moments of latents, encoded whenever they are read.
 
     Args:
-        source: The images.
-        flip: Keep the mirror images of latents, too, which are encoded apart; other images are mirrored when read.
+        source: the images.
+        encode: moments `[B, h, w, 2 C]` float16 of images `[B, H, W, C]` as the source delivers them.
+        delivers: what that makes of one image.
+    """
+
+    def __init__(self, source: LabelledSource, encode: Callable[[NDArray], NDArray], delivers: Delivery) -> None:
+        self.name, self.shape, self.delivers = source.name, source.shape, delivers
+        self.labels, self.class_names, self.num_classes = source.labels, source.class_names, source.num_classes
+        self._source, self._encode = source, encode
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray, int]:
+        moments, labels = self.__getitems__([index])
+        return moments[0], int(labels[0])
+
+    def __getitems__(self, indices: Indices, /) -> Batch:
+        return self.read(indices, np.zeros(len(indices), bool), None)
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """Moments of the images, mirrored and cropped before they are encoded, and labels."""
+        images, labels = read(self._source, indices, mirrored, crop_seeds)
+        return self._encode(images), labels
+
+
+class InMemory:
+    """What another source delivers, read once and kept in memory.
+
+    Args:
+        source: the images, or moments of latents.
+        flip: keep the mirror images of moments, too, which are read apart; images are turned when they are read.
     """
 
     def __init__(self, source: LabelledSource, flip: bool) -> None:
-        self.name, self.shape = source.name, source.shape
+        self.name, self.shape, self.delivers = source.name, source.shape, delivery(source)
         self.labels, self.class_names, self.num_classes = source.labels, source.class_names, source.num_classes
         self._records = views(source, flip)(np.arange(len(source)))
 
@@ -54,7 +84,9 @@ class InMemory:
         return augmented(self._records[rows, 0], mirrored, crop_seeds), self.labels[rows]
 
 
-def load(source: LabelledSource, flip: bool, sharding: Sharding | None = None, shards: int = 1) -> Resident:
+def load(
+    source: LabelledSource, flip: bool, sharding: Sharding | None = None, shards: int = 1, take: Take = look_up
+) -> AllSamples:
     """All of a source on the devices; each process reads only what its own devices hold.
 
     Args:
@@ -62,6 +94,7 @@ def load(source: LabelledSource, flip: bool, sharding: Sharding | None = None, s
         flip: mirror what is drawn with probability 1/2; doubles what latents take.
         sharding: how the rows of `[N, V, *shape]` are spread; None puts them on the default device.
         shards: how many parts of equal size that makes of the rows.
+        take: how records that are spread like that are looked up.
 
     Raises:
         InputError: a class has no samples, or an image cannot be read.
@@ -80,12 +113,12 @@ def load(source: LabelledSource, flip: bool, sharding: Sharding | None = None, s
 
     where = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     records = jax.make_array_from_callback((rows, *record.shape[1:]), where, part)
-    return Resident(records, jax.device_put(starts), flip)
+    return AllSamples(records, jax.device_put(starts), flip, take)
 
 
 def views(source: LabelledSource, flip: bool) -> Callable[[NDArray[np.int64]], NDArray]:
-    """A reader of samples by index, `[N] -> [N, V, *shape]`: each, and of latents with `flip` its mirror image."""
-    kinds = (False, True) if flip and isinstance(source, LatentSource) else (False,)
+    """A reader of samples by index, `[N] -> [N, V, *shape]`: each, and of moments with `flip` the mirror image's."""
+    kinds = (False, True) if flip and delivery(source).are_moments else (False,)
 
     def chunk(rows: NDArray[np.int64]) -> NDArray:
         return np.stack([read(source, rows, np.full(len(rows), kind), None)[0] for kind in kinds], axis=1)

@@ -1,6 +1,7 @@
 """What a source is: a labelled image set that can be read at any index."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,8 +19,38 @@ Records = tuple[NDArray, NDArray[np.int32]]
 SPLITS = ("train", "heldout")
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What `read` of a source delivers for each index.
+
+    Attributes:
+        shape: of one array.
+        dtype: its dtype; images are `uint8`, or `float32` in [-1, 1].
+        vae: None where these are images. Otherwise they are moments of latents, mean and log-variance along the last
+            axis, and this is a reference to the VAE that encoded them.
+        vae_checksum: checksum of that VAE's weights.
+        mirrored: whether mirror images can be had. Those of images are made by turning them, those of moments are read.
+        path: where they lie, for messages; '' if nowhere.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: str = "float32"
+    vae: str | None = None
+    vae_checksum: str | None = None
+    mirrored: bool = True
+    path: str = ""
+
+    @property
+    def are_moments(self) -> bool:
+        """Whether these are moments of latents rather than images."""
+        return self.vae is not None
+
+
 class Source(Protocol):
-    """A labelled image set that can be read at any index, from several threads at once."""
+    """A labelled image set that can be read at any index, from several threads at once.
+
+    A source that delivers anything but `float32` images says so by a further attribute, `delivers: Delivery`.
+    """
 
     @property
     def name(self) -> str:
@@ -60,6 +91,20 @@ class AugmentingSource(Source, Protocol):
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """As `read` below."""
+
+
+@runtime_checkable
+class VerifiableSource(Source, Protocol):
+    """A source whose files can be compared with checksums, which reads all of them."""
+
+    def verify(self) -> None:
+        """Raises `ValueError`, one line, where they differ."""
+
+
+def delivery(source: Source) -> Delivery:
+    """What `read` of the source delivers."""
+    found: Delivery = getattr(source, "delivers", None) or Delivery(source.shape)
+    return found
 
 
 def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
@@ -116,6 +161,7 @@ class ArraySource:
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
+        self.delivers = Delivery(self.shape, str(images.dtype))
         self._images = images
 
     def __len__(self) -> int:
@@ -135,13 +181,13 @@ class ArraySource:
 
 
 class OneClass:
-    """Another source's images without their labels: all are of the class `all`."""
+    """What another source delivers, without its labels: all is of the class `all`."""
 
     num_classes = 1
     class_names = ("all",)
 
     def __init__(self, source: LabelledSource) -> None:
-        self.name, self.shape = source.name, source.shape
+        self.name, self.shape, self.delivers = source.name, source.shape, delivery(source)
         self.labels: NDArray[np.int32] = np.zeros(len(source), np.int32)
         self._source = source
 

@@ -1,28 +1,53 @@
 """Requests to stop, SIGTERM and Ctrl-C, that wait until what is under way is finished."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C only ask to stop while the block runs; a second Ctrl-C stops at once.
+class StopRequested(Exception):
+    """A request to stop came while `Interrupts.at_once` was in force."""
 
-    Yields:
-        A function that says whether a stop has been asked for.
-    """
-    received: list[int] = []
 
-    def handler(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
+class Interrupts:
+    """What has been asked of this process since it began to listen."""
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._at_once = False
+
+    def __call__(self) -> bool:
+        """Whether a stop has been asked for."""
+        return bool(self._received)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While the block runs, a request does not wait: it raises `StopRequested`. For what can be done anew."""
+        if self():
+            raise StopRequested
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Takes a signal; a second Ctrl-C ends the process at once."""
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        received.append(number)
+        self._received.append(number)
+        if self._at_once:
+            raise StopRequested
 
-    old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """SIGTERM and Ctrl-C only ask to stop while the block runs; a second Ctrl-C stops at once."""
+    found = Interrupts()
+    old = {number: signal.signal(number, found.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield found
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)

@@ -2,8 +2,8 @@
 
 Two axes. Batches are spread over both; parameters, their averages and the optimiser's state over `fsdp` (Zhao et al.
 2023, "PyTorch FSDP"; Xu et al. 2021, "GSPMD"), by the rules below. Everything else follows: the step is plain
-`jax.jit`, and its reductions are over the global batch. The result does not depend on the mesh where `bank.per_device`
-is off; with it each device along `data` has a set of banks of its own, so what is drawn depends on their number.
+`jax.jit` and its reductions are over the global batch. What a step computes does not depend on the mesh, but for the
+samples it draws where every device along `data` has banks of its own.
 """
 
 import re
@@ -19,7 +19,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from drifting.config.schema import MeshConfig
 from drifting.errors import ConfigError
 from drifting.method.state import TrainState
 
@@ -109,7 +108,8 @@ class Layout:
         """The whole of every array on this process's first device, for what each process does by itself."""
         if self.devices == 1:
             return tree
-        whole = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        # One function for all calls: a new one each time would be compiled each time.
+        whole = jax.jit(_same, out_shardings=self.replicated)(tree)
         return jax.tree.map(lambda array: array.addressable_data(0), whole)
 
     def gather(self, params: Any) -> Any:
@@ -137,7 +137,7 @@ class Layout:
     def each(self, function: Any, params: Any, batch: Any) -> Any:
         """Inside jit: `function(params, batch) -> (outputs, total)` on every device's part of the batch by itself.
 
-        Outputs are joined along their first axis, and totals are added up, once. See `drifting.gradient.Each`.
+        Outputs are joined along their first axis, and totals are added up, once. See `Placement`.
         """
         if self.devices == 1:
             return function(params, batch)
@@ -173,18 +173,22 @@ class Layout:
         )
 
 
-def layout(config: MeshConfig, banks_per_device: bool = True) -> Layout:
-    """The layout over the devices of all processes.
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layout:
+    """The layout over the devices of all processes; `data=0` takes what `fsdp` leaves.
 
     Raises:
         ConfigError: the axes do not make up the devices there are.
     """
     count = len(jax.devices())
-    data = config.data or max(1, count // config.fsdp)
-    if data * config.fsdp != count:
+    wanted, data = data, data or max(1, count // fsdp)
+    if data * fsdp != count:
         remedy = f"their product must be the {count} devices there are"
-        raise ConfigError(f"mesh.data={config.data}, mesh.fsdp={config.fsdp}: {remedy}; data=0 takes what fsdp leaves")
-    shape = (data, config.fsdp)
+        raise ConfigError(f"mesh.data={wanted}, mesh.fsdp={fsdp}: {remedy}; data=0 takes what fsdp leaves")
+    shape = (data, fsdp)
     # In the order of the processes, so that each one's rows of a batch are those of its own devices.
     devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(shape)
     return Layout(Mesh(devices, BATCH, axis_types=(AxisType.Auto,) * 2), banks_per_device)

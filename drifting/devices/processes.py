@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -101,20 +101,28 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-@contextmanager
-def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """SIGTERM and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step.
+class StopRequests(NamedTuple):
+    """How a loop learns that it is to stop.
 
-    Yields:
-        A function of the step just finished, called after each: whether this is the one to stop after.
+    Attributes:
+        after: called with the step just finished, after each: whether this is the one to stop after.
+        at_once: a context in which a request raises `StopRequested`, for what one process does alone and can do anew.
     """
+
+    after: Callable[[int], bool]
+    at_once: Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """SIGTERM and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step."""
     if jax.process_count() == 1:
         with interrupts() as interrupted:
-            yield lambda step: interrupted()
+            yield StopRequests(lambda step: interrupted(), interrupted.at_once)
         return
     # With several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
     previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        yield multihost_utils.reached_preemption_sync_point
+        yield StopRequests(multihost_utils.reached_preemption_sync_point, nullcontext)
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from drifting.config.checks import check
 from drifting.config.parse import parse, unknown_key
 from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError
@@ -109,9 +110,6 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
     Raises:
         ConfigError: there are none, a key does not exist, or a cell's settings cannot work.
     """
-    # It is imported here because it loads every data source, which whoever only reads a sweep need not wait for.
-    from drifting.config.checks import check
-
     axes: list[list[dict[str, Any]]] = []
     for keys, values in sweep.grid.items():
         names = (keys,) if isinstance(keys, str) else keys

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from drifting.assembly.feed import make_feed
-from drifting.assembly.run import Training, prepare
+from drifting.assembly.run import Run, prepare
 from drifting.config.schema import Config, MeshConfig, has_banks
 from drifting.errors import require_argument
+from drifting.method.pool import Batch
 from drifting.method.state import TrainState
-from drifting.method.step import draw_samples, features_and_samples, generator_inputs, push_batch, real_features
+from drifting.method.step import begin_step, features_and_samples, generator_inputs, real_features
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import read_config
 from drifting.training.saved_banks import bank_packing
@@ -48,28 +47,14 @@ def replay(workdir: Path, step: int) -> list[str]:
     """
     config, checkpoints = read_config(workdir), Checkpoints(workdir)
     start = _start(step, checkpoints.steps(), config.train.steps)
-    training = prepare(_with_devices_here(config))
-    with closing(make_feed(config, training.source, training.parts.layout)) as feed:
-        packing = bank_packing(training.parts, feed, training.empty)
-        if start:
-            saved = checkpoints.read_run(start)
-            sets, here = saved.get("layout", {}).get("bank_sets", 1), training.parts.layout.replicas
-            if sets != here and has_banks(config):
-                logger.warning(
-                    "replay: the run drew from %d sets of banks, one for each device along mesh.data; here there are "
-                    "%d, so each step draws other samples than it did", sets, here,
-                )  # fmt: skip
-            state = packing.unpack(checkpoints.restore(start, packing.target(saved.get("layout", {}))))
-            feed.restore(saved["data"])
-        else:
-            state = training.first_state(feed)
+    with prepare(_with_devices_here(config)) as run:
+        state = _state_after(run, checkpoints, start)
         logger.info("replay: from step %d to step %d of %s", start, step, workdir)
         lines: list[str] = []
-        for number in range(start + 1, step + 1):
-            batch = next(feed)
+        for number, batch in enumerate(run.batches(step - start), start=start + 1):
             if number == step:
-                lines += _looked_into(training, state, batch)
-            state, metrics = training.advance(state, batch)
+                lines += _looked_into(run, state, batch)
+            state, metrics = run.step(state, batch)
             values = named_metrics(config.loss.widths, jax.device_get(metrics))
             shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN_METRICS)
             lines.append(f"step {number}: {shown}")
@@ -93,6 +78,22 @@ def _start(step: int, saved: list[int], steps: int) -> int:
     return max(found for found in saved if found < step)
 
 
+def _state_after(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
+    """The state of a checkpoint, or that before the first step; the run's feed goes on from there."""
+    if not step:
+        return run.initial_state()
+    saved, packing = checkpoints.read_run(step), bank_packing(run)
+    sets, here = saved.get("layout", {}).get("bank_sets", 1), run.layout.replicas
+    if sets != here and has_banks(run.config):
+        logger.warning(
+            "replay: the run drew from %d sets of banks, one for each device along mesh.data; here there are %d, so "
+            "each step draws other samples than it did", sets, here,
+        )  # fmt: skip
+    state: TrainState = packing.unpack(checkpoints.restore(step, packing.target(saved.get("layout", {}))))
+    run.feed.restore(saved["data"])
+    return state
+
+
 def _with_devices_here(config: Config) -> Config:
     """The settings, with a mesh of what devices there are if theirs is another."""
     mesh, devices = config.mesh, jax.device_count()
@@ -105,15 +106,13 @@ def _with_devices_here(config: Config) -> Config:
     return config
 
 
-def _looked_into(training: Training, state: TrainState, batch: Any) -> Iterator[str]:
+def _looked_into(run: Run, state: TrainState, batch: Batch) -> Iterator[str]:
     """What goes into a step: its draws, the samples, and every feature map."""
-    parts, frozen = training.parts, training.frozen
+    parts = run.parts
 
     @jax.jit
-    def inside(state: TrainState, batch: Any, frozen: Any, key: Array) -> dict[str, Any]:
-        key = jax.random.fold_in(key, state.step)
-        state = push_batch(parts.space, frozen, state, batch)
-        draw = draw_samples(parts, state, batch, frozen, key)
+    def inside(state: TrainState, batch: Batch, frozen: Any, key: Array) -> dict[str, Any]:
+        _, draw = begin_step(parts, state, batch, frozen, key)
         features, samples = features_and_samples(parts, state.params, generator_inputs(draw), frozen)
         real = real_features(parts, draw, frozen)
         named = {"parameters": state.params, "positives": draw.positives, "unconditional": draw.unconditional}
@@ -121,7 +120,7 @@ def _looked_into(training: Training, state: TrainState, batch: Any) -> Iterator[
         named |= {f"features of real samples, {name}": f for name, f in real.items()}
         return {"labels": draw.labels, "alpha": draw.alpha, "ranges": {name: _range(x) for name, x in named.items()}}
 
-    found = jax.device_get(inside(state, batch, frozen, training.key))
+    found = jax.device_get(inside(state, batch, run.frozen, run.key))
     yield f"labels: {', '.join(map(str, found['labels']))}"
     yield f"alpha: {', '.join(f'{alpha:.3g}' for alpha in found['alpha'])}"
     for name, (low, high, bad) in found["ranges"].items():

@@ -1,24 +1,28 @@
-"""All real samples on the device, drawn by class index: a pytree with a pure `sample`, beside `drifting.bank`.
+"""The pool of all real samples, on the device and drawn by class index.
 
 A bank holds the latest few samples of each class and has to be fed. Where all of them fit (ImageNet's latents are 21 GB
 in float16), a step draws from the whole class instead: nothing is stale, nothing is loaded, nothing has to be saved.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
-Take = Callable[[Array, Array, Array], Array]
+from drifting.method.placement import Take
+from drifting.method.pool import draw_labels
+
+
+def look_up(records: Array, rows: Array, views: Array) -> Array:
+    """`records[rows, views]`, of records on one device."""
+    return records[rows, views]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Resident:
-    """Real samples, sorted by class.
+class AllSamples:
+    """Records of all real samples, sorted by class; see `drifting.method.pool.Pool`.
 
     Attributes:
       records: `[N, V, *shape]`, in the order of their classes; `V` views of each: the sample and, where there is a
@@ -26,51 +30,59 @@ class Resident:
       starts: `[C + 1]` int32, class `c` is the rows `[starts[c], starts[c + 1])`, at least one.
       mirror: whether to mirror each drawn sample with probability 1/2: by its second view, or if it has but one, left
         to right along axis 1 of its shape `[H, W, C]`.
+      take: how records are looked up.
     """
 
     records: Array
     starts: Array
     mirror: bool = dataclasses.field(default=False, metadata={"static": True})
+    take: Take = dataclasses.field(default=look_up, metadata={"static": True})
 
+    def labels(self, key: Array, count: int) -> Array:
+        """The class labels of a step, `[count]` int32, see `draw_labels`."""
+        return draw_labels(key, count, self.starts.shape[0] - 1)
 
-def look_up(records: Array, rows: Array, views: Array) -> Array:
-    """`records[rows, views]`; data that are spread over devices have a `take` of their own."""
-    return records[rows, views]
+    def of_class(self, key: Array, labels: Array, count: int) -> Array:
+        """`count` records of each label's class, drawn uniformly and independently for every label.
 
+        Without replacement where the class has at least `count`, otherwise with replacement.
 
-def sample(resident: Resident, key: Array, labels: ArrayLike, count: int, take: Take = look_up) -> Array:
-    """`count` samples of each requested class `[L, count, *shape]`, drawn uniformly and independently for every label.
+        Args:
+          key: one PRNG key.
+          labels: `[L]` int32 in `[0, C)`.
+          count: records per label; static.
 
-    Without replacement where the class has at least `count`, otherwise with replacement.
+        Returns:
+          `[L, count, *shape]`.
+        """
+        first = self.starts[labels]
+        return self._draw(key, first, self.starts[labels + 1] - first, count)
 
-    Args:
-      resident: the samples.
-      key: one PRNG key.
-      labels: `[L]` int32 in `[0, C)`.
-      count: samples per label; static.
-      take: how records are looked up.
-    """
-    labels = jnp.asarray(labels, jnp.int32)
-    first = resident.starts[labels]
-    return _sample(resident, key, first, resident.starts[labels + 1] - first, count, take)
+    def of_any(self, key: Array, labels: Array, count: int) -> Array:
+        """As `of_class`, of any class: the labels only say how many rows there are."""
+        held = jnp.broadcast_to(self.starts[-1], labels.shape)
+        if count == 0:
+            return jnp.zeros((labels.shape[0], 0, *self.records.shape[2:]), self.records.dtype)
+        return self._draw(key, jnp.zeros_like(held), held, count)
 
+    def fill(self) -> Array:
+        """1: nothing is missing."""
+        return jnp.float32(1)
 
-def sample_any(resident: Resident, key: Array, rows: int, count: int, take: Take = look_up) -> Array:
-    """As `sample`, of any class: `[rows, count, *shape]`."""
-    held = jnp.broadcast_to(resident.starts[-1], (rows,))
-    return _sample(resident, key, jnp.zeros_like(held), held, count, take)
+    def kept(self) -> None:
+        """Nothing is kept in the state: every batch carries the samples."""
 
-
-def _sample(resident: Resident, key: Array, first: Array, held: Array, count: int, take: Take) -> Array:
-    row_key, coin_key = jax.random.split(key)
-    rows = first[:, None] + distinct(row_key, held, count)
-    if not resident.mirror:
-        return take(resident.records, rows, jnp.zeros_like(rows))
-    mirrored = jax.random.bernoulli(coin_key, shape=rows.shape)
-    if resident.records.shape[1] > 1:
-        return take(resident.records, rows, mirrored.astype(jnp.int32))
-    drawn = take(resident.records, rows, jnp.zeros_like(rows))
-    return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
+    def _draw(self, key: Array, first: Array, held: Array, count: int) -> Array:
+        """`count` records out of the `held` `[L]` ones that begin at the rows `first` `[L]`."""
+        row_key, coin_key = jax.random.split(key)
+        rows = first[:, None] + distinct(row_key, held, count)
+        if not self.mirror:
+            return self.take(self.records, rows, jnp.zeros_like(rows))
+        mirrored = jax.random.bernoulli(coin_key, shape=rows.shape)
+        if self.records.shape[1] > 1:
+            return self.take(self.records, rows, mirrored.astype(jnp.int32))
+        drawn = self.take(self.records, rows, jnp.zeros_like(rows))
+        return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
 
 
 def distinct(key: Array, held: Array, count: int) -> Array:

@@ -3,9 +3,25 @@
 Source: "Generative Modeling via Drifting" (Deng et al.), classifier-free guidance, and its released recipe.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+
+class GuidancePrior(NamedTuple):
+    """The prior of the guidance scale `α`; the arguments of `draw_alpha`."""
+
+    alpha_min: float = 1.0
+    alpha_max: float = 1.0
+    exponent: float = 3.0
+    p_one: float = 0.0
+
+    def draw(self, key: Array, key_one: Array, count: int) -> Array:
+        """`count` guidance scales `[count]` float32; the second key decides where there is no guidance."""
+        return draw_alpha(jax.random.uniform(key, (count,)), jax.random.uniform(key_one, (count,)), **self._asdict())
 
 
 def draw_alpha(

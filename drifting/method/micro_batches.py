@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from drifting.method.placement import HERE, Placement
+
 Params = Any
 
 Batch = Any
@@ -31,15 +33,6 @@ Tree = TypeVar("Tree")
 Forward = Callable[[Params, Batch], tuple[Features, Any]]
 """`(params, inputs) -> (features, extra)`, each sample by itself; all with the leading axis of `inputs`."""
 
-Each = Callable[[Callable[[Params, Batch], tuple[Batch, Params]], Params, Batch], tuple[Batch, Params]]
-"""`each(function, params, batch)` calls `function(params, batch) -> (outputs, total)` once for each device, with the
-part of the batch that lies there; of several, outputs are joined and totals added: nothing travels in between."""
-
-
-def directly(function: Callable[[Params, Batch], tuple[Batch, Params]], params: Params, batch: Batch) -> Any:
-    """`function(params, batch)`; see `Each`."""
-    return function(params, batch)
-
 
 def micro_batched_gradient(
     forward: Forward,
@@ -47,7 +40,7 @@ def micro_batched_gradient(
     params: Params,
     inputs: Batch,
     size: int = 0,
-    each: Each = directly,
+    placement: Placement = HERE,
 ) -> tuple[tuple[Array, Any], Any, Params]:
     """Value and gradient of `loss(forward(params, inputs))`, `size` samples at a time.
 
@@ -57,7 +50,7 @@ def micro_batched_gradient(
         params: what is differentiated, float32.
         inputs: the samples' inputs, `[B, ...]` each.
         size: samples of a micro-batch, over all devices; a divisor of `B`; 0 is all of them.
-        each: see `Each`.
+        placement: calls a function for each device's part of the samples.
 
     Returns:
         `(loss, metrics)`, the `extra` of all samples, and the gradient, float32 like `params`.
@@ -66,7 +59,7 @@ def micro_batched_gradient(
     if size in (0, samples):
 
         def whole(params: Params) -> tuple[Features, Any]:
-            return each(lambda params, inputs: (forward(params, inputs), ()), params, inputs)[0]
+            return placement.each(lambda params, inputs: (forward(params, inputs), ()), params, inputs)[0]
 
         features, pull_back, extra = jax.vjp(whole, params, has_aux=True)
         value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
@@ -80,9 +73,9 @@ def micro_batched_gradient(
         inputs, cotangents = batch
         return (), accumulated_gradient(forward, params, inputs, cotangents, count)[1]
 
-    (features, extra), _ = each(without_activations, params, inputs)
+    (features, extra), _ = placement.each(without_activations, params, inputs)
     value, cotangents = jax.value_and_grad(loss, has_aux=True)(features)
-    _, gradient = each(pulled_back, params, (inputs, cotangents))
+    _, gradient = placement.each(pulled_back, params, (inputs, cotangents))
     return value, extra, gradient
 
 

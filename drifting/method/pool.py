@@ -1,22 +1,193 @@
-"""Where a step draws its real samples from."""
+"""Pools: where a step draws its real samples from.
 
+A step asks a pool for samples of a class and for samples of any class, and does not know how they are stored. There are
+three forms. `Banks` hold the latest samples of each class and are part of the state (`banked`); `AllSamples` of the
+module `all_samples` is the whole data set on the devices (`resident`); `Groups` are what a batch brought for this one
+step (`grouped`).
+
+A pool holds *records*, what is kept of a real sample: `drifting.method.space` makes them of what a source delivers.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from drifting.method import bank
+from drifting.method.bank import Bank
+
+Batch = dict[str, Any]
+"""What a feed delivers for a step; which arrays it holds depends on the pool."""
+
+ToRecords = Callable[[Array], Array]
+"""Records `[B, ...]` of what a source delivers, `[B, ...]`."""
 
 
-def _push(banks: bank.Bank, *batch: Array) -> bank.Bank:
-    """Each of the banks, one a device, takes the part of the batch that lies there."""
-    parts = banks.pushed.shape[0]
-    return jax.vmap(bank.push)(banks, *(x.reshape(parts, -1, *x.shape[1:]) for x in batch))
+class Pool(Protocol):
+    """The real samples that one step can draw. Records have shape `[labels, count, *record]`."""
+
+    def labels(self, key: Array, count: int) -> Array:
+        """The class labels of the step, `[count]` int32."""
+
+    def of_class(self, key: Array, labels: Array, count: int) -> Array:
+        """`count` records of each label's class."""
+
+    def of_any(self, key: Array, labels: Array, count: int) -> Array:
+        """`count` records of any class for each label; `count` may be 0."""
+
+    def fill(self) -> Array:
+        """The share of the pool that holds samples, float32 in [0, 1]."""
+
+    def kept(self) -> "Banks | None":
+        """What the next step finds in its state."""
 
 
-def _sample(banks: bank.Bank, key: Array, labels: Array, count: int) -> Array:
-    """`count` samples of each of `labels` `[L]`, from the bank of the device where the label lies."""
-    parts = banks.pushed.shape[0]
-    keys = key[None] if parts == 1 else jax.random.split(key, parts)
-    drawn = jax.vmap(partial(bank.sample, count=count))(banks, keys, labels.reshape(parts, -1))
-    return drawn.reshape(-1, *drawn.shape[2:])
+OpenPool = Callable[["Banks | None", Batch, ToRecords], Pool]
+"""Makes the pool of a step of the state's banks and the step's batch: one of `banked`, `resident`, `grouped`."""
+
+
+def banked(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+    """The state's banks after the batch is pushed: `image` `[B, ...]`, `label` `[B]` int32, `id` `[B]` uint32."""
+    assert banks is not None, "a step with banks needs a state with banks"
+    return banks.push(to_records(batch["image"]), batch["label"], batch["id"])
+
+
+def resident(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+    """All samples, which every batch carries as `samples`: an `AllSamples` of records."""
+    pool: Pool = batch["samples"]
+    return pool
+
+
+def grouped(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+    """The batch's own samples, `image` `[L * G, ...]` and `label` `[L * G]` int32, those of one label together.
+
+    Each group is positives of its class and then unconditional samples; its first sample is of its class.
+    """
+    return Groups(to_records(batch["image"]), batch["label"])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Banks:
+    """The latest real samples of each class, and of any. The first axis of every array is that of the sets of banks.
+
+    On a mesh every device along `data` may have a set of its own, in which the part of each batch that lies there goes.
+
+    Attributes:
+        by_class: one ring for each class.
+        unconditional: a single ring for samples of any class; None where no step asks for them.
+    """
+
+    by_class: Bank
+    unconditional: Bank | None
+
+    def push(self, records: Array, labels: Array, ids: Array) -> "Banks":
+        """The banks with a batch of records `[B, ...]`, labels `[B]` int32 and numbers `[B]` uint32 appended."""
+        any_class = self.unconditional
+        if any_class is not None:
+            any_class = self._push(any_class, records, jnp.zeros_like(labels), ids)
+        return Banks(self._push(self.by_class, records, labels, ids), any_class)
+
+    def labels(self, key: Array, count: int) -> Array:
+        """See `draw_labels`."""
+        return draw_labels(key, count, self.by_class.num_classes)
+
+    def of_class(self, key: Array, labels: Array, count: int) -> Array:
+        """See `bank.sample`."""
+        return self._sample(self.by_class, key, labels, count)
+
+    def of_any(self, key: Array, labels: Array, count: int) -> Array:
+        """See `bank.sample`, of the bank with a single class."""
+        if self.unconditional is None or count == 0:
+            return self._none(labels)
+        return self._sample(self.unconditional, key, jnp.zeros_like(labels), count)
+
+    def fill(self) -> Array:
+        """The mean over the classes of the share of a ring that holds samples."""
+        return jnp.mean(bank.fill(self.by_class)) / self.by_class.capacity
+
+    def kept(self) -> "Banks":
+        """The banks themselves."""
+        return self
+
+    def _none(self, labels: Array) -> Array:
+        samples = self.by_class.samples
+        return jnp.zeros((labels.shape[0], 0, *samples.shape[3:]), samples.dtype)
+
+    @staticmethod
+    def _push(banks: Bank, *batch: Array) -> Bank:
+        """Each set of banks takes the part of the batch that lies on its device."""
+        parts = banks.pushed.shape[0]
+        return jax.vmap(bank.push)(banks, *(x.reshape(parts, -1, *x.shape[1:]) for x in batch))
+
+    @staticmethod
+    def _sample(banks: Bank, key: Array, labels: Array, count: int) -> Array:
+        """`count` samples of each of `labels` `[L]`, from the set of banks of the device where the label lies."""
+        parts = banks.pushed.shape[0]
+        keys = key[None] if parts == 1 else jax.random.split(key, parts)
+        drawn = jax.vmap(partial(bank.sample, count=count))(banks, keys, labels.reshape(parts, -1))
+        return drawn.reshape(-1, *drawn.shape[2:])
+
+
+def empty_banks(
+    num_classes: int,
+    per_class: int,
+    unconditional: int,
+    shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+    sets: int = 1,
+) -> Banks:
+    """`sets` sets of empty banks for records of `shape` and `dtype`; `unconditional=0`: none for any class.
+
+    Raises:
+        ValueError: a number of classes or of samples is not positive.
+    """
+
+    def several(one: Bank) -> Bank:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (sets, *x.shape)), one)
+
+    any_class = several(bank.create(1, unconditional, shape, dtype)) if unconditional else None
+    return Banks(several(bank.create(num_classes, per_class, shape, dtype)), any_class)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The pool of a batch's own samples, see `grouped`. What is drawn is what is there, in order."""
+
+    records: Array
+    of_record: Array
+
+    def labels(self, key: Array, count: int) -> Array:
+        """The class of each of the `count` groups."""
+        return self.of_record.reshape(count, -1)[:, 0]
+
+    def of_class(self, key: Array, labels: Array, count: int) -> Array:
+        """The first `count` of each group."""
+        return self._groups(labels)[:, :count]
+
+    def of_any(self, key: Array, labels: Array, count: int) -> Array:
+        """The last `count` of each group."""
+        groups = self._groups(labels)
+        return groups[:, groups.shape[1] - count :]
+
+    def fill(self) -> Array:
+        """1: nothing is missing."""
+        return jnp.float32(1)
+
+    def kept(self) -> None:
+        """Nothing: every batch brings its own."""
+
+    def _groups(self, labels: Array) -> Array:
+        return self.records.reshape(labels.shape[0], -1, *self.records.shape[1:])
+
+
+def draw_labels(key: Array, count: int, num_classes: int) -> Array:
+    """`count` class labels `[count]` int32, as evenly as can be: each class once in every pass over the classes."""
+    passes = -(-count // num_classes)
+    keys = jax.random.split(key, passes)
+    return jax.vmap(lambda k: jax.random.permutation(k, num_classes))(keys).reshape(-1)[:count].astype(jnp.int32)

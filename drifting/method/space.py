@@ -57,7 +57,7 @@ class SampleSpace:
         """Whether records are what the source delivers, so that reading it again gives them to the last bit."""
         return self.vae is None or self.encoded
 
-    def keep(self, params: Params, delivered: Array) -> Array:
+    def records(self, params: Params, delivered: Array) -> Array:
         """The records `[B, ...]` of what a source delivers: `[B, *image_shape]`, or moments where it is `encoded`.
 
         Images are their own records; of latents the moments of the posterior are kept, `[B, h, w, 2 C]` float16.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from drifting.method.bank import Bank
+from drifting.method.pool import Banks
 
 Params = Any
 """A pure nested dict of arrays."""
@@ -49,7 +49,7 @@ class TrainState:
       params: nested dict of float32 arrays.
       opt_state: state of `Optimizer.transform`.
       ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
-      banks: sample banks by name; may be empty.
+      banks: the latest real samples, or None where steps draw them from elsewhere.
       neighbour_scale: `[C]` float32 per-class neighbour scale, or None where the recipe has none.
     """
 
@@ -57,7 +57,7 @@ class TrainState:
     params: Params
     opt_state: optax.OptState
     ema: dict[str, Params]
-    banks: dict[str, Bank]
+    banks: Banks | None = None
     neighbour_scale: Array | None = None
 
 
@@ -151,7 +151,7 @@ def create(
     optimizer: Optimizer,
     *,
     ema_decays: Iterable[float] = (),
-    banks: dict[str, Bank] | None = None,
+    banks: Banks | None = None,
     neighbour_scale: Array | None = None,
 ) -> TrainState:
     """The state before the first step; works under `jax.jit` and `jax.eval_shape`."""
@@ -160,7 +160,7 @@ def create(
         params=params,
         opt_state=optimizer.transform.init(params),
         ema=init_ema(params, ema_decays),
-        banks={} if banks is None else dict(banks),
+        banks=banks,
         neighbour_scale=neighbour_scale,
     )
 

@@ -5,6 +5,7 @@ Everything here is a pure function or a small `nnx.Module` whose parameters are 
 
 import math
 from collections.abc import Sized
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jax.typing import DTypeLike
 
 EPSILON = 1e-6
 """Added to variances and mean squares by every norm of the released recipe."""
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+"""What networks may compute in."""
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and after the rows, and before and after the columns, of a map."""
@@ -233,3 +237,17 @@ def fourier_features(t: jax.Array, features: int) -> jax.Array:
     frequency = jnp.exp(-math.log(1e4) * jnp.arange(half, dtype=jnp.float32) / half)
     angle = t.astype(jnp.float32)[:, None] * frequency
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+# --- settings of networks ---------------------------------------------------------------------------------------------
+
+
+def require_setting(condition: bool, key: str, value: Any, remedy: str) -> None:
+    """Raises `ValueError` '`key`=`value`: `remedy`' unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{key}={value!r}: {remedy}")
+
+
+def require_dtype(key: str, dtype: str) -> None:
+    """Raises `ValueError` unless networks may compute in `dtype`."""
+    require_setting(dtype in COMPUTE_DTYPES, key, dtype, f"use one of {', '.join(COMPUTE_DTYPES)}")

@@ -1,12 +1,15 @@
 """A small generator for low-dimensional targets."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.networks.dit import Noise
-from drifting.networks.layers import Linear, numbered
+from drifting.networks.layers import Linear, numbered, require_dtype, require_setting
 
 
 class MLP(nnx.Module):
@@ -62,3 +65,32 @@ class MLP(nnx.Module):
     def sample_noise(self, key: jax.Array) -> Noise:
         """The noise of one sample, without a batch axis."""
         return {"image": jax.random.normal(key, (self.noise_dim,), jnp.float32)}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses settings with which no `MLP` can be made.
+
+    Args:
+        settings: the section `model` of a configuration: `hidden_size`, `depth`, `noise_dim` and `dtype`.
+
+    Raises:
+        ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
+    """
+    require_dtype("dtype", settings["dtype"])
+    remedy = "presets are sizes of name='dit': give hidden_size and depth"
+    require_setting(settings["preset"] is None, "preset", settings["preset"], remedy)
+    for key, least in {"hidden_size": 1, "depth": 2, "noise_dim": 1}.items():
+        value = settings[key]
+        require_setting(value is not None and value >= least, key, value, f"give {least} or more")
+
+
+def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    """Constructor arguments of the `MLP` for samples of `shape` (height, width, channels), JSON-able."""
+    return dict(
+        noise_dim=settings["noise_dim"],
+        out_dim=shape[0] * shape[1] * shape[2],
+        hidden_size=settings["hidden_size"],
+        depth=settings["depth"],
+        num_classes=num_classes,
+        dtype=settings["dtype"],
+    )

@@ -9,6 +9,7 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
@@ -57,6 +58,18 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
             file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
+
+
+def last_metrics_step(directory: str | Path) -> int | None:
+    """The step of the last whole line of a run's metrics; None where there is none."""
+    path = Path(directory) / METRICS_FILE
+    if not path.exists():
+        return None
+    for line in reversed(path.read_bytes().splitlines(keepends=True)):
+        if line.endswith(b"\n"):
+            with suppress(ValueError, KeyError, TypeError):
+                return int(json.loads(line)["step"])
+    return None
 
 
 def plain_number(value: SupportsFloat) -> int | float:

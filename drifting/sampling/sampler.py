@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from drifting.devices.blocks import Blocks
+from drifting.method.images import generate_images
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
 from drifting.sampling.generator import TrainedGenerator
@@ -48,10 +49,7 @@ class Sampler:
         self._placed: tuple[Params, list[Any]] | None = None
 
     def _draw_block(self, params: tuple[Params, Params], seeds: Array, labels: Array, alpha: Array) -> Array:
-        own, frozen = params
-        keys = jax.vmap(jax.random.key)(seeds)
-        noise = self._generator.sample_noise(own, keys)
-        return self._space.decode(frozen, self._generator(own, noise, labels, alpha))
+        return generate_images(self._generator, self._space, *params, seeds, labels, alpha)
 
     def __call__(self, params: Params, labels: np.ndarray, seeds: np.ndarray, alpha: float) -> np.ndarray:
         """Images `[N, H, W, C]` float32 (not clipped) for class `labels` `[N]` and integer `seeds` `[N]`."""

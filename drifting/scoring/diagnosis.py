@@ -161,7 +161,7 @@ class Gathering:
                 *(settings.references, least, least - self._positives),
             )
         key_draw, self._key_noise = jax.random.split(jax.random.key(settings.seed))
-        draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.keep(frozen, x), key))
+        draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.records(frozen, x), key))
         features = jax.jit(found.encoder.features)
         generator, count = found.generator, settings.generated + settings.references
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from drifting.devices.blocks import Blocks
 from drifting.errors import ConfigError, HubError, one_of, unusable
-from drifting.method.features import mae_features
+from drifting.method.encoders.mae import mae_features
 from drifting.networks.inception import Inception
 from drifting.sampling.images import Pixels, Shape, Tick, nothing
 from drifting.weights.load import load_weights

@@ -14,10 +14,12 @@ import optax
 from flax import nnx
 from jax import Array
 
-from drifting.assembly import networks, recipe, spaces
+from drifting.assembly import networks, spaces
 from drifting.assembly.feed import reading
+from drifting.assembly.names import check_settings
+from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.spaces import source_space
-from drifting.config.checks import check, check_layout, check_sizes
+from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import MAEConfig, PretrainConfig
 from drifting.data import fingerprint, sources
 from drifting.data.batches import Pipeline
@@ -54,16 +56,16 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
         loop.TrainingError: the loss is not finite, or a batch cannot be read.
     """
-    check(config)
+    check_settings(config)
     source = sources.source(config.data)
     config, space = spaces.named_vae(config, source), source_space(config.data.vae, source)
     check_sizes(config, space.shape, source.num_classes)
-    train, layout = config.train, mesh.layout(config.mesh)
+    train, layout = config.train, mesh.layout(config.mesh.data, config.mesh.fsdp)
     check_layout(config, layout.devices, jax.process_count(), len(source))
     arguments = networks.mae_arguments(config.mae, space.shape[2], source.num_classes)
     key = jax.random.key(train.seed)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
-    optimizer = recipe.optimizer(config.optimizer, train.steps)
+    optimizer = optimizer_of(config.optimizer, train.steps)
 
     def empty_state() -> TrainState:
         params = nnx.to_pure_dict(nnx.state(networks.autoencoder(arguments, key)))
@@ -92,6 +94,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
                 shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
                 watch=lambda step, values: None,
                 draw=ReconstructionDrawer(config, graphdef, space, source, workdir, layout),
+                remedy="try a lower optimizer.learning_rate in another folder",
             ),
             identity=fingerprint.data_facts(source) | {"weights": space.checksums},
             label="pretrain",
@@ -147,7 +150,7 @@ def pretrain_step(
         The next state, and float32 scalar metrics, means over the batch.
     """
     mask_key, posterior_key = jax.random.split(jax.random.fold_in(key, state.step))
-    samples, labels = space.draw(frozen, space.keep(frozen, batch["image"]), posterior_key), batch["label"]
+    samples, labels = space.draw(frozen, space.records(frozen, batch["image"]), posterior_key), batch["label"]
     mask = masks(config.mae, mask_key, samples.shape)
     weight = classifier_weight(config, state.step)
 
@@ -197,7 +200,7 @@ class ReconstructionDrawer:
         indices = np.arange(min(GRID_IMAGES, len(source)))
         images, labels = read(source, indices, np.zeros(len(indices), bool), None)
         key = jax.random.key(config.train.seed)
-        samples = jax.jit(lambda frozen, x: space.draw(frozen, space.keep(frozen, x), key))(space.params, images)
+        samples = jax.jit(lambda frozen, x: space.draw(frozen, space.records(frozen, x), key))(space.params, images)
         self._inputs = (samples, labels, masks(config.mae, key, samples.shape))
         self._workdir, self._decay = workdir, str(config.train.ema_decays[0])
         self._space, self._patch, self._graphdef = space, config.mae.input_patch_size, graphdef

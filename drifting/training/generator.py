@@ -3,27 +3,27 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from drifting.assembly.feed import make_feed
-from drifting.assembly.run import Training, prepare
+from drifting.assembly.run import Run, prepare
+from drifting.assembly.spaces import encoder_options
 from drifting.config.schema import Config, ema_decay, has_banks
-from drifting.data.source import LabelledSource
 from drifting.errors import require
-from drifting.method.encoders import FeatureEncoder
 from drifting.method.state import TrainState
-from drifting.method.step import Parts
+from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training import loop
 from drifting.training.saved_banks import bank_packing
 from drifting.training.scores import TrainingEvaluator
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
 
 logger = logging.getLogger("drifting")
+
+REPLAY = "`drifting replay` looks into that step; try a lower optimizer.learning_rate in another folder"
+"""What to do about a loss that is not finite."""
 
 
 def train(config: Config, workdir: Path, label: str = "train") -> int:
@@ -36,75 +36,69 @@ def train(config: Config, workdir: Path, label: str = "train") -> int:
         loop.TrainingError: the loss is not finite, or a batch cannot be read.
         CheckpointError: a checkpoint cannot be written.
     """
-    training = prepare(config)
-    parts, config = training.parts, training.parts.config
-    with closing(make_feed(config, training.source, parts.layout)) as feed:
+    with prepare(config) as run:
+        config = run.config
         step, _ = loop.run(
             workdir=workdir,
             config=config,
-            feed=feed,
-            initial=lambda: training.first_state(feed),
-            step_fn=training.advance,
+            feed=run.feed,
+            initial=run.initial_state,
+            step_fn=run.step,
             callbacks=loop.Callbacks(
                 flatten=partial(named_metrics, config.loss.widths),
                 shown=("gap", "collapse", "loss"),
                 watch=CollapseWatch(config.train.steps),
-                draw=GridDrawer(parts, workdir),
-                evaluate=evaluator_of(training, workdir),
+                draw=GridDrawer(run, workdir),
+                remedy=REPLAY,
+                evaluate=evaluator_of(run, workdir),
                 evaluate_every=config.eval.every,
             ),
-            identity=training.identity,
+            identity=run.identity,
             label=label,
-            about=describe(parts, training.source, training.encoder, training.empty),
-            packing=bank_packing(parts, feed, training.empty),
+            about=describe(run),
+            packing=bank_packing(run),
         )
     return step
 
 
-def evaluator_of(training: Training, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
+def evaluator_of(run: Run, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
     """Scores the run as it goes on; None where the settings do not ask for it.
 
     Raises:
         ConfigError: several processes train, of which none can score alone; or as `TrainingEvaluator` does.
     """
-    parts, count = training.parts, jax.process_count()
-    every = parts.config.eval.every
-    if not every:
+    config, count = run.config, jax.process_count()
+    if not config.eval.every:
         return None
     remedy = f"not while {count} processes train: set it to 0, and score checkpoints with `drifting evaluate`"
-    require(count == 1, "eval.every", every, remedy)
-    config, decay = parts.config, str(ema_decay(parts.config))
-    evaluator = TrainingEvaluator(config, parts.generator, parts.space, training.identity, workdir)
+    require(count == 1, "eval.every", config.eval.every, remedy)
+    decay = str(ema_decay(config))
+    evaluator = TrainingEvaluator(config, run.parts.generator, run.parts.space, run.identity, workdir)
     diagnosis = None
     if config.eval.diagnose:
-        from drifting.scoring.diagnosis import (
-            Diagnosis,  # which draws: nothing else in training does
-            subject_of,
-        )
-
-        subject = subject_of(config.loss, parts.generator, training.source, parts.space, training.encoder)
+        subject = subject_of(config.loss, run.parts.generator, run.source, run.parts.space, run.encoder)
         diagnosis = Diagnosis(subject, config.eval.alpha)
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        state = dataclasses.replace(state, ema=parts.layout.local(state.ema))
+        state = dataclasses.replace(state, ema=run.layout.local(state.ema))
         return evaluator(step, state) | (diagnosis(state.ema[decay]) if diagnosis else {})
 
     return evaluate
 
 
-def describe(
-    parts: Parts, source: LabelledSource, encoder: FeatureEncoder, empty_state: Callable[[], TrainState]
-) -> Iterator[str]:
+def describe(run: Run) -> Iterator[str]:
     """What is about to be trained, in a few lines; only shapes of the state are looked at."""
-    config, shape = parts.config, parts.space.shape
+    config, shape, encoder = run.config, run.parts.space.shape, run.encoder
     loss = config.loss
     maps = jax.eval_shape(encoder.features, encoder.params, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     positions = sum(f.shape[1] for f in maps.values())
-    encoders = ", ".join(f"{name} {getattr(config.features, name)}" for name in config.features.encoders)
-    yield loop.describe_model(config.model.name, jax.eval_shape(empty_state).params)
-    yield loop.describe_data(source)
+    encoders = ", ".join(
+        f"{name} {encoder_options(config.features, name).weights}" for name in config.features.encoders
+    )
+    yield loop.describe_model(config.model.name, jax.eval_shape(run.empty).params)
+    yield loop.describe_data(run.source)
     yield f"real samples: {_drawn_from(config)}"
-    if parts.space.vae is not None:
+    if run.parts.space.vae is not None:
         yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"
     yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
     yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"

@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from drifting.config.schema import TrainingConfig
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
-from drifting.devices.processes import agreed, everyones, is_writer, stop_requests, wait_for_all
-from drifting.errors import TrainingError
+from drifting.devices.interrupts import StopRequested
+from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
+from drifting.errors import InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import _check_identity, check_config, write_config
-from drifting.runs.metrics import MetricsWriter
+from drifting.runs.metrics import MetricsWriter, last_metrics_step
 from drifting.runs.progress import Progress, duration
 from drifting.runs.watchdog import Watch
 
@@ -39,20 +40,32 @@ class Callbacks:
         shown: names of the metrics on the progress bar, in order.
         watch: called with the step and the named numbers whenever they are logged, to warn.
         draw: `(step, state)` draws pictures.
-        evaluate: `(step, state)` gives scores, which are logged; None: none. evaluate_every: steps; 0: never.
+        remedy: what to do about a loss that is not finite, a clause.
+        evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
+        evaluate_every: at which steps it is called; 0: never.
     """
 
     flatten: Callable[[dict[str, Any]], dict[str, float]]
     shown: tuple[str, ...]
     watch: Callable[[int, Mapping[str, float]], None]
     draw: Callable[[int, Any], None]
+    remedy: str
     evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
     evaluate_every: int = 0
 
-    def scores(self, step: int, last: bool) -> bool:
-        """Whether to evaluate: at intervals, at the end, and at step 1 to prove the set-up."""
-        every = self.evaluate_every if self.evaluate is not None else 0
-        return every > 0 and (last or step == 1 or step % every == 0)
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    draw: bool
+    score: bool
+    save: bool
+
+    @property
+    def tell(self) -> bool:
+        """Whether there is anything to do for a person."""
+        return self.log or self.draw or self.score
 
 
 @dataclass(frozen=True)
@@ -114,43 +127,58 @@ def run(
     Raises:
         ConfigError: `workdir` holds a run with other settings or facts.
         TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
-        ValueError: the checkpoint is of another model.
+        InputError: the checkpoint is of another model.
     """
     began, steps = time.monotonic(), config.train.steps
     check_config(workdir, config)
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
     with closing(checkpoints), Watch(workdir, config.train.stuck_after) as watch:
-        start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
+        start, saved, packed = _latest(workdir, checkpoints, packing, identity)
         if start:
-            start, saved, packed = _restore(checkpoints, start, packing)
-            _check_identity(workdir, saved["identity"], identity)
             feed.restore(saved["data"])
             watch.finished(start)
-            if is_writer() and not checkpoints.sealed(start):
-                logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
         if is_writer():
             write_config(workdir, config)
             checkpoints.set_aside(start)
         wait_for_all("configuration")
-        if start >= steps:
+        loop = _Loop(workdir, config, feed, step_fn, callbacks, identity, label, checkpoints, packing)
+        owed = loop.owed(start, saved.get("values"))
+        if start >= steps and not owed:
             logger.info("%s: finished already, %d steps in %s", label, start, workdir)
             return start, packed
         for line in about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
-        with stop_requests() as stop_after:
+        with stop_requests() as stop:
             with _reading(start, checkpoints):
                 state = packing.unpack(packed) if start else initial()
             # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
             state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
-            loop = _Loop(workdir, config, feed, step_fn, callbacks, identity, label, checkpoints, packing)
-            step, state = loop.run(start, state, stop_after, watch)
+            step, state = loop.run(start, state, owed, stop, watch)
             checkpoints.wait()
         ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
         seconds = duration(time.monotonic() - began)
         logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, steps, workdir, seconds)
         return step, state
+
+
+def _latest(
+    workdir: Path, checkpoints: Checkpoints, packing: Packing, identity: dict[str, Any]
+) -> tuple[int, dict[str, Any], Any]:
+    """The step of the latest checkpoint (0: there is none), its JSON, and its state, packed.
+
+    Raises:
+        ConfigError: the run depends on other facts than `identity`.
+    """
+    start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
+    if not start:
+        return 0, {}, None
+    start, saved, packed = _restore(checkpoints, start, packing)
+    _check_identity(workdir, saved["identity"], identity)
+    if is_writer() and not checkpoints.sealed(start):
+        logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
+    return start, saved, packed
 
 
 @dataclass(frozen=True)
@@ -167,10 +195,15 @@ class _Loop:
     checkpoints: Checkpoints
     packing: Packing
 
-    def run(self, step: int, state: Any, stop_after: Callable[[int], bool], watch: Watch) -> tuple[int, Any]:
-        train, metrics, stop = self.config.train, None, False
+    def run(
+        self, step: int, state: Any, owed: dict[str, float] | None, stop: StopRequests, watch: Watch
+    ) -> tuple[int, Any]:
+        """Trains from `step` on; `owed` are numbers of that step which are still to be written, drawn and scored."""
+        metrics, stopped = None, False
         with self._writer(step) as writer, self._progress(step) as progress:
-            while step < train.steps and not stop:
+            if owed:
+                stopped = self._tell(step, state, owed, self._due(step, stopped=False), writer, stop)
+            while step < self.config.train.steps and not stopped:
                 with _reading(step, self.checkpoints):
                     batch = next(self.feed)
                 previous = metrics
@@ -180,28 +213,78 @@ class _Loop:
                     jax.block_until_ready(previous["loss"])
                 watch.finished(step)
                 self.checkpoints.attend()
-                last, stop = step == train.steps, stop_after(step)
-                log = last or step == 1 or step % train.log_every == 0
-                draw = train.sample_every > 0 and (last or step % train.sample_every == 0)
-                save = last or stop or (train.checkpoint_every > 0 and step % train.checkpoint_every == 0)
-                score = self.callbacks.scores(step, last)
-                if not (log or draw or save or score):
+                stopped = stop.after(step)
+                due = self._due(step, stopped)
+                if not (due.tell or due.save):
                     continue
                 values = self.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
                 if progress is not None:
                     progress.update(step, {name: values[name] for name in self.callbacks.shown})
-                if score and self.callbacks.evaluate is not None:
-                    values |= self.callbacks.evaluate(step, state)
-                if (log or score) and writer is not None:
-                    writer.write(step, values)
-                    self.callbacks.watch(step, values)
-                if draw:
-                    self.callbacks.draw(step, state)
-                if save:
-                    facts = {"identity": self.identity, "data": self.feed.state(), "layout": self.packing.facts}
-                    self.checkpoints.save(step, self.packing.pack(state), facts)
+                if due.save:
+                    self._save(step, state, values, due)
+                if stopped and (due.draw or due.score) and step < self.config.train.steps:
+                    break  # the machine may be gone in a moment; what is left out is owed to the next start
+                if self._tell(step, state, values, due, writer, stop):
+                    stopped = True
+                    if not due.save:
+                        self._save(step, state, values, due)
         return step, state
+
+    def _due(self, step: int, stopped: bool) -> Due:
+        train, callbacks = self.config.train, self.callbacks
+        last = step == train.steps
+
+        def at(every: int) -> bool:
+            return every > 0 and (last or step % every == 0)
+
+        score = callbacks.evaluate is not None and callbacks.evaluate_every > 0
+        return Due(
+            log=step == 1 or at(train.log_every),
+            draw=at(train.sample_every),
+            score=score and (step == 1 or at(callbacks.evaluate_every)),  # at step 1 to prove the set-up
+            save=last or stopped or at(train.checkpoint_every),
+        )
+
+    def _save(self, step: int, state: Any, values: dict[str, float], due: Due) -> None:
+        facts = {"identity": self.identity, "data": self.feed.state(), "layout": self.packing.facts}
+        if due.tell:  # so that a run which is killed before it has told them can tell them later
+            facts["values"] = values
+        self.checkpoints.save(step, self.packing.pack(state), facts)
+
+    def _tell(
+        self,
+        step: int,
+        state: Any,
+        values: dict[str, float],
+        due: Due,
+        writer: MetricsWriter | None,
+        stop: StopRequests,
+    ) -> bool:
+        """Draws, scores, writes; the line of metrics comes last and stands for all. Returns whether it was stopped."""
+        if due.draw:
+            self.callbacks.draw(step, state)
+        if due.score and self.callbacks.evaluate is not None:
+            try:
+                with stop.at_once():
+                    values = {**values, **self.callbacks.evaluate(step, state)}
+            except StopRequested:
+                logger.info(
+                    "%s: the scores of step %d are left out, and made up for at the next start", self.label, step
+                )
+                return True
+        if (due.log or due.score) and writer is not None:
+            writer.write(step, values)
+            self.callbacks.watch(step, values)
+        return False
+
+    def owed(self, step: int, values: dict[str, float] | None) -> dict[str, float] | None:
+        """The numbers of a step that was saved but not told before the run ended; None if nothing is owed."""
+        due = self._due(step, stopped=False)
+        if not values or not due.tell:
+            return None
+        told = (due.log or due.score) and is_writer() and last_metrics_step(self.workdir) == step
+        return None if agreed(int(told)) else values
 
     def _writer(self, step: int) -> AbstractContextManager[MetricsWriter | None]:
         """What writes the metrics: in one process."""
@@ -219,30 +302,29 @@ class _Loop:
         # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
         for name in WATCHED:
             if not math.isfinite(values[name]):
-                remedy = f"`drifting replay --workdir={self.workdir} --step={step}` looks into it; "
-                remedy += "try a lower optimizer.learning_rate in another --workdir"
-                raise TrainingError(f"{name} is {values[name]} at step {step}; {_kept(self.checkpoints)}; {remedy}")
+                kept, remedy = _kept(self.checkpoints), self.callbacks.remedy
+                raise TrainingError(f"{name} is {values[name]} at step {step} of {self.workdir}; {kept}; {remedy}")
 
 
 def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[int, dict[str, Any], Any]:
     """The newest checkpoint up to `start` that can be read: its step, its JSON and its state, packed.
 
     Raises:
-        ValueError: none can; says what is wrong with the newest.
+        InputError: none can; says what is wrong with the newest.
     """
-    wrong: ValueError | None = None
+    wrong: InputError | None = None
     for step in [step for step in checkpoints.steps() if step <= start]:
         try:
             saved = checkpoints.read_run(step)
             restored = checkpoints.restore(step, packing.target(saved.get("layout", {})))
-        except ValueError as error:
+        except InputError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
         else:
             # Where a process could not read what the others could, all go back to what it could read.
             least = min(reached := everyones(step))
             return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
-    raise wrong or ValueError("there is no checkpoint")
+    raise wrong or InputError("there is no checkpoint")
 
 
 @contextmanager
@@ -250,7 +332,7 @@ def _reading(step: int, checkpoints: Checkpoints) -> Iterator[None]:
     """Data that cannot be read, such as a damaged image, ends the training."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         raise TrainingError(f"data after step {step}: {error}; {_kept(checkpoints)}") from error
 
 

@@ -5,8 +5,6 @@ gigabytes for each device, and reading them again gives the same bits.
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,12 +13,13 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from drifting.data.batches import Feed, Pipeline
+from drifting.assembly.run import Run
+from drifting.data.batches import Pipeline
 from drifting.devices.mesh import Layout, shardings
-from drifting.method import bank
+from drifting.method.bank import Bank
+from drifting.method.pool import Banks
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState
-from drifting.method.step import Parts
 from drifting.runs.checkpoints import abstract
 from drifting.training import loop
 
@@ -28,16 +27,21 @@ CHUNK = 4096
 """Samples read at a time when banks are restored."""
 
 
-def bank_packing(parts: Parts, feed: Feed, empty: Callable[[], TrainState]) -> loop.Packing:
-    """How the state of a run is kept in its checkpoints. `empty`: makes a state of its structure."""
-    layout, space = parts.layout, parts.space
+def bank_packing(run: Run) -> loop.Packing:
+    """How the state of a run is kept in its checkpoints.
+
+    A checkpoint holds a `TrainState` whose banks are nested dicts: `class` and, where there is one, `unconditional`,
+    each with `ids`, `pushed` and, unless they can be read again, `samples`.
+    """
+    layout, space, feed = run.layout, run.parts.space, run.feed
     by_number = isinstance(feed, Pipeline) and space.as_delivered
 
-    def pack(state: TrainState) -> TrainState:
-        return _with_samples(state, lambda _: None) if by_number else state
+    def pack(state: TrainState) -> Any:
+        packed: Any = _packed(state.banks, with_samples=not by_number)
+        return dataclasses.replace(state, banks=packed)
 
-    def target(saved: dict[str, Any]) -> TrainState:
-        shapes = jax.eval_shape(empty)
+    def target(saved: dict[str, Any]) -> Any:
+        shapes = jax.eval_shape(run.empty)
         placed, sets = shardings(layout, shapes), int(saved.get("bank_sets", layout.replicas))
         banks, where = shapes.banks, placed.banks
         if sets != layout.replicas:
@@ -46,45 +50,57 @@ def bank_packing(parts: Parts, feed: Feed, empty: Callable[[], TrainState]) -> l
         shapes, placed = (dataclasses.replace(s, banks=b) for s, b in ((shapes, banks), (placed, where)))
         return abstract(pack(shapes), pack(placed))
 
-    def unpack(state: TrainState) -> TrainState:
-        banks = {name: _dealt(layout, held) for name, held in state.banks.items()}
-        state = dataclasses.replace(state, banks=banks)
-        if not by_number:
-            return state
-        assert isinstance(feed, Pipeline)
-        return _with_samples(state, partial(recall_samples, space, feed))
+    def unpack(saved: Any) -> TrainState:
+        if not saved.banks:
+            return dataclasses.replace(saved, banks=None)
+        dealt = {name: _dealt(layout, held) for name, held in saved.banks.items()}
+        if by_number:
+            assert isinstance(feed, Pipeline)
+            for held in dealt.values():
+                held["samples"] = recall_samples(space, feed, held["ids"], held["pushed"])
+        banks = {name: Bank(**held) for name, held in dealt.items()}
+        return dataclasses.replace(saved, banks=Banks(banks["class"], banks.get("unconditional")))
 
     return loop.Packing(pack, unpack, target, {"bank_sets": layout.replicas})
 
 
-def _with_samples(state: TrainState, samples: Callable[[bank.Bank], Any]) -> TrainState:
-    banks = {name: dataclasses.replace(held, samples=samples(held)) for name, held in state.banks.items()}
-    return dataclasses.replace(state, banks=banks)
+def _packed(banks: Banks | None, with_samples: bool) -> dict[str, dict[str, Any]]:
+    if banks is None:
+        return {}
+    held = {"class": banks.by_class, "unconditional": banks.unconditional}
+    # None, not left out: that is how checkpoints without samples have always said so.
+    return {
+        name: {"samples": one.samples if with_samples else None, "ids": one.ids, "pushed": one.pushed}
+        for name, one in held.items()
+        if one is not None
+    }
 
 
-def _dealt(layout: Layout, held: bank.Bank) -> bank.Bank:
+def _dealt(layout: Layout, held: dict[str, Any]) -> dict[str, Any]:
     """As many sets of banks as there are now, in turn those that there were."""
-    sets = held.pushed.shape[0]
+    sets = held["pushed"].shape[0]
     if sets == layout.replicas:
-        return held
+        return dict(held)
     turn = jnp.arange(layout.replicas) % sets
-    return jax.jit(lambda held: jax.tree.map(lambda x: x[turn], held), out_shardings=layout.banks)(held)
+    dealt: dict[str, Any] = jax.jit(lambda held: jax.tree.map(lambda x: x[turn], held), out_shardings=layout.banks)(
+        held
+    )
+    return dealt
 
 
-def recall_samples(space: SampleSpace, pipeline: Pipeline, held: bank.Bank) -> Array:
+def recall_samples(space: SampleSpace, pipeline: Pipeline, ids: Array, pushed: Array) -> Array:
     """The samples of banks `[S, C, K, *shape]`, read again by their numbers; zero where there are none yet.
 
     Each process reads what its own devices hold.
     """
     kept, read = space.record, {}
     parts = []
-    for ids, pushed in zip(held.ids.addressable_shards, held.pushed.addressable_shards, strict=True):
-        key = str(ids.index)
+    for some, filled in zip(ids.addressable_shards, pushed.addressable_shards, strict=True):
+        key = str(some.index)
         if key not in read:
-            read[key] = _recall(pipeline, kept, np.asarray(ids.data), np.asarray(pushed.data))
-        parts.append(jax.device_put(read[key], ids.device))
-    shape = (*held.ids.shape, *kept.shape)
-    return jax.make_array_from_single_device_arrays(shape, held.ids.sharding, parts)
+            read[key] = _recall(pipeline, kept, np.asarray(some.data), np.asarray(filled.data))
+        parts.append(jax.device_put(read[key], some.device))
+    return jax.make_array_from_single_device_arrays((*ids.shape, *kept.shape), ids.sharding, parts)
 
 
 def _recall(pipeline: Pipeline, kept: jax.ShapeDtypeStruct, ids: NDArray[np.uint32], pushed: NDArray) -> NDArray:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from drifting.assembly.run import Run
 from drifting.config.schema import ema_decay
 from drifting.devices.processes import is_writer
 from drifting.method.loss import MapMetrics
 from drifting.method.state import TrainState
-from drifting.method.step import Parts
 from drifting.sampling.grid import save_grid
 from drifting.sampling.sampler import Sampler
 
@@ -56,11 +56,11 @@ class CollapseWatch:
 class GridDrawer:
     """Draws `samples/step_N.png` with the averaged parameters: a row for each class, always the same seeds."""
 
-    def __init__(self, parts: Parts, workdir: Path) -> None:
-        rows = min(parts.num_classes, GRID_CLASSES)
+    def __init__(self, run: Run, workdir: Path) -> None:
+        rows = min(run.source.num_classes, GRID_CLASSES)
         self._labels = np.repeat(np.arange(rows, dtype=np.int32), GRID_COLUMNS)
-        self._sampler = Sampler(parts.generator, parts.space, len(self._labels))
-        self._config, self._workdir, self._layout = parts.config, workdir, parts.layout
+        self._sampler = Sampler(run.parts.generator, run.parts.space, len(self._labels))
+        self._config, self._workdir, self._layout = run.config, workdir, run.layout
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Draws the state after `step`."""

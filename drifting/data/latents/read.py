@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
-from drifting.data.source import Batch, Indices, Records, check_split
+from drifting.data.source import Batch, Delivery, Indices, Records, check_split
 from drifting.errors import InputError
 from drifting.runs.files import labels_sha256, read_json, sha256
 
@@ -153,6 +153,9 @@ class LatentSource:
         self.vae: str = facts["vae"]
         self.vae_checksum: str = facts["vae_checksum"]
         self.flip: bool = facts["flip"]
+        self.delivers = Delivery(
+            (height, width, 2 * channels), "float16", self.vae, self.vae_checksum, self.flip, str(folder)
+        )
         self._record = record_type(self.sample_shape, self.flip)
         self._files = [folder / shard["file"] for shard in manifest["shards"]]
         self._starts = np.cumsum([0] + [shard["records"] for shard in manifest["shards"]])
@@ -219,12 +222,6 @@ class LatentSource:
         if size > 1:  # otherwise it takes no time
             logger.info("data: comparing %.0f GB of %s with its checksums (or set data.verify=False)", size, self.path)
         _require_none(check_cache(self.path, verify=True))
-
-    def without_labels(self) -> "LatentSource":
-        """The same latents, all of one class `all`."""
-        other = LatentSource(self.path)
-        other.labels, other.class_names, other.num_classes = np.zeros_like(self.labels), ("all",), 1
-        return other
 
 
 def latents(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drifting.config.schema import DataConfig
-from drifting.data.latents.read import LatentSource, latents
-from drifting.data.source import LabelledSource, OneClass
+from drifting.data.latents.read import latents
+from drifting.data.source import LabelledSource, OneClass, VerifiableSource, delivery
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
 from drifting.data.sources.digits import digits
@@ -66,16 +66,11 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
             channels=data.channels,
             classes=data.classes,
         )
-        if isinstance(found, LatentSource):
-            return _checked_latents(found, data)
+        delivers = delivery(found)
+        if data.flip and not delivers.mirrored:
+            raise InputError(f"{delivers.path} was made without mirror images (cache.flip=False): set data.flip=False")
+        if data.verify and isinstance(found, VerifiableSource):
+            found.verify()
     except (ConfigError, InputError) as error:
         raise ConfigError(f"data.name={data.name!r}: {error}") from error
     return OneClass(found) if data.unconditional else found
-
-
-def _checked_latents(found: LatentSource, data: DataConfig) -> LatentSource:
-    if data.flip and not found.flip:
-        raise InputError(f"{found.path} was made without mirror images (cache.flip=False): set data.flip=False")
-    if data.verify:
-        found.verify()
-    return found.without_labels() if data.unconditional else found

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifting.assembly import networks, recipe
+from drifting.assembly import networks
+from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.checks import check_sizes
-from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig
+from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
 from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
@@ -200,7 +201,8 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
     parts, empty_state = set_up(config, space, encoder, images.classes)
     state, frozen = jax.eval_shape(empty_state), encoder.params | space.params
     n_gen, n_real = loss.labels * loss.generated, loss.labels * (loss.positives + loss.unconditional)
-    new = config.bank.push if config.bank.per_class else loss.labels * loss.positives
+    read = 0 if config.data.resident else n_real  # what is resident was encoded when it was loaded
+    new = config.bank.push if has_banks(config) else read
 
     def inputs(batch: int) -> Any:
         keys = partial(jax.random.split, jax.random.key(0), batch)
@@ -222,7 +224,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
         "generator, forward + backward": n_gen * flops(_with_backward(generate), state.params, inputs(1)),
         "encoders on real samples": n_real * reading,
         "encoders on generated, forward + backward": n_gen * flops(_with_backward(features), samples(1), frozen),
-        "loss": _loss_flops(parts.objective, config, maps),
+        "loss": _loss_flops(parts.recipe.objective, config, maps),
     }
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, new)
@@ -247,7 +249,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
         | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
         copies=copies,
         activations=activations,
-        loss=_loss_memory(parts.objective, config, maps),
+        loss=_loss_memory(parts.recipe.objective, config, maps),
         encoding=_encoding(space, new),
         notes=images.notes,
     )
@@ -256,7 +258,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
 def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
     arguments, key = networks.mae_arguments(config.mae, space.shape[2], images.classes), jax.random.key(0)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
+    optimizer = optimizer_of(config.optimizer, config.train.steps)
     decays, batch = config.train.ema_decays, config.train.batch_size
     state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
 

@@ -1,0 +1,33 @@
+"""What settings name, found in the registries before data are read or anything is compiled."""
+
+from drifting.assembly.networks import check_model
+from drifting.assembly.recipe import objective_of
+from drifting.assembly.spaces import encoder_options
+from drifting.config.checks import check
+from drifting.config.schema import AnyConfig, Config
+from drifting.data.sources import SOURCES
+from drifting.errors import one_of, require
+
+
+def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder: bool = False) -> None:
+    """Checks that the settings work together, and that everything they name exists.
+
+    Args:
+        config: the settings.
+        own_network, own_encoder: whether the generator or the feature space is not the settings' own.
+
+    Raises:
+        ConfigError: naming the first that does not.
+    """
+    check(config)
+    one_of("data.name", config.data.name, SOURCES)
+    if not isinstance(config, Config):
+        return
+    objective_of(config)
+    if not own_network:
+        check_model(config.model)
+    for name in () if own_encoder else config.features.encoders:
+        weights = encoder_options(config.features, name).weights
+        remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "
+        remedy += "features.encoders; () compares the samples themselves"
+        require(weights is not None, f"features.options.{name}.weights", None, remedy)

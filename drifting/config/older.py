@@ -1,0 +1,63 @@
+"""Keys of earlier versions. Files in `configs/`, command lines and run directories that have them go on working."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from drifting.errors import ConfigError
+
+FEATURES: dict[str, tuple[str, str, Any]] = {
+    "mae": ("mae", "weights", None),
+    "mae_size": ("mae", "size", None),
+    "mae_dtype": ("mae", "dtype", "float32"),
+    "locations": ("mae", "locations", True),
+    "mean": ("mae", "mean", True),
+    "std": ("mae", "std", True),
+    "mean_patches": ("mae", "mean_patches", (2, 4)),
+    "std_patches": ("mae", "std_patches", (2, 4)),
+    "every_k_block": ("mae", "every_k_block", 2),
+    "convnext": ("convnext", "weights", "hf://facebook/convnextv2-base-22k-224"),
+    "convnext_size": ("convnext", "size", 224),
+    "convnext_dtype": ("convnext", "dtype", "float32"),
+}
+"""Former keys of the section `features`: the encoder and the option that each is now, and its default."""
+
+
+def renamed(path: str) -> str:
+    """The key that a former key such as `features.mae_size` is now; any other key as it is."""
+    section, _, key = path.partition(".")
+    if section == "features" and key in FEATURES:
+        encoder, option, _ = FEATURES[key]
+        return f"features.options.{encoder}.{option}"
+    return path
+
+
+def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, nested keys and values, with former keys under their names of today; defaults are left out.
+
+    Raises:
+        ConfigError: a former key and the key that it is now say different things.
+    """
+    found = dict(settings)
+    if not isinstance(found.get("features"), Mapping):
+        return found
+    features = dict(found["features"])
+    if not isinstance(features.get("options", {}), Mapping):
+        return found
+    options = {name: dict(given) if isinstance(given, Mapping) else given
+               for name, given in features.get("options", {}).items()}  # fmt: skip
+    for key in [key for key in features if key in FEATURES]:
+        encoder, option, default = FEATURES[key]
+        value = features.pop(key)
+        if value == default or (isinstance(value, list) and tuple(value) == default):
+            continue
+        given = options.setdefault(encoder, {})
+        if given.get(option, value) != value:
+            now = renamed(f"features.{key}")
+            raise ConfigError(
+                f"features.{key}={value!r}: {now}={given[option]!r} is the same setting, give one of them"
+            )
+        given[option] = value
+    if options:
+        features["options"] = options
+    found["features"] = features
+    return found

@@ -1,0 +1,59 @@
+"""What a feature encoder is: frozen networks whose maps make the feature space of the loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax import Array
+
+from drifting.method.features import Features
+from drifting.method.space import SampleSpace
+from drifting.networks.network import Network, Params
+
+FeatureFn = Callable[[Params, Array], Features]
+"""`(params, x [B, H, W, C]) -> {name: [B, positions, channels]}`, differentiable in `x`."""
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """A frozen feature space.
+
+    Attributes:
+        features: of samples `[B, H, W, C]`.
+        params: the encoders' parameters, constants of training; `{"vae": ...}` among them where images are needed.
+        checksums: of the encoders' weights, by name.
+    """
+
+    features: FeatureFn
+    params: Params = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An encoder with its weights and settings.
+
+    Attributes:
+        features: of what it reads.
+        of_images: whether it reads images in [-1, 1]; otherwise it reads samples, which may be latents.
+    """
+
+    features: FeatureFn
+    of_images: bool
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A kind of feature encoder, an entry of `ENCODERS`.
+
+    Attributes:
+        network: the kind of its weights, a key of `drifting.networks.NETWORKS`.
+        options: a frozen dataclass of its settings with their defaults, `weights: str | None` and `dtype: str` among
+            them; it raises `ValueError` for values that cannot work. They are the settings `features.options[NAME]`.
+        read: `(options, network, space) -> Reader`. It raises `ValueError` where the network cannot read the samples of
+            that space. It must not need parameters, which may be shapes only: `Reader.features` is given them.
+    """
+
+    network: str
+    options: type
+    read: Callable[[Any, Network, SampleSpace], Reader]

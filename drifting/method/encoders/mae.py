@@ -1,0 +1,121 @@
+"""The masked autoencoder as a feature encoder: the maps of its residual stages and their statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifting.method.encoders.encoder import Encoder, Reader
+from drifting.method.features import Features, multi_scale_statistics
+from drifting.method.space import SampleSpace
+from drifting.networks import mae
+from drifting.networks.layers import EPSILON, require_dtype, require_setting
+from drifting.networks.network import Network, Params
+
+
+@dataclass(frozen=True)
+class MAEOptions:
+    """Settings of the masked autoencoder as a feature encoder."""
+
+    weights: str | None = None  # such as the folder `encoder` that `drifting pretrain` writes
+    dtype: str = "float32"
+    size: int | None = None  # images are resized to this many pixels; None: not
+    locations: bool = True  # this and the following: which features
+    mean: bool = True
+    std: bool = True
+    mean_patches: tuple[int, ...] = (2, 4)
+    std_patches: tuple[int, ...] = (2, 4)
+    every_k_block: int = 2  # of the residual blocks of each stage use every k-th; 0: none
+
+    def __post_init__(self) -> None:
+        require_dtype("dtype", self.dtype)
+        require_setting(self.size is None or self.size >= 1, "size", self.size, "use 1 or more")
+        require_setting(self.every_k_block >= 0, "every_k_block", self.every_k_block, "use 0 (no block) or more")
+        for key in ("mean_patches", "std_patches"):
+            sides = getattr(self, key)
+            require_setting(all(side > 0 for side in sides), key, sides, "sides of patches are at least 1")
+
+
+def norm_x(tokens: jax.Array) -> jax.Array:
+    """Root mean square of each channel, `[B, h, w, C]` to `[B, 1, C]` of the same dtype."""
+    square = jnp.mean(jnp.square(tokens.astype(jnp.float32)), axis=(1, 2))
+    return jnp.sqrt(square + EPSILON).astype(tokens.dtype)[:, None]
+
+
+def mae_features(
+    encoder: mae.Encoder,
+    x: jax.Array,
+    *,
+    locations: bool = True,
+    mean: bool = True,
+    std: bool = True,
+    mean_patches: Sequence[int] = (2, 4),
+    std_patches: Sequence[int] = (2, 4),
+    every_k_block: int = 2,
+) -> Features:
+    """A masked autoencoder's features of the released recipe: `norm_x`, then the statistics of the encoder's maps.
+
+    The recipe's `global`, the sample itself, is `pixel_features`.
+
+    Args:
+        encoder: a masked autoencoder's encoder, e.g. `nnx.merge(graphdef, params)` of `nnx.split(mae.encoder)`.
+        x: samples `[B, H, W, C]` float32.
+        locations, mean, std, mean_patches, std_patches: see `multi_scale_statistics`.
+        every_k_block: of the residual blocks, counted from 1 in each stage, use every k-th; 0 = none.
+
+    Raises:
+        ValueError: `every_k_block` is negative.
+    """
+    if every_k_block < 0:
+        raise ValueError(f"every_k_block {every_k_block} must be 0 (no block) or positive")
+    tokens = encoder.patchify(x).astype(encoder.dtype)
+    maps = {name: y for name, y in encoder.maps(tokens).items() if _wanted(name, every_k_block)}
+    statistics = multi_scale_statistics(
+        maps, locations=locations, mean=mean, std=std, mean_patches=mean_patches, std_patches=std_patches
+    )
+    return {"norm_x": norm_x(tokens)} | statistics
+
+
+def read(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
+    """The features of samples, or of images where samples are latents and the autoencoder was trained on images.
+
+    Raises:
+        ValueError: the autoencoder is for other channels or sides.
+    """
+    channels, patch = network.arguments["in_channels"], network.arguments["input_patch_size"]
+    of_images = space.vae is not None and channels != space.shape[2]
+    height, width, given = space.image_shape if of_images else space.shape
+    if options.size is not None and not of_images and space.vae is not None:
+        raise ValueError(f"size={options.size}: this encoder takes latents, leave it None")
+    size = (height, width) if options.size is None else (options.size,) * 2
+    if channels != given or size[0] % patch or size[1] % patch:
+        raise ValueError(
+            f"weights={options.weights!r}: this encoder takes {channels} channels and sides divisible by {patch}, the "
+            f"samples are {size[0]}x{size[1]}x{given}; pre-train one on this data"
+        )
+
+    def features(params: Params, x: jax.Array) -> Features:
+        if x.shape[1:3] != size:
+            x = jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear")
+        return mae_features(
+            nnx.merge(network.graphdef, params),
+            x,
+            locations=options.locations,
+            mean=options.mean,
+            std=options.std,
+            mean_patches=options.mean_patches,
+            std_patches=options.std_patches,
+            every_k_block=options.every_k_block,
+        )
+
+    return Reader(features, of_images)
+
+
+MAE_ENCODER = Encoder("mae", MAEOptions, read)
+
+
+def _wanted(name: str, every_k_block: int) -> bool:
+    _, is_block, number = name.partition("_blk")
+    return not is_block or (every_k_block > 0 and int(number) % every_k_block == 0)
