@@ -86,7 +86,7 @@ def as_argument(argument: str, value: Any) -> Iterator[None]:
     except ArgumentError as error:
         remedy = error.remedy if str(error.value) == str(value) else str(error)
         raise ArgumentError(argument, value, remedy) from error
-    except ValueError as error:
+    except (ConfigError, InputError) as error:
         head = rf"([\w.]+=)?({re.escape(repr(str(value)))}|{re.escape(str(value))}): "
         raise ArgumentError(argument, value, re.sub(rf"\A{head}", "", str(error))) from error
 
@@ -99,6 +99,6 @@ def use_one_of(value: Any, known: Iterable[str]) -> str:
     return f"use one of {', '.join(known)}{hint}"
 
 
-def unusable(key: str, reference: str, error: ValueError) -> str:
+def unusable(key: str, reference: str | None, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"

@@ -22,18 +22,19 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from drifting.assembly import networks, recipe
+from drifting.assembly import networks
+from drifting.assembly.run import set_up
 from drifting.assembly.spaces import sample_space
-from drifting.config.schema import Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
+from drifting.config.schema import BankConfig, Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
 from drifting.data.crop import centre_crop, random_crop
 from drifting.data.decode import decode
-from drifting.devices.mesh import one_device
-from drifting.method import bank
-from drifting.method.features import mae_features, pixel_features
+from drifting.method.encoders import FeatureEncoder
+from drifting.method.encoders.mae import mae_features
+from drifting.method.features import pixel_features
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective, map_loss
 from drifting.method.state import create
-from drifting.method.step import Parts, draw_samples, drift_loss, generator_inputs, real_features, train_step
+from drifting.method.step import StepParts, begin_step, drift_loss, generator_inputs, real_features, train_step
 from scripts import bench_data
 
 REPEATS = 10
@@ -54,6 +55,7 @@ WORKLOAD_T = Config(
         positives=16,
         unconditional=4,
     ),
+    bank=BankConfig(per_class=16),
     optimizer=OptimizerConfig(),
 )
 
@@ -75,34 +77,24 @@ def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float
     return float(np.median(seconds)), compiled.cost_analysis()["flops"] / 1e9, memory, compile_seconds
 
 
-def workload_t() -> tuple[Parts, Any, Any, Any]:
+def workload_t() -> tuple[StepParts, Any, Any, Any]:
     """The parts, state, batch and encoder parameters of workload T, everything random."""
     config, key = WORKLOAD_T, jax.random.key(0)
     arguments = networks.mae_arguments(ENCODER, SHAPE[2], CLASSES)
     graphdef, encoder = nnx.split(networks.autoencoder(arguments, key).encoder)
-    generator, init = networks.generator(config.model, SHAPE, CLASSES, seed=0)
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
-    parts = Parts(
-        config,
-        generator,
-        sample_space(None, SHAPE),
-        lambda params, x: pixel_features(x) | mae_features(nnx.merge(graphdef, params), x),
-        recipe.objective(config),
-        optimizer,
-        CLASSES,
-        one_device(),
-    )
-    banks = {
-        "class": bank.create(CLASSES, config.loss.positives, SHAPE),
-        "unconditional": bank.create(1, config.bank.unconditional, SHAPE),
-    }
-    samples = jax.random.normal(key, banks["class"].samples.shape)
-    full = jnp.full((CLASSES,), config.loss.positives, jnp.int32)
-    banks["class"] = dataclasses.replace(banks["class"], samples=samples, pushed=full)
+
+    def features(params: Any, x: jax.Array) -> Any:
+        return pixel_features(x) | mae_features(nnx.merge(graphdef, params), x)
+
+    parts, empty = set_up(config, sample_space(None, SHAPE), FeatureEncoder(features), CLASSES)
+    state = empty()
+    held = state.banks.by_class
+    full = jnp.full(held.pushed.shape, config.loss.positives, jnp.int32)
+    held = dataclasses.replace(held, samples=jax.random.normal(key, held.samples.shape), pushed=full)
     # Not the initial parameters: their last layer is zero and the generated samples would coincide.
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), init())
-    banks = jax.tree.map(lambda x: x[None], banks)  # of one device
-    state = create(params, optimizer, ema_decays=(0.999,), banks=banks)
+    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
+    banks = dataclasses.replace(state.banks, by_class=held)
+    state = create(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
     batch = {
         "image": np.asarray(jax.random.normal(key, (config.bank.push, *SHAPE))),
         "label": np.arange(config.bank.push, dtype=np.int32),
@@ -111,15 +103,14 @@ def workload_t() -> tuple[Parts, Any, Any, Any]:
     return parts, state, batch, nnx.to_pure_dict(encoder)
 
 
-def micro_batched(parts: Parts, size: int) -> Parts:
+def micro_batched(parts: StepParts, size: int) -> StepParts:
     """The same step with micro-batches of `size` samples."""
-    train = dataclasses.replace(parts.config.train, micro_batch=size)
-    return dataclasses.replace(parts, config=dataclasses.replace(parts.config, train=train))
+    return dataclasses.replace(parts, recipe=dataclasses.replace(parts.recipe, micro_batch=size))
 
 
-def measure_step(parts: Parts, state: Any, batch: Any, encoder: Any) -> tuple[float, float, float, float]:
+def measure_step(parts: StepParts, state: Any, batch: Any, encoder: Any) -> tuple[float, float, float, float]:
     """`measure` of a whole step, the state donated as in training."""
-    widths, key = jnp.asarray(parts.config.loss.widths), jax.random.key(1)
+    widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
     start = time.perf_counter()
     step = jax.jit(partial(train_step, parts), donate_argnums=0).lower(state, batch, encoder, widths, key).compile()
     compile_seconds, seconds = time.perf_counter() - start, []
@@ -183,8 +174,8 @@ def main() -> None:
         table.add_row(name, f"{seconds * 1e3:.0f}", f"{flop:.1f}", f"{memory:.0f}", f"{compile_seconds:.1f}", released)
 
     parts, state, batch, encoder = workload_t()
-    widths, key = jnp.asarray(parts.config.loss.widths), jax.random.key(1)
-    draw = jax.jit(lambda state, batch: draw_samples(parts, state, batch, encoder, key))(state, batch)
+    widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
+    draw = jax.jit(lambda state, batch: begin_step(parts, state, batch, encoder, key)[1])(state, batch)
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1).reshape(-1, *SHAPE)
     inputs = generator_inputs(draw)
     samples = jax.jit(parts.generator)(state.params, *inputs)
@@ -200,7 +191,7 @@ def main() -> None:
 
     def loss(x: jax.Array) -> jax.Array:
         features = parts.features(encoder, x)
-        return drift_loss(parts, features, real_features(parts, draw, encoder), draw, widths)[0]
+        return drift_loss(parts.recipe.objective, features, real_features(parts, draw, encoder), draw, widths)[0]
 
     for size in MICRO_BATCHES:
         name = f"workload T, {size} samples at a time" if size else "workload T, one step"

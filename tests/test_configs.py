@@ -13,11 +13,12 @@ import pytest
 from flax import nnx
 
 from drifting.assembly import networks, recipe
+from drifting.assembly.names import check_settings
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.cli.commands import main
 from drifting.cli.settings import load_settings
-from drifting.config.checks import check, check_sizes
+from drifting.config.checks import check_sizes
 from drifting.config.parse import parse
 from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.data.sources import make_source
@@ -61,7 +62,7 @@ def names(command: str) -> list[str]:
 def settings(name: str, variant: str = "") -> Any:
     loaded = load_settings(f"{CONFIGS / name}.py" + (f":{variant}" if variant else ""))
     config = parse(loaded, PretrainConfig if command_of(loaded) == "pretrain" else Config)
-    check(config)
+    check_settings(config)
     return config
 
 
@@ -150,7 +151,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
     if name == "mae_latent_256":
         encoder = sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(params)["encoder"]))
         assert encoder == published["latent_ablation_256.yaml"]["encoder"]
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
+    optimizer = recipe.optimizer_of(config.optimizer, config.train.steps)
     state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
     batch = {
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),

@@ -14,7 +14,7 @@ from drifting.data import in_memory
 from drifting.data.batches import ClassBalanced, Constant, Feed, Pipeline, members_of
 from drifting.data.source import Delivery, LabelledSource
 from drifting.devices.blocks import Blocks, joined
-from drifting.devices.mesh import Layout
+from drifting.devices.mesh import Layout, one_device
 from drifting.errors import ConfigError, InputError
 from drifting.method.space import VAE_SLICE, SampleSpace
 
@@ -34,13 +34,16 @@ def reading(data: DataConfig, layout: Layout) -> dict[str, Any]:
     )
 
 
-def make_feed(config: Config, source: LabelledSource, layout: Layout) -> Feed:
+def make_feed(config: Config, source: LabelledSource, layout: Layout | None = None) -> Feed:
     """What a step is fed with: new samples for the banks, its own real samples, or all there are, on the device.
+
+    `layout`: where batches lie; None: on one device.
 
     Raises:
         ConfigError: a class has no samples.
         InputError: resident data cannot be read.
     """
+    layout = layout or one_device()
     loss, seed, how = config.loss, config.train.seed, reading(config.data, layout)
     try:
         counts = np.array([len(members) for members in members_of(source)])

@@ -7,6 +7,7 @@ from drifting.config.checks import check
 from drifting.config.schema import AnyConfig, Config
 from drifting.data.sources import SOURCES
 from drifting.errors import one_of, require
+from drifting.method.encoders import ENCODERS
 
 
 def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder: bool = False) -> None:
@@ -26,6 +27,9 @@ def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder:
     objective_of(config)
     if not own_network:
         check_model(config.model)
+    for name in config.features.options:
+        one_of("features.options", name, ENCODERS)
+        encoder_options(config.features, name)
     for name in () if own_encoder else config.features.encoders:
         weights = encoder_options(config.features, name).weights
         remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from jax import Array
 
-from drifting.config.parse import parse_section
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
+from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
-from drifting.errors import ConfigError, one_of
+from drifting.errors import ConfigError, InputError, one_of, unusable
 from drifting.method.encoders import ENCODERS, FeatureEncoder, Reader
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
@@ -21,6 +21,15 @@ from drifting.networks.network import Network, Params
 from drifting.weights.references import network
 
 Training = TypeVar("Training", Config, PretrainConfig)
+
+
+def _network(key: str, reference: str | None, kind: str, abstract: bool, **changes: Any) -> Network:
+    """The network that the setting `key` names; what is wrong with it is said with that name in front."""
+    try:
+        return network(reference, kind, abstract, **changes)
+    except InputError as error:
+        raise ConfigError(unusable(key, reference, error)) from error
+
 
 # --- the space in which samples live ----------------------------------------------------------------------------------
 
@@ -37,7 +46,7 @@ def sample_space(
     """
     if reference is None:
         return SampleSpace(image_shape, image_shape, None)
-    found = network(key, reference, "vae", abstract, dtype="float32", remat=True)
+    found = _network(key, reference, "vae", abstract, dtype="float32", remat=True)
     height, width, channels = image_shape
     factor = 2 ** (len(found.arguments["block_channels"]) - 1)
     if channels != found.arguments["in_channels"] or height % factor or width % factor:
@@ -111,7 +120,7 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
     for name in config.encoders:
         options, encoder = encoder_options(config, name), ENCODERS[name]
         key = f"features.options.{name}"
-        networks[name] = network(
+        networks[name] = _network(
             f"{key}.weights", options.weights, encoder.network, abstract, dtype=options.dtype, remat=config.remat
         )
         try:

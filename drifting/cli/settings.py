@@ -1,5 +1,6 @@
 """Flags and settings out of the arguments of a command: every way to get them wrong becomes a `ConfigError`."""
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -13,8 +14,10 @@ from ml_collections import ConfigDict, config_flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to, one_line
-from drifting.config.parse import accepts_none, annotation, parse, to_config_dict, wrong_type
+from drifting.config.older import renamed
+from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of
+from drifting.config.sections import accepts_none, wrong_type
 from drifting.errors import ConfigError
 
 
@@ -70,8 +73,14 @@ def _define_settings(
         raise ConfigError(f"--config={path}: {error}") from error
     rest: list[str] = []
     none: set[str] = set()
-    for argument in arguments:
+    remaining = iter(arguments)
+    for argument in remaining:
         match = re.fullmatch(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if match and annotation(kind, match[1], match[2]) is Any:
+            off = argument.lstrip("-").startswith("no")
+            value = match[2] if match[2] is not None else "False" if off else next(remaining, "")
+            _set_option(settings, renamed(match[1]).split("."), value)
+            continue
         if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
             none.add(match[1])
             # Of a key given twice the last value counts.
@@ -85,6 +94,19 @@ def _define_settings(
         settings[section][key] = None  # which flags cannot say
     config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
     return kind, rest
+
+
+def _set_option(settings: ConfigDict, path: Sequence[str], text: str) -> None:
+    """Sets a key below a section whose keys are not declared: an option of an encoder or of a network."""
+    *sections, key = path
+    for section in sections:
+        settings = settings.setdefault(section, ConfigDict())
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    with settings.ignore_type():
+        settings[key] = value
 
 
 def _take_config(arguments: list[str]) -> tuple[str, list[str]]:

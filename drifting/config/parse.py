@@ -1,10 +1,7 @@
-"""From nested keys and values to the dataclasses of settings and back, strictly: no unknown key, no other type."""
+"""From a `ConfigDict` or nested keys and values to the dataclasses of settings, and back."""
 
 import dataclasses
-import difflib
-import types
 import typing
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,6 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from drifting.config.older import renamed, renewed
 from drifting.config.schema import Config, Kind, Settings
+from drifting.config.sections import inner_type, parse_section, unknown_key
 from drifting.errors import ConfigError
 
 
@@ -28,7 +26,7 @@ def to_config_dict(config: Settings) -> ConfigDict:
             elif isinstance(v, dict):
                 out[f.name] = ConfigDict(v)
             elif v is None:
-                out[f.name] = placeholder(_inner_type(hints[f.name]))
+                out[f.name] = placeholder(inner_type(hints[f.name]))
             else:
                 out[f.name] = v
         return out
@@ -59,42 +57,6 @@ def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
     return parse_section(kind(), renewed(settings), "")
 
 
-def _inner_type(hint: Any) -> Any:
-    """`int` of `int | None`."""
-    if accepts_none(hint):
-        return next(t for t in typing.get_args(hint) if t is not type(None))
-    return hint
-
-
-def parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
-    """The dataclass `defaults` with the values of `settings`, keys and values; `prefix` goes before keys in errors.
-
-    Raises:
-        ConfigError: an unknown key or a value of a wrong type.
-    """
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{prefix.rstrip('.') or 'settings'}={settings!r}: expected a section of keys, not a value")
-    hints = typing.get_type_hints(type(defaults))
-    values = {}
-    for key, value in settings.items():
-        if key not in hints:
-            raise ConfigError(unknown_key(prefix + key, value, hints))
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
-        else:
-            values[key] = _convert(hints[key], value, prefix + key)
-    return dataclasses.replace(defaults, **values)
-
-
-def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
-    """One line for a dotted `path` whose last part is none of the `known` keys there, with the nearest that is."""
-    prefix, dot, name = path.rpartition(".")
-    given = path if isinstance(value, dict) else f"{path}={value!r}"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {prefix}{dot}{close[0]}?" if close else f"known keys: {', '.join(known)}"
-    return f"{given}: there is no such key; {remedy}"
-
-
 def annotation(kind: type[Settings], path: str, value: Any) -> Any:
     """The annotated type of a dotted key such as `loss.widths`.
 
@@ -121,43 +83,3 @@ def annotation(kind: type[Settings], path: str, value: Any) -> Any:
     if typing.get_origin(hint) is dict:
         raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.NAME=...")
     return hint
-
-
-def accepts_none(hint: Any) -> bool:
-    """Whether an annotated type is `... | None`."""
-    return isinstance(hint, types.UnionType)
-
-
-def wrong_type(path: str, value: Any, hint: Any) -> str:
-    """One line for a value that is not of the annotated type."""
-    if typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)"
-    kind, none = _inner_type(hint), " or None" if accepts_none(hint) else ""
-    return f"{path}={value!r}: expected {kind.__name__}{none}, for example {_example(kind)}"
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else."""
-    if accepts_none(hint):
-        return None if value is None else _convert(_inner_type(hint), value, path)
-    if typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple):
-            raise ConfigError(wrong_type(path, value, hint))
-        return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
-    if typing.get_origin(hint) is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value!r}: expected keys with values of their own, not a value")
-        return {key: _convert(typing.get_args(hint)[1], v, f"{path}.{key}") for key, v in value.items()}
-    if hint is Any:
-        return tuple(value) if isinstance(value, list) else value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(wrong_type(path, value, hint))
-    return value
-
-
-def _example(kind: type) -> str:
-    return {int: "2", float: "0.2", str: "'name'", bool: "True"}[kind]

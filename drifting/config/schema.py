@@ -3,16 +3,18 @@
 A file in `configs/` starts from `train_config()`, `pretrain_config()` or `cache_config()`, an
 `ml_collections.ConfigDict` with every key and its default, and changes what its experiment needs; the command line
 changes it further. `parse` turns the result into the dataclasses, strict both ways: a key that does not exist or a
-value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.validate`, which knows the
-registries.
+value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.config.checks`, and what
+they name by `drifting.assembly.names`, which knows the registries.
 """
 
 import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+from drifting.config.older import renewed
+from drifting.config.sections import parse_section
 from drifting.errors import require_argument
 
 SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
@@ -187,6 +189,16 @@ class Config:
     train: RunConfig = field(default_factory=RunConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @classmethod
+    def of(cls, **sections: Mapping[str, Any]) -> Self:
+        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)}, bank={"push": 64})`.
+
+        Raises:
+            ConfigError: an unknown section or key, or a value of a wrong type.
+        """
+        found: Self = parse_section(cls(), renewed(sections), "")
+        return found
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,7 @@ def _open(side: str, name: str) -> TrainedGenerator:
     if (path / CONFIG_FILE).is_file():
         with as_argument(side, name):
             return TrainedGenerator.from_run(path)
-    with as_argument(side, name):
-        return TrainedGenerator.from_weights(name)
+    return TrainedGenerator.from_weights(name)
 
 
 def _own_data(trained: TrainedGenerator, name: str, encoder: str | None, shape: tuple[int, int, int]) -> Real:

@@ -12,10 +12,10 @@ from drifting.config.schema import command_of
 from drifting.errors import ArgumentError, InputError, as_argument, require_argument, use_one_of
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, read_json
-from drifting.sampling.generator import GENERATOR, TrainedGenerator
+from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
 from drifting.training.encoder import ARTIFACT
-from drifting.weights.artifact import Artifact, save_artifact
+from drifting.weights.artifact import GENERATOR, Artifact, save_artifact
 from drifting.weights.card import README, TAGS, model_card
 from drifting.weights.load import find_kind, load_weights
 from drifting.weights.released import save_released
@@ -80,13 +80,15 @@ def _check_layout(layout: str) -> None:
 
 
 def _generator(trained: TrainedGenerator) -> Artifact:
+    assert trained.config is not None
     metadata: dict[str, Any] = {"step": trained.step, "ema_decay": trained.ema_decay, "usage": asdict(trained.usage)}
+    metadata |= {"network": trained.config.model.name}
     metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
     return Artifact(GENERATOR, trained.arguments, jax.device_get(trained.params), metadata)
 
 
 # These metadata are written anew for the new folder; everything else that an artifact's metadata say goes along.
-WRITTEN_ANEW = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay"}
+WRITTEN_ANEW = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay", "network"}
 
 
 def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any]) -> None:
@@ -103,12 +105,13 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
             params=artifact.params,
             step=metadata.get("step"),
             ema_decay=metadata.get("ema_decay"),
+            network=artifact.network,
             extra=kept,
         )
     if artifact.kind not in TAGS:
         return
     count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
-    described = metadata | {"kind": artifact.kind, "model_config": artifact.model_config}
+    described = metadata | {"kind": artifact.kind, "network": artifact.network, "model_config": artifact.model_config}
     card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
     with atomic_path(out / README) as temporary:
         temporary.write_text(card, encoding="utf-8")

@@ -10,8 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drifting.config.checks import check
-from drifting.config.parse import parse, unknown_key
+from drifting.config.parse import parse
 from drifting.config.schema import Config, ema_decay
+from drifting.config.sections import unknown_key
 from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.directory import check_config
 from drifting.runs.files import atomic_path, read_json

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from drifting.method.kernels import KERNELS, Kernel, pairwise_distance
+from drifting.method.kernels import Kernel, kernel_of, pairwise_distance
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -203,39 +203,51 @@ def displace(affinities: Affinities, x: Array, y_pos: Array, y_neg: Array) -> Ar
 
 
 def drift_field(
-    name: str,
     x: Array,
-    y_pos: Array,
-    y_neg: Array,
+    positives: Array,
+    negatives: Array | None = None,
     *,
-    kernel: str | Kernel,
     width: ArrayLike,
+    field: str = "drift",
+    kernel: str | Kernel = "laplace",
     w_pos: Array | None = None,
     w_neg: Array | None = None,
-    first_negatives_are_x: bool = False,
 ) -> Array:
-    """The field `name` at the points `x`, for one problem given by its samples.
+    """The drift field at the points `x`, for one problem given by its samples.
 
     Args:
-        name: a key of `FIELDS`.
-        x: `[N, D]` query points. y_pos: `[P, D]` positives. y_neg: `[M, D]` negatives.
+        x: `[N, D]` query points.
+        positives: `[P, D]` samples that attract.
+        negatives: `[M, D]` samples that repel. None: the queries themselves, each of them without itself.
+        width: kernel width in the units of `x`, a scalar, traced or not.
+        field: a key of `FIELDS`.
         kernel: a key of `KERNELS` or a `Kernel`.
-        width: kernel width in the units of `x`.
         w_pos, w_neg: `[P]`, `[M]` weights; None is one each.
-        first_negatives_are_x: the first `N` negatives are the queries themselves, so their pairs `(i, i)` are left out.
 
     Returns:
-        `[N, D]` float32: the direction each query moves.
+        `[N, D]` float32: the direction in which each query moves.
+
+    Raises:
+        ValueError: the shapes do not fit, or there is no field or kernel of that name.
     """
-    x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
+    kernel = kernel_of(kernel)
+    if field not in FIELDS:
+        raise ValueError(f"field={field!r}: use one of {', '.join(FIELDS)}")
+    y_neg = x if negatives is None else negatives
+    for name, points in {"x": x, "positives": positives, "negatives": y_neg}.items():
+        if jnp.ndim(points) != 2 or points.shape[0] == 0 or points.shape[1] != jnp.shape(x)[-1]:
+            raise ValueError(f"{name}: has shape {jnp.shape(points)}, give [samples, {jnp.shape(x)[-1]}]")
+    for name, weights, targets in (("w_pos", w_pos, positives), ("w_neg", w_neg, y_neg)):
+        if weights is not None and weights.shape != targets.shape[:1]:
+            raise ValueError(f"{name}: has shape {weights.shape}, give [{targets.shape[0]}], a weight for each sample")
+    x, y_pos, y_neg = (jnp.asarray(a, jnp.float32) for a in (x, positives, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(
         d_pos=pairwise_distance(x, y_pos),
         d_neg=pairwise_distance(x, y_neg),
         w_pos=jnp.ones(y_pos.shape[0]) if w_pos is None else w_pos,
         w_neg=jnp.ones(m) if w_neg is None else w_neg,
-        is_self=jnp.eye(n, m, dtype=bool) if first_negatives_are_x else jnp.zeros((n, m), bool),
+        is_self=jnp.eye(n, m, dtype=bool) if negatives is None else jnp.zeros((n, m), bool),
     )
     centre = jnp.mean(y_pos, axis=0)
-    affinities = FIELDS[name](pairs, KERNELS[kernel] if isinstance(kernel, str) else kernel, width)
-    return displace(affinities, x - centre, y_pos - centre, y_neg - centre)
+    return displace(FIELDS[field](pairs, kernel, width), x - centre, y_pos - centre, y_neg - centre)

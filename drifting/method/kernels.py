@@ -97,6 +97,19 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
+def kernel_of(kernel: str | Kernel) -> Kernel:
+    """The kernel itself, or the one of that name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if isinstance(kernel, Kernel):
+        return kernel
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r}: use one of {', '.join(KERNELS)}, or a Kernel")
+    return KERNELS[kernel]
+
+
 def _exp_sinh_rule(nodes: int = 96, reach: float = 3.1) -> tuple[np.ndarray, np.ndarray]:
     """Nodes `t > 0` and log-weights of the double-exponential rule for integrals over (0, infinity), in float64."""
     v = np.linspace(-reach, reach, nodes)

@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from drifting.method.fields import FIELDS, Affinities, Pairs, displace
-from drifting.method.kernels import Kernel, centred_distance
+from drifting.method.kernels import Kernel, centred_distance, kernel_of
 from drifting.method.potentials import LOSSES, log_link, potential, potential_affinities
 
 # Constants of the released recipe: raw distances are at least DISTANCE_FLOOR; the feature scale is clamped below by
@@ -31,13 +31,13 @@ FIELD_FLOOR = 1e-8
 FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Objective:
     """The static part of a loss; kernel widths are traced and apart.
 
     Attributes:
         name: a key of `FIELDS` (trained through the stop-gradient objective) or of `LOSSES` (a potential).
-        kernel: the radial kernel.
+        kernel: the radial kernel, or its name in `KERNELS`.
         normalise_field: divide each width's field by its root mean square over the map. A potential's gradient is
             normalised the same way and then trained through the stop-gradient objective.
         feature_scale: 'per_map' (one scale for all problems of a map: the released recipe), 'per_problem', or 'none'
@@ -47,7 +47,7 @@ class Objective:
             gigabyte.
 
     Raises:
-        ValueError: the name or the feature scale is none of these.
+        ValueError: the name, the kernel or the feature scale is none of these.
     """
 
     name: str
@@ -56,9 +56,19 @@ class Objective:
     feature_scale: str = "per_map"
     chunk: int = 2**28
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        kernel: str | Kernel,
+        normalise_field: bool = True,
+        feature_scale: str = "per_map",
+        chunk: int = 2**28,
+    ) -> None:
+        given = dict(name=name, kernel=kernel_of(kernel), normalise_field=normalise_field)
+        for key, value in (given | dict(feature_scale=feature_scale, chunk=chunk)).items():
+            object.__setattr__(self, key, value)  # a frozen dataclass sets its fields so
         if self.name not in LOSSES and self.name not in FIELDS:
-            raise ValueError(f"name={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")
+            raise ValueError(f"objective={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")
         if self.feature_scale not in FEATURE_SCALES:
             raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
 

@@ -1,3 +1,41 @@
-"""Networks: transformer and MLP generators, masked autoencoder. No sharding, configuration or files in here."""
+"""Networks: what computes. No sharding, no settings and no files in here.
 
-__all__ = ["MAE", "MLP", "PRESETS", "DiT"]
+To add one: a module here, and an entry in `NETWORKS`. Its constructor takes JSON-able keyword arguments (numbers,
+lists, names of dtypes) and `rngs`. A generator is called with noise, labels and alpha, has `sample_noise(key)`, and
+says what it draws by `sample_shape`: height, width and channels, or one number where any shape of so many will do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from drifting.networks import convnext, dinov2, mae, vae
+from drifting.networks.convnext import ConvNeXtV2
+from drifting.networks.dinov2 import DINOv2
+from drifting.networks.dit import DiT
+from drifting.networks.inception import Inception
+from drifting.networks.mae import MAE
+from drifting.networks.mlp import MLP
+from drifting.networks.vae import AutoencoderKL
+
+__all__ = ["NETWORKS", "PRESETS"]
+
+NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+    "dit": DiT,
+    "mlp": MLP,
+    "mae": MAE,
+    "vae": AutoencoderKL,
+    "convnext": ConvNeXtV2,
+    "dinov2": DINOv2,
+    "inception": Inception,
+}
+"""The constructor of each network, by the name that settings and artifacts have for it."""
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "mae": mae.PRESETS,
+    "vae": vae.PRESETS,
+    "convnext": convnext.PRESETS,
+    "dinov2": dinov2.PRESETS,
+}
+"""Constructor arguments, but for `dtype` and `remat`, of frozen networks that have a name: by network, then by name."""

@@ -1,7 +1,7 @@
 """ConvNeXt V2, a convolutional network pre-trained on ImageNet, as a second feature encoder of images.
 
 Source: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders" (Woo et al. 2023); layer for layer the
-`ConvNextV2Model` of the transformers library, whose weights drifting.hub.convnext reads.
+`ConvNextV2Model` of the transformers library, whose weights drifting.weights.transformers_convnext reads.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.layers import EPSILON, Conv, LayerNorm, Linear, numbered
 
 STEM = 4
@@ -107,7 +108,7 @@ class ConvNeXtV2(nnx.Module):
         remat: recompute each block's activations in the backward pass.
 
     Raises:
-        ValueError: `dims` and `depths` are not equally long, or empty.
+        ArgumentError: `dims` and `depths` are not equally long, or empty.
     """
 
     def __init__(
@@ -121,8 +122,8 @@ class ConvNeXtV2(nnx.Module):
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        if len(dims) != len(depths) or not dims:
-            raise ValueError(f"dims {list(dims)} and depths {list(depths)} must have one number for each stage")
+        same = len(dims) == len(depths) > 0
+        require_argument(same, "depths", list(depths), f"must have one number for each stage, as dims {list(dims)}")
         dtype = jnp.dtype(dtype)
         self.stem = _shrink(in_channels, dims[0], STEM, dtype=dtype, rngs=rngs)
         self.stem_norm = LayerNorm(dims[0], affine=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.layers import (
     LayerNorm,
     Linear,
@@ -140,7 +141,7 @@ class DiT(nnx.Module):
         remat: keep only each block's input for the backward pass; otherwise also its products with weights.
 
     Raises:
-        ValueError: sizes that do not divide each other.
+        ArgumentError: sizes that do not divide each other.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class DiT(nnx.Module):
             return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
 
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.sample_shape = (input_size, input_size, out_channels)
         self.remat, self.dtype = remat, dtype
 
         self.label_embed = table(num_classes, cond_dim)
@@ -294,18 +296,17 @@ def _check_sizes(
     style_tokens: int,
     style_codebook: int,
 ) -> None:
-    if input_size % patch_size:
-        raise ValueError(f"patch_size {patch_size} must divide input_size {input_size}")
-    if hidden_size % num_heads:
-        raise ValueError(f"num_heads {num_heads} must divide hidden_size {hidden_size}")
-    if hidden_size % 4:
-        raise ValueError(f"hidden_size {hidden_size} must be a multiple of 4 (2-D sine-cosine positions)")
-    if rope and (hidden_size // num_heads) % 2:
-        raise ValueError(f"head width {hidden_size // num_heads} must be even for rotary positions: change num_heads")
-    if num_classes < 1:
-        raise ValueError(f"num_classes {num_classes} must be at least 1: use 1 and label 0 for unlabelled data")
-    if style_tokens and style_codebook < 1:
-        raise ValueError(f"style_codebook {style_codebook} must be at least 1 with style_tokens {style_tokens}")
+    require_argument(input_size % patch_size == 0, "patch_size", patch_size, f"must divide input_size {input_size}")
+    require_argument(hidden_size % num_heads == 0, "num_heads", num_heads, f"must divide hidden_size {hidden_size}")
+    wide = hidden_size % 4 == 0
+    require_argument(wide, "hidden_size", hidden_size, "must be a multiple of 4 (2-D sine-cosine positions)")
+    head = hidden_size // num_heads
+    remedy = f"makes heads {head} wide, which must be even for rotary positions"
+    require_argument(not rope or head % 2 == 0, "num_heads", num_heads, remedy)
+    remedy = "must be at least 1: use 1 and label 0 for unlabelled data"
+    require_argument(num_classes >= 1, "num_classes", num_classes, remedy)
+    some = not style_tokens or style_codebook >= 1
+    require_argument(some, "style_codebook", style_codebook, f"must be at least 1 with style_tokens {style_tokens}")
 
 
 # --- from settings ----------------------------------------------------------------------------------------------------

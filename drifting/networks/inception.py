@@ -2,7 +2,7 @@
 
 Source: "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al. 2016), as in the graph that FID
 (Heusel et al. 2017) is defined by; layer for layer the `FeatureExtractorInceptionV3` of the torch-fidelity library,
-whose weights drifting.hub.inception reads. Blocks and convolutions have the names of its tensors.
+whose weights drifting.weights.fid_inception reads. Blocks and convolutions have the names of its tensors.
 """
 
 from typing import Literal, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import InputError
 from drifting.networks.layers import Conv, Linear
 
 RESOLUTION = 299
@@ -241,10 +242,10 @@ class Inception(nnx.Module):
         """Features and logits of `[B, H, W, 3]` uint8, or floats in [0, 255], which are not rounded.
 
         Raises:
-            ValueError: images of another shape.
+            InputError: images of another shape.
         """
         if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images of shape {images.shape}: must be [B, H, W, 3]")
+            raise InputError(f"images of shape {images.shape}: must be [B, H, W, 3]")
         # Tensor cores would otherwise compute float32 with ten bits, and a distance of a hundredth would be noise.
         with jax.default_matmul_precision("highest"):
             return self._outputs((resize(images) - 128) / 128)

@@ -1,6 +1,7 @@
 """Building blocks of the networks: norms, rotary positions, sin-cos tables, patches. Statistics are always float32.
 
-Everything here is a pure function or a small `nnx.Module` whose parameters are float32 whatever it computes in.
+Everything here is a pure function or a small `nnx.Module` whose parameters are float32 whatever it computes in. The
+norms are not Flax's, whose parameters have another name (`scale`) than artifacts and checkpoints have (`gain`).
 """
 
 import math
@@ -49,11 +50,11 @@ def rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:
     return (y * gain).astype(x.dtype)
 
 
-def layer_norm(x: jax.Array) -> jax.Array:
-    """`(x - mean) / sqrt(var + eps)` over the last axis, biased variance; the result has the dtype of `x`."""
+def layer_norm(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:
+    """`(x - mean) / sqrt(var + epsilon)` over the last axis, biased variance; the result has the dtype of `x`."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
-    return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)).astype(x.dtype)
+    return (y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon)).astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -83,17 +84,21 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm; `affine=False` has no parameters at all (the adaLN blocks bring their own scale and shift)."""
+    """Layer norm; `affine=False` has no parameters at all (the adaLN blocks bring their own scale and shift).
 
-    def __init__(self, features: int, *, affine: bool) -> None:
+    `epsilon` is added to the variance.
+    """
+
+    def __init__(self, features: int, *, affine: bool, epsilon: float = EPSILON) -> None:
         self.gain = nnx.Param(jnp.ones(features, jnp.float32)) if affine else None
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if affine else None
+        self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., features]` to the same shape and dtype."""
         if self.gain is None or self.bias is None:
-            return layer_norm(x)
-        return (layer_norm(x.astype(jnp.float32)) * self.gain[...] + self.bias[...]).astype(x.dtype)
+            return layer_norm(x, self.epsilon)
+        return (layer_norm(x.astype(jnp.float32), self.epsilon) * self.gain[...] + self.bias[...]).astype(x.dtype)
 
 
 class Conv(nnx.Module):

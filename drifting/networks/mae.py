@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, numbered, patchify
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -178,7 +179,7 @@ class MAE(nnx.Module):
     def __init__(
         self,
         *,
-        num_classes: int | None,
+        num_classes: int | None = 0,
         in_channels: int,
         base_channels: int,
         layers: tuple[int, ...],
@@ -255,10 +256,10 @@ def draw_mask(
     `[ratio_min, ratio_max]` (released recipe; the number of masked squares is not fixed).
 
     Raises:
-        ValueError: `patch` does not divide `height` and `width`.
+        ArgumentError: `patch` does not divide `height` and `width`.
     """
-    if height % patch or width % patch:
-        raise ValueError(f"mask patch {patch} must divide the {height} x {width} tokens")
+    fits = height % patch == 0 and width % patch == 0
+    require_argument(fits, "patch", patch, f"must divide the {height} x {width} tokens")
     ratio_key, patch_key = jax.random.split(key)
     ratio = jax.random.uniform(ratio_key, (batch, 1, 1, 1), minval=ratio_min, maxval=ratio_max)
     mask = jax.random.uniform(patch_key, (batch, height // patch, width // patch, 1)) < ratio

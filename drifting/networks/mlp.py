@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import require_argument
 from drifting.networks.dit import Noise
 from drifting.networks.layers import Linear, numbered, require_dtype, require_setting
 
@@ -23,7 +24,7 @@ class MLP(nnx.Module):
         dtype: what the network computes in; parameters and output are float32.
 
     Raises:
-        ValueError: fewer than 2 layers.
+        ArgumentError: fewer than 2 layers.
     """
 
     def __init__(
@@ -37,15 +38,13 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        if depth < 2:
-            raise ValueError(f"depth {depth} must be at least 2: an input and an output layer")
-
+        require_argument(depth >= 2, "depth", depth, "must be at least 2: an input and an output layer")
         dtype = jnp.dtype(dtype)
 
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=nnx.initializers.he_normal(), rngs=rngs)
 
-        self.noise_dim, self.dtype = noise_dim, dtype
+        self.noise_dim, self.sample_shape, self.dtype = noise_dim, (out_dim,), dtype
         self.first = linear(noise_dim, hidden_size)
         self.hidden = nnx.Dict({f"layer{i}": linear(hidden_size, hidden_size) for i in range(1, depth - 1)})
         self.last = linear(hidden_size, out_dim)

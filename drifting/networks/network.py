@@ -1,11 +1,16 @@
 """A network as a pure function: its structure, its parameters, and where they come from."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from flax import nnx
 from jax import Array
+
+from drifting.errors import require_argument, use_one_of
+from drifting.networks import NETWORKS
 
 Params = dict[str, Any]
 
@@ -34,12 +39,54 @@ class Generator:
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen network: `nnx.merge(graphdef, params)`. Attributes:
+    """A frozen network: `nnx.merge(graphdef, params)`.
 
-    arguments: of its constructor. checksum: SHA-256 of the weights, so that a run is only resumed with the same.
+    Attributes:
+        graphdef: the network's structure.
+        params: its parameters.
+        arguments: what its constructor was called with.
+        checksum: SHA-256 of the weights, so that a run is only resumed with the same.
     """
 
     graphdef: Any
     params: Params
     arguments: dict[str, Any]
     checksum: str
+
+
+def create(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:
+    """The network `NETWORKS[name]` with those constructor arguments; parameters are drawn from `rngs`, or seed 0.
+
+    Raises:
+        ArgumentError: there is no such network, or the network refuses its sizes.
+    """
+    require_argument(name in NETWORKS, "network", name, use_one_of(name, NETWORKS))
+    return NETWORKS[name](**arguments, rngs=nnx.Rngs(0) if rngs is None else rngs)
+
+
+def structure(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Params]:
+    """The graph definition of `create(name, arguments)` and its parameters as shapes and dtypes; nothing is computed.
+
+    Raises:
+        ArgumentError: see `create`.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(name, arguments)))
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def sample_shape(name: str, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+    """What the generator `create(name, arguments)` draws: height, width, channels, or one number: so many numbers."""
+    network: Any = nnx.eval_shape(lambda: create(name, arguments))
+    return tuple(network.sample_shape)
+
+
+def generator_of(name: str, arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> Generator:
+    """The generator `create(name, arguments)` without parameters, for samples of `shape` (height, width, channels).
+
+    Raises:
+        ArgumentError: see `create`; or the network draws samples of another shape.
+    """
+    drawn = sample_shape(name, arguments)
+    fits = drawn == shape or drawn == (math.prod(shape),)
+    require_argument(fits, "shape", "x".join(map(str, shape)), f"the {name} draws {'x'.join(map(str, drawn))}")
+    return Generator(structure(name, arguments)[0], shape)

@@ -1,7 +1,7 @@
 """The variational autoencoder of Stable Diffusion: images to latents of an eighth of their sides, and back.
 
 Source: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022); layer for layer the
-`AutoencoderKL` of the diffusers library, whose weights drifting.hub.vae reads.
+`AutoencoderKL` of the diffusers library, whose weights drifting.weights.diffusers_vae reads.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
 
+from drifting.errors import InputError, require_argument
 from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, attend, numbered
 
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -235,7 +236,7 @@ class AutoencoderKL(nnx.Module):
         remat: recompute each block's activations in the backward pass.
 
     Raises:
-        ValueError: no `block_channels`, or ones that `norm_groups` does not divide.
+        ArgumentError: no `block_channels`, or ones that `norm_groups` does not divide.
     """
 
     def __init__(
@@ -255,8 +256,9 @@ class AutoencoderKL(nnx.Module):
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        if not block_channels or any(width % norm_groups for width in block_channels):
-            raise ValueError(f"block_channels {list(block_channels)} must be multiples of norm_groups {norm_groups}")
+        fits = bool(block_channels) and not any(width % norm_groups for width in block_channels)
+        remedy = f"must be multiples of norm_groups {norm_groups}"
+        require_argument(fits, "block_channels", list(block_channels), remedy)
         self.downsampling: int = 2 ** (len(block_channels) - 1)
         """Side of an image over that of its latents."""
         self.latent_channels, self.scaling_factor, self.remat = latent_channels, scaling_factor, remat
@@ -276,11 +278,11 @@ class AutoencoderKL(nnx.Module):
         """Posterior of images `[B, H, W, in_channels]` in [-1, 1].
 
         Raises:
-            ValueError: H or W is no multiple of `downsampling`.
+            InputError: H or W is no multiple of `downsampling`.
         """
         if any(side % self.downsampling for side in x.shape[1:3]):
             sides = " x ".join(map(str, x.shape[1:3]))
-            raise ValueError(f"images of {sides} pixels: both sides must be multiples of {self.downsampling}")
+            raise InputError(f"images of {sides} pixels: both sides must be multiples of {self.downsampling}")
         y = self.encoder(x)
         y = y if self.quant_conv is None else self.quant_conv(y)
         mean, log_var = jnp.split(y.astype(jnp.float32), 2, axis=-1)
@@ -294,10 +296,6 @@ class AutoencoderKL(nnx.Module):
         """
         noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
         return (moments.mean + jnp.exp(0.5 * moments.log_var) * noise) * self.scaling_factor
-
-    def mode_latents(self, moments: Moments) -> jax.Array:
-        """Scaled latents without noise, `mean * scaling_factor`."""
-        return moments.mean * self.scaling_factor
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Images, float32 `[B, f h, f w, out_channels]` (`f` = `downsampling`), of scaled latents `[B, h, w, C]`.
@@ -315,10 +313,9 @@ def decode_in_slices(vae: AutoencoderKL, latents: jax.Array, size: int) -> jax.A
     With `vae.remat` slices save memory in the backward pass too: only one slice's activations exist at a time.
 
     Raises:
-        ValueError: `size` is not positive.
+        ArgumentError: `size` is not positive.
     """
-    if size < 1:
-        raise ValueError(f"slices of {size} samples: must be at least 1")
+    require_argument(size >= 1, "size", size, "slices must have at least 1 sample")
     batch = latents.shape[0]
     if batch <= size:
         return vae.decode(latents)

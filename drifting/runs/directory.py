@@ -123,8 +123,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
     out: dict[str, tuple[Any, Any]] = {}
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            out |= differences(a, b, f"{prefix}{key}.")
+        if isinstance(a, dict) or isinstance(b, dict):
+            out |= differences(a or {}, b or {}, f"{prefix}{key}.")
         elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             out[prefix + key] = (a, b)
     return out
@@ -145,5 +145,7 @@ def config_differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, di
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
-    section, _, key = path.rpartition(".")
-    return config.get(section, {}).get(key)
+    found: Any = config
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found

@@ -16,20 +16,16 @@ import numpy as np
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
 from drifting.config.schema import Config, ema_decay
-from drifting.errors import ArgumentError, ConfigError, as_argument, require_argument
+from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.method.space import SampleSpace
-from drifting.networks.network import Generator, Params
+from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import read_config
-from drifting.weights.artifact import Artifact
-from drifting.weights.catalogue import RELEASED_ALPHA, RELEASED_VAE
+from drifting.weights.artifact import GENERATOR, Artifact
 from drifting.weights.load import load_weights
+from drifting.weights.references import network
 
 logger = logging.getLogger("drifting")
-
-GENERATOR = "generator"
-
-LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 
 
 @dataclass(frozen=True)
@@ -41,14 +37,14 @@ class Usage:
         vae: the reference of the VAE that decodes its samples; None: they are images.
         class_names: a name for each label.
         alpha: the guidance scale to draw with.
-        alpha_range: the lowest and the highest scale it was trained with.
+        alpha_range: the lowest and the highest scale it was trained with; None: that is not known.
     """
 
     image_shape: Sequence[int]
     vae: str | None
     class_names: Sequence[str]
     alpha: float
-    alpha_range: Sequence[float]
+    alpha_range: Sequence[float] | None
 
     @classmethod
     def of_run(cls, config: Config, facts: Mapping[str, Any]) -> Self:
@@ -137,20 +133,15 @@ class TrainedGenerator:
             vae: where the VAE of its latents lies, if not where the weights say.
 
         Raises:
-            ConfigError: the weights cannot be had, are no generator's, or do not fit the VAE.
+            InputError: the weights cannot be had, are no generator's, or do not say how to use them.
+            ArgumentError: `vae` is missing, cannot be had, or is for other samples.
+            HubError: they cannot be downloaded.
         """
-        with as_argument("weights", weights):
-            artifact = load_weights(weights, GENERATOR)
-        usage = _published_usage(weights, artifact)
-        require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
-        with as_argument("vae", vae or usage.vae):
-            space = sample_space(vae or usage.vae, image_shape(usage))
-        found, drawn = space.shape, _sample_shape(artifact, space.shape)
-        require_argument(
-            found == drawn, "vae", vae or usage.vae, f"its latents are {found}, the generator's are {drawn}"
-        )
+        artifact = load_weights(weights, GENERATOR)
+        described = _stated if artifact.metadata.get("usage") is not None else _unstated
+        usage, space = described(weights, artifact, vae)
         return cls(
-            generator=networks.generator_of(artifact.model_config, space.shape),
+            generator=generator_of(artifact.network, artifact.model_config, space.shape),
             params=jax.tree.map(jnp.asarray, artifact.params),
             arguments=artifact.model_config,
             space=space,
@@ -176,7 +167,7 @@ class TrainedGenerator:
         """
         alpha = self.usage.alpha if alpha is None else alpha
         require_argument(0 < alpha < math.inf, "alpha", alpha, "use a positive guidance scale")
-        low, high = self.usage.alpha_range
+        low, high = self.usage.alpha_range or (0.0, math.inf)
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
@@ -198,31 +189,53 @@ def image_shape(usage: Usage) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _published_usage(weights: str, artifact: Artifact) -> Usage:
-    """How to use published weights: as they say, or, for the released ones, as their recipes say."""
-    arguments, stated = artifact.model_config, artifact.metadata.get("usage")
-    if stated is not None:
-        wrong = "its metadata do not say how to use it"
-        names = {field.name for field in dataclasses.fields(Usage)}
-        if not isinstance(stated, dict) or set(stated) != names:
-            raise ArgumentError("weights", weights, f"{wrong}: usage must have {', '.join(sorted(names))}")
-        if len(stated["class_names"]) != (arguments["num_classes"] or 1) or len(stated["image_shape"]) != 3:
-            raise ArgumentError("weights", weights, f"{wrong}: class_names or image_shape are not those of the network")
-        return Usage(**stated)
-    latent = arguments["in_channels"] == LATENT_CHANNELS
-    side = arguments["input_size"] * (LATENT_FACTOR if latent else 1)
-    return Usage(
-        image_shape=(side, side, 3 if latent else arguments["in_channels"]),
-        vae=RELEASED_VAE if latent else None,
-        class_names=tuple(str(label) for label in range(arguments["num_classes"])),
-        alpha=RELEASED_ALPHA.get(weights.rstrip("/").rpartition("/")[2], 1.0),
-        alpha_range=(1.0, 4.0),
-    )
+def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage, SampleSpace]:
+    """How to use published weights, and what their samples are, as their metadata say."""
+    stated, wrong = artifact.metadata["usage"], f"{reference}: its metadata do not say how to use it"
+    names = {field.name for field in dataclasses.fields(Usage)}
+    if not isinstance(stated, dict) or set(stated) != names:
+        raise InputError(f"{wrong}: usage must have {', '.join(sorted(names))}")
+    classes = artifact.model_config.get("num_classes", len(stated["class_names"])) or 1
+    if len(stated["class_names"]) != classes or len(stated["image_shape"]) != 3:
+        raise InputError(f"{wrong}: class_names or image_shape are not those of the network")
+    usage = Usage(**stated)
+    require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
+    with as_argument("vae", vae or usage.vae):
+        space = sample_space(vae or usage.vae, image_shape(usage))
+    drawn = sample_shape(artifact.network, artifact.model_config)
+    fits = len(drawn) == 1 or drawn == space.shape
+    require_argument(fits, "vae", vae or usage.vae, f"its latents are {space.shape}, the generator's {drawn}")
+    return usage, space
 
 
-def _sample_shape(artifact: Artifact, default: tuple[int, int, int]) -> tuple[int, int, int]:
-    """What a transformer draws; other networks draw whatever shape is asked of them."""
-    if "input_size" not in artifact.model_config:
-        return default
-    side = artifact.model_config["input_size"]
-    return (side, side, artifact.model_config["out_channels"])
+def _unstated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage, SampleSpace]:
+    """Of weights that do not say how to use them: samples are images, or latents of the VAE that is given.
+
+    Classes are numbers, and nothing is claimed about the guidance scale.
+    """
+    drawn = sample_shape(artifact.network, artifact.model_config)
+    if len(drawn) != 3:
+        raise InputError(f"{reference}: its metadata do not say of what shape its samples of {drawn[0]} numbers are")
+    height, width, channels = drawn
+    if vae is None:
+        remedy = f"{reference} draws samples of {_text(drawn)}, which are no images: give the VAE that decodes them"
+        require_argument(channels in (1, 3), "vae", None, remedy)
+        space = SampleSpace((height, width, channels), (height, width, channels), None)
+    else:
+        space = _latents_of(vae, (height, width, channels))
+    classes = range(artifact.model_config.get("num_classes") or 1)
+    return Usage(space.image_shape, vae, tuple(map(str, classes)), alpha=1.0, alpha_range=None), space
+
+
+def _latents_of(vae: str, shape: tuple[int, int, int]) -> SampleSpace:
+    """The space of samples of `shape` (height, width, channels) that this VAE decodes."""
+    with as_argument("vae", vae):
+        found = network(vae, "vae", dtype="float32", remat=True)
+    factor, latents = 2 ** (len(found.arguments["block_channels"]) - 1), found.arguments["latent_channels"]
+    fits = latents == shape[2]
+    require_argument(fits, "vae", vae, f"its latents have {latents} channels, the samples are {_text(shape)}")
+    return SampleSpace(shape, (shape[0] * factor, shape[1] * factor, found.arguments["out_channels"]), found)
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -115,7 +115,10 @@ def _pixels(key: str, given: str, reference: str, shape: Shape) -> Made:
 
 def _mae(key: str, given: str, reference: str, shape: Shape) -> Made:
     """The mean over the map of the last stage's output: what the classifier of the autoencoder sees."""
-    found = network(key, reference, "mae", dtype="float32", remat=False)
+    try:
+        found = network(reference or None, "mae", dtype="float32", remat=False)
+    except ValueError as error:
+        raise ConfigError(unusable(key, reference or None, error)) from error
     channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
     if channels != shape[2] or shape[0] % token or shape[1] % token:
         size = f"images are {'x'.join(map(str, shape))}"

@@ -68,7 +68,7 @@ def estimate_drift(
         name = field
 
         def field(x: Array, y_pos: Array, y_neg: Array) -> Array:
-            return drift_field(name, x, y_pos, y_neg, kernel=kernel, width=width)
+            return drift_field(x, y_pos, y_neg, field=name, kernel=kernel, width=width)
 
     def draw(sums: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], Array]:
         key_pos, key_neg = jax.random.split(jax.random.fold_in(key, t))

@@ -49,7 +49,7 @@ def run(settings: Fields2dStudy) -> Result:
         for name in FIELDS:
             compute = jax.jit(
                 lambda a, b, name=name, kernel=kernel: drift_field(
-                    name, points, a, b, kernel=kernel, width=config.width
+                    points, a, b, field=name, kernel=kernel, width=config.width
                 )
             )
             v, exchanged = compute(p, q), compute(q, p)

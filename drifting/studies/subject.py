@@ -1,19 +1,22 @@
 """What `diagnose` looks at: a trained generator with the data, the feature space and the loss it was trained with."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
-from drifting.assembly.spaces import feature_encoder, source_space
+from drifting.assembly.spaces import encoder_options, feature_encoder, source_space
+from drifting.config.parse import parse
 from drifting.config.schema import DataConfig, to_dict
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
 from drifting.errors import ArgumentError, ConfigError, require, require_argument
+from drifting.runs.directory import differences
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
 from drifting.studies.settings import DiagnoseStudy
 
-MOVABLE_SETTINGS = ("data.path", "data.vae", "features.mae", "features.convnext")
+MOVABLE_SETTINGS = re.compile(r"data\.path|data\.vae|features\.options\.\w+\.weights")
 """Settings that say where something lies. A run may have named it from another working directory."""
 
 
@@ -33,32 +36,31 @@ def subject(
     moved = _moved(settings)
     trained = TrainedGenerator.from_run(run, vae=settings.data.vae)
     assert trained.config is not None
-    own = DiagnoseStudy(
-        study=settings.study,
-        data=dataclasses.replace(trained.config.data, **moved["data"]),
-        features=dataclasses.replace(trained.config.features, **moved["features"]),
-        loss=trained.config.loss,
-    )
+    sections = to_dict(trained.config)
+    for key, value in moved.items():
+        *parents, last = key.split(".")
+        section: Any = sections
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    kept = {name: sections[name] for name in ("data", "features", "loss")}
+    own = dataclasses.replace(parse(kept, DiagnoseStudy), study=settings.study)
     try:
         return _assemble(trained, own)
     except ConfigError as error:
         key = str(error).split("=")[0]
-        raise ConfigError(
-            f"{error}; if it has moved, give the new {key}" if key in MOVABLE_SETTINGS else str(error)
-        ) from error
+        remedy = f"; if it has moved, give the new {key}" if MOVABLE_SETTINGS.fullmatch(key) else ""
+        raise ConfigError(f"{error}{remedy}") from error
 
 
-def _moved(settings: DiagnoseStudy) -> dict[str, dict[str, Any]]:
-    """Those of `MOVABLE_SETTINGS` that were changed, by section; `ConfigError` if any other setting of a run was."""
-    moved: dict[str, dict[str, Any]] = {"data": {}, "features": {}}
-    for section, defaults in to_dict(DiagnoseStudy()).items():
-        for key, value in to_dict(settings)[section].items():
-            if section == "study" or value == defaults[key]:
-                continue
-            if f"{section}.{key}" not in MOVABLE_SETTINGS:
-                remedy = f"change the section study, or where something lies ({', '.join(MOVABLE_SETTINGS)})"
-                raise ArgumentError("run", None, f"a run has its own {section}.{key}: {remedy}")
-            moved[section][key] = value
+def _moved(settings: DiagnoseStudy) -> dict[str, Any]:
+    """Those of `MOVABLE_SETTINGS` that were changed, by key; `ArgumentError` if any other setting of a run was."""
+    changed = differences(to_dict(DiagnoseStudy()), to_dict(settings))
+    moved = {key: value for key, (_, value) in changed.items() if not key.startswith("study.")}
+    if wrong := [key for key in moved if not MOVABLE_SETTINGS.fullmatch(key)]:
+        places = "data.path, data.vae, features.options.NAME.weights"
+        remedy = f"change the section study, or where something lies ({places})"
+        raise ArgumentError("run", None, f"a run has its own {wrong[0]}: {remedy}")
     return moved
 
 
@@ -70,7 +72,8 @@ def _assemble(trained: TrainedGenerator, settings: DiagnoseStudy) -> tuple[Train
     encoder = feature_encoder(features, space)
     for name, checksum in encoder.checksums.items() if trained.config else ():
         same = trained.facts["weights"].get(name) == checksum
-        require(same, f"features.{name}", getattr(features, name), "its weights are not those the run was trained with")
+        key, given = f"features.options.{name}.weights", encoder_options(features, name).weights
+        require(same, key, given, "its weights are not those the run was trained with")
     return trained, subject_of(settings.loss, trained.generator, source, space, encoder)
 
 

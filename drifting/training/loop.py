@@ -303,7 +303,7 @@ class _Loop:
         for name in WATCHED:
             if not math.isfinite(values[name]):
                 kept, remedy = _kept(self.checkpoints), self.callbacks.remedy
-                raise TrainingError(f"{name} is {values[name]} at step {step} of {self.workdir}; {kept}; {remedy}")
+                raise TrainingError(f"{name} is {values[name]} at step {step}; {kept}; {remedy}")
 
 
 def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[int, dict[str, Any], Any]:

@@ -1,1 +1,1 @@
-"""Weights that travel: our own artifacts, the released ones, other libraries' networks, and the way to the hub."""
+"""Weights in files: our artifacts, the released ones, other libraries' networks (`READERS`), and the way to the hub."""

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.runs.files import sha256
 
 Params = dict[str, Any]
@@ -26,6 +27,9 @@ FORMAT = "drifting-safetensors-1"
 TENSORS = "params.safetensors"
 
 METADATA = "metadata.json"
+
+GENERATOR = "generator"
+"""The kind of artifact that is one of several networks."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,18 @@ class Artifact:
     params: Params
     metadata: dict[str, Any]
 
+    @property
+    def network(self) -> str:
+        """The name in `NETWORKS`: what a generator's metadata say; every other kind is its own."""
+        if self.kind != GENERATOR:
+            return self.kind
+        return self.metadata.get("network") or network_of_older(self.model_config)
+
+
+def network_of_older(arguments: Mapping[str, Any]) -> str:
+    """The network of a generator's artifact from before they said it: two there were, told apart by their arguments."""
+    return "mlp" if "noise_dim" in arguments else "dit"
+
 
 def save_artifact(
     directory: str | os.PathLike[str],
@@ -53,6 +69,7 @@ def save_artifact(
     params: Params,
     step: int | None,
     ema_decay: float | None,
+    network: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `params.safetensors` and `metadata.json` into `directory`, replacing it whole or not at all.
@@ -62,12 +79,15 @@ def save_artifact(
         kind, model_config, params: see `Artifact`; `model_config` must be JSON.
         step: training steps behind the weights; None = unknown.
         ema_decay: decay of the average that `params` is; None = not an average.
+        network: of a generator: its name in `NETWORKS`; every other kind is its own.
         extra: further JSON metadata, whose keys must be new.
 
     Raises:
-        ValueError: `extra` redefines a key; `directory` exists and is no artifact.
+        ArgumentError: a generator without `network`; `extra` redefines a key; `directory` exists and is no artifact.
     """
-    metadata = describe(FORMAT, TENSORS, kind, model_config, step, ema_decay, extra)
+    require_argument(kind != GENERATOR or network is not None, "network", network, "say which of NETWORKS it is")
+    stated = {"network": network} if kind == GENERATOR else {}
+    metadata = describe(FORMAT, TENSORS, kind, model_config, step, ema_decay, stated | dict(extra or {}))
     with new_folder(directory) as new:
         flat = {name: np.ascontiguousarray(value) for name, value in flatten(jax.device_get(params)).items()}
         save_file(flat, new / TENSORS)
@@ -83,18 +103,18 @@ def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None)
         kind: what it must be; None takes any.
 
     Raises:
-        ValueError: a file is missing or unreadable, the format or the kind is another, or the checksum differs.
+        InputError: a file is missing or unreadable, the format or the kind is another, or the checksum differs.
     """
     metadata = read_metadata(Path(directory), ("format", "kind", "path", "sha256", "model_config"))
     if metadata["format"] != FORMAT:
-        raise ValueError(f"{directory}: format {metadata['format']!r}, expected {FORMAT!r}")
+        raise InputError(f"{directory}: format {metadata['format']!r}, expected {FORMAT!r}")
     check_kind(directory, metadata["kind"], kind)
     tensors = existing(Path(directory) / TENSORS)
     check_sha256(tensors, metadata["sha256"])
     try:
         params = unflatten(load_file(tensors))
     except SafetensorError as error:
-        raise ValueError(f"{tensors}: not a safetensors file ({error})") from error
+        raise InputError(f"{tensors}: not a safetensors file ({error})") from error
     return Artifact(metadata["kind"], metadata["model_config"], params, metadata)
 
 
@@ -105,11 +125,11 @@ def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
     When it does not, nothing stays of it, and an older artifact is as it was. Parents are made.
 
     Raises:
-        ValueError: `directory` exists and is no artifact.
+        InputError: `directory` exists and is no artifact.
     """
     target = Path(directory)
     if target.exists() and not (target / METADATA).is_file():
-        raise ValueError(f"{target} exists and is no artifact (no {METADATA}): choose another directory")
+        raise InputError(f"{target} exists and is no artifact (no {METADATA}): choose another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -124,24 +144,24 @@ def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_kind(where: str | os.PathLike[str], found: str, expected: str | None) -> None:
-    """Raises `ValueError` unless the artifact at `where` is of the kind `expected`; None takes any."""
+    """Raises `InputError` unless the artifact at `where` is of the kind `expected`; None takes any."""
     if expected is not None and found != expected:
-        raise ValueError(f"{where}: holds a {found!r}, expected a {expected!r}")
+        raise InputError(f"{where}: holds a {found!r}, expected a {expected!r}")
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises `ValueError` unless a file's content has this SHA-256."""
+    """Raises `InputError` unless a file's content has this SHA-256."""
     if (found := sha256(path)) != expected:
-        raise ValueError(f"{path}: SHA-256 {found}, expected {expected}: copy the artifact again")
+        raise InputError(f"{path}: SHA-256 {found}, expected {expected}: copy the artifact again")
 
 
 def check_names(found: Mapping[str, Any], expected: Any, what: str) -> None:
-    """Raises `ValueError` unless the names are those expected; `what` says what they name."""
+    """Raises `InputError` unless the names are those expected; `what` says what they name."""
     missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or unexpected:
         parts = [f"missing {what} {listed(missing)}"] if missing else []
         parts += [f"unexpected {what} {listed(unexpected)}"] if unexpected else []
-        raise ValueError("; ".join(parts))
+        raise InputError("; ".join(parts))
 
 
 def listed(names: list[str], most: int = 8) -> str:
@@ -162,7 +182,7 @@ def unflatten(flat: dict[str, Any]) -> Params:
 def existing(path: Path) -> Path:
     """`path`, which must be a file."""
     if not path.is_file():
-        raise ValueError(f"no file {path}: is this the folder of an artifact?")
+        raise InputError(f"no file {path}: is this the folder of an artifact?")
     return path
 
 
@@ -172,12 +192,12 @@ def read_metadata(directory: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"{path}: not JSON ({error}): copy the artifact again") from error
+        raise InputError(f"{path}: not JSON ({error}): copy the artifact again") from error
     types = {"format": str, "kind": str, "sha256": str, "model_config": dict}
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(k, t()), t) for k, t in types.items()):
-        raise ValueError(f"{path}: not the description of an artifact: copy the artifact again")
+        raise InputError(f"{path}: not the description of an artifact: copy the artifact again")
     if missing := [key for key in keys if key not in metadata]:
-        raise ValueError(f"{path}: no {', '.join(missing)}")
+        raise InputError(f"{path}: no {', '.join(missing)}")
     return metadata
 
 
@@ -190,11 +210,11 @@ def describe(
     ema_decay: float | None,
     extra: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of `metadata.json` but for `sha256`. Raises `ValueError` where `extra` redefines a key."""
+    """The content of `metadata.json` but for `sha256`. Raises `ArgumentError` where `extra` redefines a key."""
     metadata: dict[str, Any] = {"format": format_name, "kind": kind, "backend": "jax", "ema_decay": ema_decay}
     metadata |= {"step": step, "path": tensors, "model_config": dict(model_config)}
     if clash := sorted({*metadata, "sha256"} & set(extra or {})):
-        raise ValueError(f"extra metadata redefines {', '.join(clash)}: rename them")
+        raise ArgumentError("extra", None, f"redefines {', '.join(clash)}: rename them")
     return metadata | dict(extra or {})
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from drifting.errors import require_argument
+
 README = "README.md"
 
 REPO = "OWNER/NAME"
@@ -14,6 +16,8 @@ REPO = "OWNER/NAME"
 TAGS = {"generator": ["drifting", "jax", "image-generation"], "mae": ["drifting", "jax", "masked-autoencoder"]}
 
 TASKS = {"generator": "unconditional-image-generation", "mae": "image-feature-extraction"}
+
+NETWORK_TITLES = {"dit": "diffusion transformer", "mlp": "MLP", "mae": "masked autoencoder"}
 
 PROJECT = "`drifting`, a JAX framework for [drifting generative models](https://arxiv.org/abs/2602.04770)"
 
@@ -30,7 +34,8 @@ def model_card(
     """The text of `README.md` for an artifact.
 
     Args:
-        metadata: the artifact's, of kind `generator` or `mae`; `class_names` and `data` are shown if they are there.
+        metadata: the artifact's, of kind `generator` or `mae`; `network`, `class_names` and `data` are shown if they
+            are there.
         parameters: how many numbers the model has.
         repo: `OWNER/NAME` of the hub, for the commands.
         settings: the run's `config.json`.
@@ -41,11 +46,10 @@ def model_card(
         Markdown after a YAML front matter.
 
     Raises:
-        ValueError: an artifact of another kind.
+        ArgumentError: an artifact of another kind.
     """
     kind = metadata["kind"]
-    if kind not in TAGS:
-        raise ValueError(f"no model card for a {kind!r}: only for {' and '.join(TAGS)}")
+    require_argument(kind in TAGS, "kind", kind, f"there is no model card for it, only for {' and '.join(TAGS)}")
     front = ModelCardData(license=license_id, library_name="drifting", tags=TAGS[kind], pipeline_tag=TASKS[kind])
     parts = [f"---\n{front.to_yaml()}\n---\n\n# {repo.rpartition('/')[2]}", _introduction(kind), _usage(kind, repo)]
     parts.append("## Model\n\n" + _table(_model_facts(kind, metadata, parameters)))
@@ -73,23 +77,19 @@ def _introduction(kind: str) -> str:
 def _usage(kind: str, repo: str) -> str:
     if kind == "mae":
         command = f"drifting train --config=CONFIG.py --workdir=RUN --config.features.mae=hf://{repo}"
+        code = f'from drifting.weights.load import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
     else:
         command = f"drifting sample --weights=hf://{repo} --out=samples.png"
-    if kind == "mae":
-        code = f'from drifting.hub.weights import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
-    else:
         code = (
-            "import numpy as np\n\nfrom drifting.sample import draw\nfrom drifting.trained import TrainedGenerator\n\n"
-            f'trained = TrainedGenerator.from_weights("hf://{repo}")\n'
-            "images = draw(trained, np.arange(4), seed=0, alpha=trained.alpha(None), batch_size=4)"
+            f'import drifting\n\ngenerator = drifting.load("hf://{repo}")\n'
+            "images = generator.sample([0, 1, 2, 3], seed=0)  # [4, height, width, channels] in [-1, 1]"
         )
     return f"## Use\n\n```sh\n{command}\n```\n\n```python\n{code}\n```"
 
 
 def _model_facts(kind: str, metadata: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    config = metadata["model_config"]
-    network = "masked autoencoder" if kind == "mae" else "diffusion transformer" if "patch_size" in config else "MLP"
-    facts = {"network": network, "parameters": f"{parameters:,}"}
+    config, network = metadata["model_config"], metadata.get("network", kind)
+    facts = {"network": NETWORK_TITLES.get(network, network), "parameters": f"{parameters:,}"}
     shown = {
         "hidden_size": "width",
         "base_channels": "channels of the first stage",

@@ -1,14 +1,20 @@
-"""What is known of published weights: where they lie, their presets, and how they are to be used."""
+"""What is known of published weights and they do not say themselves: where they lie, what they are, how to use them."""
 
-KNOWN = {
-    "hf://Goodeat/drifting/mae_latent_256": "latent_256",
-    "hf://Goodeat/drifting/mae_latent_640": "latent_640",
-    "hf://Goodeat/drifting/mae_pixel_640": "pixel_640",
-    "hf://facebook/convnextv2-base-22k-224": "base",
-    "hf://stabilityai/sd-vae-ft-ema": "sd",
-    "hf://stabilityai/sd-vae-ft-mse": "sd",
+from collections.abc import Mapping
+from typing import Any
+
+PUBLISHED_PRESETS = {
+    "hf://Goodeat/drifting/mae_latent_256": ("mae", "latent_256"),
+    "hf://Goodeat/drifting/mae_latent_640": ("mae", "latent_640"),
+    "hf://Goodeat/drifting/mae_pixel_640": ("mae", "pixel_640"),
+    "hf://facebook/convnextv2-base-22k-224": ("convnext", "base"),
+    "hf://facebook/dinov2-small": ("dinov2", "small"),
+    "hf://facebook/dinov2-base": ("dinov2", "base"),
+    "hf://facebook/dinov2-large": ("dinov2", "large"),
+    "hf://stabilityai/sd-vae-ft-ema": ("vae", "sd"),
+    "hf://stabilityai/sd-vae-ft-mse": ("vae", "sd"),
 }
-"""Published networks that are presets, whose shapes need no download."""
+"""Network and preset of published weights, whose shapes need no download."""
 
 RELEASED_REPO = "Goodeat/drifting"
 
@@ -22,13 +28,41 @@ RELEASED_FOLDERS = {
 }
 """The released weights by name, as `hf://Goodeat/drifting/NAME`, and the folders they lie in."""
 
+RELEASED_VAE = "hf://stabilityai/sd-vae-ft-mse"
+"""The VAE of the released generators of latents."""
+
+_PIXELS: dict[str, Any] = dict(image_shape=[256, 256, 3], vae=None, alpha=1.0, alpha_range=[1.0, 4.0])
+
+_LATENTS: dict[str, Any] = _PIXELS | dict(vae=RELEASED_VAE)
+
+RELEASED_USAGE: dict[str, dict[str, Any]] = {
+    "hf://Goodeat/drifting/latent_L_sota": _LATENTS,
+    "hf://Goodeat/drifting/latent_B_sota": _LATENTS | dict(alpha=1.1),
+    "hf://Goodeat/drifting/pixel_L_sota": _PIXELS,
+    "hf://Goodeat/drifting/pixel_B_sota": _PIXELS,
+    "hf://Goodeat/drifting/ablation": _LATENTS | dict(alpha=2.0),
+}
+"""How to use the released generators; alpha is the guidance scale of the best published score.
+
+The fields are those of `metadata["usage"]` but for the names of the classes; see `sampling.generator.Usage`."""
+
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 """The network that the Fréchet inception distance is defined with."""
 
-RELEASED_VAE = "hf://stabilityai/sd-vae-ft-mse"
-"""The VAE of the released generators of latents, which do not name it."""
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Checksum of `INCEPTION_FILE`, which pytorch-fid and torch-fidelity both use."""
 
-RELEASED_ALPHA = {"latent_B_sota": 1.1, "ablation": 2.0}
-"""Guidance scales of the best published scores, where they are not 1; the metadata do not name them."""
+
+def released_usage(repo: str, folder: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How to use the generator in a folder of a repository of the hub, if it is a released one.
+
+    Args:
+        repo: `OWNER/NAME`.
+        folder: inside the repository.
+        arguments: of its constructor; its classes are named by their numbers.
+    """
+    name = {path: name for name, path in RELEASED_FOLDERS.items()}.get(folder)
+    usage = RELEASED_USAGE.get(f"hf://{repo}/{name}")
+    return usage and usage | {"class_names": [str(label) for label in range(arguments["num_classes"])]}

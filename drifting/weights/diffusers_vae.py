@@ -12,6 +12,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from drifting.errors import InputError
 from drifting.networks.vae import AutoencoderKL
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact, existing
@@ -34,7 +35,7 @@ def load_vae(directory: str | os.PathLike[str]) -> Artifact:
         Artifact of kind `vae`; its metadata are `sha256`, of the weights' file, and `source`, the folder.
 
     Raises:
-        ValueError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
+        InputError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
             the wrong shape.
     """
     folder = Path(directory)
@@ -43,14 +44,14 @@ def load_vae(directory: str | os.PathLike[str]) -> Artifact:
         kwargs = vae_kwargs_from_diffusers(_read_json(path))
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: AutoencoderKL(**kwargs, rngs=nnx.Rngs(0)))))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     path = existing(folder / VAE_TENSORS)
     try:
         params = from_torch(_modern_attention(load_file(path)), shapes, diffusers_name)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error}): copy it again") from error
+        raise InputError(f"{path}: not a safetensors file ({error}): copy it again") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     return Artifact("vae", kwargs, params, {"sha256": sha256(path), "source": str(directory)})
 
 
@@ -58,7 +59,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also where it is no text at all
-        raise ValueError(f"not JSON ({error})") from error
+        raise InputError(f"not JSON ({error})") from error
 
 
 _SIZES = {
@@ -84,10 +85,10 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     Fields that diffusers added later may be absent and then have its defaults.
 
     Raises:
-        ValueError: a field is missing, or asks for what `AutoencoderKL` has not.
+        InputError: a field is missing, or asks for what `AutoencoderKL` has not.
     """
     if not isinstance(config, Mapping):
-        raise ValueError("must be a JSON object with the fields of diffusers' AutoencoderKL")
+        raise InputError("must be a JSON object with the fields of diffusers' AutoencoderKL")
     channels = config.get("block_out_channels")
     if not isinstance(channels, list) or not channels or not all(_positive(width) for width in channels):
         raise _unsupported("block_out_channels", channels, "a list of positive integers")
@@ -121,8 +122,8 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _unsupported(key: str, value: Any, expected: str) -> ValueError:
-    return ValueError(f"{key} is {json.dumps(value)}, expected {expected}")
+def _unsupported(key: str, value: Any, expected: str) -> InputError:
+    return InputError(f"{key} is {json.dumps(value)}, expected {expected}")
 
 
 def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -134,7 +135,7 @@ def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
             name = f"{match[1]}.{present.get(match[2], match[2])}.{match[3]}"
             tensor = tensor[:, :, 0, 0] if tensor.shape[2:] == (1, 1) else tensor
         if name in renamed:
-            raise ValueError(f"two tensors for {name}, under its present and its former name: keep one")
+            raise InputError(f"two tensors for {name}, under its present and its former name: keep one")
         renamed[name] = tensor
     return renamed
 

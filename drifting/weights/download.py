@@ -12,23 +12,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
-from huggingface_hub import (
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    parse_hf_uri,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import HfHubHTTPError, HfUriError, RemoteEntryNotFoundError
-from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub import get_session, hf_hub_download, parse_hf_uri
+from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.utils import hf_raise_for_status
 
-from drifting.errors import HubError
-from drifting.runs.files import sha256
+from drifting.errors import HubError, InputError
+from drifting.runs.files import atomic_path, sha256
 from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
 from drifting.weights.errors import FAILURES, explained
 
@@ -73,7 +64,7 @@ def parse_reference(reference: str) -> HubFolder | Path:
     """The folder that a reference names, of the hub or local; a local one need not exist.
 
     Raises:
-        ValueError: a malformed `hf://` reference, or a name that the released repository is known not to have.
+        InputError: a malformed `hf://` reference, or a name that the released repository is known not to have.
     """
     if not reference.startswith(HUB):
         return Path(reference).expanduser()
@@ -85,7 +76,7 @@ def parse_reference(reference: str) -> HubFolder | Path:
             raise HfUriError(reference, "a folder must not have . or .. in it")
     except HfUriError as error:
         reason = " ".join(error.msg.split()).rstrip(".")
-        raise ValueError(
+        raise InputError(
             f"{reference}: not a reference ({reason}): give {HUB}OWNER/REPO[@REVISION][/FOLDER]"
         ) from error
     folder = uri.path_in_repo
@@ -95,71 +86,58 @@ def parse_reference(reference: str) -> HubFolder | Path:
             known = list(RELEASED_FOLDERS)
             close = difflib.get_close_matches(folder.rpartition("/")[2], known, n=1)
             hint = f"did you mean {HUB}{RELEASED_REPO}/{close[0]}? " if close else ""
-            raise ValueError(f"{reference}: no such released weights; {hint}known names: {', '.join(known)}")
+            raise InputError(f"{reference}: no such released weights; {hint}known names: {', '.join(known)}")
     return HubFolder(reference, uri.id, uri.revision, folder)
 
 
-def fetch(reference: str | Path | HubFolder, names: Sequence[str], optional: Sequence[str] = ()) -> Fetched:
+def fetch(reference: str | Path | HubFolder, names: Sequence[str], first_of: Sequence[str] = ()) -> Fetched:
     """The folder that a reference names, on this machine; of a repository exactly the files asked for are downloaded.
 
-    All files come from one commit. A download that broke off goes on where it stopped, also one whose process was
-    killed. A local folder is not looked into.
+    All files come from one commit. A local folder is not looked into.
 
     Args:
         reference: see the head of this module.
         names: files of that folder, which must be there.
-        optional: files that may be there.
+        first_of: files of which the first that is there comes too; without a connection, the first in the cache.
 
     Raises:
-        ValueError: the reference is malformed, or there is no such folder, repository, revision or file.
+        InputError: the reference is malformed, or there is no such folder, repository, revision or file.
         HubError: no network or no access and not in the cache, the disk is full, or what came is damaged, in which
             case it has been removed.
     """
     place = parse_reference(reference) if isinstance(reference, str) else reference
     if isinstance(place, Path):
         if not place.is_dir():
-            raise ValueError(f"{reference}: there is no such folder")
+            raise InputError(f"{reference}: there is no such folder")
         return Fetched(place, None)
     found = None
-    for name in (*names, *optional):
-        inside = str(PurePosixPath(place.folder, name))
-        try:
-            if not isinstance(try_to_load_from_cache(place.repo, inside, revision=place.revision), str):
-                logger.info("%s: downloading %s", place.reference, name)
-                _fetch_blob(hf_hub_url(place.repo, inside, revision=place.revision), place.repo)
-            path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
-        except FAILURES as error:
-            if name in optional and isinstance(error, RemoteEntryNotFoundError):
-                continue
-            raise explained(error, f"{place.reference}: {name}") from error
-        _check_blob(path)
-        depth = len(Path(place.folder, name).parts)  # below SNAPSHOTS/COMMIT
-        found = Fetched(path.parent, path.parents[depth - 1].name)
+    for name in names:
+        found = _fetch_file(place, name)
         place = replace(place, revision=found.commit)
+    unreachable: HubError | None = None
+    for name in first_of:
+        try:
+            return _fetch_file(place, name)
+        except InputError as error:
+            if not isinstance(error.__cause__, RemoteEntryNotFoundError):
+                raise
+        except HubError as error:
+            if not isinstance(error.__cause__, LocalEntryNotFoundError):
+                raise
+            unreachable = unreachable or error
     if found is None:
-        raise ValueError(f"{place.reference}: has none of {', '.join(optional)}")
+        raise unreachable or InputError(f"{place.reference}: has none of {', '.join(first_of)}")
     return found
 
 
-def _fetch_blob(url: str, repo: str) -> None:
-    """Brings a large file's content to where huggingface_hub, which begins anew after a break, then finds it.
-
-    What it cannot be asked about (no network, no access, no such file) is left to huggingface_hub to say.
-    """
+def _fetch_file(place: HubFolder, name: str) -> Fetched:
     try:
-        metadata = get_hf_file_metadata(url)
-    except FAILURES:
-        return
-    if not re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):
-        return
-    headers = build_hf_headers()
-    if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
-        headers.pop("authorization", None)  # the storage behind the hub has signed addresses
-    path = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "blobs", str(metadata.etag))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(path.with_name(f".{path.name}.lock")):
-        if not path.exists():
-            _fetch_whole(metadata.location, path, path.name, headers)
+        path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
+    except FAILURES as error:
+        raise explained(error, f"{place.reference}: {name}") from error
+    _check_blob(path)
+    depth = len(Path(place.folder, name).parts)  # below SNAPSHOTS/COMMIT
+    return Fetched(path.parent, path.parents[depth - 1].name)
 
 
 def _check_blob(path: Path) -> None:
@@ -191,7 +169,7 @@ def cache_folder() -> Path:
 
 
 def fetch_url(url: str, checksum: str) -> Path:
-    """One file of the web, in `cache_folder()`; a download that broke off goes on where it stopped.
+    """One file of the web, in `cache_folder()`.
 
     Args:
         url: whose last part is the file's name.
@@ -202,35 +180,20 @@ def fetch_url(url: str, checksum: str) -> Path:
             removed.
     """
     path = cache_folder() / url.rsplit("/", 1)[-1]
-    if _is_whole(path, checksum):
+    if path.is_file() and sha256(path) == checksum:
         return path
+    logger.info("downloading %s", url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_name(f".{path.name}.lock")):
-            if not _is_whole(path, checksum):  # no other process has just fetched it
-                _fetch_whole(url, path, checksum)
+        with atomic_path(path) as temporary, get_session().stream("GET", url, follow_redirects=True) as response:
+            hf_raise_for_status(response)
+            with temporary.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            if (found := sha256(temporary)) != checksum:
+                raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {AGAIN}")
     except HubError:
         raise
     except FAILURES as error:
         raise explained(error, url) from error
     return path
-
-
-def _is_whole(path: Path, checksum: str) -> bool:
-    return path.is_file() and sha256(path) == checksum
-
-
-def _fetch_whole(url: str, path: Path, checksum: str, headers: dict[str, str] | None = None) -> None:
-    partial = path.with_name(f"{path.name}.incomplete")
-    if not _is_whole(partial, checksum):  # a process may have ended before the last step
-        try:
-            with partial.open("ab") as file:
-                http_get(url, file, resume_size=file.tell(), headers=headers, displayed_filename=path.name)
-        except HfHubHTTPError as error:
-            if error.response.status_code == 416:  # longer than the file of the web: no part of it
-                partial.unlink()
-            raise
-    if (found := sha256(partial)) != checksum:
-        partial.unlink()
-        raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {AGAIN}")
-    os.replace(partial, path)

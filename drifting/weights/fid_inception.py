@@ -9,17 +9,16 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from drifting.errors import InputError
 from drifting.networks.inception import Inception
 from drifting.runs import files
 from drifting.weights.artifact import METADATA, Artifact, Params, load_artifact
+from drifting.weights.catalogue import INCEPTION_FILE, INCEPTION_SHA256
 from drifting.weights.torch_file import read_state_dict
 from drifting.weights.torch_names import from_torch
 
-PT_INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Checksum of `pt_inception-2015-12-05-6726825d.pth`, the file that pytorch-fid and torch-fidelity both use."""
 
-
-def load_inception(path: str | os.PathLike[str], sha256: str = PT_INCEPTION_SHA256) -> Artifact:
+def load_inception(path: str | os.PathLike[str], sha256: str = INCEPTION_SHA256) -> Artifact:
     """Read the Inception network: scores of other weights are no FID, so the checksum must be right.
 
     Args:
@@ -34,13 +33,13 @@ def load_inception(path: str | os.PathLike[str], sha256: str = PT_INCEPTION_SHA2
         `source_sha256`, both of the file, and `source`, its path; or those of the artifact.
 
     Raises:
-        ValueError: a file is missing or unreadable or another one, or tensors are missing, unexpected or of the wrong
+        InputError: a file is missing or unreadable or another one, or tensors are missing, unexpected or of the wrong
             shape.
     """
     path = Path(path)
     if (path / METADATA).is_file():
         found = load_artifact(path, kind="inception")
-        _check(path, found.metadata.get("source_sha256"), sha256)
+        check_source(path, found, sha256)
         return found
     file = _weights(path)
     checksum = files.sha256(file)
@@ -49,7 +48,7 @@ def load_inception(path: str | os.PathLike[str], sha256: str = PT_INCEPTION_SHA2
     try:
         params = inception_from_torch(tensors)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
     metadata = {"sha256": checksum, "source_sha256": checksum, "source": str(path)}
     return Artifact("inception", {"dtype": "float32"}, params, metadata)
 
@@ -59,7 +58,7 @@ def _weights(path: Path) -> Path:
     files = [path] if path.is_file() else sorted(path.glob("*"))
     files = [file for file in files if file.suffix in (".pth", ".safetensors")]
     if len(files) != 1:
-        raise ValueError(f"{path}: expected one .pth or .safetensors file, found {len(files)}")
+        raise InputError(f"{path}: expected one .pth or .safetensors file, found {len(files)}")
     return files[0]
 
 
@@ -69,14 +68,19 @@ def _tensors(file: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file}: not a safetensors file ({error}): copy it again") from error
+        raise InputError(f"{file}: not a safetensors file ({error}): copy it again") from error
+
+
+def check_source(path: Path, artifact: Artifact, expected: str = INCEPTION_SHA256) -> None:
+    """Raises `InputError` unless an artifact was made from the file of that SHA-256."""
+    _check(path, artifact.metadata.get("source_sha256"), expected)
 
 
 def _check(path: Path, found: str | None, expected: str) -> None:
     if found != expected:
-        raise ValueError(
-            f"{path}: SHA-256 {found}, expected {expected}: use pt_inception-2015-12-05-6726825d.pth, or give the "
-            "checksum of a file that you trust"
+        raise InputError(
+            f"{path}: SHA-256 {found}, expected {expected}: use {INCEPTION_FILE}, or give the checksum of a file that "
+            "you trust"
         )
 
 
@@ -84,7 +88,7 @@ def inception_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
     """`Inception` parameters from PyTorch tensors; counters of training steps (`num_batches_tracked`) are left out.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
     model = nnx.eval_shape(lambda: Inception(dtype="float32", rngs=nnx.Rngs(0)))

@@ -2,200 +2,146 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-
-from drifting.networks.convnext import ConvNeXtV2
-from drifting.networks.dit import DiT
-from drifting.networks.inception import Inception
-from drifting.networks.mae import MAE
-from drifting.networks.mlp import MLP
-from drifting.networks.vae import AutoencoderKL
-from drifting.weights.artifact import (
-    FORMAT,
-    METADATA,
-    TENSORS,
-    Artifact,
-    check_kind,
-    check_names,
-    flatten,
-    listed,
-    load_artifact,
-    read_metadata,
-)
-from drifting.weights.catalogue import INCEPTION_FILE, INCEPTION_URL
-from drifting.weights.diffusers_vae import VAE_CONFIG, VAE_TENSORS, load_vae
+from drifting.errors import InputError
+from drifting.weights.artifact import METADATA, Artifact, check_kind, read_metadata
+from drifting.weights.catalogue import released_usage
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
-from drifting.weights.fid_inception import PT_INCEPTION_SHA256, load_inception
-from drifting.weights.released import KINDS, RELEASED_FORMAT, RELEASED_TENSORS, load_released
-from drifting.weights.transformers_convnext import CONVNEXT_CONFIG, CONVNEXT_TENSORS, load_convnext
-
-_FORMATS: dict[str, tuple[str, Callable[..., Artifact]]] = {
-    FORMAT: (TENSORS, load_artifact),
-    RELEASED_FORMAT: (RELEASED_TENSORS, load_released),
-}
-
-_CLASSES = {"AutoencoderKL": "vae", "convnextv2": "convnext"}
-"""What the configuration of a library calls the network, and what we do."""
-
-_LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[..., Artifact]]] = {
-    "vae": ((VAE_CONFIG, VAE_TENSORS), load_vae),
-    "convnext": ((CONVNEXT_CONFIG, CONVNEXT_TENSORS), load_convnext),
-}
+from drifting.weights.readers import READERS, Reader
 
 
 def load_weights(reference: str | None, kind: str) -> Artifact:
-    """Weights from a local folder or the hub, in whichever format they lie there.
+    """Weights from a local folder or the hub, in whichever format of `READERS` they lie there.
 
     Args:
         reference: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`; of an Inception also its file, or None or '' for
             the published one.
-        kind: `generator` or `mae`, in our format or the released one; `vae` of diffusers, `convnext` of transformers,
-            or `inception` of pytorch-fid.
+        kind: `generator`, or a name of `NETWORKS` such as `mae` or `vae`.
 
     Returns:
         The artifact; its metadata say where it is from: `source` is the reference, `commit` the repository's (None
-        for a local folder), `sha256` the checksum of the tensors.
+        for a local folder), `sha256` the checksum of the tensors. `usage` says how to use a generator: what it states
+        itself, or what is known of the released ones.
 
     Raises:
-        ValueError: there is nothing at the reference, or it is damaged, a run directory, or not of that kind.
+        InputError: there is nothing at the reference, or it is damaged, a run directory, or not of that kind.
         HubError: it cannot be downloaded.
     """
-    if kind == "inception":
-        return _load_inception(reference)
     if not reference:
-        raise ValueError(f"no weights given for the {kind}: give a folder or hf://OWNER/REPO")
+        return _load_published(kind)
     place = parse_reference(reference)
     if isinstance(place, Path):
         _refuse_run_directory(place, kind)
-    if kind in _LIBRARIES and not _is_ours(place):
-        names, load = _LIBRARIES[kind]
-        fetched = fetch(place, names)
-        return _with_source(load(fetched.path), reference, fetched.commit)
-    fetched = fetch(place, [METADATA])
-    tensors, load_format = _format(reference, read_metadata(fetched.path), kind)
+    found = _look(reference, place)
+    check_kind(reference, found.kind or kind, kind)
+    path = found.path
     if isinstance(place, HubFolder):
-        fetched = fetch(dataclasses.replace(place, revision=fetched.commit), [tensors])
-    return _with_source(_checked(load_format(fetched.path, kind=kind), reference), reference, fetched.commit)
+        path = fetch(dataclasses.replace(place, revision=found.commit), [found.reader.tensors]).path
+    artifact = found.reader.load(path)
+    check_kind(reference, artifact.kind, kind)
+    metadata: dict[str, Any] = {"source": reference, "commit": found.commit}
+    if isinstance(place, HubFolder) and (usage := released_usage(place.repo, place.folder, artifact.model_config)):
+        metadata["usage"] = usage
+    return dataclasses.replace(artifact, metadata=artifact.metadata | metadata)
 
 
 def find_kind(reference: str) -> str:
     """The kind of network at a reference, by what lies there: see `load_weights`.
 
     Raises:
-        ValueError: there is nothing at the reference, or nothing of a kind that `load_weights` reads.
+        InputError: there is nothing at the reference, or nothing of a kind that `load_weights` reads.
         HubError: it cannot be downloaded.
     """
     place = parse_reference(reference)
-    if isinstance(place, Path) and place.is_file():
-        return "inception"
-    folder = fetch(place, [], optional=[METADATA, "config.json"]).path
-    if (folder / METADATA).is_file():
-        stated = read_metadata(folder, ("kind",))["kind"]
-        return KINDS.get(stated, stated)
     if isinstance(place, Path):
         _refuse_run_directory(place, "generator")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return _CLASSES[config.get("_class_name", config.get("model_type"))]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError("no weights of a known kind: ours, released ones, a VAE, a ConvNeXt-V2") from error
+    found = _look(reference, place)
+    if found.kind is None:
+        raise InputError(f"{reference}: {found.reader.description} does not say of what kind the weights are")
+    return found.kind
 
 
-def load_folder(folder: Path, kind: str | None = None) -> Artifact:
-    """A local artifact in our format or the released one, of whichever kind it is.
+def load_folder(folder: Path) -> Artifact:
+    """The weights in a local folder, of whichever kind they are and in any format of `READERS`.
 
     Raises:
-        ValueError: it is missing, damaged, or not of that kind.
+        InputError: they are missing or damaged.
     """
-    _, load_format = _format(str(folder), read_metadata(folder), kind)
-    return _checked(load_format(folder, kind=kind), str(folder))
+    return _look(str(folder), folder).reader.load(folder)
 
 
-def _is_ours(place: Path | HubFolder) -> bool:
-    """Whether a library's network lies there in our format, as `drifting import` writes it."""
-    if isinstance(place, Path):
-        return (place / METADATA).is_file()
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What lies at a place: its format, the folder or file on this machine, its commit, and its kind if that is known.
+
+    Of a repository the descriptions are there, and no tensors but those of a format without a description.
+    """
+
+    reader: Reader
+    path: Path
+    commit: str | None
+    kind: str | None
+
+
+def _look(reference: str, place: Path | HubFolder) -> _Found:
+    if isinstance(place, Path) and not place.is_dir():
+        alone = [reader for reader in READERS.values() if reader.description is None]
+        same = [reader for reader in alone if Path(reader.tensors).suffix == place.suffix]
+        if not place.is_file():
+            raise InputError(f"{reference}: there is no such {'file' if same else 'folder'}")
+        reader = (same or alone)[0]
+        return _Found(reader, place, None, reader.kind({}))
+    names = list(dict.fromkeys(reader.description or reader.tensors for reader in READERS.values()))
+    fetched = fetch(place, [], first_of=names)
+    name = next((name for name in names if (fetched.path / name).is_file()), None)
+    if name is None:
+        raise InputError(f"{reference}: has none of {', '.join(names)}: is this the folder of an artifact?")
+    readers = [reader for reader in READERS.values() if name == (reader.description or reader.tensors)]
+    for reader in readers:
+        description = {} if reader.description is None else _read_description(fetched.path, name)
+        if reader.description is None or description.get(reader.field) in reader.values:
+            return _Found(reader, fetched.path, fetched.commit, reader.kind(description))
+    raise InputError(f"{reference}: no weights of a known kind: {_expected(name, description, readers)}")
+
+
+def _read_description(folder: Path, name: str) -> dict[str, Any]:
+    if name == METADATA:
+        return read_metadata(folder)
     try:
-        fetch(place, [], optional=[METADATA])
-    except ValueError:  # there is none
-        return False
-    return True
+        description = json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise InputError(f"{folder / name}: not JSON ({error})") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{folder / name}: not the configuration of a network, which is a JSON object")
+    return description
 
 
-def _checked(artifact: Artifact, where: str) -> Artifact:
-    """The artifact, if its tensors are those of the network that its configuration describes."""
-    if artifact.kind not in _NETWORKS:
-        raise ValueError(f"{where}: holds a {artifact.kind!r}, expected one of {', '.join(_NETWORKS)}")
-    config = {name: tuple(v) if isinstance(v, list) else v for name, v in artifact.model_config.items()}
-    config |= {name: jnp.dtype(v) for name, v in config.items() if name.endswith("dtype") and isinstance(v, str)}
-    try:
-        state = nnx.state(nnx.eval_shape(lambda: _NETWORKS[artifact.kind](**config)))
-    except Exception as error:  # whatever a constructor makes of wrong values
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{where}: model_config is not that of a {artifact.kind} ({reason})") from error
-    expected, found = flatten(nnx.to_pure_dict(state)), flatten(artifact.params)
-    try:
-        check_names(found, expected, "tensor")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}: are weights and configuration of the same model?") from error
-    wrong = [
-        f"{name} {found[name].dtype}{list(found[name].shape)} instead of float32{list(leaf.shape)}"
-        for name, leaf in expected.items()
-        if found[name].shape != leaf.shape or found[name].dtype != np.float32
-    ]
-    if wrong:
-        raise ValueError(f"{where}: wrong tensor: {listed(wrong)}: are weights and configuration of the same model?")
-    return artifact
+def _expected(name: str, description: Mapping[str, Any], readers: Sequence[Reader]) -> str:
+    """What the fields that tell a format are, and what they could be."""
+    known: dict[str, list[str]] = {}
+    for reader in readers:
+        known.setdefault(reader.field, []).extend(repr(value) for value in reader.values if value is not None)
+    return f"{name}: " + "; ".join(
+        f"{field} {description.get(field)!r}, expected one of {', '.join(values)}" for field, values in known.items()
+    )
 
 
-def _generator(**config: Any) -> nnx.Module:
-    return (MLP if "noise_dim" in config else DiT)(**config, rngs=nnx.Rngs(0))
-
-
-_NETWORKS: dict[str, Callable[..., nnx.Module]] = {
-    "generator": _generator,
-    "mae": lambda **config: MAE(**config, rngs=nnx.Rngs(0)),
-    "vae": lambda **config: AutoencoderKL(**config, rngs=nnx.Rngs(0)),
-    "convnext": lambda **config: ConvNeXtV2(**config, rngs=nnx.Rngs(0)),
-    "inception": lambda **config: Inception(**config, rngs=nnx.Rngs(0)),
-}
-
-
-def _format(reference: str, metadata: Mapping[str, Any], kind: str | None) -> tuple[str, Callable[..., Artifact]]:
-    """The file of tensors and its reader, if what the metadata describe is of that kind."""
-    stated = metadata.get("kind", kind)
-    check_kind(reference, KINDS.get(stated, stated), kind)
-    name = metadata.get("format", RELEASED_FORMAT)
-    if name not in _FORMATS:
-        raise ValueError(f"{reference}: format {name!r}, expected one of {', '.join(map(repr, _FORMATS))}")
-    return _FORMATS[name]
+def _load_published(kind: str) -> Artifact:
+    """The network that is meant where no reference is given."""
+    for reader in READERS.values():
+        if reader.published is not None and reader.kind({}) == kind:
+            url, checksum = reader.published
+            artifact = reader.load(fetch_url(url, checksum))
+            return dataclasses.replace(artifact, metadata=artifact.metadata | {"source": url, "commit": None})
+    raise InputError(f"no weights given for the {kind}: give a folder or hf://OWNER/REPO")
 
 
 def _refuse_run_directory(folder: Path, kind: str) -> None:
     if not ((folder / "config.json").is_file() and (folder / "checkpoints").is_dir()):
         return
     if kind == "mae":
-        raise ValueError(f"{folder}: is a run; its encoder is {folder / 'encoder'}, written when pre-training ends")
-    raise ValueError(f"{folder}: is a run; give the folder that `drifting export` makes of it")
-
-
-def _load_inception(reference: str | None) -> Artifact:
-    if not reference:
-        return _with_source(load_inception(fetch_url(INCEPTION_URL, PT_INCEPTION_SHA256)), INCEPTION_URL, None)
-    place = parse_reference(reference)
-    if isinstance(place, Path):
-        if not place.exists():
-            raise ValueError(f"{reference}: there is no such file or folder")
-        return _with_source(load_inception(place), reference, None)
-    fetched = fetch(place, [], optional=[METADATA, TENSORS, INCEPTION_FILE])
-    return _with_source(load_inception(fetched.path), reference, fetched.commit)
-
-
-def _with_source(artifact: Artifact, source: str, commit: str | None) -> Artifact:
-    return dataclasses.replace(artifact, metadata=artifact.metadata | {"source": source, "commit": commit})
+        raise InputError(f"{folder}: is a run; its encoder is {folder / 'encoder'}, written when pre-training ends")
+    raise InputError(f"{folder}: is a run; give the folder that `drifting export` makes of it")

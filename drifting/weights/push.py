@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, parse_hf_uri
 from huggingface_hub.errors import HfUriError
 
-from drifting.errors import HubError, InputError
+from drifting.errors import HubError, InputError, require_argument
 from drifting.weights.card import README, REPO
 from drifting.weights.download import HUB
 from drifting.weights.errors import FAILURES, LOG_IN, explained, one_line
@@ -21,7 +21,7 @@ def push(
     private: bool = False,
     message: str | None = None,
 ) -> str:
-    """Upload an artifact's folder, in our format or the released one, to the root of a repository.
+    """Upload an artifact's folder, in any format that `load_folder` reads, to the root of a repository.
 
     The repository and the branch are made if they are missing. Everything in the folder is uploaded, a `README.md`
     among it, in which the repository's name takes the place of `card.REPO`; files of the repository that the folder
@@ -38,7 +38,8 @@ def push(
         The address of the repository, or of the branch in it.
 
     Raises:
-        InputError: the folder is no whole artifact, or `repo` no such name.
+        InputError: the folder is no whole artifact, or its README cannot be read.
+        ArgumentError: `repo` is no such name.
         HubError: no token, no permission or no network.
     """
     folder = Path(folder).expanduser()
@@ -74,10 +75,9 @@ def _operations(folder: Path, repo: str) -> list[CommitOperationAdd]:
 
 
 def _check_name(repo: str) -> None:
-    form = f"{repo!r}: give the repository as OWNER/NAME"
     try:
         uri = parse_hf_uri(f"{HUB}{repo}")
-    except HfUriError as error:
-        raise InputError(form) from error
-    if uri.type != "model" or uri.revision or uri.path_in_repo:
-        raise InputError(form)
+    except HfUriError:
+        uri = None
+    is_name = uri is not None and uri.type == "model" and not uri.revision and not uri.path_in_repo
+    require_argument(is_name, "repo", repo, "give the repository as OWNER/NAME")

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from flax import serialization
 
+from drifting.errors import InputError
 from drifting.runs.files import sha256
 from drifting.weights.artifact import (
+    GENERATOR,
     Artifact,
     Params,
     check_kind,
@@ -42,8 +44,11 @@ RELEASED_FORMAT = "flax.msgpack"
 
 RELEASED_TENSORS = "ema_params.msgpack"
 
-KINDS = {"gen": "generator", "generator": "generator", "mae": "mae"}
+RELEASED_KINDS = {"gen": "generator", "generator": "generator", "mae": "mae"}
 """Kinds as released metadata spell them, and as we do."""
+
+RELEASED_GENERATOR = "dit"
+"""The network of every released generator."""
 
 _READERS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., Params]]] = {
     "generator": (generator_kwargs_from_released, generator_from_released),
@@ -64,32 +69,34 @@ def load_released(directory: str | os.PathLike[str], *, kind: str | None = None)
         kind: `generator` or `mae`, which it must be; None takes either.
 
     Returns:
-        The artifact, of kind `generator` or `mae`; its metadata are those of the folder, and `sha256` of the msgpack.
+        The artifact, of kind `generator` or `mae`; its metadata are those of the folder, `sha256` of the msgpack, and
+        of a generator `network`.
 
     Raises:
-        ValueError: a file is missing or unreadable, the kind is another, or the tensors or the configuration are not
+        InputError: a file is missing or unreadable, the kind is another, or the tensors or the configuration are not
             those of a generator or MAE.
     """
     metadata = read_metadata(Path(directory), ("model_config",))
     if (found := metadata.get("format", RELEASED_FORMAT)) != RELEASED_FORMAT:
-        raise ValueError(f"{directory}: format {found!r}, expected {RELEASED_FORMAT!r}")
+        raise InputError(f"{directory}: format {found!r}, expected {RELEASED_FORMAT!r}")
     if (stated := metadata.get("kind")) is not None:
-        if stated not in KINDS:
-            raise ValueError(f"{directory}: holds a {stated!r}, expected one of {', '.join(map(repr, KINDS))}")
-        check_kind(directory, KINDS[stated], kind)
+        if stated not in RELEASED_KINDS:
+            raise InputError(f"{directory}: holds a {stated!r}, expected one of {', '.join(map(repr, RELEASED_KINDS))}")
+        check_kind(directory, RELEASED_KINDS[stated], kind)
     path = existing(Path(directory) / RELEASED_TENSORS)
     if "sha256" in metadata:  # ours; the release itself has none
         check_sha256(path, metadata["sha256"])
     flat = _read_msgpack(path)
     actual = "mae" if any(name.startswith("encoder/") for name in flat) else "generator"
-    check_kind(directory, actual, KINDS[stated] if stated else kind)
+    check_kind(directory, actual, RELEASED_KINDS[stated] if stated else kind)
     kwargs_from_released, from_released = _READERS[actual]
     try:
         kwargs = kwargs_from_released(metadata["model_config"])
         params = from_released(flat, **kwargs)
     except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from error
-    return Artifact(actual, kwargs, params, metadata | {"sha256": metadata.get("sha256") or sha256(path)})
+        raise InputError(f"{directory}: {error}") from error
+    metadata |= {"sha256": metadata.get("sha256") or sha256(path)}
+    return Artifact(actual, kwargs, params, metadata | ({"network": RELEASED_GENERATOR} if actual == GENERATOR else {}))
 
 
 def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
@@ -98,16 +105,16 @@ def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
         tree = serialization.msgpack_restore(path.read_bytes())
     except (ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a whole msgpack of arrays ({reason}): copy or download it again") from error
+        raise InputError(f"{path}: not a whole msgpack of arrays ({reason}): copy or download it again") from error
     if isinstance(tree, dict) and set(tree) == {"params"}:
         tree = tree["params"]
     if not isinstance(tree, dict) or not _names_are_text(tree):
-        raise ValueError(f"{path}: not a tree of named arrays: is this the file of released weights?")
+        raise InputError(f"{path}: not a tree of named arrays: is this the file of released weights?")
     flat = flatten(tree)
     for name, value in flat.items():
         if not isinstance(value, np.ndarray) or not jax.numpy.issubdtype(value.dtype, np.floating):
             what = getattr(value, "dtype", type(value).__name__)
-            raise ValueError(f"{path}: {name} is of type {what}, expected an array of numbers with a fraction")
+            raise InputError(f"{path}: {name} is of type {what}, expected an array of numbers with a fraction")
     return flat
 
 
@@ -123,6 +130,7 @@ def save_released(
     params: Params,
     step: int | None,
     ema_decay: float | None,
+    network: str | None = RELEASED_GENERATOR,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `ema_params.msgpack` and `metadata.json` in the released layout, replacing `directory` whole or not at all.
@@ -132,11 +140,13 @@ def save_released(
     have our `sha256` beside the released fields.
 
     Raises:
-        ValueError: the model has no released form, the parameters are not those of `model_config`, `extra` redefines
+        InputError: the model has no released form, the parameters are not those of `model_config`, `extra` redefines
             a field, or `directory` exists and is no artifact.
     """
     if kind not in _WRITERS:
-        raise ValueError(f"kind {kind!r} has no released form: only {' and '.join(_WRITERS)} have; use our format")
+        raise InputError(f"kind {kind!r} has no released form: only {' and '.join(_WRITERS)} have; use our format")
+    if kind == GENERATOR and network != RELEASED_GENERATOR:
+        raise InputError(f"a generator {network!r} has no released form: only {RELEASED_GENERATOR} has; use our format")
     to_config, to_released, released_kind = _WRITERS[kind]
     config = to_config(model_config)
     flat = to_released(jax.device_get(params))

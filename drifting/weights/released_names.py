@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from drifting.errors import InputError
 from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
 from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
@@ -53,7 +54,7 @@ def generator_kwargs_from_released(config: Mapping[str, Any]) -> dict[str, Any]:
     """`DiT`'s keyword arguments (JSON values, without `rngs`) from a released `model_config`.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type.
+        InputError: a field is missing, unknown or of another type.
     """
     config = _filled(config, _GENERATOR_DEFAULTS, cond_dim=1)
     kwargs = {ours: config[theirs] for theirs, ours in _GENERATOR_FIELDS.items()}
@@ -67,7 +68,7 @@ def mae_kwargs_from_released(config: Mapping[str, Any]) -> dict[str, Any]:
     """`MAE`'s keyword arguments (JSON values, without `rngs`) from a released `model_config`.
 
     Raises:
-        ValueError: a field is unknown or of another type.
+        InputError: a field is unknown or of another type.
     """
     config = _filled(config, _MAE_DEFAULTS)
     kwargs = {name: config[name] for name in _MAE_FIELDS}
@@ -83,7 +84,7 @@ def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any], **examples: 
         kind = type(examples[name])
         alike = {float: (float, int), list: (list, tuple)}.get(kind, (kind,))
         if type(value) not in alike:  # and no bool for an int
-            raise ValueError(f"model_config field {name} is {value!r}, expected {kind.__name__}")
+            raise InputError(f"model_config field {name} is {value!r}, expected {kind.__name__}")
     return filled
 
 
@@ -91,15 +92,13 @@ def generator_kwargs_to_released(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Inverse of `generator_kwargs_from_released`, up to the codebook of no style tokens.
 
     Raises:
-        ValueError: the generator is no `DiT`, or has a setting that the released one lacks.
+        InputError: the generator has a setting that the released one lacks.
     """
     kwargs = {"mlp_ratio": _GENERATOR_DEFAULTS["mlp_ratio"], **kwargs}
-    if "patch_size" not in kwargs:
-        raise ValueError("a generator without patch_size (an MLP) has no released form: use our format")
     ours = [*_GENERATOR_FIELDS.values(), "style_tokens", "style_codebook", "dtype", "attention_dtype"]
     check_names(kwargs, ours, "generator setting")
     if (attention := kwargs["attention_dtype"]) not in (None, "float32"):
-        raise ValueError(f"attention_dtype {attention!r} has no released form: use None or float32, or our format")
+        raise InputError(f"attention_dtype {attention!r} has no released form: use None or float32, or our format")
     config = {theirs: kwargs[ours] for theirs, ours in _GENERATOR_FIELDS.items()}
     tokens = kwargs["style_tokens"]
     config |= dict(noise_classes=kwargs["style_codebook"] if tokens else 0, noise_coords=tokens or 1)
@@ -110,22 +109,22 @@ def mae_kwargs_to_released(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Inverse of `mae_kwargs_from_released`, without `remat`.
 
     Raises:
-        ValueError: the MAE has a setting that the released one lacks.
+        InputError: the MAE has a setting that the released one lacks.
     """
     check_names(kwargs, [*_MAE_FIELDS, "dtype", "remat"], "MAE setting")
     if not kwargs["num_classes"]:
-        raise ValueError(
+        raise InputError(
             f"num_classes {kwargs['num_classes']!r} has no released form: its MAE has a classifier; use our format"
         )
     if len(kwargs["layers"]) != 4:
-        raise ValueError(f"layers {kwargs['layers']!r} has no released form: its MAE has 4 stages; use our format")
+        raise InputError(f"layers {kwargs['layers']!r} has no released form: its MAE has 4 stages; use our format")
     config = {name: kwargs[name] for name in _MAE_FIELDS}
     return config | dict(layers=list(kwargs["layers"]), dropout_prob=0.0, use_bf16=_is_bf16(kwargs["dtype"]))
 
 
 def _is_bf16(dtype: str) -> bool:
     if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r} has no released form: use float32 or bfloat16, or our format")
+        raise InputError(f"dtype {dtype!r} has no released form: use float32 or bfloat16, or our format")
     return dtype == "bfloat16"
 
 
@@ -143,7 +142,7 @@ def generator_from_released(flat: Mapping[str, np.ndarray], **kwargs: Any) -> Pa
     """`DiT` parameters from released flat names; `kwargs` are the constructor's, without `rngs`. Exact.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     return _join(flat, lambda: DiT(**kwargs, rngs=nnx.Rngs(0)), _generator_name)
 
@@ -152,7 +151,7 @@ def mae_from_released(flat: Mapping[str, np.ndarray], **kwargs: Any) -> Params:
     """`MAE` parameters from released flat names; `kwargs` are the constructor's, without `rngs`. Exact.
 
     Raises:
-        ValueError: tensors missing, unexpected or of the wrong shape.
+        InputError: tensors missing, unexpected or of the wrong shape.
     """
     return _join(flat, lambda: MAE(**kwargs, rngs=nnx.Rngs(0)), _mae_name)
 
@@ -230,7 +229,7 @@ def _join(flat: Mapping[str, np.ndarray], build: Callable[[], nnx.Module], namin
     check_names(flat, expected, "tensor")
     wrong = [f"{k} {flat[k].shape} instead of {v.shape}" for k, v in expected.items() if flat[k].shape != v.shape]
     if wrong:
-        raise ValueError(f"wrong tensor shape: {listed(wrong)}: are weights and configuration of the same model?")
+        raise InputError(f"wrong tensor shape: {listed(wrong)}: are weights and configuration of the same model?")
     ours = {}
     for name, leaf in (tensors := flatten(shapes)).items():
         template = naming(name, tensors)

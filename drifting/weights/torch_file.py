@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
+from drifting.errors import InputError
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _LEGACY_PROTOCOL = 1001
@@ -44,17 +46,17 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         Arrays of their own, in C order and with the tensors' dtypes; of parameters and of tensors alike.
 
     Raises:
-        ValueError: the file is missing, damaged or of another format, or holds anything but a dict of dense tensors.
+        InputError: the file is missing, damaged or of another format, or holds anything but a dict of dense tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no file {path}")
+        raise InputError(f"no file {path}")
     try:
         with path.open("rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except (ValueError, OverflowError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = textwrap.shorten(str(error), 200) or "it ends too early"  # some errors say nothing
-        raise ValueError(f"{path}: not a readable PyTorch state dict: {reason}") from error
+        raise InputError(f"{path}: not a readable PyTorch state dict: {reason}") from error
 
 
 # --- the two formats --------------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         names = set(archive.namelist())
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError(f"a zip archive with {len(pickles)} files data.pkl, expected one")
+            raise InputError(f"a zip archive with {len(pickles)} files data.pkl, expected one")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names:
             _check_byte_order(archive.read(f"{folder}byteorder") == b"little")
@@ -99,9 +101,9 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         def content(storage: _Storage) -> bytes:
             name = f"{folder}data/{storage.key}"
             if name not in names:
-                raise ValueError(f"storage {storage.key} is missing")
+                raise InputError(f"storage {storage.key} is missing")
             if (found := archive.getinfo(name).file_size) != storage.size:
-                raise ValueError(f"storage {storage.key} has {found} bytes, expected {storage.size}")
+                raise InputError(f"storage {storage.key} has {found} bytes, expected {storage.size}")
             return archive.read(name)
 
         return _arrays(tensors, content)
@@ -111,41 +113,41 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     """Pickles of a magic number, the protocol, the machine, the state dict and its keys; then each key's storage."""
     file.seek(0)
     if file.read(4) == b"PK\3\4":
-        raise ValueError("a zip archive that is cut short: copy it again")
+        raise InputError("a zip archive that is cut short: copy it again")
     file.seek(0)
     if _interpret(file) != _LEGACY_MAGIC or _interpret(file) != _LEGACY_PROTOCOL:
-        raise ValueError("another format")
+        raise InputError("another format")
     machine = _interpret(file)
     _check_byte_order(isinstance(machine, dict) and machine.get("little_endian") is True)
     tensors = _tensors(_interpret(file))
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     keys = _interpret(file)
     if keys != sorted(storages):
-        raise ValueError("its storages are not those of its tensors")
+        raise InputError("its storages are not those of its tensors")
     left = os.fstat(file.fileno()).st_size - file.tell()
     contents = {}
     for key in keys:
         left -= 8 + storages[key].size
         if left < 0:
-            raise ValueError(f"it ends within storage {key}: copy it again")
+            raise InputError(f"it ends within storage {key}: copy it again")
         if (found := int.from_bytes(file.read(8), "little")) != storages[key].length:
-            raise ValueError(f"storage {key} has {found} elements, expected {storages[key].length}")
+            raise InputError(f"storage {key} has {found} elements, expected {storages[key].length}")
         contents[key] = file.read(storages[key].size)
     return _arrays(tensors, lambda storage: contents[storage.key])
 
 
 def _check_byte_order(little_endian: bool) -> None:
     if not little_endian:
-        raise ValueError("its numbers are not little-endian: save it again on another machine")
+        raise InputError("its numbers are not little-endian: save it again on another machine")
 
 
 def _tensors(state: Any) -> dict[str, _Tensor]:
     """`state`, which must be a dict of tensors."""
     if not isinstance(state, dict):
-        raise ValueError(f"it holds a {type(state).__name__}, expected a dict of tensors")
+        raise InputError(f"it holds a {type(state).__name__}, expected a dict of tensors")
     for name, value in state.items():
         if not isinstance(value, _Tensor):
-            raise ValueError(
+            raise InputError(
                 f"entry {name!r} is a {type(value).__name__}, expected a tensor: save the state dict alone"
             )
     return state
@@ -160,7 +162,7 @@ def _arrays(tensors: Mapping[str, _Tensor], content: Callable[[_Storage], bytes]
         last = tensor.offset + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
         # Outside is other memory. And a small file with a huge repetition would fill all of it.
         if (elements and last >= storage.length) or elements > storage.length:
-            raise ValueError(f"tensor {name!r} of shape {tensor.shape} has more elements than its storage")
+            raise InputError(f"tensor {name!r} of shape {tensor.shape} has more elements than its storage")
         if storage not in storages:
             storages[storage] = np.frombuffer(content(storage), storage.dtype, storage.length)
         strides = [step * storage.dtype.itemsize for step in tensor.strides]
@@ -190,7 +192,7 @@ def _interpret(file: BinaryIO) -> Any:
     """The object of the pickle that begins where `file` stands, which then stands behind it.
 
     Raises:
-        ValueError: it ends too early, or has an instruction or a name that no state dict needs.
+        InputError: it ends too early, or has an instruction or a name that no state dict needs.
     """
     machine = _Machine()
     try:
@@ -201,7 +203,7 @@ def _interpret(file: BinaryIO) -> Any:
         (result,) = machine.stack
         return result
     except (IndexError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise ValueError(f"its pickle is damaged ({type(error).__name__})") from error
+        raise InputError(f"its pickle is damaged ({type(error).__name__})") from error
 
 
 class _Machine:
@@ -239,7 +241,7 @@ class _Machine:
                 self.stack.append(self.memo[argument])
             case "GLOBAL":
                 if argument not in _NAMES:
-                    raise ValueError(
+                    raise InputError(
                         f"it names {argument.replace(' ', '.')}, which no state dict needs: do not trust it"
                     )
                 self.stack.append(_Name(argument))
@@ -250,7 +252,7 @@ class _Machine:
             case "BINPERSID":
                 self.stack.append(_storage(self.stack.pop()))
             case _:
-                raise ValueError(f"its pickle has the instruction {opcode}, which no state dict needs")
+                raise InputError(f"its pickle has the instruction {opcode}, which no state dict needs")
 
     def pop_from(self, start: int) -> list[Any]:
         """The stack's objects from `start` on, which may count from its end."""
@@ -289,7 +291,7 @@ def _storage(identity: Any) -> _Storage:
     """Of `("storage", type, key, device, length)`; the older format adds the window on another storage, or None."""
     kind, dtype, key, _, length, *view = identity
     if view not in ([], [None]):
-        raise ValueError("its storages are views of others: save it again with a later PyTorch")
+        raise InputError("its storages are views of others: save it again with a later PyTorch")
     if kind != "storage" or not isinstance(key, str) or not _is_count(length):
         raise TypeError
     return _Storage(key, _DTYPES[dtype.full], length)

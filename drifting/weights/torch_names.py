@@ -1,11 +1,11 @@
 """Tensors of PyTorch libraries as our parameters: other names, other axes, nothing missing and nothing left over."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from drifting.errors import InputError
 from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
 
 
@@ -21,7 +21,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callab
         naming: our flat name, such as `conv_in/kernel`, to the PyTorch name.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of the wrong shape; each by its PyTorch name.
+        InputError: tensors are missing, unexpected or of the wrong shape; each by its PyTorch name.
     """
     ours = flatten(shapes)
     names = {name: naming(name) for name in ours}
@@ -32,7 +32,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callab
         if list(tensor.shape) != shape or not jnp.issubdtype(tensor.dtype, jnp.floating):
             wrong.append(f"{theirs} {tensor.dtype}{list(tensor.shape)} instead of float32{shape}")
     if wrong:
-        raise ValueError(f"wrong tensor shape: {listed(wrong)}: are weights and configuration of the same model?")
+        raise InputError(f"wrong tensor shape: {listed(wrong)}: are weights and configuration of the same model?")
     return unflatten({name: _transposed(tensors[theirs], name) for name, theirs in names.items()})
 
 
@@ -50,12 +50,3 @@ def _transposed(tensor: np.ndarray, name: str) -> np.ndarray:
     if name.endswith("kernel"):
         tensor = tensor.transpose(_AXES[tensor.ndim])
     return np.ascontiguousarray(tensor, dtype=np.float32)
-
-
-def to_torch(params: Mapping[str, Any], naming: Callable[[str], str]) -> dict[str, np.ndarray]:
-    """Inverse of `from_torch`: our nested parameters as PyTorch tensors by name."""
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}
-    return {
-        naming(name): np.ascontiguousarray(np.transpose(value, axes[value.ndim]) if name.endswith("kernel") else value)
-        for name, value in flatten(params).items()
-    }

@@ -121,10 +121,10 @@ def test_facts_notice_data_exchanged_under_the_same_name():
 def test_objective_and_optimizer_take_their_settings():
     config = parse({"loss": dict(objective="drift", kernel="laplace", normalise_field=False, feature_scale="none")})
     assert isinstance(config, Config)
-    found = recipe.objective(config)
+    found = recipe.objective_of(config)
     assert found == Objective("drift", KERNELS["laplace"], normalise_field=False, feature_scale="none")
     settings = OptimizerConfig(learning_rate=0.5, warmup_steps=10, decay="cosine", clip_norm=3.0, no_op_steps=5)
-    optimizer = recipe.optimizer(settings, steps=25)
+    optimizer = recipe.optimizer_of(settings, steps=25)
     rates = [float(optimizer.learning_rate(step)) for step in (0, 5, 10, 15, 20, 25)]
     np.testing.assert_allclose(rates, [0, 1e-6, 0.25, 0.5, 0.25, 5e-7], rtol=1e-4, atol=1e-7)
     assert optimizer.clip_norm == 3.0

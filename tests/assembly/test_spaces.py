@@ -1,6 +1,5 @@
 """Frozen networks by reference: latents in and out, encoders of samples and of images, gradients through all."""
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -18,19 +17,24 @@ from drifting.config.schema import FeaturesConfig, MAEConfig
 from drifting.data.source import to_float
 from drifting.data.sources.digits import digits
 from drifting.errors import ConfigError
-from drifting.method.features import convnext_features, mae_features, pixel_features
+from drifting.method.encoders.convnext import convnext_features
+from drifting.method.encoders.mae import mae_features
+from drifting.method.features import pixel_features
 from drifting.method.space import VAE_SLICE
 from drifting.networks.vae import AutoencoderKL, Moments
 from drifting.weights.artifact import save_artifact
-from drifting.weights.catalogue import KNOWN, RELEASED_FOLDERS
-from drifting.weights.references import PRESETS, network
+from drifting.weights.catalogue import PUBLISHED_PRESETS, RELEASED_FOLDERS
+from drifting.weights.references import network
 
 PIXELS = sample_space(None, (8, 8, 1))
 
-SMOKE = FeaturesConfig(
-    encoders=("mae", "convnext"), mae="random://pixel_smoke", convnext="random://smoke", convnext_size=32,
-    mean_patches=(), std_patches=(), every_k_block=0,
-)  # fmt: skip
+FEW = dict(mean_patches=(), std_patches=(), every_k_block=0)
+
+
+def smoke(encoders: tuple[str, ...] = ("mae", "convnext"), weights: str = "pixel_smoke", **mae: Any) -> FeaturesConfig:
+    """Untrained encoders; `mae`: options of that one."""
+    options = {"mae": {"weights": f"random://{weights}", **FEW, **mae}}
+    return FeaturesConfig(encoders, options | {"convnext": {"weights": "random://smoke", "size": 32}})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_an_encoder_gives_the_features_of_what_was_saved(artifact: Any):
     folder, _, model = artifact
     images = digits().__getitems__(np.arange(3))[0]
-    config = FeaturesConfig(mae=str(folder), std=False, std_patches=(2,), every_k_block=1)
+    config = FeaturesConfig(options={"mae": dict(weights=str(folder), std=False, std_patches=(2,), every_k_block=1)})
     encoder = feature_encoder(config, PIXELS)
     expected = pixel_features(jnp.asarray(images))
     expected |= mae_features(model.encoder, jnp.asarray(images), std=False, std_patches=(2,), every_k_block=1)
@@ -74,12 +78,13 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
     for path in (damaged, other):
         params = nnx.to_pure_dict(nnx.state(model))
         kind = "mae" if path is damaged else "generator"
-        save_artifact(path, kind=kind, model_config=arguments, params=params, step=1, ema_decay=None)
+        options = dict(model_config=arguments, params=params, step=1, ema_decay=None, network="dit")
+        save_artifact(path, kind=kind, **options)  # type: ignore[arg-type]
     (damaged / "params.safetensors").write_bytes(b"nothing")
     empty.mkdir()
     cases = [
         (tmp_path / "nowhere", (8, 8, 1), "there is no such folder"),
-        (empty, (8, 8, 1), "no file"),
+        (empty, (8, 8, 1), "has none of metadata.json"),
         (damaged, (8, 8, 1), f"{damaged / 'params.safetensors'}: SHA-256"),
         (other, (8, 8, 1), "holds a 'generator', expected a 'mae'"),
         (folder, (8, 8, 3), "this encoder takes 1 channels and sides divisible by 1, the samples are 8x8x3"),
@@ -88,18 +93,19 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
     ]
     for path, shape, words in cases:
         with pytest.raises(ConfigError) as error:
-            feature_encoder(FeaturesConfig(mae=str(path)), sample_space(None, shape))
-        assert str(error.value).startswith(f"features.mae={str(path)!r}: {words}") and "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match=r"^features\.convnext='random://smoke': .* 3 channels, the images have 1"):
-        feature_encoder(FeaturesConfig(encoders=("convnext",), convnext="random://smoke"), PIXELS)
+            feature_encoder(FeaturesConfig(options={"mae": {"weights": str(path)}}), sample_space(None, shape))
+        assert str(error.value).startswith(f"features.options.mae.weights={str(path)!r}: {words}")
+        assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"^features\.options\.convnext\.weights='random://smoke': .* 3 channels, "):
+        feature_encoder(smoke(("convnext",)), PIXELS)
 
 
 def test_two_encoders_of_images_together():
     """The pixel-space recipe: every map of both, the sample itself once, and a gradient that is the sum of theirs."""
     space = sample_space(None, (16, 16, 3))
-    encoder = feature_encoder(SMOKE, space)
+    encoder = feature_encoder(smoke(), space)
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
-    mae, convnext = (network("key", f"random://{n}", k, dtype="float32", remat=False)
+    mae, convnext = (network(f"random://{n}", k, dtype="float32", remat=False)
                      for n, k in (("pixel_smoke", "mae"), ("smoke", "convnext")))  # fmt: skip
     options = dict(mean_patches=(), std_patches=(), every_k_block=0)
 
@@ -128,11 +134,11 @@ def test_two_encoders_of_images_together():
 
 def test_small_images_are_resized_for_the_encoder():
     """CIFAR-10's images of 32 pixels are seen at 256 by an encoder that was trained on that."""
-    config = dataclasses.replace(SMOKE, encoders=("mae",), mae_size=16)
+    config = smoke(("mae",), size=16)
     encoder = feature_encoder(config, sample_space(None, (8, 8, 3)))
     small = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1)
     large = jax.image.resize(small, (2, 16, 16, 3), "bilinear")
-    unresized = feature_encoder(dataclasses.replace(config, mae_size=None), sample_space(None, (16, 16, 3)))
+    unresized = feature_encoder(smoke(("mae",)), sample_space(None, (16, 16, 3)))
     found, expected = encoder.features(encoder.params, small), unresized.features(unresized.params, large)
     assert found["global"].shape == (2, 1, 192)
     for name in set(found) - {"global"}:
@@ -179,10 +185,10 @@ def test_pixels_are_their_own_latents():
 
 def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
     """Through the decoder, whose gradient must be the chain rule's."""
-    encoder = feature_encoder(SMOKE, latent)
+    encoder = feature_encoder(smoke(), latent)
     assert set(encoder.params) == {"mae", "convnext", "vae"}
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    of_images = feature_encoder(SMOKE, sample_space(None, (16, 16, 3)))
+    of_images = feature_encoder(smoke(), sample_space(None, (16, 16, 3)))
 
     def energy(maps: dict[str, jax.Array]) -> jax.Array:
         return sum((jnp.sum(jnp.sin(f)) for name, f in maps.items() if name != "global"), jnp.zeros(()))
@@ -200,10 +206,10 @@ def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
 
 
 def test_an_encoder_of_latents_sees_latents(latent: Any):
-    config = dataclasses.replace(SMOKE, encoders=("mae",), mae="random://latent_smoke")
+    config = smoke(("mae",), "latent_smoke")
     encoder = feature_encoder(config, latent)
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    found = network("key", "random://latent_smoke", "mae", dtype="float32", remat=False)
+    found = network("random://latent_smoke", "mae", dtype="float32", remat=False)
     expected = mae_features(
         nnx.merge(found.graphdef, found.params), z, mean_patches=(), std_patches=(), every_k_block=0
     )
@@ -211,8 +217,8 @@ def test_an_encoder_of_latents_sees_latents(latent: Any):
     assert list(maps) == ["global", *expected]
     for name, value in expected.items():
         np.testing.assert_allclose(maps[name], value, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match=r"^features\.mae_size=16: this encoder takes latents"):
-        feature_encoder(dataclasses.replace(config, mae_size=16), latent)
+    with pytest.raises(ConfigError, match=r"^features\.options\.mae\.size=16: this encoder takes latents"):
+        feature_encoder(smoke(("mae",), "latent_smoke", size=16), latent)
 
 
 def test_a_vae_that_does_not_fit_the_images():
@@ -230,12 +236,12 @@ def test_a_vae_that_does_not_fit_the_images():
 
 def test_published_networks_need_no_download_for_their_shapes():
     released = {f"hf://Goodeat/drifting/{name}" for name in RELEASED_FOLDERS if name.startswith("mae")}
-    assert released <= set(KNOWN)
-    for reference, preset in KNOWN.items():
-        (kind,) = (kind for kind, presets in PRESETS.items() if preset in presets)
-        found = network("key", reference, kind, abstract=True, dtype="bfloat16", remat=True)
+    assert released <= set(PUBLISHED_PRESETS)
+    for reference, (kind, preset) in PUBLISHED_PRESETS.items():
+        found = network(reference, kind, abstract=True, dtype="bfloat16", remat=True)
         leaves = jax.tree.leaves(found.params)
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) and found.checksum == reference
         count = sum(leaf.size for leaf in leaves)
-        published = {"sd": 83_653_863, "base": 87_692_800, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
-        assert count == (published | {"pixel_640": 2_127_119_360})[preset]
+        published = {"sd": 83_653_863, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
+        published |= {"pixel_640": 2_127_119_360, "small": 22_056_192, "large": 304_367_616}
+        assert count == published.get(preset, 87_692_800 if kind == "convnext" else 86_579_712)

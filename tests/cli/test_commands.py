@@ -70,7 +70,7 @@ WRONG_SETTINGS = [
     ("guidance.alpha_max=x", "guidance.alpha_max='x': expected float, for example 0.2"),
     ("train.tensorboard=maybe", "train.tensorboard='maybe': expected bool, for example True"),
     ("loss.widths=a", "loss.widths[0]='a': expected float, for example 0.2"),
-    ("features.mean_patches=(2,0.5)", "features.mean_patches[1]=0.5: expected int, for example 2"),
+    ("features.mean_patches=(2,0.5)", "features.options.mae.mean_patches[1]=0.5: expected int, for example 2"),
     (
         "model.patch_size=3",
         "model.patch_size=3: must divide the 8x8 samples of data.name='digits': use one of 1, 2, 4, 8",
@@ -85,7 +85,10 @@ WRONG_SETTINGS = [
     ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine (did you mean 'cosine'?)"),
     ("data.name=digts", "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ("data.path=x", "data.name='digits': source 'digits' takes no path (got 'x'): leave it None"),
-    ("features.encoders=('mae',)", "features.mae=None: give a folder (that `drifting pretrain` wrote, for a mae)"),
+    (
+        "features.encoders=('mae',)",
+        "features.options.mae.weights=None: give a folder (that `drifting pretrain` wrote, for a mae)",
+    ),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays=(0.9, 0.99)"),
 ]
 
@@ -101,7 +104,7 @@ def test_a_missing_encoder(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     nowhere = tmp_path / "encoder"
     arguments = ["train", f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={tmp_path / 'new'}"]
     line = line_of(capsys, [*arguments, f"--config.features.mae={nowhere}"])
-    assert line == f"features.mae='{nowhere}': there is no such folder"
+    assert line == f"features.options.mae.weights='{nowhere}': there is no such folder"
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +131,10 @@ def test_right_settings():
             "--config.features.std_patches=()",
         ]
     )
-    assert config.loss.widths == (0.3,) and config.features.mean_patches == (2, 4) and config.features.std_patches == ()
+    assert config.loss.widths == (0.3,) and config.features.options["mae"] == {
+        "mean_patches": (2, 4),
+        "std_patches": (),
+    }
     assert config.guidance.alpha_max == 2.0 and config.train.tensorboard and not config.model.rope
     assert (config.model.cond_dim, config.data.path, config.train.steps) == (7, "a b=c", 5)
     for text in ("0.3", "[0.3]", "0.3,"):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from drifting.config.parse import accepts_none, annotation, parse, to_config_dict, unknown_key, wrong_type
+from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, command_of, to_dict
+from drifting.config.sections import accepts_none, unknown_key, wrong_type
 from drifting.config.variants import cache_config, pretrain_config, train_config
 from drifting.errors import ConfigError
 from drifting.runs.directory import differences
@@ -62,9 +63,9 @@ def test_the_keys_left_out_of_a_section_have_the_defaults_of_the_whole():
 @pytest.mark.parametrize(("kind", "path", "hint"), keys())
 def test_every_key_takes_its_type_and_no_other(kind: Any, path: str, hint: Any):
     good = {int: 3, float: 0.5, str: "a", bool: False, tuple[int, ...]: (1, 2), tuple[float, ...]: (0.5, 2.0)}
-    good |= {tuple[str, ...]: ("a", "b")}
+    good |= {tuple[str, ...]: ("a", "b"), dict[str, Any]: {"x": (1, 2)}, dict[str, dict[str, Any]]: {"x": {"y": "z"}}}
     bad = {int: 0.5, float: "0.5", str: 3, bool: 1, tuple[int, ...]: (0.5,), tuple[float, ...]: 0.5}
-    bad |= {tuple[str, ...]: "ab"}
+    bad |= {tuple[str, ...]: "ab", dict[str, Any]: 3, dict[str, dict[str, Any]]: {"x": 3}}
     kind_of_value = plain(hint)
     assert read(parse(at(path, good[kind_of_value]), kind), path) == good[kind_of_value]
     assert annotation(kind, path, None) == hint
@@ -155,7 +156,7 @@ def test_command_of():
 def test_differences():
     old = {"a": {"x": 1, "y": (1, 2)}, "b": 3, "c": {"z": 1}}
     new = {"a": {"x": 2, "y": [1, 2]}, "b": None, "d": {"z": 1}}
-    expected = {"a.x": (1, 2), "b": (3, None), "c": ({"z": 1}, None), "d": (None, {"z": 1})}
+    expected = {"a.x": (1, 2), "b": (3, None), "c.z": (1, None), "d.z": (None, 1)}
     assert differences(old, new) == expected
     assert differences(old, old) == {}
 

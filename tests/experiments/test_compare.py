@@ -138,7 +138,7 @@ def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.Captu
         ([], "compare: give two runs or weights, drifting compare A B"),
         ([str(run)], "compare: give two runs or weights"),
         ([str(run), str(run), "x"], "'x': not a flag"),
-        ([str(run), str(tmp_path / "none")], f"error: B={tmp_path / 'none'}: there is no such folder"),
+        ([str(run), str(tmp_path / "none")], f"error: {tmp_path / 'none'}: there is no such folder"),
         ([str(tmp_path / "new"), str(run)], f"error: A={tmp_path / 'new'}: has no checkpoint yet"),
         ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
         ([str(run), str(run), "--reference=none.npz"], "--reference='none.npz'"),

@@ -15,19 +15,19 @@ from safetensors.numpy import save_file
 from drifting.assembly import networks
 from drifting.cli.commands import main
 from drifting.config.schema import MAEConfig, ModelConfig, PretrainConfig
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.experiments.export import export_run, import_weights
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.runs.directory import write_config
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.sampler import draw
 from drifting.weights.artifact import load_artifact, save_artifact
-from drifting.weights.catalogue import RELEASED_VAE
 from drifting.weights.diffusers_vae import diffusers_name
 from drifting.weights.load import load_weights
 from drifting.weights.released import load_released, save_released
-from drifting.weights.torch_names import to_torch
+from tests.support import fake_hub
 from tests.support.runs import finished_run, tree
+from tests.support.torch_tensors import to_torch
 
 LABELS = np.asarray([3, 1, 4, 1, 5], np.int32)
 
@@ -139,11 +139,11 @@ def test_what_cannot_be_imported(tmp_path: Path, make: object, message: str):
 # --- published generators ---------------------------------------------------------------------------------------------
 
 
-def released_latent_generator(folder: Path) -> None:
-    """A tiny generator of 8x8x4 latents, its metadata as the released ones have them: how to use it is not said."""
-    model = ModelConfig(hidden_size=16, depth=1, num_heads=2, register_tokens=1, style_tokens=1, style_codebook=4)
-    _, init = networks.generator(model, (8, 8, 4), 5, seed=0)
-    arguments = networks.generator_arguments(model, (8, 8, 4), 5)
+def released_latent_generator(folder: Path, side: int = 8, channels: int = 4) -> None:
+    """A tiny generator of latents, its metadata as the released ones have them: how to use it is not said."""
+    model = ModelConfig(hidden_size=16, depth=1, num_heads=2, patch_size=side // 4, style_tokens=1, style_codebook=4)
+    _, init = networks.generator(model, (side, side, channels), 5, seed=0)
+    arguments = networks.generator_arguments(model, (side, side, channels), 5)
     save_released(folder, kind="generator", model_config=arguments, params=jax.jit(init)(), step=7, ema_decay=0.999)
 
 
@@ -161,15 +161,9 @@ def stable_diffusion_vae(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_released_latents_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """What the released metadata leave out follows from the recipes; here another VAE stands in for the published."""
+def test_released_latents_are_decoded_by_the_vae_that_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     released_latent_generator(tmp_path / "net")
     stable_diffusion_vae(tmp_path / "vae")
-    with pytest.raises(
-        ConfigError, match=r"^vae=random://smoke: its latents are \(32, 32, 4\), the generator's are \(8, 8"
-    ):
-        TrainedGenerator.from_weights(str(tmp_path / "net"), "random://smoke")
-    assert RELEASED_VAE == "hf://stabilityai/sd-vae-ft-mse"
     arguments = ["sample", f"--weights={tmp_path / 'net'}", f"--vae={tmp_path / 'vae'}", f"--out={tmp_path / 'x.png'}"]
     assert main([*arguments, "--classes=4,0", "--columns=3", "--batch=4"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'x.png'}\n"
@@ -177,13 +171,48 @@ def test_released_latents_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixt
         assert image.mode == "RGB" and image.size == (3 * (64 + 2) + 2, 2 * (64 + 2) + 2)
 
 
-def test_released_weights_are_drawn_at_the_scale_of_their_best_scores(tmp_path: Path):
-    for name, alpha in (("ablation", 2.0), ("latent_B_sota", 1.1), ("latent_L_sota", 1.0)):
+def test_a_folder_in_the_released_layout_claims_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Whatever it is called: only in the repository of the release are names those of the released weights."""
+    for name in ("ablation", "net"):
         released_latent_generator(tmp_path / name)
-        if not (tmp_path / "vae").exists():
-            stable_diffusion_vae(tmp_path / "vae")
-        trained = TrainedGenerator.from_weights(str(tmp_path / name), str(tmp_path / "vae"))
-        assert trained.alpha(None) == alpha and trained.usage.class_names == tuple("01234")
+        with pytest.raises(ArgumentError, match=r"^vae: .*8x8x4, which are no images: give the VAE") as error:
+            TrainedGenerator.from_weights(str(tmp_path / name))
+        assert "\n" not in str(error.value)
+        trained = TrainedGenerator.from_weights(str(tmp_path / name), "random://smoke")
+        assert (trained.usage.image_shape, trained.space.shape) == ((16, 16, 3), (8, 8, 4))
+        assert (trained.alpha(None), trained.usage.alpha_range) == (1.0, None) and trained.alpha(9.0) == 9.0
+        assert trained.usage.class_names == tuple("01234")
+    assert not caplog.records
+    released_latent_generator(tmp_path / "images", channels=3)
+    trained = TrainedGenerator.from_weights(str(tmp_path / "images"))
+    assert trained.usage.vae is None and trained.usage.image_shape == (8, 8, 3)
+    for vae, words in (
+        ("random://smoke", "its latents have 4 channels, the samples are 8x8x3"),
+        ("none", "there is no such folder"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^vae={vae}: {words}"):
+            TrainedGenerator.from_weights(str(tmp_path / "images"), vae)
+
+
+def test_released_weights_are_used_as_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the released metadata leave out is known of their references; another VAE stands in for the published."""
+    released_latent_generator(tmp_path / "net", side=32)
+    stable_diffusion_vae(tmp_path / "vae")
+    with fake_hub.serve() as hub:
+        fake_hub.use(monkeypatch, hub.url, tmp_path / "home")
+        for name, alpha in (("ablation", 2.0), ("latent_B_sota", 1.1), ("latent_L_sota", 1.0)):
+            hub.add_folder("Goodeat/drifting", tmp_path / "net", prefix=f"models/gen/jax/{name}/")
+            trained = TrainedGenerator.from_weights(f"hf://Goodeat/drifting/{name}", str(tmp_path / "vae"))
+            assert trained.alpha(None) == alpha and trained.usage.class_names == list("01234")
+            assert trained.usage.vae == "hf://stabilityai/sd-vae-ft-mse" and trained.space.shape == (32, 32, 4)
+        with pytest.raises(
+            ArgumentError, match=r"^vae=random://smoke: its latents are .128, 128, 4., the generator's .32"
+        ):
+            TrainedGenerator.from_weights("hf://Goodeat/drifting/ablation", "random://smoke")
+        import_weights("hf://Goodeat/drifting/ablation", tmp_path / "ours")
+    imported = TrainedGenerator.from_weights(str(tmp_path / "ours"), str(tmp_path / "vae"))
+    assert imported.alpha(None) == 2.0 and imported.usage.vae == "hf://stabilityai/sd-vae-ft-mse"
+    assert imported.facts["network"] == "dit"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +228,7 @@ def test_metadata_that_do_not_say_how_to_draw(run: Path, tmp_path: Path, change:
     metadata = json.loads((tmp_path / "net" / "metadata.json").read_text())
     change(metadata["usage"])
     (tmp_path / "net" / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         TrainedGenerator.from_weights(str(tmp_path / "net"))
     assert "\n" not in str(error.value)
 
@@ -221,8 +250,8 @@ def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.Ca
         ([f"--weights={tmp_path / 'net'}", "--ema=0.9"], "--ema=0.9: published weights are one average"),
         ([f"--workdir={run}", "--vae=x"], "--vae=x: a run has its own"),
         ([f"--weights={tmp_path / 'net'}", "--vae=x"], "--vae=x: this generator draws images"),
-        ([f"--weights={run}"], f"--weights={run}: is a run; give the folder that `drifting export` makes of it"),
-        (["--weights=hf://Goodeat/drifting/latent_XL"], "--weights=hf://Goodeat/drifting/latent_XL: no such"),
+        ([f"--weights={run}"], f"{run}: is a run; give the folder that `drifting export` makes of it"),
+        (["--weights=hf://Goodeat/drifting/latent_XL"], "hf://Goodeat/drifting/latent_XL: no such"),
     ):
         assert main(["sample", *flags, f"--out={tmp_path / 'y.png'}"]) == 2
         lines = capsys.readouterr().err.splitlines()
@@ -240,7 +269,7 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["hub", "push", f"--weights={tmp_path / 'a'}"], "--repo: give the repository, OWNER/NAME"),
         (
             ["hub", "push", f"--weights={tmp_path / 'a'}", "--repo=nobody"],
-            "'nobody': give the repository as OWNER/NAME",
+            "--repo=nobody: give the repository as OWNER/NAME",
         ),
         (["hub", "pull"], "hub: there is no such command"),
     ):

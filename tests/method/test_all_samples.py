@@ -20,7 +20,7 @@ from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
 from drifting.data.sources.synthetic import synthetic
 from drifting.method import all_samples
-from drifting.method.all_samples import Resident
+from drifting.method.all_samples import AllSamples
 from drifting.method.step import train_step
 from tests.support.caches import finished_cache
 from tests.support.runs import assert_same_run, finish, tiny_config, train_command
@@ -28,12 +28,12 @@ from tests.support.runs import assert_same_run, finish, tiny_config, train_comma
 COUNTS = (3, 1, 12, 200)
 
 
-def numbers(mirror: bool = False) -> Resident:
+def numbers(mirror: bool = False) -> AllSamples:
     """Samples of 1 x 2 x 1 with the values i and -i, in classes of `COUNTS`, and three rows of padding."""
     total = sum(COUNTS)
     values = jnp.where(jnp.arange(total + 3) < total, jnp.arange(total + 3.0), jnp.nan)
     records = jnp.stack([values, -values], axis=1).reshape(-1, 1, 1, 2, 1)
-    return Resident(records, jnp.asarray(np.cumsum([0, *COUNTS]), jnp.int32), mirror)
+    return AllSamples(records, jnp.asarray(np.cumsum([0, *COUNTS]), jnp.int32), mirror)
 
 
 @pytest.mark.parametrize(("held", "count"), [(6, 3), (6, 6), (7, 2), (50, 4), (4, 5)])
@@ -65,22 +65,22 @@ def test_rows_of_one_draw_are_independent():
 
 def test_samples_are_of_their_class_and_none_is_padding():
     labels = np.array([0, 1, 2, 3] * 20)
-    drawn = np.asarray(jax.jit(all_samples.sample, static_argnums=3)(numbers(), jax.random.key(0), labels, 3))
+    drawn = np.asarray(jax.jit(AllSamples.of_class, static_argnums=3)(numbers(), jax.random.key(0), labels, 3))
     starts = np.cumsum([0, *COUNTS])
     assert drawn.shape == (80, 3, 1, 2, 1)
     for label, row in zip(labels, drawn[:, :, 0, 0, 0], strict=True):
         assert starts[label] <= row.min() and row.max() < starts[label + 1]
         assert len(set(row)) == min(3, COUNTS[label])
-    anything = np.asarray(all_samples.sample_any(numbers(), jax.random.key(0), 300, 7))[:, :, 0, 0, 0]
+    anything = np.asarray(numbers().of_any(jax.random.key(0), jnp.zeros(300, jnp.int32), 7))[:, :, 0, 0, 0]
     assert all(len(set(row)) == 7 for row in anything) and set(anything.ravel()) == set(range(216))
     np.testing.assert_array_equal(drawn[..., 1, 0], -drawn[..., 0, 0])  # none is mirrored
 
 
 def test_half_of_the_draws_are_mirrored_or_the_second_view():
     plain = numbers(mirror=True)
-    views = Resident(jnp.concatenate([plain.records, plain.records[:, :, :, ::-1]], axis=1), plain.starts, True)
+    views = AllSamples(jnp.concatenate([plain.records, plain.records[:, :, :, ::-1]], axis=1), plain.starts, True)
     for held in (plain, views):
-        drawn = np.asarray(all_samples.sample(held, jax.random.key(0), np.full(500, 3), 4))[:, :, 0, 0, 0]
+        drawn = np.asarray(held.of_class(jax.random.key(0), jnp.full(500, 3), 4))[:, :, 0, 0, 0]
         mirrored = drawn < 0
         assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / np.sqrt(mirrored.size)
         assert (mirrored.any(axis=1) & ~mirrored.all(axis=1)).mean() > 0.7  # a coin for each, not for the row
@@ -142,12 +142,12 @@ def test_a_resident_step_moves_nothing_between_host_and_device():
     encoder = feature_encoder(config.features, space)
     parts, empty_state = set_up(config, space, encoder, 3)
     feed, held = make_feed(config, source), jax.jit(empty_state)()
-    assert held.banks == {}
+    assert held.banks is None
     step = jax.jit(partial(train_step, parts), donate_argnums=0)
     # The VAE is asked for nothing but the scale of latents that were encoded before.
     moments = jax.random.normal(jax.random.key(3), (768, 1, 8, 8, 8), jnp.float16)
-    starts = next(feed)["resident"].starts
-    batch, widths, key = {"resident": Resident(moments, starts)}, jnp.asarray([0.4]), jax.random.key(0)
+    starts = next(feed)["samples"].starts
+    batch, widths, key = {"samples": AllSamples(moments, starts)}, jnp.asarray([0.4]), jax.random.key(0)
     held, _ = step(held, batch, encoder.params | space.params, widths, key)
     frozen = encoder.params | space.params
     with jax.transfer_guard("disallow"):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.method.features import convnext_features, mae_features, multi_scale_statistics, norm_x, pixel_features
+from drifting.method.encoders.convnext import convnext_features
+from drifting.method.encoders.mae import mae_features, norm_x
+from drifting.method.features import multi_scale_statistics, pixel_features
 from drifting.networks.convnext import PRESETS, ConvNeXtV2
 from drifting.networks.mae import MAE, Encoder
 from drifting.weights.released_names import mae_from_released, mae_kwargs_from_released

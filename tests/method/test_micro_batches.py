@@ -1,5 +1,6 @@
 """The micro-batched gradient: that of the whole batch, in a fraction of the memory."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -8,18 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.assembly import networks, recipe
-from drifting.assembly.run import empty_banks
+from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.data.sources.digits import digits
-from drifting.devices.mesh import one_device
 from drifting.experiments.plan.activations import COMPILER
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective, map_loss, objective_loss
 from drifting.method.micro_batches import accumulated_gradient, in_micro_batches, micro_batched_gradient
-from drifting.method.state import create
-from drifting.method.step import Parts, train_step
-from scripts.bench import micro_batched, workload_t
+from drifting.method.step import train_step
+from scripts.bench import WORKLOAD_T, micro_batched, workload_t
 from tests.support.runs import tiny_config
 
 QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -141,7 +139,8 @@ def step_of(micro_batch: int, encoder: bool = False, **sections: Any) -> tuple[A
     """Parameters' gradient (as the optimiser's first moment has it) and metrics of a step on digits."""
     # Means over a whole map are zero here (a group of the norm is one channel): rounding, to be told from features.
     kinds = dict(mean=False, std=False, mean_patches=[], std_patches=[], every_k_block=1)
-    features = dict(encoders=["mae"], mae="random://pixel_smoke", **kinds) if encoder else {}
+    options = dict(mae=dict(weights="random://pixel_smoke", **kinds))
+    features = dict(encoders=["mae"], options=options) if encoder else {}
     settings: dict[str, Any] = dict(features=features, train=dict(micro_batch=micro_batch)) | sections
     config = tiny_config(**settings)
     source = digits()
@@ -149,18 +148,17 @@ def step_of(micro_batch: int, encoder: bool = False, **sections: Any) -> tuple[A
     if encoder:
         images = np.repeat(images, 3, axis=3)  # the untrained encoder takes three colours
     space = sample_space(None, images.shape[1:])
-    generator, init = networks.generator(config.model, space.shape, 10, 0)
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
     found = feature_encoder(config.features, space)
-    parts = Parts(config, generator, space, found.features, recipe.objective(config), optimizer, 10, one_device())
-    banks = empty_banks(config, space, 10)
-    lengths = jnp.zeros(10) if config.loss.feature_scale == "neighbour" else None
+    parts, empty = set_up(config, space, found, 10)
+    state = jax.jit(empty)()
     # Not the initial parameters: their last layer is zero, and the generated samples would coincide.
-    leaves, tree = jax.tree.flatten(init())
+    leaves, tree = jax.tree.flatten(state.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [p + 0.2 * jax.random.normal(key, p.shape) for p, key in zip(leaves, keys, strict=True)]
-    state = create(tree.unflatten(moved), optimizer, banks=banks, neighbour_scale=lengths)
-    rows = np.concatenate([np.flatnonzero(labels == c)[:4] for c in range(3)]) if not banks else np.arange(200)
+    state = dataclasses.replace(state, params=tree.unflatten(moved))
+    rows = (
+        np.concatenate([np.flatnonzero(labels == c)[:4] for c in range(3)]) if state.banks is None else np.arange(200)
+    )
     batch = {"image": images[rows], "label": labels[rows], "id": rows.astype(np.uint32)}
     step = jax.jit(partial(train_step, parts), compiler_options=QUICK)
     state, metrics = step(state, batch, found.params, jnp.asarray(config.loss.widths), jax.random.key(3))
@@ -206,7 +204,7 @@ def test_workload_t_in_micro_batches_needs_less_than_a_quarter_of_the_released_m
     """128 samples, 8 at a time, state and bank donated as in training."""
     parts, state, batch, encoder = workload_t()
     step = jax.jit(partial(train_step, micro_batched(parts, 8)), donate_argnums=0)
-    lowered = step.lower(state, batch, encoder, jnp.asarray(parts.config.loss.widths), jax.random.key(0))
+    lowered = step.lower(state, batch, encoder, jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(0))
     memory = lowered.compile(compiler_options=QUICK).memory_analysis()
     assert memory.temp_size_in_bytes / 1e6 <= RELEASED_MB / 4
     assert memory.alias_size_in_bytes >= sum(leaf.nbytes for leaf in jax.tree.leaves(state))

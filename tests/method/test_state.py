@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from drifting.method import bank, state
+from drifting.method.pool import Banks
 from tests.support.golden_files import group, load, meta, unflatten
 
 PARAMS = {"a": {"kernel": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)}, "b": np.array([1.0, -3.0], np.float32)}
@@ -219,14 +220,14 @@ def test_no_op_steps_keep_parameters_even_from_a_nan_gradient():
 
 def test_state_is_one_donatable_pytree():
     opt = optimizer()
-    banks = {"positive": bank.create(2, 3, (4,)), "unconditional": bank.create(1, 5, (4,))}
+    banks = Banks(bank.create(2, 3, (4,)), bank.create(1, 5, (4,)))
     now = state.create(params(), opt, ema_decays=[0.9, 0.99], banks=banks, neighbour_scale=jnp.ones(2))
     buffers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(now)}
     assert len(buffers) == len(jax.tree.leaves(now))  # no array appears twice: donation would refuse it
     old = now.params["b"]
     now, _ = step_function(opt)(now, gradients(1)[0])
     assert old.is_deleted()
-    assert set(now.banks) == {"positive", "unconditional"} and now.neighbour_scale.shape == (2,)
+    assert isinstance(now.banks, Banks) and now.neighbour_scale.shape == (2,)
     names = {field.name for field in dataclasses.fields(now)}
     assert names == {"step", "params", "opt_state", "ema", "banks", "neighbour_scale"}
 
@@ -234,7 +235,7 @@ def test_state_is_one_donatable_pytree():
 def test_state_can_be_shaped_without_computing():
     opt = optimizer()
     shapes = jax.eval_shape(lambda p: state.create(p, opt, ema_decays=[0.9]), PARAMS)
-    assert shapes.step.dtype == jnp.int32 and shapes.neighbour_scale is None and shapes.banks == {}
+    assert shapes.step.dtype == jnp.int32 and shapes.neighbour_scale is None and shapes.banks is None
     assert jax.tree.map(lambda x: x.shape, shapes.ema["0.9"]) == jax.tree.map(np.shape, PARAMS)
 
 

@@ -11,28 +11,28 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.assembly import networks, recipe
-from drifting.assembly.run import empty_banks
+from drifting.assembly.recipe import optimizer_of, recipe_of
+from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.parse import parse
 from drifting.config.schema import Config
 from drifting.data.sources.digits import digits
-from drifting.devices.mesh import one_device
-from drifting.method.features import mae_features, pixel_features
+from drifting.method.encoders.mae import mae_features
+from drifting.method.features import pixel_features
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective
 from drifting.method.micro_batches import micro_batched_gradient
+from drifting.method.pool import banked, draw_labels
 from drifting.method.potentials import LOSSES
 from drifting.method.state import TrainState, apply_gradients, create
 from drifting.method.step import (
     Draw,
-    Parts,
-    draw_labels,
+    StepParts,
     draw_samples,
     drift_loss,
     generator_inputs,
-    push_batch,
+    open_pool,
     real_features,
     train_step,
 )
@@ -54,30 +54,28 @@ KEY = jax.random.key(7)
 QUICK = {"xla_backend_optimization_level": 0}  # half the time to compile, and little to run
 
 
-def make_parts(config: Config) -> tuple[Parts, Any]:
-    """The parts of a run on digits, and what draws the generator's first parameters."""
+def make_parts(config: Config) -> tuple[StepParts, Any]:
+    """The parts of a run on digits, and what makes the state before the first step."""
     source = digits()
-    generator, init = networks.generator(config.model, source.shape, source.num_classes, config.train.seed)
     space = sample_space(None, source.shape)
-    encoder = feature_encoder(config.features, space)
-    optimizer = recipe.optimizer(config.optimizer, config.train.steps)
-    objective = recipe.objective(config)
-    layout = one_device()
-    return Parts(config, generator, space, encoder.features, objective, optimizer, source.num_classes, layout), init
+    return set_up(config, space, feature_encoder(config.features, space), source.num_classes)
 
 
-def first_state(parts: Parts, init: Any) -> TrainState:
-    config = parts.config
-    scale = jnp.zeros(parts.num_classes) if config.loss.feature_scale == "neighbour" else None
-    banks = empty_banks(config, parts.space, parts.num_classes)
-    return create(
-        jax.jit(init)(), parts.optimizer, ema_decays=config.train.ema_decays, banks=banks, neighbour_scale=scale
-    )
+def filled(parts: StepParts, state: TrainState, rows: Any) -> TrainState:
+    """The state with these digits in its banks."""
+    return dataclasses.replace(state, banks=open_pool(parts, state, batch_of(rows), {}).kept())
 
 
-def loss_of(parts: Parts, samples: jax.Array, draw: Draw, frozen: Any, widths: Any) -> Any:
+def drawn(parts: StepParts, state: TrainState, key: jax.Array) -> Draw:
+    """A draw from the banks as they are."""
+    assert state.banks is not None
+    return draw_samples(parts, state.banks, state.params, {}, key)
+
+
+def loss_of(parts: StepParts, samples: jax.Array, draw: Draw, frozen: Any, widths: Any) -> Any:
     """Loss and metrics of samples `[L * N, H, W, C]`."""
-    return drift_loss(parts, parts.features(frozen, samples), real_features(parts, draw, frozen), draw, widths)
+    real = real_features(parts, draw, frozen)
+    return drift_loss(parts.recipe.objective, parts.features(frozen, samples), real, draw, widths)
 
 
 def batch_of(rows: Any) -> dict[str, np.ndarray]:
@@ -122,9 +120,9 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     assert isinstance(config, Config)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: DiT(**kwargs, rngs=nnx.Rngs(0))))
     features, encoder = released_features(golden, m["mae_config"])
-    optimizer = recipe.optimizer(config.optimizer, m["lr"]["total_steps"])
+    optimizer = optimizer_of(config.optimizer, m["lr"]["total_steps"])
     generator, space = Generator(graphdef, (8, 8, 4)), sample_space(None, (8, 8, 4))
-    parts = Parts(config, generator, space, features, recipe.objective(config), optimizer, 10, one_device())
+    parts = StepParts(recipe_of(config), generator, space, features, optimizer, banked)
     noise = {"image": jnp.asarray(z["noise_x"]), "style": jnp.asarray(z["noise_labels"])}
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
     widths, stored = jnp.asarray(config.loss.widths), jnp.asarray(z["gen_samples"]).reshape(16, 8, 8, 4)
@@ -137,7 +135,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
 
     def gradient_of(params: Any) -> Any:
         real = real_features(parts, draw, encoder)
-        loss_fn = partial(drift_loss, parts, real=real, draw=draw, widths=widths)
+        loss_fn = partial(drift_loss, parts.recipe.objective, real=real, draw=draw, widths=widths)
         inputs = (generator_inputs(draw), stored)
         return micro_batched_gradient(features_of, loss_fn, params, inputs, config.train.micro_batch)
 
@@ -255,7 +253,7 @@ def test_the_noise_of_a_sample_depends_on_its_own_key_alone():
 class Tiny:
     """The compiled tiny step, its first state with filled banks, and its arguments."""
 
-    parts: Parts
+    parts: StepParts
     state: TrainState
     compiled: Any
     traces: list[None]
@@ -268,8 +266,8 @@ class Tiny:
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
-    parts, init = make_parts(tiny_config(model=dict(name="mlp", num_heads=None, depth=2)))
-    state = push_batch(parts.space, {}, first_state(parts, init), batch_of(np.arange(400, 800)))
+    parts, empty = make_parts(tiny_config(model=dict(name="mlp", num_heads=None, depth=2)))
+    state = filled(parts, jax.jit(empty)(), np.arange(400, 800))
     traces: list[None] = []
 
     def counted(*arguments: Any) -> Any:
@@ -281,9 +279,9 @@ def tiny() -> Tiny:
 
 def test_a_step_is_its_parts_in_order(tiny: Tiny):
     """Push, draw, generate, loss, update: the page as it reads, composed by hand."""
-    batch, widths = batch_of(np.arange(16)), jnp.asarray([0.4])
-    pushed = push_batch(tiny.parts.space, {}, tiny.state, batch)
-    draw = jax.jit(partial(draw_samples, tiny.parts))(pushed, batch, {}, jax.random.fold_in(KEY, 0))
+    widths = jnp.asarray([0.4])
+    pushed = filled(tiny.parts, tiny.state, np.arange(16))
+    draw = jax.jit(partial(drawn, tiny.parts))(pushed, jax.random.fold_in(KEY, 0))
 
     def loss_fn(params: Any) -> jax.Array:
         return loss_of(tiny.parts, tiny.parts.generator(params, *generator_inputs(draw)), draw, {}, widths)[0]
@@ -305,11 +303,12 @@ def test_a_step_is_its_parts_in_order(tiny: Tiny):
 
 
 def test_the_batch_is_in_the_banks_before_anything_is_drawn(tiny: Tiny):
-    empty = first_state(tiny.parts, lambda: tiny.state.params)
+    _, empty_state = make_parts(tiny_config(model=dict(name="mlp", num_heads=None, depth=2)))
+    empty = dataclasses.replace(jax.jit(empty_state)(), params=tiny.state.params)
     images = digits().__getitems__(np.arange(16))[0]
     after, metrics = tiny(empty)
-    held = np.asarray(after.banks["unconditional"].samples[0, 0])
-    assert int(after.banks["unconditional"].pushed[0, 0]) == 16
+    held = np.asarray(after.banks.unconditional.samples[0, 0])
+    assert int(after.banks.unconditional.pushed[0, 0]) == 16
     np.testing.assert_array_equal(held, images)
     np.testing.assert_allclose(metrics["bank_fill"], 16 / 80)  # 16 samples in 10 rings of 8
 
@@ -333,13 +332,13 @@ def test_a_step_is_a_function_of_state_batch_and_key(tiny: Tiny):
 
 
 def test_steps_draw_anew(tiny: Tiny):
-    one, two = (draw_samples(tiny.parts, tiny.state, {}, {}, jax.random.fold_in(KEY, number)) for number in (0, 1))
+    one, two = (drawn(tiny.parts, tiny.state, jax.random.fold_in(KEY, number)) for number in (0, 1))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         assert np.any(np.asarray(a != b))
 
 
 def test_positives_are_of_their_class_and_not_repeated(tiny: Tiny):
-    draw = jax.device_get(draw_samples(tiny.parts, tiny.state, {}, {}, KEY))
+    draw = jax.device_get(drawn(tiny.parts, tiny.state, KEY))
     images, labels = digits().__getitems__(np.arange(1400))
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     assert draw.positives.shape == (3, 4, 8, 8, 1) and draw.unconditional.shape == (3, 2, 8, 8, 1)
@@ -361,7 +360,7 @@ def test_a_kernel_width_does_not_recompile(tiny: Tiny):
 
 def test_drift_loss_is_the_published_formula(tiny: Tiny):
     """The two-axis drift of the samples' pixels and its gradient, restated in float64 as the paper's code orders it."""
-    draw = draw_samples(tiny.parts, tiny.state, {}, {}, KEY)
+    draw = drawn(tiny.parts, tiny.state, KEY)
     rng = np.random.default_rng(0)
     samples = rng.uniform(-1, 1, (3, 4, 8, 8, 1))
     widths = (0.2, 0.05)
@@ -398,8 +397,9 @@ def test_drift_loss_is_the_published_formula(tiny: Tiny):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("objective", [*LOSSES, *FIELDS])
 def test_every_objective_and_kernel_gives_a_direction(tiny: Tiny, objective: str, kernel: str):
-    draw = draw_samples(tiny.parts, tiny.state, {}, {}, KEY)
-    parts = dataclasses.replace(tiny.parts, objective=Objective(objective, KERNELS[kernel]))
+    draw = drawn(tiny.parts, tiny.state, KEY)
+    recipe = dataclasses.replace(tiny.parts.recipe, objective=Objective(objective, KERNELS[kernel]))
+    parts = dataclasses.replace(tiny.parts, recipe=recipe)
     samples = jax.random.uniform(KEY, (12, 8, 8, 1), minval=-1)
     loss, gradient = jax.value_and_grad(lambda x: loss_of(parts, x, draw, {}, jnp.asarray([0.4]))[0])(samples)
     assert np.isfinite(loss) and np.all(np.isfinite(gradient)) and np.any(np.asarray(gradient) != 0)
@@ -417,10 +417,10 @@ def test_neighbour_scale_and_mlp_without_banks():
         guidance=dict(alpha_max=1.0),
         optimizer=dict(learning_rate=1e-2, warmup_steps=0),
     )
-    parts, init = make_parts(config)
+    parts, empty = make_parts(config)
     labels = digits().labels
     compiled = jax.jit(partial(train_step, parts))
-    state, expected, gaps = first_state(parts, init), np.zeros(10), []
+    state, expected, gaps = jax.jit(empty)(), np.zeros(10), []
     for number in range(12):
         classes = [(3 * number + c) % 10 for c in range(3)]
         batch = batch_of(np.concatenate([np.flatnonzero(labels == c)[number : number + 4] for c in classes]))

@@ -158,7 +158,7 @@ def test_remat_changes_no_gradient():
 
 
 def test_dims_and_depths_must_be_of_the_same_stages():
-    with pytest.raises(ValueError, match=r"dims \[8, 16\] and depths \[1\]"):
+    with pytest.raises(ValueError, match=r"depths=\[1\]: must have one number for each stage, as dims \[8, 16\]"):
         ConvNeXtV2(**PRESETS["smoke"] | dict(dims=(8, 16), depths=(1,)), dtype="float32", remat=False, rngs=nnx.Rngs(0))
 
 

@@ -270,12 +270,12 @@ def test_swiglu_width_is_two_thirds_rounded_up():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(patch_size=3), "patch_size 3 must divide input_size 8"),
-        (dict(num_heads=5), "num_heads 5 must divide hidden_size 32"),
-        (dict(hidden_size=30, num_heads=2), "hidden_size 30 must be a multiple of 4"),
-        (dict(num_heads=32), "head width 1 must be even"),
-        (dict(num_classes=0), "num_classes 0"),
-        (dict(style_codebook=0), "style_codebook 0"),
+        (dict(patch_size=3), "patch_size=3: must divide input_size 8"),
+        (dict(num_heads=5), "num_heads=5: must divide hidden_size 32"),
+        (dict(hidden_size=30, num_heads=2), "hidden_size=30: must be a multiple of 4"),
+        (dict(num_heads=32), "num_heads=32: makes heads 1 wide, which must be even"),
+        (dict(num_classes=0), "num_classes=0: must"),
+        (dict(style_codebook=0), "style_codebook=0: must"),
     ],
 )
 def test_impossible_sizes_are_refused_in_one_line(changes: dict[str, int], words: str):

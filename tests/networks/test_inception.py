@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from drifting.networks.inception import BatchNorm, Inception, InceptionOutputs, Mixed, resize
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact, save_artifact
-from drifting.weights.fid_inception import PT_INCEPTION_SHA256, load_inception
+from drifting.weights.catalogue import INCEPTION_SHA256
+from drifting.weights.fid_inception import load_inception
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -179,7 +180,7 @@ def test_artifact_of_a_file(weights: Path, artifact: Artifact):
 
 
 def test_published_checksum_is_the_one_in_the_name():
-    assert PT_INCEPTION_SHA256.startswith("6726825d") and len(PT_INCEPTION_SHA256) == 64
+    assert INCEPTION_SHA256.startswith("6726825d") and len(INCEPTION_SHA256) == 64
 
 
 def test_other_weights_are_refused_in_one_line(weights: Path):

@@ -244,5 +244,5 @@ def test_extreme_mask_ratios_are_exact(ratio: float):
 
 
 def test_mask_patch_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="mask patch 3 must divide the 8 x 8 tokens"):
+    with pytest.raises(ValueError, match="patch=3: must divide the 8 x 8 tokens"):
         draw_mask(jax.random.key(0), 1, 8, 8, 3, 0.5, 0.5)

@@ -88,5 +88,5 @@ def test_bf16_is_close_with_float32_parameters_and_output():
 
 
 def test_one_layer_is_refused():
-    with pytest.raises(ValueError, match="depth 1 must be at least 2"):
+    with pytest.raises(ValueError, match="depth=1: must be at least 2"):
         build(depth=1)

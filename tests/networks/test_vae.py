@@ -19,7 +19,7 @@ from drifting.networks.vae import AutoencoderKL, Moments, decode_in_slices
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact
 from drifting.weights.diffusers_vae import diffusers_name, load_vae, vae_kwargs_from_diffusers
-from drifting.weights.torch_names import to_torch
+from tests.support.torch_tensors import to_torch
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vae.npz"
 """Inputs and outputs of diffusers' network, written by parity/test_vae_parity.py."""
@@ -194,7 +194,6 @@ def test_latents_have_the_moments_and_a_sample_its_own_key(vae: AutoencoderKL):
     alone = jax.jit(vae.sample_latents)(Moments(mean[2], log_var[2]), keys[2])
     np.testing.assert_allclose(latents[2], alone, rtol=0, atol=1e-6)
     assert np.abs(latents[2] - latents[1]).mean() > 0.1
-    np.testing.assert_allclose(vae.mode_latents(Moments(mean, log_var)), 2.0 * 0.18215, rtol=1e-6)
 
 
 def test_recomputation_saves_memory(artifact: Artifact):
@@ -225,7 +224,7 @@ def test_bfloat16_computes_coarsely_and_returns_float32(reference: dict[str, np.
     ("call", "words"),
     [
         (lambda vae: vae.encode(jnp.zeros((1, 16, 15, 3))), "images of 16 x 15 pixels.* multiples of 2"),
-        (lambda vae: decode_in_slices(vae, jnp.zeros((2, 4, 4, 4)), 0), "slices of 0 samples"),
+        (lambda vae: decode_in_slices(vae, jnp.zeros((2, 4, 4, 4)), 0), "size=0: slices must"),
     ],
 )
 def test_wrong_calls_are_refused(vae: AutoencoderKL, call: Callable[[AutoencoderKL], Any], words: str):
@@ -283,7 +282,7 @@ def test_optional_parts_may_be_absent(tmp_path: Path, tensors: dict[str, np.ndar
         ({"latents_mean": [0.0] * 4}, "latents_mean is"),
         ({"latents_std": [1.0] * 4}, "latents_std is"),
         ({"scaling_factor": 0}, "scaling_factor is 0, expected a positive number"),
-        ({"block_out_channels": [8, 10]}, r"block_channels \[8, 10\] must be multiples of norm_groups 4"),
+        ({"block_out_channels": [8, 10]}, r"block_channels=\[8, 10\]: must be multiples of norm_groups 4"),
         ({"block_out_channels": []}, r"block_out_channels is \[\], expected a list"),
         ({"layers_per_block": "1"}, 'layers_per_block is "1", expected a positive integer'),
         ({"latent_channels": None}, "latent_channels is null"),

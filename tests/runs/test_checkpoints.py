@@ -200,7 +200,7 @@ def test_what_may_change_on_resuming(tmp_path: Path):
         config,
         train=dataclasses.replace(config.train, **RESUMED),
         data=dataclasses.replace(config.data, path="moved", prefetch=0),
-        features=dataclasses.replace(config.features, mae="moved"),
+        features=dataclasses.replace(config.features, options={"mae": {"weights": "moved"}}),
         eval=dataclasses.replace(config.eval, alpha=2.0, batch_size=7),
     )
     check_config(tmp_path, changed)

@@ -170,7 +170,7 @@ def test_estimate_drift_is_the_mean_over_batches():
     p, q = (lambda k, s=s: s + jax.random.normal(k, (6, 2)) for s in (0.0, 1.0))
     found = estimate_drift(x, p, q, field="drift", kernel="laplace", width=0.5, draws=4, key=key)
     keys = [jax.random.split(jax.random.fold_in(key, t)) for t in range(4)]
-    each = np.stack([drift_field("drift", x, p(a), q(b), kernel="laplace", width=0.5) for a, b in keys])
+    each = np.stack([drift_field(x, p(a), q(b), field="drift", kernel="laplace", width=0.5) for a, b in keys])
     np.testing.assert_allclose(found.mean, each.mean(axis=0), atol=1e-5)
     running = np.cumsum(each, axis=0) / np.arange(1, 5)[:, None, None]
     np.testing.assert_allclose(found.norms, np.sqrt(np.mean(running**2, axis=(1, 2))), rtol=1e-4)
@@ -279,7 +279,7 @@ def test_move_is_the_field_of_the_objective(name: str):
     x, y = points(0, 7), points(1, 9)
     got = jax.jit(move, static_argnums=0)(Objective(name, KERNELS["laplace"], False, "none"), 0.6, x, y)
     field = "sharp" if name == "log_kde" else name
-    wanted = drift_field(field, x, y, x, kernel="laplace", width=0.6, first_negatives_are_x=True)
+    wanted = drift_field(x, y, field=field, kernel="laplace", width=0.6)
     np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
@@ -390,20 +390,29 @@ def test_what_a_run_names_may_have_moved(tmp_path_factory: pytest.TempPathFactor
     trained, found = subject(DiagnoseStudy(), run, None, None)
 
     def with_encoder(config: FeaturesConfig, space: object) -> FeatureEncoder:
-        if config.mae != "moved":
-            raise ConfigError(f"features.mae={config.mae!r}: there is no such folder")
+        if config.options.get("mae", {}).get("weights") != "moved":
+            raise ConfigError("features.options.mae.weights=None: there is no such folder")
         return FeatureEncoder(found.encoder.features, found.encoder.params, {"mae": "other weights"})
 
     monkeypatch.setattr("drifting.studies.subject.feature_encoder", with_encoder)
     for settings, message in (
-        (DiagnoseStudy(), "features.mae=None: there is no such folder; if it has moved, give the new features.mae"),
-        (DiagnoseStudy(features=FeaturesConfig(mae="moved")), "its weights are not those the run was trained with"),
+        (
+            DiagnoseStudy(),
+            "features.options.mae.weights=None: there is no such folder; if it has moved, give the new feat",
+        ),
+        (
+            DiagnoseStudy(features=FeaturesConfig(options={"mae": {"weights": "moved"}})),
+            "its weights are not those the run was trained with",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             subject(settings, run, None, None)
     monkeypatch.setitem(trained.facts["weights"], "mae", "other weights")
     monkeypatch.setattr(TrainedGenerator, "from_run", lambda *_, **__: trained)
-    assert subject(DiagnoseStudy(features=FeaturesConfig(mae="moved")), run, None, None)[0] is trained
+    assert (
+        subject(DiagnoseStudy(features=FeaturesConfig(options={"mae": {"weights": "moved"}})), run, None, None)[0]
+        is trained
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from drifting.data.latents.read import record_type
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.training.latents import build_cache
 from drifting.weights.diffusers_vae import diffusers_name
-from drifting.weights.torch_names import to_torch
 from tests.support.image_folder import make_image_folder
+from tests.support.torch_tensors import to_torch
 
 IMAGES, BAD = 600, 5
 

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drifting.assembly.banks import fill_banks
 from drifting.assembly.feed import make_feed
+from drifting.assembly.pools import fill_banks
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, source_space
-from drifting.config.schema import Config, MeshConfig
+from drifting.config.schema import Config
 from drifting.data.sources.synthetic import synthetic
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
@@ -69,7 +69,7 @@ def steps(config: Config, layout: Layout) -> dict[str, np.ndarray]:
         noisy = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(1), p.shape), state.params)
         return dataclasses.replace(state, params=noisy)
 
-    state = fill_banks(parts, source, feed, jax.jit(moved, out_shardings=placed)(), frozen)
+    state = fill_banks(config, space, layout, source, feed, jax.jit(moved, out_shardings=placed)(), frozen)
     constants = (jnp.asarray(config.loss.widths), jax.random.key(0))
     widths, key = jax.jit(lambda: constants, out_shardings=layout.replicated)()
     step = jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
@@ -87,7 +87,7 @@ def main(out: str) -> None:
     found: dict[str, Any] = {}
     for name, config in cases().items():
         for data, fsdp in (ONE, *MESHES[name]):
-            layout = mesh.layout(MeshConfig(data, fsdp), config.bank.per_device) if data else mesh.one_device()
+            layout = mesh.layout(data, fsdp, config.bank.per_device) if data else mesh.one_device()
             found |= {f"{name}|{data}x{fsdp}|{key}": value for key, value in steps(config, layout).items()}
     for count in (2, 8):
         module, params = compiled_step(small(8), layout_of(count))

@@ -87,7 +87,9 @@ def test_masks_are_squares_of_tokens():
 
 def test_the_artifact_is_the_first_average_and_gives_features(finished: Path):
     _, arrays, _ = saved(finished)
-    encoder = feature_encoder(FeaturesConfig(mae=str(finished / "encoder")), sample_space(None, (8, 8, 1)))
+    encoder = feature_encoder(
+        FeaturesConfig(options={"mae": {"weights": str(finished / "encoder")}}), sample_space(None, (8, 8, 1))
+    )
     kernel = encoder.params["mae"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, arrays["['ema']['0.5']['encoder']['conv1']['kernel']"])
     assert np.any(np.asarray(kernel) != arrays["['params']['encoder']['conv1']['kernel']"])

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drifting.assembly.banks import fill_banks
 from drifting.assembly.feed import make_feed
-from drifting.assembly.run import empty_banks, set_up
-from drifting.assembly.spaces import feature_encoder, sample_space, source_space
+from drifting.assembly.pools import banks_of
+from drifting.assembly.run import Run, prepare
+from drifting.assembly.spaces import sample_space
 from drifting.config.schema import Config, ModelConfig
 from drifting.data.batches import ClassBalanced, Pipeline
 from drifting.data.latents.read import latents
@@ -30,7 +29,6 @@ from drifting.errors import ConfigError
 from drifting.method import bank
 from drifting.method.loss import MapMetrics
 from drifting.method.state import TrainState
-from drifting.method.step import Parts
 from drifting.training.generator import describe
 from drifting.training.saved_banks import bank_packing
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
@@ -54,25 +52,22 @@ def source_of(counts: list[int]) -> ArraySource:
     return ArraySource("array", images, labels, tuple(f"c{i}" for i in range(len(counts))))
 
 
-def parts_of(config: Config, source: Any, vae: str | None = None) -> tuple[Parts, Callable[[], TrainState]]:
-    """The parts of a run, and what makes a state that has banks and no network."""
-    space = source_space(vae, source)
-    config = dataclasses.replace(config, model=ModelConfig(name="mlp", hidden_size=8, depth=2))
-    parts, _ = set_up(config, space, feature_encoder(config.features, space), source.num_classes)
-    return parts, lambda: TrainState(jnp.int32(0), {}, {}, {}, empty_banks(config, space, source.num_classes))
+def made(config: Config, source: Any, vae: str | None = None) -> Run:
+    """A run with a network of no size."""
+    model, data = ModelConfig(name="mlp", hidden_size=8, depth=2), dataclasses.replace(config.data, vae=vae)
+    return prepare(dataclasses.replace(config, model=model, data=data), source=source)
 
 
 def fill(config: Config, source: Any) -> tuple[TrainState, Any]:
-    feed = make_feed(config, source)
-    parts, empty = parts_of(config, source)
-    return fill_banks(parts, source, feed, empty(), parts.space.params), feed
+    run = made(config, source)
+    return run.initial_state(), run.feed
 
 
 def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
     config = tiny_config(bank=dict(push=8))
     state, pipeline = fill(config, digits())
-    counts = np.asarray(bank.fill(state.banks["class"]))
-    assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks["unconditional"])) >= 2)
+    counts = np.asarray(bank.fill(state.banks.by_class))
+    assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks.unconditional)) >= 2)
     batches = pipeline.state()["position"]
     again, shorter = make_feed(config, digits()), bank.create(10, config.bank.per_class, (8, 8, 1))
     for _ in range(batches - 1):
@@ -89,8 +84,8 @@ def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFix
     assert "banks: filling them, with at most 8 batches of 8 real samples" in caplog.text
     assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
     assert pipeline.state()["position"] == 8  # ceil(61 / 8)
-    held = np.asarray(state.banks["class"].samples[0, 1, :, 0, 0, 0])
-    assert int(bank.fill(state.banks["class"])[0, 1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
+    held = np.asarray(state.banks.by_class.samples[0, 1, :, 0, 0, 0])
+    assert int(bank.fill(state.banks.by_class)[0, 1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
 
 
 def test_classes_without_samples_are_an_error_that_names_them():
@@ -101,15 +96,15 @@ def test_classes_without_samples_are_an_error_that_names_them():
 
 
 def test_which_banks_there_are():
-    assert set(empty_banks(tiny_config(), PIXELS, 10)) == {"class", "unconditional"}
+    both = banks_of(tiny_config(), PIXELS, 10)
+    assert both is not None and both.unconditional is not None
     without = dict(loss=dict(unconditional=0), guidance=dict(alpha_max=1.0))
-    assert set(empty_banks(tiny_config(**without), PIXELS, 10)) == {"class"}
+    classes = banks_of(tiny_config(**without), PIXELS, 10)
+    assert classes is not None and classes.unconditional is None
     config = tiny_config(bank=dict(per_class=0), **without)
-    assert empty_banks(config, PIXELS, 10) == {}
-    state = TrainState(jnp.int32(0), {}, {}, {}, {})
-    pipeline = make_feed(config, digits())
-    filled = fill_banks(parts_of(config, digits())[0], digits(), pipeline, state, {})
-    assert filled is state and pipeline.state() == {"position": 0}
+    assert banks_of(config, PIXELS, 10) is None
+    state, pipeline = fill(config, digits())
+    assert state.banks is None and pipeline.state() == {"position": 0}
 
 
 def test_batches_with_and_without_banks(caplog: pytest.LogCaptureFixture):
@@ -140,15 +135,14 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
         source = latents(finished_cache(tmp_path_factory))
         config = tiny_config(bank=dict(per_class=4, push=32), data=dict(flip=True))
     state, _ = fill(config, source)
-    parts, empty = parts_of(config, source)
-    packing = bank_packing(parts, make_feed(config, source), empty)
+    packing = bank_packing(made(config, source))
     packed = packing.pack(state)
-    assert all(held.samples is None for held in packed.banks.values())
+    assert all(held["samples"] is None for held in packed.banks.values())
     size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed, state))
     assert size < whole / 4
     restored = packing.unpack(packed)
-    assert restored.banks["class"].samples.dtype == (jnp.float16 if kind == "latents" else jnp.uint8)
-    held = np.asarray(bank.fill(state.banks["class"]))
+    assert restored.banks.by_class.samples.dtype == (jnp.float16 if kind == "latents" else jnp.uint8)
+    held = np.asarray(bank.fill(state.banks.by_class))
     assert (held > 0).all() and (kind == "latents" or (held < 48).any())
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -157,9 +151,10 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
 def test_samples_that_a_network_makes_are_saved_themselves():
     """Encoding images again on another device would not give the same latents to the last bit."""
     source = synthetic(16, classes=2)
-    parts, empty = parts_of(tiny_config(), source, "random://smoke")
-    packing, state = bank_packing(parts, make_feed(tiny_config(), source), empty), empty()
-    assert packing.pack(state) is state and state.banks["class"].samples.shape == (1, 2, 8, 8, 8, 8)
+    run = made(tiny_config(), source, "random://smoke")
+    packing, state = bank_packing(run), run.empty()
+    samples = packing.pack(state).banks["class"]["samples"]
+    assert samples is state.banks.by_class.samples and samples.shape == (1, 2, 8, 8, 8, 8)
 
 
 def test_named_metrics():
@@ -186,11 +181,10 @@ def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
 
 
 def test_description():
-    config, space = tiny_config(), sample_space(None, (8, 8, 1))
-    encoder = feature_encoder(config.features, space)
-    parts, empty_state = set_up(config, space, encoder, 10)
-    lines = list(describe(parts, digits(), encoder, empty_state))
-    count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(empty_state).params))
+    config = tiny_config()
+    run = prepare(config)
+    lines = list(describe(run))
+    count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(run.empty).params))
     assert lines[0].startswith(f"model: dit, {count:,} parameters, on ")
     assert lines[1].startswith("data: digits, 1,400 samples")
     held = config.bank
@@ -200,8 +194,7 @@ def test_description():
     assert lines[4] == "features: the samples themselves: 1 maps, 1 drift problems a label"
     for place, words in (("device", "on the device"), ("host", "in the host's memory"), (None, "read for each step")):
         changed = tiny_config(data=dict(resident=place), bank=dict(per_class=0))
-        changed_parts = dataclasses.replace(parts, config=changed)
-        assert list(describe(changed_parts, digits(), encoder, empty_state))[2] == f"real samples: out of all, {words}"
+        assert list(describe(dataclasses.replace(run, config=changed)))[2] == f"real samples: out of all, {words}"
 
 
 def test_what_a_run_leaves(run: Path):
@@ -228,12 +221,11 @@ def test_what_a_run_leaves(run: Path):
 
 def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
     config = tiny_config(eval=dict(ema_decay=0.99))
-    space = sample_space(None, (8, 8, 1))
-    parts, empty_state = set_up(config, space, feature_encoder(config.features, space), 10)
-    params = jax.jit(empty_state)().params
+    run = prepare(config)
+    params = jax.jit(run.empty)().params
     brighter = params | {"final": {"kernel": params["final"]["kernel"], "bias": params["final"]["bias"] + 1}}
-    state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter}, {})
-    GridDrawer(parts, tmp_path)(7, state)
+    state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter})
+    GridDrawer(run, tmp_path)(7, state)
     with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
         assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
 

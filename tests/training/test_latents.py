@@ -86,7 +86,7 @@ def test_the_records_are_the_moments_of_the_readable_images_in_order(finished: P
     np.testing.assert_array_equal(table["index"], np.setdiff1d(np.arange(IMAGES), bad))
     np.testing.assert_array_equal(table["label"], source.labels[table["index"]])
     np.testing.assert_array_equal(np.load(finished / "labels.npy"), table["label"])
-    vae = network("key", "random://smoke", "vae", dtype="float32", remat=False)
+    vae = network("random://smoke", "vae", dtype="float32", remat=False)
     encode = jax.jit(nnx.merge(vae.graphdef, vae.params).encode)
     images = source.__getitems__(table["index"])[0]
     for view, pixels in enumerate((images, images[:, :, ::-1])):

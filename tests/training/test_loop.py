@@ -36,6 +36,9 @@ class Run:
         self.step_hook: Callable[[int], None] = lambda step: None
         self.bad: dict[str, tuple[int, float]] = {}
         self.identity: dict[str, Any] = {"data": "digits"}
+        self.events: list[tuple[str, int]] = []
+        self.scores: Callable[[int], dict[str, float]] | None = None
+        self.scores_every = 0
 
     def __call__(self) -> tuple[int, Any]:
         @jax.jit
@@ -65,13 +68,25 @@ class Run:
                 flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
                 shown=("loss",),
                 watch=lambda step, values: self.watched.append(step),
-                draw=lambda step, state: self.drawn.append(step),
+                draw=self._draw,
+                remedy="try a lower optimizer.learning_rate",
+                evaluate=self._evaluate if self.scores else None,
+                evaluate_every=self.scores_every,
             ),
             identity=self.identity,
             label="test",
             about=("a model of two numbers",),
             packing=loop.whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
         )
+
+    def _draw(self, step: int, state: Any) -> None:
+        self.drawn.append(step)
+        self.events.append(("draw", step))
+
+    def _evaluate(self, step: int, state: Any) -> dict[str, float]:
+        assert self.scores is not None
+        self.events.append(("score", step))
+        return self.scores(step)
 
     @property
     def logged(self) -> list[int]:
@@ -106,7 +121,8 @@ def test_intervals_and_the_end(uninterrupted: Run):
         x = x * np.float32(0.9) + next(pipeline)["image"].mean()
     np.testing.assert_allclose(uninterrupted.final()["x"], x, rtol=1e-5)
     facts = {"identity": {"data": "digits"}, "data": {"position": 12}, "layout": {}}
-    assert Checkpoints(uninterrupted.workdir).read_run(12) == facts
+    found = Checkpoints(uninterrupted.workdir).read_run(12)
+    assert set(found.pop("values")) == set(loop.WATCHED) and found == facts
 
 
 def test_intervals_that_are_off_still_save_and_log_at_the_end(tmp_path: Path):
@@ -153,6 +169,73 @@ def test_a_signal_finishes_the_step_and_saves(uninterrupted: Run, tmp_path: Path
     Run(run.workdir)()
     assert run.final() == uninterrupted.final()
     assert (run.workdir / "metrics.jsonl").read_bytes() == (uninterrupted.workdir / "metrics.jsonl").read_bytes()
+
+
+def scored(workdir: Path, **train: Any) -> Run:
+    """A run that is scored at every fourth step and saves at no interval."""
+    run = Run(workdir, checkpoint_every=0, **train)
+    run.scores, run.scores_every = (lambda step: {"eval/fid": float(step)}), 4
+    return run
+
+
+@pytest.fixture
+def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which a checkpoint is begun."""
+    found: list[int] = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (found.append(step), save(self, step, *rest))[1])
+    return found
+
+
+@pytest.mark.parametrize("step", [4, 5, 8])
+def test_a_stop_request_saves_and_leaves_what_takes_long_to_the_next_start(tmp_path: Path, step: int, saves: list[int]):
+    """At steps that are scored (4, 8), drawn (5) or both, in the end it is all there and the same to the last byte."""
+    whole = scored(tmp_path / "whole")
+    whole()
+    saves.clear()
+    run = scored(tmp_path / "stopped")
+    run.step_hook = lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == step else None
+    assert run()[0] == step and saves == [step]
+    assert all(at < step for _, at in run.events) and all(at < step for at in run.logged)
+    run.step_hook = lambda number: None
+    assert run()[0] == 12
+    assert run.events == whole.events  # each once, in order
+    assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("step", [1, 4, 12])
+def test_a_stop_request_is_seen_while_scoring(tmp_path: Path, step: int, saves: list[int]):
+    """The state is saved, the process ends before its scores are there, and the next start makes up for them."""
+    whole = scored(tmp_path / "whole")
+    whole()
+    saves.clear()
+    run, finished = scored(tmp_path / "stopped"), []
+
+    def scores(at: int) -> dict[str, float]:
+        if at == step and not finished:
+            finished.append("begun")
+            os.kill(os.getpid(), signal.SIGTERM)
+            finished.append("went on")
+        return {"eval/fid": float(at)}
+
+    run.scores = scores
+    assert run()[0] == step and finished == ["begun"] and saves == [step]
+    assert run()[0] == 12
+    assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
+    done = run.done
+    assert run()[0] == 12 and run.done == done  # nothing is owed any more
+
+
+def test_a_crash_while_scoring_loses_no_scores(tmp_path: Path):
+    """Killed in the middle of the last scores, when the state is saved: the next start writes them."""
+    whole, run = scored(tmp_path / "whole"), scored(tmp_path / "killed")
+    whole()
+    run.scores = lambda step: killed(step) if step == 12 else {"eval/fid": float(step)}  # type: ignore[return-value]
+    with pytest.raises(InterruptedError):
+        run()
+    run.scores = whole.scores
+    assert run()[0] == 12
+    assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from drifting.errors import ArgumentError
 from drifting.weights.artifact import Artifact, load_artifact, save_artifact
 
 PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(2, np.float32)}
@@ -20,7 +21,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 def save(directory: Path, **changes: Any) -> None:
     options = dict(kind="generator", model_config={"depth": 3, "dtype": "float32"}, params=PARAMS, step=5)
-    save_artifact(directory, **options | dict(ema_decay=0.999, extra=None) | changes)
+    save_artifact(directory, **options | dict(ema_decay=0.999, network="dit", extra=None) | changes)
 
 
 def test_artifact_round_trip(tmp_path: Path):
@@ -30,8 +31,26 @@ def test_artifact_round_trip(tmp_path: Path):
     assert artifact.model_config == {"depth": 3, "dtype": "float32"}
     assert_same(artifact.params, PARAMS)
     keys = {"format", "kind", "backend", "ema_decay", "step", "path", "model_config", "sha256", "alpha"}
+    keys |= {"network"}
     assert set(artifact.metadata) == keys
     assert (artifact.metadata["step"], artifact.metadata["ema_decay"], artifact.metadata["alpha"]) == (5, 0.999, 1.5)
+
+
+def test_a_generator_says_which_network_it_is(tmp_path: Path):
+    save(tmp_path / "net", network="potato")
+    assert load_artifact(tmp_path / "net").network == "potato"
+    with pytest.raises(ArgumentError, match=r"^network: say which"):
+        save(tmp_path / "other", network=None)
+    save(tmp_path / "mae", kind="mae", network=None)
+    assert load_artifact(tmp_path / "mae").network == "mae"
+    assert "network" not in load_artifact(tmp_path / "mae").metadata
+
+
+@pytest.mark.parametrize(("arguments", "network"), [({"patch_size": 2}, "dit"), ({"noise_dim": 2}, "mlp")])
+def test_older_generators_did_not_say_it(tmp_path: Path, arguments: dict[str, int], network: str):
+    save(tmp_path / "net", model_config=arguments)
+    edit_metadata(tmp_path / "net", network=None)
+    assert load_artifact(tmp_path / "net").network == network
 
 
 def test_artifact_takes_device_arrays_whatever_their_layout(tmp_path: Path):

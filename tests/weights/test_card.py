@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from drifting.errors import ArgumentError
 from drifting.weights.card import model_card
 
 GENERATOR: dict[str, Any] = dict(
     kind="generator",
+    network="dit",
     model_config=dict(patch_size=2, hidden_size=64, depth=4, input_size=8, num_classes=10, dtype="bfloat16"),
     step=120_000,
     ema_decay=0.9995,
@@ -21,7 +23,7 @@ GENERATOR: dict[str, Any] = dict(
 SETTINGS: dict[str, Any] = dict(
     loss=dict(objective="log_kde", kernel="gauss", widths=[0.02, 0.2]),
     data=dict(name="array", path="digits.npz"),
-    features=dict(mae="hf://me/encoder"),
+    features=dict(options={"mae": {"weights": "hf://me/encoder"}}),
     optimizer=dict(learning_rate=2e-4),
 )
 
@@ -44,7 +46,7 @@ def test_front_matter_is_what_the_hub_reads():
 
 def test_commands_name_the_repository():
     assert "drifting sample --weights=hf://me/digits --out=" in card()
-    assert 'TrainedGenerator.from_weights("hf://me/digits")' in card()
+    assert 'drifting.load("hf://me/digits")' in card() and "generator.sample([0, 1, 2, 3], seed=0)" in card()
     encoder = card(metadata=dict(kind="mae", model_config=dict(layers=[1, 2], base_channels=8), step=1))
     assert "--config.features.mae=hf://me/digits" in encoder and rows(encoder)["blocks of the stages"] == "1, 2"
 
@@ -59,7 +61,7 @@ def test_facts_of_model_and_training():
     assert facts["class names"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     many = card(metadata=GENERATOR | {"class_names": [f"c{i}" for i in range(1000)]})
     assert rows(many)["class names"].endswith("c19, and 980 more")
-    mlp = card(metadata=GENERATOR | {"model_config": dict(hidden_size=8)})
+    mlp = card(metadata=GENERATOR | {"network": "mlp", "model_config": dict(hidden_size=8)})
     assert rows(mlp)["network"] == "MLP"
 
 
@@ -80,5 +82,5 @@ def test_without_settings():
 
 
 def test_other_kinds_have_no_card():
-    with pytest.raises(ValueError, match="no model card for a 'vae'"):
+    with pytest.raises(ArgumentError, match="kind=vae: there is no model card for it"):
         card(metadata=dict(kind="vae"))

@@ -1,5 +1,6 @@
 """One way to all weights: every format and library, from a folder and from the hub, and what is refused."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,17 +13,21 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from drifting.errors import HubError
+from drifting.errors import HubError, InputError
+from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
 from drifting.networks.vae import AutoencoderKL
 from drifting.weights import artifact, catalogue, load
 from drifting.weights.artifact import Artifact, save_artifact
 from drifting.weights.diffusers_vae import diffusers_name, vae_kwargs_from_diffusers
+from drifting.weights.download import fetch
 from drifting.weights.load import find_kind, load_folder, load_weights
+from drifting.weights.readers import READERS
 from drifting.weights.released import save_released
-from drifting.weights.torch_names import to_torch
+from drifting.weights.released_names import generator_kwargs_from_released
 from tests.support import fake_hub
 from tests.support.fake_hub import FakeHub
+from tests.support.torch_tensors import to_torch
 
 ENCODER: dict[str, Any] = dict(
     num_classes=3, in_channels=1, base_channels=4, layers=[1, 1, 1, 1], patch_size=2, input_patch_size=1,
@@ -36,6 +41,8 @@ VAE: dict[str, Any] = {
 }  # fmt: skip
 
 SAVERS = {"ours": save_artifact, "released": save_released}
+
+INCEPTION = "pytorch-fid Inception"
 
 TENSORS = {"ours": "params.safetensors", "released": "ema_params.msgpack"}
 
@@ -143,13 +150,24 @@ def stub(kind: str, seen: list[Path]) -> Any:
     return load
 
 
-def test_convnext_comes_with_its_two_files(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    seen: list[Path] = []
-    names, _ = load._LIBRARIES["convnext"]
-    monkeypatch.setitem(load._LIBRARIES, "convnext", (names, stub("convnext", seen)))
-    hub.add("facebook/net", {"config.json": b"{}", "model.safetensors": b"x", "pytorch_model.bin": b"x"})
-    assert load_weights("hf://facebook/net", "convnext").metadata["source"] == "hf://facebook/net"
-    assert sorted(path.name for path in seen[0].iterdir()) == ["config.json", "model.safetensors"]
+def replace(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    monkeypatch.setitem(READERS, name, dataclasses.replace(READERS[name], **changes))
+
+
+@pytest.mark.parametrize("name", [name for name, reader in READERS.items() if reader.description == "config.json"])
+def test_a_library_s_network_comes_with_its_two_files(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, name: str):
+    reader, seen = READERS[name], []
+    kind = str(reader.kind({}))
+    replace(monkeypatch, name, load=stub(kind, seen))
+    description = json.dumps({reader.field: reader.values[0]}).encode()
+    hub.add("facebook/net", {"config.json": description, reader.tensors: b"x", "pytorch_model.bin": b"x"})
+    assert find_kind("hf://facebook/net") == kind
+    assert hub.downloads() == ["config.json"]
+    assert load_weights("hf://facebook/net", kind).metadata["source"] == "hf://facebook/net"
+    assert sorted(path.name for path in seen[0].iterdir()) == ["config.json", reader.tensors]
+    for other in {"mae", "vae", "dinov2"} - {kind}:
+        with pytest.raises(InputError, match=f"^hf://facebook/net: holds a '{kind}', expected a '{other}'"):
+            load_weights("hf://facebook/net", other)
 
 
 @pytest.mark.parametrize("reference", [None, ""])
@@ -157,23 +175,24 @@ def test_the_published_inception_comes_from_the_web(hub: FakeHub, monkeypatch: p
     assert catalogue.INCEPTION_URL.endswith("/fid_weights/pt_inception-2015-12-05-6726825d.pth")
     seen: list[Path] = []
     hub.files["inception.pth"] = b"weights"
-    monkeypatch.setattr(load, "INCEPTION_URL", url := f"{hub.url}/files/inception.pth")
-    monkeypatch.setattr(load, "PT_INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
-    monkeypatch.setattr(load, "load_inception", stub("inception", seen))
+    assert READERS[INCEPTION].published == (catalogue.INCEPTION_URL, catalogue.INCEPTION_SHA256)
+    published = (url := f"{hub.url}/files/inception.pth", hashlib.sha256(b"weights").hexdigest())
+    replace(monkeypatch, INCEPTION, load=stub("inception", seen), published=published)
     assert load_weights(reference, "inception").metadata["source"] == url
     assert seen[0].read_bytes() == b"weights"
 
 
 def test_an_inception_of_ones_own(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     seen: list[Path] = []
-    monkeypatch.setattr(load, "load_inception", stub("inception", seen))
+    replace(monkeypatch, INCEPTION, load=stub("inception", seen))
     (tmp_path / "net.pth").write_bytes(b"x")
     hub.add("me/inception", {catalogue.INCEPTION_FILE: b"x", "other": b"x"})
     load_weights(str(tmp_path / "net.pth"), "inception")
     load_weights("hf://me/inception", "inception")
     assert seen[0] == tmp_path / "net.pth"
     assert [path.name for path in seen[1].iterdir()] == [catalogue.INCEPTION_FILE]
-    with pytest.raises(ValueError, match="there is no such file or folder"):
+    assert find_kind(str(tmp_path / "net.pth")) == find_kind("hf://me/inception") == "inception"
+    with pytest.raises(InputError, match="there is no such folder"):
         load_weights(str(tmp_path / "none"), "inception")
 
 
@@ -247,7 +266,7 @@ def test_our_tensors_must_be_those_of_their_configuration(
 
 def test_a_kind_that_nobody_knows(tmp_path: Path):
     save_artifact(tmp_path / "net", kind="potato", model_config={}, params={"w": np.zeros(1)}, step=1, ema_decay=None)
-    with pytest.raises(ValueError, match="holds a 'potato', expected one of generator, mae, vae, convnext, inception"):
+    with pytest.raises(ValueError, match="holds a 'potato', expected one of dit, mlp, mae, vae, convnext, dinov2"):
         load_folder(tmp_path / "net")
 
 
@@ -262,6 +281,15 @@ def test_a_library_network_in_our_format(tmp_path: Path):
     assert find_kind(str(tmp_path / "vae")) == "vae"
 
 
+def test_a_library_s_network_in_the_cache_needs_no_network(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+    """Also where another program has downloaded it, which has not asked for our description."""
+    replace(monkeypatch, "diffusers VAE", load=stub("vae", []))
+    hub.add("me/vae", {"config.json": b'{"_class_name": "AutoencoderKL"}', READERS["diffusers VAE"].tensors: b"x"})
+    fetch("hf://me/vae", ["config.json", READERS["diffusers VAE"].tensors])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_weights("hf://me/vae", "vae").kind == "vae"
+
+
 def test_no_network_is_not_an_absent_file(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     hub.repos["me/net"] = {"main": {}}
     with pytest.raises(ValueError, match=r"has none of metadata\.json, config\.json"):
@@ -269,3 +297,34 @@ def test_no_network_is_not_an_absent_file(hub: FakeHub, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids the network"):
         find_kind("hf://me/other")
+
+
+# --- what is known of the released weights ----------------------------------------------------------------------------
+
+
+def test_how_to_use_a_released_generator_is_known_of_its_reference_alone(hub: FakeHub, tmp_path: Path):
+    kwargs = generator_kwargs_from_released(
+        dict(
+            cond_dim=8, num_classes=3, input_size=4, in_channels=4, out_channels=4, hidden_size=8, depth=1, num_heads=2
+        )
+    )
+    params = random_params(lambda: DiT(**kwargs, rngs=nnx.Rngs(0)))
+    save_released(tmp_path / "ablation", kind="generator", model_config=kwargs, params=params, step=1, ema_decay=None)
+    for repo, prefix in (("Goodeat/drifting", "models/gen/jax/ablation/"), ("me/nets", "models/gen/jax/ablation/")):
+        hub.add_folder(repo, tmp_path / "ablation", prefix=prefix)
+    hub.add_folder("Goodeat/drifting", tmp_path / "ablation", prefix="models/gen/jax/pixel_L_sota/")
+    expected = dict(image_shape=[256, 256, 3], vae="hf://stabilityai/sd-vae-ft-mse", alpha=2.0, alpha_range=[1.0, 4.0])
+    expected |= {"class_names": ["0", "1", "2"]}
+    commit = hub.commit("Goodeat/drifting", "main")
+    for reference in ("/ablation", "/ablation/", "/models/gen/jax/ablation", f"@{commit}/ablation"):
+        found = load_weights(f"hf://Goodeat/drifting{reference}", "generator")
+        assert found.metadata["usage"] == expected and found.network == "dit"
+    pixels = load_weights("hf://Goodeat/drifting/pixel_L_sota", "generator").metadata["usage"]
+    assert pixels == expected | dict(vae=None, alpha=1.0)
+    for reference in (str(tmp_path / "ablation"), "hf://me/nets/models/gen/jax/ablation"):
+        assert "usage" not in load_weights(reference, "generator").metadata
+
+
+def test_the_catalogue_has_every_released_generator_once():
+    generators = {name for name, folder in catalogue.RELEASED_FOLDERS.items() if "/gen/" in folder}
+    assert {f"hf://Goodeat/drifting/{name}" for name in generators} == set(catalogue.RELEASED_USAGE)

@@ -41,7 +41,8 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def save(folder: Path, **changes: Any) -> None:
-    options = dict(kind="generator", model_config=CONFIG, params=PARAMS, step=5, ema_decay=0.9) | changes
+    options = dict(kind="generator", model_config=CONFIG, params=PARAMS, step=5, ema_decay=0.9, network="mlp")
+    options |= changes
     save_artifact(folder, **options)  # type: ignore[arg-type]
 
 

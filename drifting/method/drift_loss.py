@@ -1,0 +1,119 @@
+"""The loss of own arrays: one call, without settings, encoders or a training loop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from drifting.method.guidance import unconditional_weight
+from drifting.method.kernels import Kernel
+from drifting.method.loss import Objective, objective_loss
+
+Maps = Array | Mapping[str, Array]
+"""Samples `[N, D]`, `[L, N, D]` or `[L, N, F, C]`, or several such feature maps of the same samples by name."""
+
+
+def drift_loss(
+    generated: Maps,
+    positives: Maps,
+    unconditional: Maps | None = None,
+    *,
+    objective: str = "log_kde",
+    kernel: str | Kernel = "gaussian",
+    widths: float | Sequence[float] | Array = (0.4,),
+    alpha: ArrayLike | None = None,
+    normalise_field: bool = True,
+    feature_scale: str = "per_map",
+) -> tuple[Array, dict[str, Any]]:
+    """The loss that moves generated samples towards positives, and away from one another.
+
+    Every class label has a drift problem of its own at every position. Arrays are `[samples, dimensions]` for a single
+    problem, `[labels, samples, dimensions]`, or `[labels, samples, positions, channels]`; a dict of them adds up the
+    losses of several feature maps. Numbers of samples may differ between generated, positive and unconditional ones.
+
+    Args:
+        generated: generated samples, the only argument that carries gradient; at least two of each label.
+        positives: real samples of the label's class.
+        unconditional: real samples of any class, for guidance; needs `alpha`.
+        objective: a key of `LOSSES` ("Drifting Fields are not Conservative") or of `FIELDS` ("Generative Modeling via
+            Drifting").
+        kernel: a key of `KERNELS` or a `Kernel`.
+        widths: kernel widths, one or several, in units of the feature scale; may be traced.
+        alpha: guidance scale, at least 1, a scalar or `[labels]`.
+        normalise_field: divide each width's field by its root mean square, as the published runs do.
+        feature_scale: `per_map`, `per_problem` or `none`, see `Objective`.
+
+    Returns:
+        The loss, float32 scalar, and metrics: `gap`, how much denser generated samples lie around generated ones than
+        positives do; `field_norm` `[widths]`; and `maps`, a `MapMetrics` for each feature map.
+
+    Raises:
+        ValueError: shapes do not fit, or there is nothing of a name that is given. Raised before anything is traced.
+    """
+    static = Objective(objective, kernel, normalise_field, feature_scale)
+    if feature_scale == "neighbour":
+        raise ValueError("feature_scale='neighbour': divide the samples by their length unit, and use 'none'")
+    gen = _maps("generated", generated)
+    pos = _maps("positives", positives)
+    if (unconditional is None) != (alpha is None):
+        missing = "alpha" if alpha is None else "unconditional"
+        raise ValueError(f"{missing}=None: guidance needs both alpha and unconditional samples, give both or neither")
+    nothing = {name: x[:, :0] for name, x in pos.items()}
+    unc = nothing if unconditional is None else _maps("unconditional", unconditional)
+    _check(gen, pos, "positives", least=1)
+    _check(gen, unc, "unconditional", least=0)
+    labels, count = next(iter(gen.values())).shape[:2]
+    if count < 2:
+        raise ValueError(f"generated: has {count} sample of a label, give at least 2: they repel one another")
+    widths = jnp.atleast_1d(jnp.asarray(widths, jnp.float32))
+    if widths.ndim != 1 or not widths.size:
+        raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
+    scale = jnp.asarray(1.0 if alpha is None else alpha, jnp.float32)
+    if scale.shape not in ((), (labels,)):
+        raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
+    weight = unconditional_weight(jnp.broadcast_to(scale, (labels,)), count, next(iter(unc.values())).shape[1])
+    loss, maps = objective_loss(static, widths, gen, pos, unc, weight)
+    gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
+    norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
+    return loss, {"gap": gap, "field_norm": norm, "maps": maps}
+
+
+def _maps(argument: str, given: Maps) -> dict[str, Array]:
+    """Feature maps `[L, N, F, C]` by name."""
+    maps = dict(given) if isinstance(given, Mapping) else {"samples": given}
+    if not maps:
+        raise ValueError(f"{argument}: is an empty dict, give at least one feature map")
+    found = {}
+    for name, x in maps.items():
+        x, what = jnp.asarray(x), f"{argument}[{name!r}]" if isinstance(given, Mapping) else argument
+        if x.ndim == 2:
+            x = x[None]
+        if x.ndim == 3:
+            x = x[:, :, None]
+        if x.ndim != 4:
+            shapes = "[samples, dimensions], [labels, samples, dimensions] or [labels, samples, positions, channels]"
+            raise ValueError(f"{what}: has shape {x.shape}, give {shapes}")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{what}: is of {x.dtype}, give floating-point numbers")
+        found[name] = x
+    return found
+
+
+def _check(gen: dict[str, Array], other: dict[str, Array], argument: str, least: int) -> None:
+    """Refuses real samples whose maps are not those of the generated ones."""
+    if set(gen) != set(other):
+        raise ValueError(f"{argument}: has the maps {sorted(other)}, the generated samples {sorted(gen)}")
+    counts = {x.shape[1] for x in other.values()}
+    if len(counts) > 1 or len({x.shape[:2] for x in gen.values()}) > 1:
+        raise ValueError(f"{argument}: maps have different numbers of samples or labels, give the same ones in each")
+    if min(counts) < least:
+        raise ValueError(f"{argument}: has no sample, give at least {least}")
+    for name, x in gen.items():
+        (labels, _, positions, channels), shape = x.shape, other[name].shape
+        if (labels, positions, channels) != (shape[0], *shape[2:]):
+            raise ValueError(
+                f"{argument}: has shape {shape}, the generated samples {x.shape} "
+                "([labels, samples, positions, channels]): all but the numbers of samples must be equal"
+            )
