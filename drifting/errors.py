@@ -4,7 +4,9 @@ Whatever else leaves this package is a bug of it. Errors also derive from the bu
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -71,6 +73,22 @@ def require_argument(condition: bool, argument: str, value: Any, remedy: str) ->
     """Raises `ArgumentError` unless the condition holds."""
     if not condition:
         raise ArgumentError(argument, value, remedy)
+
+
+@contextmanager
+def as_argument(argument: str, value: Any) -> Iterator[None]:
+    """What the block finds wrong with a setting, a file or weights is wrong with the argument that named them.
+
+    The block's error becomes an `ArgumentError`, whose message does not repeat the value with which most errors begin.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        remedy = error.remedy if str(error.value) == str(value) else str(error)
+        raise ArgumentError(argument, value, remedy) from error
+    except (ConfigError, InputError) as error:
+        head = rf"([\w.]+=)?({re.escape(repr(str(value)))}|{re.escape(str(value))}): "
+        raise ArgumentError(argument, value, re.sub(rf"\A{head}", "", str(error))) from error
 
 
 def use_one_of(value: Any, known: Iterable[str]) -> str:

@@ -3,11 +3,16 @@
 import ast
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import flags
+
+from drifting.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +102,31 @@ def is_numerical(module: str) -> bool:
     return room(module) in ("networks", "method") or module.startswith("drifting.scoring.metrics.")
 
 
+# A flag begins a text, or follows a blank, a quote or a bracket: a property of CSS follows `var(` or `style="`.
+FLAG = re.compile(r"(?:^|(?<=[\s`'\[|=])|(?<=(?<!var)\())--(?:no)?([a-z]\w*)")
+
+
+def known_flags() -> set[str]:
+    """The flags of all commands."""
+    known = {"config"}
+    for command in COMMANDS.values():
+        values = flags.FlagValues()
+        command.define(values)
+        known |= set(values)
+    return known
+
+
+def flags_in_strings(text: str, known: set[str]) -> list[str]:
+    """Flags of the command line that the strings of a source name, but for its docstrings."""
+    nodes = list(ast.walk(ast.parse(text)))
+    docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            found += [f"line {node.lineno}: --{name}" for name in FLAG.findall(node.value) if name in known]
+    return found
+
+
 def dotted(node: ast.AST) -> str:
     """`np.random.rand` for the expression that spells it, "" for anything else."""
     if isinstance(node, ast.Attribute):
@@ -172,6 +202,35 @@ def test_numerical_modules_know_no_config_mesh_file_or_logger():
     assert not found
 
 
+PENDING = (
+    "drifting.scoring", "drifting.experiments.compare", "drifting.experiments.report",
+)  # fmt: skip
+"""Modules whose errors still name flags."""
+
+
+def test_a_library_speaks_of_its_arguments_and_not_of_flags():
+    """A model card is the exception: it prints commands for a person."""
+    known, skipped = known_flags(), ("drifting.cli", "drifting.weights.card", *PENDING)
+    texts = {name: text for name, text in sources().items() if not any(f"{name}.".startswith(f"{s}.") for s in skipped)}
+    assert len(texts) > 50
+    assert not [f"{name}, {found}" for name, text in texts.items() for found in flags_in_strings(text, known)]
+
+
+LIGHT = (
+    "drifting.experiments.grid", "drifting.experiments.report.data", "drifting.runs.directory", "drifting.runs.metrics",
+    "drifting.scoring.results", "drifting.studies",
+)  # fmt: skip
+HEAVY = ("jax", "flax", "orbax", "grain", "sklearn", "huggingface_hub", "matplotlib")
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *(str(path.relative_to(ROOT)) for path in python_files("configs/sweeps"))])
+def test_what_only_reads_runs_and_sweeps_loads_nothing_heavy(name: str):
+    load = f"runpy.run_path({name!r})" if name.endswith(".py") else f"importlib.import_module({name!r})"
+    code = f"import importlib, runpy, sys; {load}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("path", python_files("drifting", "scripts"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_uses_a_global_generator_or_unpickles(path):
     assert not global_state(path.read_text(encoding="utf-8"))
@@ -243,6 +302,24 @@ def test_cycles_are_found():
 )
 def test_wrong_imports_are_found(module, text, wrong):
     assert bool(wrong_imports(module, text)) == wrong
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ('raise ValueError("--workdir: give one")', True),
+        ('raise ValueError(f"--workdir={x}: is a file")', True),
+        ('remedy = "choose another --workdir"', True),
+        ('remedy = f"run `drifting sample --{name}` or (--weights=X)"', True),
+        ('require(False, "--out", out, "is there")', True),
+        ('def f():\n    """`--workdir` gives it."""', False),
+        ('plot(x, "--", label="a -- b")', False),
+        ('page = \'<td style="--out: 3%">\' + "a {color: var(--out)}"', False),
+        ('text = "`tfds convert_format --out_file_format=x`, pre--out, --other"', False),
+    ],
+)
+def test_flags_are_found(text, found):
+    assert bool(flags_in_strings(text, {"workdir", "out", "weights"})) == found
 
 
 @pytest.mark.parametrize(

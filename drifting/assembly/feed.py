@@ -15,7 +15,7 @@ from drifting.data.batches import ClassBalanced, Constant, Feed, Pipeline, membe
 from drifting.data.source import Delivery, LabelledSource
 from drifting.devices.blocks import Blocks, joined
 from drifting.devices.mesh import Layout, one_device
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 from drifting.method.space import VAE_SLICE, SampleSpace
 
 logger = logging.getLogger("drifting")
@@ -41,13 +41,13 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
 
     Raises:
         ConfigError: a class has no samples.
-        ValueError: resident data cannot be read.
+        InputError: resident data cannot be read.
     """
     layout = layout or one_device()
     loss, seed, how = config.loss, config.train.seed, reading(config.data, layout)
     try:
         counts = np.array([len(members) for members in members_of(source)])
-    except ValueError as error:
+    except InputError as error:
         path = f", data.path={config.data.path!r}" if config.data.path else ""
         raise ConfigError(f"data.name={config.data.name!r}{path}: {error}") from error
     few = int((counts < loss.positives).sum())

@@ -12,6 +12,7 @@ from drifting.config.schema import Config, has_banks
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.devices.mesh import Layout, shardings
+from drifting.errors import InputError
 from drifting.method import bank
 from drifting.method.pool import Banks, Batch, OpenPool, banked, empty_banks, grouped, resident
 from drifting.method.space import SampleSpace
@@ -56,7 +57,7 @@ def fill_banks(
         frozen: `space.params`.
 
     Raises:
-        ConfigError: a class has no samples at all.
+        InputError: a class has no samples at all.
     """
     if state.banks is None:
         return state
@@ -77,7 +78,10 @@ def fill_banks(
         enough = of_any is None or int(of_any[0]) >= config.loss.unconditional
         if enough and counts.min() >= config.loss.positives:
             break
-    bank.check_filled(counts, 1, source.class_names)
+    try:
+        bank.check_filled(counts, 1, source.class_names)
+    except ValueError as error:
+        raise InputError(f"data.name={config.data.name!r}: {error}") from error
     return dataclasses.replace(state, banks=banks)
 
 

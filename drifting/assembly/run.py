@@ -93,7 +93,7 @@ class Run:
     def sample(
         self, state: TrainState, labels: Sequence[int] | np.ndarray, seed: int = 0, alpha: float | None = None
     ) -> np.ndarray:
-        """Images `[N, H, W, C]` float32 in about [-1, 1] of the first average of the parameters.
+        """Images `[N, H, W, C]` float32 in [-1, 1] of the first average of the parameters.
 
         Args:
             state: of this run.
@@ -105,7 +105,7 @@ class Run:
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
         scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
         params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
-        return np.asarray(self._draw(params, self.parts.space.params, seeds, labels, scale))
+        return np.clip(self._draw(params, self.parts.space.params, seeds, labels, scale), -1, 1)
 
     @cached_property
     def _draw(self) -> Callable[..., Array]:

@@ -1,7 +1,7 @@
 """What a command of the command line consists of."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from absl import flags
 
@@ -13,16 +13,18 @@ class Command:
     """One command.
 
     Attributes:
-        summary: a line for the overview.
-        define: declares its flags.
-        run: does it, and returns the exit code.
-        settings: the configuration that `--config` gives, for a command that takes one.
+        summary: what it does, in a line for the overview.
+        define: the function that declares its flags.
+        run: the function that does it and returns the exit code.
+        settings: the kind of settings that `--config` gives, for a command that takes some.
         usage: the flags that have to be given, where they are not `--workdir`.
-        without_config: a flag with which `--config` is left out.
-        has_defaults: `--config` may be left out, all settings having a default.
-        settings_of: the command whose configuration that is, where it is not its own.
-        takes: flags that are given by their values alone, in this order.
-        any_training: takes the settings of `drifting pretrain` as well.
+        without_config: the flag with which `--config` is left out.
+        has_defaults: whether `--config` may be left out because all settings have a default.
+        settings_of: the command whose settings it takes, where they are not its own.
+        takes: the flags that are given by their values alone, in this order.
+        any_training: whether it takes the settings of `drifting pretrain` as well.
+        flag_of: the flag that gives an argument of a library function, by the argument's name, where the two names
+            differ. An `ArgumentError` is told in the name of the flag.
     """
 
     summary: str
@@ -35,3 +37,4 @@ class Command:
     settings_of: str | None = None
     takes: tuple[str, ...] = ()
     any_training: bool = False
+    flag_of: Mapping[str, str] = field(default_factory=dict)

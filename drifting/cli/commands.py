@@ -3,13 +3,12 @@
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
 
+from drifting.cli.command import Command
 from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.help import command_help, overview
@@ -18,13 +17,14 @@ from drifting.cli.messages import close_to, fail, one_line
 from drifting.cli.settings import parse_flags
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError
 
 logger = logging.getLogger("drifting")
 
 COMMANDS = DATA | TRAINING | IMAGES | EXPERIMENTS | WEIGHTS
 
-PACKAGE = Path(__file__).resolve().parent.parent
+WRONG_INPUT = (ConfigError, InputError, flags.Error)
+"""Errors after which the exit code is 2, because the command cannot work as it was given."""
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -52,14 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging()
     try:
         return COMMANDS[name].run(parse_flags(name, COMMANDS[name], rest))
-    except (ConfigError, flags.Error) as error:
-        return fail(one_line(error))
-    except (ValueError, OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and not _raised_here(error):
-            raise  # out of a library: a bug of ours, which its traceback helps to find
-        return fail(one_line(error), code=2 if isinstance(error, ValueError) else 1)
+    except ArgumentError as error:
+        return fail(one_line(_of_flag(error, COMMANDS[name])))
+    except (DriftingError, flags.Error, OSError) as error:
+        return fail(one_line(error), code=2 if isinstance(error, WRONG_INPUT) else 1)
     except KeyboardInterrupt as interrupt:
         return fail(": ".join(filter(None, (f"{name}: interrupted", str(interrupt)))), code=INTERRUPTED)
+    except Exception as error:
+        error.add_note(f"drifting {name}: this is a bug of drifting, not of its input; please report the lines above")
+        raise
 
 
 def _join_name(arguments: Sequence[str]) -> list[str]:
@@ -69,9 +70,11 @@ def _join_name(arguments: Sequence[str]) -> list[str]:
     return [joined, *arguments[2:]] if joined in COMMANDS or study else list(arguments)
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether a line of this package raised the error, which then is a message to the person."""
-    return PACKAGE in Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parents
+def _of_flag(error: ArgumentError, command: Command) -> ArgumentError:
+    """The error in the name of the command's flag that gave the argument, if there is one."""
+    flag, values = command.flag_of.get(error.argument, error.argument), flags.FlagValues()
+    command.define(values)
+    return ArgumentError(f"--{flag}", error.value, error.remedy) if flag in values else error
 
 
 def _configure_logging() -> None:

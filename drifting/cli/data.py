@@ -7,10 +7,10 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import fail
-from drifting.cli.shared import ENCODERS, define_share, out_of, share_of, workdir_of
+from drifting.cli.shared import ENCODERS, SHARE_FLAGS, define_share, out_of, share_of, workdir_of
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, Config
-from drifting.errors import ConfigError
+from drifting.errors import as_argument
 
 
 def _define_cache(values: flags.FlagValues) -> None:
@@ -26,10 +26,10 @@ def _cache(values: flags.FlagValues) -> int:
     if values.verify:
         return _verify(workdir)
     config = parse(values["config"].value, CacheBuild)
+    from drifting.runs.shared_work import Share
     from drifting.training.latents import build_cache
 
-    assert isinstance(config, CacheBuild)
-    build_cache(config, workdir, *share_of(values))
+    build_cache(config, workdir, Share(*share_of(values)))
     return 0
 
 
@@ -69,13 +69,10 @@ def _reference(values: flags.FlagValues) -> int:
 
     images: Any
     if values.images:
-        try:
+        with as_argument("images", values.images):
             images = open_images(Path(values.images))
-        except ValueError as error:
-            raise ConfigError(f"--images={error}") from error
     else:
         config = parse(values["config"].value, Config)
-        assert isinstance(config, Config)
         source = open_source(config.data, values.split)
         images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **data_facts(source)})
     encoder = score_encoder(values.encoder, images.shape)
@@ -91,6 +88,7 @@ COMMANDS = {
         _cache,
         CacheBuild,
         without_config="verify",
+        flag_of=SHARE_FLAGS,
     ),
     "reference": Command(
         "gather statistics of real images to score against",
@@ -100,5 +98,6 @@ COMMANDS = {
         usage="--config=FILE|--images=PATH --out=NPZ",
         without_config="images",
         settings_of="train",
+        flag_of=SHARE_FLAGS,
     ),
 }

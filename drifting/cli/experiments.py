@@ -1,5 +1,6 @@
 """`drifting sweep`, `report` and the studies."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def _sweep(values: flags.FlagValues) -> int:
 
     found = load_function(values.config, "get_sweep")
     if not isinstance(found, grid.Sweep):
-        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; return a drifting.sweep.Sweep")
+        remedy = "return a drifting.experiments.grid.Sweep"
+        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; {remedy}")
     base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
     try:
         cells = grid.cells_of(found, load_settings(base))
@@ -48,8 +50,12 @@ def _sweep(values: flags.FlagValues) -> int:
         return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
     options = dict(_option(option) for option in values.slurm_options)
     sweep.prepare(found, cells, workdir)
-    arguments = [f"--config={values.config}", f"--workdir={workdir}"]
-    ids = submit(list(cells), workdir, arguments, options, values.retry)
+
+    def command_of(cell: grid.Cell) -> list[str]:
+        given = [f"--config={values.config}", f"--workdir={workdir}", f"--index={cell.index}"]
+        return [sys.executable, "-m", "drifting.cli", "sweep", *given]
+
+    ids = submit(list(cells), workdir, command_of, options, values.retry)
     print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
     return 0
 
@@ -112,6 +118,7 @@ COMMANDS = {
         _define_sweep,
         _sweep,
         usage="--config=FILE --workdir=DIR [--flags]",
+        flag_of={"options": "slurm_options"},
     ),
     "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
 } | {
@@ -122,6 +129,7 @@ COMMANDS = {
         study.settings,
         usage="--run=DIR|--weights=WEIGHTS --out=DIR" if name == "diagnose" else "--out=DIR",
         has_defaults=True,
+        flag_of={"workdir": "run"} if name == "diagnose" else {},
     )
     for name, study in STUDIES.items()
 }

@@ -6,8 +6,8 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import ENCODERS, WEIGHTS, define_share, share_of
-from drifting.errors import ConfigError
+from drifting.cli.shared import ENCODERS, SHARE_FLAGS, WEIGHTS, define_share, share_of
+from drifting.errors import ConfigError, as_argument
 
 
 def _define_images(values: flags.FlagValues) -> None:
@@ -94,7 +94,7 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
 
     images = GeneratedImages(
         trained,
-        wanted_labels(trained, values.num, values.classes, values.labels),
+        wanted_labels(trained.usage.class_names, values.num, values.classes, values.labels),
         source=values.weights or values.workdir,
         seed=values.seed,
         alpha=trained.alpha(values.alpha),
@@ -173,10 +173,8 @@ def _evaluate_files(values: flags.FlagValues) -> int:
     from drifting.scoring.results import score_table
 
     path = Path(values.images)
-    try:
+    with as_argument("images", path):
         images = open_images(path)
-    except ValueError as error:
-        raise ConfigError(f"--images={error}") from error
     found = evaluate_files(
         images,
         Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json"),
@@ -240,12 +238,14 @@ COMMANDS = {
         _define_sample,
         _sample,
         usage="--workdir=DIR|--weights=WEIGHTS [--flags]",
+        flag_of=SHARE_FLAGS | {"average": "ema", "path": "out", "batch_size": "batch"},
     ),
     "evaluate": Command(
         "score a run, weights or images: FID, precision, recall",
         _define_evaluate,
         _evaluate,
         usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
+        flag_of=SHARE_FLAGS | {"average": "ema", "alphas": "alpha", "batch_size": "batch"},
     ),
     "compare": Command(
         "set two generators side by side at the same seeds",

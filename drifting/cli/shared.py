@@ -12,6 +12,10 @@ WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
 
 
+SHARE_FLAGS = {"index": "process_index", "count": "process_count"}
+"""The flags that give the arguments of a `Share`, see `Command.flag_of`."""
+
+
 def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path:
     """The folder that `--workdir` gives."""
     if not values.workdir:

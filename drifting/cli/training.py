@@ -8,7 +8,7 @@ from absl import flags
 from drifting.cli.command import Command
 from drifting.cli.shared import workdir_of
 from drifting.config.parse import parse
-from drifting.config.schema import CacheBuild, Config, PretrainConfig, command_of
+from drifting.config.schema import Config, PretrainConfig, command_of
 from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
@@ -42,7 +42,6 @@ def _train(values: flags.FlagValues) -> int:
     workdir, config = workdir_of(values), parse(values["config"].value, Config)
     from drifting.training.generator import train
 
-    assert isinstance(config, Config)
     _join_processes(values)
     return 0 if train(config, workdir) >= config.train.steps else int(values.stopped_code)
 
@@ -51,7 +50,6 @@ def _pretrain(values: flags.FlagValues) -> int:
     workdir, config = workdir_of(values), parse(values["config"].value, PretrainConfig)
     from drifting.training.encoder import pretrain
 
-    assert isinstance(config, PretrainConfig)
     _join_processes(values)
     return 0 if pretrain(config, workdir) >= config.train.steps else int(values.stopped_code)
 
@@ -67,10 +65,9 @@ def _define_plan(values: flags.FlagValues) -> None:
 
 def _plan(values: flags.FlagValues) -> int:
     settings: Any = values["config"].value
-    config = parse(settings, PretrainConfig if command_of(settings) == "pretrain" else Config)
+    config = parse(settings, PretrainConfig) if command_of(settings) == "pretrain" else parse(settings, Config)
     from drifting.experiments.plan.plan import plan
 
-    assert not isinstance(config, CacheBuild)
     fits = plan(
         config, mesh=values.mesh, device=values.device, micro_batch=values.micro_batch, efficiency=values.efficiency
     )

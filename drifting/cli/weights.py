@@ -71,12 +71,14 @@ COMMANDS = {
         _define_export,
         _export,
         usage="--workdir=DIR --out=DIR [--flags]",
+        flag_of={"average": "ema", "layout": "format"},
     ),
     "import": Command(
         "turn published weights of any kind into a folder of ours",
         _define_import,
         _import,
         usage="--weights=WEIGHTS --out=DIR [--flags]",
+        flag_of={"layout": "format"},
     ),
     "hub push": Command(
         "upload a folder of weights to the Hugging Face hub",

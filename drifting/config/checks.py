@@ -20,7 +20,7 @@ from drifting.config.schema import (
     TrainingConfig,
     has_banks,
 )
-from drifting.errors import ConfigError, one_of, require
+from drifting.errors import one_of, require
 
 
 def check(config: AnyConfig) -> None:
@@ -248,17 +248,3 @@ def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes
     if config.loss.feature_scale == "neighbour":
         remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"
         require(config.loss.labels <= num_classes, "loss.labels", config.loss.labels, remedy)
-
-
-def ema_decay(config: Config, wanted: float | None = None) -> float:
-    """Which average of the parameters to use: `wanted`, or `eval.ema_decay`, or the first of `train.ema_decays`.
-
-    Raises:
-        ConfigError: the run does not keep the one that is wanted.
-    """
-    kept = config.train.ema_decays
-    if wanted is None:
-        return kept[0] if config.eval.ema_decay is None else config.eval.ema_decay
-    if wanted not in kept:
-        raise ConfigError(f"--ema={wanted}: the run does not keep it, use one of {', '.join(map(str, kept))}")
-    return wanted

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from drifting.config.older import renewed
 from drifting.config.sections import parse_section
+from drifting.errors import require_argument
 
 SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
 
@@ -251,7 +252,7 @@ class CacheBuild:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A study of `drifting.analysis`; each has its own, with a section `study`, in `drifting.analysis.settings`."""
+    """The settings of a study; each study has its own, with a section `study`, in `drifting.studies.settings`."""
 
 
 TrainingConfig = Config | PretrainConfig
@@ -294,3 +295,18 @@ class DiagnoseSettings:
 def has_banks(config: Config) -> bool:
     """Whether a step draws its real samples from banks, rather than from all of the data."""
     return config.bank.per_class > 0 and config.data.resident is None
+
+
+def ema_decay(config: Config, average: float | None = None) -> float:
+    """Which average of the parameters to use: `average`, or `eval.ema_decay`, or the first of `train.ema_decays`.
+
+    Raises:
+        ArgumentError: the run does not keep the one that is wanted.
+    """
+    kept = config.train.ema_decays
+    if average is None:
+        return kept[0] if config.eval.ema_decay is None else config.eval.ema_decay
+    require_argument(
+        average in kept, "average", average, f"the run does not keep it, use one of {', '.join(map(str, kept))}"
+    )
+    return average

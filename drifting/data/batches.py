@@ -18,6 +18,7 @@ from absl import flags
 from numpy.typing import NDArray
 
 from drifting.data.source import LabelledSource, Source, delivery, read
+from drifting.errors import InputError, require_argument
 
 # Purposes of the random streams, so that no two draws of a run share one.
 _ORDER, _FLIP, _CLASSES, _CROP = range(4)
@@ -73,7 +74,7 @@ class Reading:
         place: puts a batch on the devices, ahead of the caller; None delivers NumPy arrays.
 
     Raises:
-        ValueError: a count is out of range.
+        ArgumentError: a count is out of range.
     """
 
     flip: bool = False
@@ -85,12 +86,11 @@ class Reading:
     place: Callable[[dict[str, NDArray]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.prefetch < 0:
-            raise ValueError(f"prefetch={self.prefetch} must not be negative (0 reads in the caller's thread)")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers} must not be negative (0 reads in this process)")
-        if not 0 <= self.process_index < self.process_count:
-            raise ValueError(f"process_index={self.process_index} must be in [0, process_count={self.process_count})")
+        index, count = self.process_index, self.process_count
+        remedy = "must be 0 or more; 0 reads in the caller's"
+        require_argument(self.prefetch >= 0, "prefetch", self.prefetch, f"{remedy} thread")
+        require_argument(self.workers >= 0, "workers", self.workers, f"{remedy} process")
+        require_argument(0 <= index < count, "process_index", index, f"must be in [0, process_count={count})")
 
 
 class BatchIterator(abc.ABC):
@@ -108,13 +108,12 @@ class BatchIterator(abc.ABC):
     """
 
     def __init__(self, source: Source, *, batch_size: int, num_batches: int, seed: int, reading: Reading) -> None:
-        if batch_size <= 0:
-            raise ValueError(f"batch_size={batch_size} must be positive")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must not be negative")
         count = reading.process_count
-        if batch_size % count:
-            raise ValueError(f"batch_size={batch_size} must be a multiple of process_count={count}")
+        require_argument(batch_size > 0, "batch_size", batch_size, "must be positive")
+        require_argument(seed >= 0, "seed", seed, "must be 0 or more")
+        require_argument(
+            batch_size % count == 0, "batch_size", batch_size, f"must be a multiple of process_count={count}"
+        )
         self.source = source
         self.batch_size = batch_size
         self.num_batches = num_batches
@@ -192,11 +191,11 @@ class BatchIterator(abc.ABC):
         """Continue as if `state["position"]` batches had just been taken.
 
         Raises:
-            ValueError: `state` has no position from 0 to the number of batches.
+            InputError: `state` has no position from 0 to the number of batches.
         """
         position = state.get("position")
         if not isinstance(position, int) or not 0 <= position <= self.num_batches:
-            raise ValueError(f"state position={position!r} must be an integer from 0 to {self.num_batches}")
+            raise InputError(f"state position={position!r} must be an integer from 0 to {self.num_batches}")
         self.close()
         self._position = position
 
@@ -223,7 +222,7 @@ class Pipeline(BatchIterator):
         reading: The fields of `Reading`.
 
     Raises:
-        ValueError: A count is out of range, `process_count` does not divide the batch, or the source is too small.
+        ArgumentError: A count is out of range, `process_count` does not divide the batch, or the source is too small.
     """
 
     def __init__(
@@ -236,13 +235,13 @@ class Pipeline(BatchIterator):
         epochs: int | None = None,
         **reading: Any,
     ) -> None:
-        if epochs is not None and epochs <= 0:
-            raise ValueError(f"epochs={epochs} must be positive, or None for an endless pipeline")
+        remedy = "must be positive, or None for an endless pipeline"
+        require_argument(epochs is None or epochs > 0, "epochs", epochs, remedy)
         self._total = sys.maxsize if epochs is None else epochs * len(source)
         num_batches = -(-self._total // max(batch_size, 1))
         super().__init__(source, batch_size=batch_size, num_batches=num_batches, seed=seed, reading=Reading(**reading))
-        if len(source) < batch_size:
-            raise ValueError(f"batch_size={batch_size} exceeds the {len(source)} images of {source.name!r}: reduce it")
+        remedy = f"exceeds the {len(source)} images of {source.name!r}: reduce it"
+        require_argument(batch_size <= len(source), "batch_size", batch_size, remedy)
         order = grain.MapDataset.range(len(source))
         if shuffle:
             # Grain shuffles epoch e with seed + e: hash ours, lest the second epoch of seed 0 be the first of seed 1.
@@ -287,7 +286,8 @@ class ClassBalanced(BatchIterator):
         reading: The fields of `Reading`.
 
     Raises:
-        ValueError: A count is out of range, a class has no images, or `process_count` does not divide the batch.
+        ArgumentError: A count is out of range, or `process_count` does not divide the batch.
+        InputError: A class has no images.
     """
 
     def __init__(
@@ -305,8 +305,7 @@ class ClassBalanced(BatchIterator):
             ("samples_per_class", samples_per_class, 1),
             ("unconditional", unconditional, 0),
         ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            require_argument(value >= least, name, value, f"must be at least {least}")
         self._members = members_of(source)
         self._groups, self._samples_per_class, self._unconditional = classes_per_batch, samples_per_class, unconditional
         super().__init__(
@@ -345,7 +344,7 @@ def _draw(rng: np.random.Generator, population: int | NDArray[np.int64], count: 
 
 
 def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
-    """The indices of each class's images, ascending. Raises `ValueError` where a class has none."""
+    """The indices of each class's images, ascending. Raises `InputError` where a class has none."""
     order = np.argsort(source.labels, kind="stable").astype(np.int64)
     members = np.split(order, np.searchsorted(source.labels[order], np.arange(1, source.num_classes)))
     empty = [name for found, name in zip(members, source.class_names, strict=True) if not len(found)]
@@ -354,7 +353,7 @@ def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
         name, remedy = repr(source.name), "leave them out, or add images"
         if delivery(source).are_moments:
             name, remedy = delivery(source).path or name, f"{remedy}, and make the cache again in another folder"
-        raise ValueError(
+        raise InputError(
             f"{len(empty)} of {source.num_classes} classes of {name} have no image: "
             f"{', '.join(empty[:5])}{more}; {remedy}"
         )

@@ -12,11 +12,11 @@ Seed = int | Sequence[int]
 
 Box = tuple[int, int, int, int]
 
-AREA = (0.2, 1.0)
+CROP_AREA = (0.2, 1.0)
 
-ASPECT = (3 / 4, 4 / 3)
+CROP_ASPECT = (3 / 4, 4 / 3)
 
-TRIES = 10
+CROP_TRIES = 10
 
 
 def centre_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -37,24 +37,25 @@ def centre_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def random_box(width: int, height: int, seed: Seed) -> Box:
     """A random part of an image, `(left, top, right, bottom)` in pixels: the rule of torchvision's `RandomResizedCrop`.
 
-    A share of the image's area is drawn uniformly from `AREA` and a ratio of width to height log-uniformly from
-    `ASPECT`, at most `TRIES` times until the part fits into the image; then it is placed uniformly. If none fits, it is
-    the largest central part whose ratio lies in `ASPECT`.
+    A share of the image's area is drawn uniformly from `CROP_AREA` and a ratio of width to height log-uniformly from
+    `CROP_ASPECT`, at most `CROP_TRIES` times until the part fits into the image; then it is placed uniformly. If none
+    fits, it is the largest central part whose ratio lies in `CROP_ASPECT`.
 
     Args:
-        width, height: of the image, in pixels.
+        width: the width of the image, in pixels.
+        height: its height.
         seed: the part is a function of it and of the image's size.
     """
     rng = np.random.default_rng(seed)
-    for _ in range(TRIES):
-        area = width * height * rng.uniform(*AREA)
-        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+    for _ in range(CROP_TRIES):
+        area = width * height * rng.uniform(*CROP_AREA)
+        aspect = math.exp(rng.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return left, top, left + w, top + h
-    w = min(width, round(height * ASPECT[1]))
-    h = min(height, round(width / ASPECT[0]))
+    w = min(width, round(height * CROP_ASPECT[1]))
+    h = min(height, round(width / CROP_ASPECT[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

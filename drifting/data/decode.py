@@ -11,8 +11,9 @@ from PIL import Image, ImageOps
 
 from drifting.data.crop import Seed, centre_crop, random_crop
 from drifting.data.source import Batch, Indices, Records, to_float
+from drifting.errors import InputError
 
-LONGEST = 50
+LONGEST_RATIO = 50
 """Ratio of an image's sides from which on it is no picture: of a strip 2 pixels wide, resized before it is cropped, a
 square of 256 would cost gigabytes."""
 
@@ -31,7 +32,7 @@ class EncodedSource(abc.ABC):
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: `image_size` or `channels` is out of range. Reading an image that is damaged raises one, too, that
+        InputError: `image_size` or `channels` is out of range. Reading an image that is damaged raises one, too, that
             says which.
     """
 
@@ -71,11 +72,11 @@ class EncodedSource(abc.ABC):
 
 
 def check_size(image_size: int, channels: int) -> None:
-    """Raises `ValueError` unless images of so many pixels a side and so many channels can be delivered."""
+    """Raises `InputError` unless images of so many pixels a side and so many channels can be delivered."""
     if image_size <= 0:
-        raise ValueError(f"image_size={image_size} must be positive")
+        raise InputError(f"image_size={image_size} must be positive")
     if channels not in (1, 3):
-        raise ValueError(f"channels={channels} must be 1 (grey) or 3 (RGB)")
+        raise InputError(f"channels={channels} must be 1 (grey) or 3 (RGB)")
 
 
 def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
@@ -87,19 +88,19 @@ def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
-            if max(opened.size) > LONGEST * min(opened.size):
-                raise ValueError(f"it is a strip of {opened.width}x{opened.height} pixels")
+            if max(opened.size) > LONGEST_RATIO * min(opened.size):
+                raise InputError(f"it is a strip of {opened.width}x{opened.height} pixels")
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I;16"):  # convert() would clip 16-bit levels at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             elif image.mode in ("I", "F"):
-                raise ValueError(f"32-bit images (mode {image.mode}) have no fixed range, use 8 or 16 bits")
+                raise InputError(f"32-bit images (mode {image.mode}) have no fixed range, use 8 or 16 bits")
             return np.asarray(image.convert("RGB" if channels == 3 else "L"))
     # Pillow raises SyntaxError and ValueError, too, on damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"cannot read the image {name}: {reason}; repair or remove it") from error
+        raise InputError(f"cannot read the image {name}: {reason}; repair or remove it") from error

@@ -18,9 +18,9 @@ from drifting.method.placement import Take
 
 logger = logging.getLogger("drifting")
 
-CHUNK, THREADS = 512, 8
+ROWS_A_READ, READING_THREADS = 512, 8
 
-REPORTED = 2**30
+REPORTED_BYTES = 2**30
 """Bytes from which on loading takes long enough to be announced."""
 
 
@@ -97,7 +97,7 @@ def load(
         take: how records that are spread like that are looked up.
 
     Raises:
-        ValueError: a class has no samples, or an image cannot be read.
+        InputError: a class has no samples, or an image cannot be read.
     """
     members = members_of(source)
     order = np.concatenate(members)
@@ -128,15 +128,15 @@ def views(source: LabelledSource, flip: bool) -> Callable[[NDArray[np.int64]], N
         out = np.empty((len(rows), *first.shape[1:]), first.dtype)
 
         def fill(start: int) -> None:
-            out[start : start + CHUNK] = chunk(rows[start : start + CHUNK])
+            out[start : start + ROWS_A_READ] = chunk(rows[start : start + ROWS_A_READ])
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(fill, range(0, len(rows), CHUNK)))
+        with ThreadPoolExecutor(READING_THREADS) as pool:
+            list(pool.map(fill, range(0, len(rows), ROWS_A_READ)))
         return out
 
     return all_of
 
 
 def _report(size: int, where: str) -> None:
-    if size > REPORTED:
+    if size > REPORTED_BYTES:
         logger.info("data: loading %.1f GB%s", size / 1e9, where)

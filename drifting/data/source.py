@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed, random_crops
+from drifting.errors import InputError
 
 Indices = Sequence[int] | NDArray[np.integer]
 
@@ -120,7 +121,7 @@ def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_see
         crop_seeds: a seed for each random resized crop (`drifting.data.crop.random_box`); None: no random crops.
 
     Raises:
-        ValueError: the source cannot crop, or an image cannot be read.
+        InputError: the source cannot crop, or an image cannot be read.
     """
     if isinstance(source, AugmentingSource):
         return source.read(indices, mirrored, crop_seeds)
@@ -207,6 +208,6 @@ class OneClass:
 
 
 def check_split(split: str) -> None:
-    """Raises `ValueError` unless `split` is one of `SPLITS`."""
+    """Raises `InputError` unless `split` is one of `SPLITS`."""
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")
+        raise InputError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")

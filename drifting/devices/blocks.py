@@ -19,10 +19,10 @@ class Blocks:
     """`function(params, *rows)`, jitted, for any number of rows.
 
     Args:
-        function: of parameters and arrays `[block, ...]`, to a pytree of arrays `[block, ...]`.
-        block: rows a call.
-        devices: blocks go to these in turn; None: to where the parameters are.
-        in_flight: blocks that are computed before the first is fetched, for each device.
+        function: it takes parameters and arrays `[block, ...]` and gives a pytree of arrays `[block, ...]`.
+        block: the number of rows of a call.
+        devices: the devices that blocks go to in turn; None: the one where the parameters are.
+        in_flight: how many blocks each device computes before the first is fetched.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class Blocks:
         """The results of all rows, in order, a pytree of NumPy arrays for each block; the padding is cut off.
 
         Args:
-            placed: what `place` returned. rows: arrays `[N, ...]` with the same N.
+            placed: what `place` returned.
+            rows: arrays `[N, ...]` with the same N.
         """
         pending: deque[tuple[Any, int]] = deque()
         for number, first in enumerate(range(0, len(rows[0]), self.block)):

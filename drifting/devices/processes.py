@@ -1,4 +1,4 @@
-"""Several processes that train together: how they find one another, how they stop together, who is stuck.
+"""Several processes that train together: how they find one another and how they stop together.
 
 Every process runs the same command. What they share is the run's directory and the coordinator, process 0.
 """
@@ -15,13 +15,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from drifting.devices.interrupts import interrupts
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, ConfigError, require_argument
 
 logger = logging.getLogger("drifting")
 
 
 def initialise(
-    coordinator: str | None = None, count: int | None = None, index: int | None = None, timeout: int = 100
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_index: int | None = None,
+    timeout: int = 100,
 ) -> None:
     """Joins the processes of this job, if there are several; must come before anything else of JAX.
 
@@ -30,34 +33,37 @@ def initialise(
 
     Args:
         coordinator: `HOST:PORT` of process 0; or `auto`, to find it and the others as JAX does on TPU VMs.
-        count, index: of the processes, and which one this is.
+        process_count: how many processes there are.
+        process_index: which one this is.
         timeout: seconds after which the death of one ends the others.
 
     Raises:
-        ConfigError: some of the three are given and others are not, or process 0 cannot be reached.
+        ArgumentError: some of the three are given and others are not, or process 0 cannot be reached.
     """
-    if coordinator == "auto" and count is None and index is None:
+    if coordinator == "auto" and process_count is None and process_index is None:
         _initialise(timeout)
         return
-    given = {"--coordinator": coordinator, "--process_count": count, "--process_index": index}
-    missing = [flag for flag, value in given.items() if value is None]
+    given = {"coordinator": coordinator, "process_count": process_count, "process_index": process_index}
+    missing = [argument for argument, value in given.items() if value is None]
     if 0 < len(missing) < 3:
-        raise ConfigError(f"{missing[0]}: is missing; several processes need all of {', '.join(given)}")
+        raise ArgumentError(missing[0], None, f"is missing; several processes need all of {', '.join(given)}")
     if missing and "JAX_COORDINATOR_ADDRESS" in os.environ:
         names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
         if absent := [name for name in names if not os.environ.get(name, "").isdecimal()]:
             raise ConfigError(f"{absent[0]}: is no number, and JAX_COORDINATOR_ADDRESS is set; set both or neither")
         coordinator = os.environ["JAX_COORDINATOR_ADDRESS"]
-        count, index = (int(os.environ[name]) for name in names)
-    if count is not None and (index is None or not 0 <= index < count):
-        raise ConfigError(f"--process_index={index}: must lie in [0, --process_count={count})")
+        process_count, process_index = (int(os.environ[name]) for name in names)
     found: dict[str, Any] = {}
-    if count is not None:
-        found = dict(coordinator_address=coordinator, num_processes=count, process_id=index)
-    if count != 1 and (count is not None or _in_cluster()):
+    if process_count is not None:
+        known = process_index is not None and 0 <= process_index < process_count
+        require_argument(known, "process_index", process_index, f"must lie in [0, process_count={process_count})")
+        found = dict(coordinator_address=coordinator, num_processes=process_count, process_id=process_index)
+    if process_count != 1 and (process_count is not None or _in_cluster()):
         _initialise(timeout, **found)
     elif not jax.distributed.is_initialized() and jax.process_count() > 1:
-        raise ConfigError("--coordinator: is missing, and this is one of several processes; on TPU VMs use auto")
+        raise ArgumentError(
+            "coordinator", None, "is missing, and this is one of several processes; on TPU VMs use auto"
+        )
 
 
 def _initialise(timeout: int, **found: Any) -> None:
@@ -65,7 +71,7 @@ def _initialise(timeout: int, **found: Any) -> None:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
     except (RuntimeError, ValueError) as error:
         reason, where = " ".join(str(error).split())[:200], found.get("coordinator_address", "auto")
-        raise ConfigError(f"--coordinator={where}: the processes did not find one another ({reason})") from error
+        raise ArgumentError("coordinator", where, f"the processes did not find one another ({reason})") from error
 
 
 def _in_cluster() -> bool:

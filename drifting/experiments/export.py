@@ -1,6 +1,5 @@
 """Weights out of a run and in from elsewhere: what `drifting export` and `drifting import` do."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,9 +9,9 @@ from typing import Any
 import jax
 
 from drifting.config.schema import command_of
-from drifting.errors import ConfigError, one_of, unusable
+from drifting.errors import ArgumentError, InputError, as_argument, require_argument, use_one_of
 from drifting.runs.directory import CONFIG_FILE
-from drifting.runs.files import atomic_path
+from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
 from drifting.training.encoder import ENCODER_FOLDER
@@ -32,47 +31,52 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
     Args:
         workdir: what `drifting train` or `drifting pretrain` wrote.
         out: the folder; an artifact that is there is replaced.
-        average: of a generator: decay of the average to take; None: see `trained.ema_decay`.
+        average: the decay of the average to take, of a generator; None: see `schema.ema_decay`.
         layout: `safetensors`, or `released`, which the released code reads as well.
 
     Raises:
         ConfigError: there is no run or no such average, it has not come far enough, or its model has no released form.
     """
-    one_of("--format", layout, LAYOUTS)
-    settings = _read_json(workdir / CONFIG_FILE)
-    if settings is None:
-        raise ConfigError(f"--workdir={workdir}: holds no run; give a folder that `drifting train` or `pretrain` wrote")
+    _check_layout(layout)
+    try:
+        settings = read_json(workdir / CONFIG_FILE)
+    except InputError as error:
+        remedy = "give a folder that `drifting train` or `pretrain` wrote"
+        raise ArgumentError("workdir", workdir, f"holds no run; {remedy}") from error
     if command_of(settings) == "pretrain":
         if average is not None:
-            raise ConfigError(f"--ema={average}: an encoder is written with the first of its averages, leave it out")
+            remedy = "an encoder is written with the first of its averages, leave it out"
+            raise ArgumentError("average", average, remedy)
         if not (workdir / ENCODER_FOLDER).is_dir():
-            raise ConfigError(f"--workdir={workdir}: has no encoder yet, let `drifting pretrain` finish")
+            raise ArgumentError("workdir", workdir, "has no encoder yet, let `drifting pretrain` finish")
         artifact = load_weights(str(workdir / ENCODER_FOLDER), "mae")
     else:
         artifact = _generator(TrainedGenerator.from_run(workdir, average))
         if (vae := artifact.metadata["usage"]["vae"]) and "://" not in vae:
-            logger.warning("data.vae=%s is a folder here: whoever uses the weights must give --vae", vae)
+            logger.warning("data.vae=%s is a folder here: whoever uses the weights must say where it lies", vae)
     scores, settings = latest_scores(workdir), _without_folders(settings)
     _write(artifact, out, layout, {"settings": settings} | ({"scores": scores} if scores else {}))
 
 
-def import_weights(reference: str, out: Path, *, layout: str = "safetensors") -> None:
+def import_weights(weights: str, out: Path, *, layout: str = "safetensors") -> None:
     """Writes published weights of any kind as a folder of ours, or in the released layout.
 
     Args:
-        reference: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or a file of the Inception network.
+        weights: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or a file of the Inception network.
         out: the folder; an artifact that is there is replaced.
         layout: see `export_run`.
 
     Raises:
         ConfigError: the weights cannot be had, or have no released form.
     """
-    one_of("--format", layout, LAYOUTS)
-    try:
-        artifact = load_weights(reference, find_kind(reference))
-    except ValueError as error:
-        raise ConfigError(unusable("--weights", reference, error)) from error
+    _check_layout(layout)
+    with as_argument("weights", weights):
+        artifact = load_weights(weights, find_kind(weights))
     _write(artifact, out, layout, {})
+
+
+def _check_layout(layout: str) -> None:
+    require_argument(layout in LAYOUTS, "layout", layout, use_one_of(layout, LAYOUTS))
 
 
 def _generator(trained: TrainedGenerator) -> Artifact:
@@ -83,17 +87,17 @@ def _generator(trained: TrainedGenerator) -> Artifact:
     return Artifact(GENERATOR, trained.arguments, jax.device_get(trained.params), metadata)
 
 
-# Written anew for the new folder; everything else that an artifact's metadata say goes along.
-_OWN = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay", "network"}
+# These metadata are written anew for the new folder; everything else that an artifact's metadata say goes along.
+WRITTEN_ANEW = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay", "network"}
 
 
 def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any]) -> None:
     metadata = artifact.metadata
-    kept = {name: value for name, value in metadata.items() if name not in _OWN} | dict(extra)
+    kept = {name: value for name, value in metadata.items() if name not in WRITTEN_ANEW} | dict(extra)
     if kept.get("commit") is None:  # from a folder of this machine
         kept = {name: value for name, value in kept.items() if name not in ("source", "commit")}
     kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae") if name in kept}
-    try:
+    with as_argument("out", out):
         LAYOUTS[layout](
             out,
             kind=artifact.kind,
@@ -104,8 +108,6 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
             network=artifact.network,
             extra=kept,
         )
-    except ValueError as error:
-        raise ConfigError(f"--out={out}: {error}") from error
     if artifact.kind not in TAGS:
         return
     count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
@@ -122,7 +124,3 @@ def _without_folders(settings: Any) -> Any:
     if isinstance(settings, str) and "://" not in settings:
         return PurePath(settings).name
     return settings
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

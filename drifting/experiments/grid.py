@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,20 +9,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from drifting.config.checks import check, ema_decay
+from drifting.config.checks import check
 from drifting.config.parse import parse
-from drifting.config.schema import Config
+from drifting.config.schema import Config, ema_decay
 from drifting.config.sections import unknown_key
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.directory import check_config
-from drifting.runs.files import atomic_path
+from drifting.runs.files import atomic_path, read_json
 from drifting.scoring.metrics import rank, ranked_by
-from drifting.scoring.settings import Settings
 
 SWEEP_FILE, TABLE, ERROR, COMPILED = "sweep.json", "sweep.csv", "error.txt", "compiled"
 
 CELL_SCORES = "sweep-scores.json"
 """A cell's scores as the sweep asked for them: `drifting evaluate` of a cell writes `eval-STEP.json` anew."""
+
+UINT8 = "truncate"
+"""How the images of a cell become uint8 before they are scored, see `sampling.images.UINT8`."""
 
 FINISHED, FAILED, STARTED, WAITING = "finished", "failed", "started", "waiting"
 
@@ -48,10 +49,14 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a sweep. Attributes:
+    """One run of a sweep.
 
-    index: its place in the grid. name: of its folder. values: what it changes, by dotted key. steps: how long it is.
-    scoring: how it is scored, as files of scores say it: `num seed alphas reference ...`.
+    Attributes:
+        index: its place in the grid.
+        name: the name of its folder.
+        values: what it changes, by dotted key.
+        steps: how many steps it trains.
+        scoring: how it is scored, as files of scores say it: `num seed alphas reference ...`.
     """
 
     index: int
@@ -68,11 +73,11 @@ class Cell:
         """The best of its scores at its last step; None until it is finished and scored as the sweep asks."""
         for name in (CELL_SCORES, f"eval-{self.steps}.json"):
             try:
-                found = json.loads((self.folder(workdir) / name).read_text(encoding="utf-8"))
+                found = read_json(self.folder(workdir) / name)
                 if not self._is_asked_for(found):
                     continue
                 best: dict[str, Any] = min(found["scores"], key=rank)
-            except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
+            except (InputError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
                 continue
             return best
         return None
@@ -116,7 +121,6 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
     for index, combination in enumerate(itertools.product(*axes)):
         changed = {key: value for part in combination for key, value in part.items()}
         config = parse(_changed(base, {**sweep.settings, **changed}))
-        assert isinstance(config, Config)
         name = "-".join(_text(key, value) for key, value in changed.items())
         try:
             check(config)
@@ -138,7 +142,7 @@ def _scoring(sweep: Sweep, config: Config) -> dict[str, Any]:
         "reference": wanted.reference,
         "neighbours": wanted.neighbours,
         "ema_decay": ema_decay(config),
-        "uint8": Settings().uint8,
+        "uint8": UINT8,
     }
 
 
@@ -179,11 +183,11 @@ def read_cells(workdir: Path) -> list[Cell]:
         ConfigError: there is none.
     """
     try:
-        listed = json.loads((workdir / SWEEP_FILE).read_text(encoding="utf-8"))["cells"]
+        listed = read_json(workdir / SWEEP_FILE)["cells"]
         # Older sweeps do not say how they are scored.
         return [Cell(i, c["name"], c["values"], c["steps"], c.get("scoring", {})) for i, c in enumerate(listed)]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"--workdir={workdir}: holds no sweep that can be read ({error})") from error
+    except (InputError, KeyError, TypeError) as error:
+        raise ArgumentError("workdir", workdir, f"holds no sweep that can be read ({error})") from error
 
 
 def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from jax import Array
 
 from drifting.assembly.run import Run, prepare
 from drifting.config.schema import Config, MeshConfig, has_banks
-from drifting.errors import ConfigError
+from drifting.errors import require_argument
 from drifting.method.pool import Batch
 from drifting.method.state import TrainState
 from drifting.method.step import begin_step, features_and_samples, generator_inputs, real_features
@@ -24,7 +24,7 @@ from drifting.training.watch import named_metrics
 
 logger = logging.getLogger("drifting")
 
-SHOWN = ("loss", "gap", "collapse", "grad_norm", "param_norm")
+SHOWN_METRICS = ("loss", "gap", "collapse", "grad_norm", "param_norm")
 
 
 def replay(workdir: Path, step: int) -> list[str]:
@@ -34,22 +34,19 @@ def replay(workdir: Path, step: int) -> list[str]:
     run had, the mesh is that of the devices here, and a warning says what differs.
 
     Args:
-        workdir: a run's directory. step: of the steps counted from 1.
+        workdir: a run's directory.
+        step: the number of the step, counted from 1.
 
     Returns:
         Lines: the metrics of the steps up to it, and of the step itself the labels and guidance scales, and the range
         of everything it computes, with how many numbers are not finite.
 
     Raises:
-        ConfigError: the directory holds no run, or no checkpoint from before that step.
+        ArgumentError: the directory holds no run, or the step is none that the run trains from a checkpoint on.
+        InputError: the checkpoint cannot be read.
     """
-    config = read_config(workdir)
-    assert isinstance(config, Config)
-    checkpoints = Checkpoints(workdir)
-    start = next((found for found in checkpoints.steps() if found < step), 0)
-    if start == 0 and checkpoints.steps():
-        oldest = checkpoints.steps()[-1]
-        raise ConfigError(f"--step={step}: the oldest checkpoint is of step {oldest}; ask for a later step")
+    config, checkpoints = read_config(workdir), Checkpoints(workdir)
+    start = _start(step, checkpoints.steps(), config.train.steps)
     with prepare(_with_devices_here(config)) as run:
         state = _state_after(run, checkpoints, start)
         logger.info("replay: from step %d to step %d of %s", start, step, workdir)
@@ -59,7 +56,7 @@ def replay(workdir: Path, step: int) -> list[str]:
                 lines += _looked_into(run, state, batch)
             state, metrics = run.step(state, batch)
             values = named_metrics(config.loss.widths, jax.device_get(metrics))
-            shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN)
+            shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN_METRICS)
             lines.append(f"step {number}: {shown}")
             wrong = [f"{name}: {value}" for name, value in values.items() if not np.isfinite(value)]
             if number == step:
@@ -68,6 +65,17 @@ def replay(workdir: Path, step: int) -> list[str]:
                 logger.warning("replay: step %d is the first whose loss is not finite: looking into that", number)
                 break
     return lines if number == step else replay(workdir, number)
+
+
+def _start(step: int, saved: list[int], steps: int) -> int:
+    """The step of the last checkpoint before `step`; 0, the beginning, for a run that has none."""
+    require_argument(step <= steps, "step", step, f"the run ends with step {steps}; ask for an earlier step")
+    if not saved:
+        require_argument(step > 0, "step", step, "steps are counted from 1")
+        return 0
+    oldest = min(saved)
+    require_argument(step > oldest, "step", step, f"the oldest checkpoint is of step {oldest}; ask for a later step")
+    return max(found for found in saved if found < step)
 
 
 def _state_after(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
-from drifting.errors import ConfigError
+from drifting.errors import require_argument
 from drifting.experiments.grid import (
     CELL_SCORES,
     COMPILED,
@@ -25,6 +25,7 @@ from drifting.experiments.grid import (
     FINISHED,
     SWEEP_FILE,
     TABLE,
+    UINT8,
     Cell,
     Sweep,
     check_cells,
@@ -42,8 +43,6 @@ logger = logging.getLogger("drifting")
 CACHED_SECONDS = 0.3
 """Programs that take longer to compile are kept."""
 
-# --- running ----------------------------------------------------------------------------------------------------------
-
 
 def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str) -> bool:
     """Trains and scores a cell, going on where it was stopped; returns False if it was asked to stop.
@@ -60,7 +59,7 @@ def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str
     evaluate_generator(
         TrainedGenerator.from_run(folder),
         str(folder),
-        settings=Settings(alphas=list(sweep.alphas) or None),
+        settings=Settings(alphas=list(sweep.alphas) or None, uint8=UINT8),
     )
     with atomic_path(folder / CELL_SCORES) as temporary:
         shutil.copyfile(folder / f"eval-{cell.steps}.json", temporary)
@@ -73,14 +72,17 @@ def run_sweep(
     """Runs the cells that are not finished, one after the other; returns how many have failed.
 
     Args:
-        sweep, cells: what to run. workdir: the sweep's folder.
-        index: run this cell alone. retry: run those again that have failed.
+        sweep: what the sweep's file says.
+        cells: its cells, each with its settings.
+        workdir: the sweep's folder.
+        index: the number of the one cell to run; None: all.
+        retry: whether cells that have failed are run again.
 
     Raises:
-        ConfigError: there is no cell of that index, or the folder holds cells with other settings.
+        ArgumentError: there is no cell of that index, or the folder holds cells with other settings.
     """
-    if index is not None and index >= len(cells):
-        raise ConfigError(f"--index={index}: cells are numbered from 0 to {len(cells) - 1}")
+    known = index is None or 0 <= index < len(cells)
+    require_argument(known, "index", index, f"cells are numbered from 0 to {len(cells) - 1}")
     prepare(sweep, cells, workdir)
     counts = CompileCounts()
     wanted = [cell for cell in cells if index in (None, cell.index)]
@@ -105,7 +107,7 @@ def run_sweep(
     for cell in failed:
         if cell not in todo:  # those of this time have been told of
             _warn_of(cell, workdir)
-    finished, remedy = len(wanted) - len(failed), " (--retry runs them again)" if failed else ""
+    finished, remedy = len(wanted) - len(failed), " (a retry runs them again)" if failed else ""
     logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE)
     return len(failed)
 
@@ -150,8 +152,3 @@ class CompileCounts:
 
     def __str__(self) -> str:
         return f"programs: {self.compiled} compiled, {self.found} found compiled"
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-# --- SLURM ------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
-"""Checkpoints and run directories: state, data position and configuration together, written by Orbax.
+"""Checkpoints: state and data position together, written by Orbax.
 
-`RUN/config.json` holds every setting of the run. `RUN/checkpoints/N/` is what there was after step N: `state`, one
-pytree, and `run`, JSON with the position in the data and the facts the run depends on.
+`RUN/checkpoints/N/` is what there was after step N: `state`, one pytree, and `run`, JSON with the position in the data
+and the facts the run depends on. `RUN/seals/N.json` holds the checksums of its files.
 """
 
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -19,8 +17,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from drifting.errors import CheckpointError
-from drifting.runs.files import atomic_path
+from drifting.errors import CheckpointError, InputError
+from drifting.runs.files import read_json, sha256, write_json
 
 logger = logging.getLogger("drifting")
 
@@ -58,7 +56,14 @@ class Checkpoints:
         return sorted(steps, reverse=True)
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint that is not damaged, or None. Damaged ones are warned of."""
+        """The step of the newest checkpoint, damaged or not, or None. Nothing of it is read."""
+        return next(iter(self.steps()), None)
+
+    def latest_intact(self) -> int | None:
+        """The step of the newest checkpoint that is not damaged, or None. Damaged ones are warned of.
+
+        Every byte of it is read and hashed, so this is asked once, before its state is restored.
+        """
         for step in self.steps():
             problem = self._damage(step)
             if problem is None:
@@ -84,15 +89,15 @@ class Checkpoints:
     def _damage(self, step: int) -> str | None:
         """What differs from the seal of a checkpoint; None where nothing does, or where it was not sealed yet."""
         folder, seal = self._directory / str(step), self._seals / f"{step}.json"
-        try:
-            sealed = json.loads(seal.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.sealed(step):
             return None
-        except (OSError, ValueError):
+        try:
+            sealed = read_json(seal)
+        except InputError:
             return f"{seal}: is damaged, so what it says of {folder} cannot be compared"
         with ThreadPoolExecutor(HASH_THREADS) as pool:
-            found = dict(zip(sealed, pool.map(lambda name: _fingerprint(folder / name), sealed), strict=True))
-        wrong = [name for name, fingerprint in sealed.items() if found[name] != fingerprint]
+            found = dict(zip(sealed, pool.map(lambda name: _sha256_or_none(folder / name), sealed), strict=True))
+        wrong = [name for name, checksum in sealed.items() if found[name] != checksum]
         return f"{folder / wrong[0]}: is damaged or missing" if wrong else None
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
@@ -145,10 +150,9 @@ class Checkpoints:
         folder = self._directory / str(step)
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         with ThreadPoolExecutor(HASH_THREADS) as pool:
-            found = dict(zip(names, pool.map(lambda name: _fingerprint(folder / name), names), strict=True))
+            found = dict(zip(names, pool.map(lambda name: _sha256_or_none(folder / name), names), strict=True))
         self._seals.mkdir(exist_ok=True)
-        with atomic_path(self._seals / f"{step}.json") as temporary:
-            temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_json(self._seals / f"{step}.json", found)
         kept = {str(other) for other in self.steps()}
         for path in self._seals.glob("*.json"):
             if path.stem not in kept:
@@ -187,7 +191,7 @@ class Checkpoints:
         """The state of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
 
         Raises:
-            ValueError: the checkpoint does not hold such a state, or is damaged.
+            InputError: the checkpoint does not hold such a state, or is damaged.
         """
         return self._read(step, state=_restore_args(target))["state"]
 
@@ -195,7 +199,7 @@ class Checkpoints:
         """One top-level part of the state, such as `ema`, without reading the rest.
 
         Raises:
-            ValueError: the checkpoint does not hold such a part, or is damaged.
+            InputError: the checkpoint does not hold such a part, or is damaged.
         """
         return self._read(step, state=_restore_args({name: target}, partial_restore=True))["state"][name]
 
@@ -203,7 +207,7 @@ class Checkpoints:
         """The JSON of a step.
 
         Raises:
-            ValueError: the checkpoint is damaged.
+            InputError: the checkpoint is damaged.
         """
         return self._read(step, run=ocp.args.JsonRestore())["run"]
 
@@ -215,14 +219,13 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
             message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             remedy = "remove that folder to use the one before"
-            raise ValueError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
+            raise InputError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
 
 
-def _fingerprint(path: Path) -> str | None:
-    """SHA-256 of a file; None where there is none."""
+def _sha256_or_none(path: Path) -> str | None:
+    """SHA-256 of a file; None where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return None
 

@@ -4,12 +4,14 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, ConfigError, require_argument
 from drifting.runs.files import atomic_path
+
+RunConfig = TypeVar("RunConfig", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
@@ -46,7 +48,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
         ConfigError: the directory holds another run; says which settings differ.
     """
     if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir}: is a file; give a folder")
+        raise ArgumentError("workdir", workdir, "is a file; give a folder")
     if not (workdir / CONFIG_FILE).exists():
         return
     old, new = read_config(workdir, type(config)), config
@@ -55,8 +57,8 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     changed = {key: pair for key, pair in changed.items() if key == fixed or not key.startswith(RESUMABLE)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
-        remedy = "put them back or choose another --workdir"
-        raise ConfigError(f"--workdir={workdir}: holds a run with other settings ({listed}); {remedy}")
+        remedy = "put them back or choose another workdir"
+        raise ArgumentError("workdir", workdir, f"holds a run with other settings ({listed}); {remedy}")
 
 
 def _schedule_ends(config: AnyConfig) -> bool:
@@ -78,11 +80,23 @@ def write_config(workdir: Path, config: AnyConfig) -> None:
         with atomic_path(workdir / CONFIG_FILE) as temporary:
             temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--workdir={workdir}: cannot be written ({error.strerror}); choose another") from error
+        raise ArgumentError("workdir", workdir, f"cannot be written ({error.strerror}); choose another") from error
 
 
-def read_config(workdir: Path, kind: type[AnyConfig] = Config) -> AnyConfig:
+@overload
+def read_config(workdir: Path) -> Config: ...
+
+
+@overload
+def read_config(workdir: Path, kind: type[RunConfig]) -> RunConfig: ...
+
+
+def read_config(workdir: Path, kind: Any = Config) -> Any:
     """The settings of a run; keys that are younger than the run have their defaults.
+
+    Args:
+        workdir: the run's folder.
+        kind: `Config`, `PretrainConfig` or `CacheBuild`.
 
     Raises:
         ConfigError: the directory holds no run, one of another command, or one that cannot be read.
@@ -92,17 +106,16 @@ def read_config(workdir: Path, kind: type[AnyConfig] = Config) -> AnyConfig:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(
-            f"--workdir={workdir}: holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
-        ) from error
+        remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+        raise ArgumentError("workdir", workdir, remedy) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} cannot be read ({error}); restore it") from error
+        raise ArgumentError("workdir", workdir, f"{CONFIG_FILE} cannot be read ({error}); restore it") from error
     if isinstance(settings, dict) and (found := command_of(settings)) != wanted:
-        raise ConfigError(f"--workdir={workdir}: holds a run of `drifting {found}`; give one of `drifting {wanted}`")
+        raise ArgumentError("workdir", workdir, f"holds a run of `drifting {found}`; give one of `drifting {wanted}`")
     try:
         return parse(settings, kind)
     except ConfigError as error:
-        raise ConfigError(f"--workdir={workdir}: {CONFIG_FILE} is of another version ({error})") from error
+        raise ArgumentError("workdir", workdir, f"{CONFIG_FILE} is of another version ({error})") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -119,11 +132,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
 
 def _check_identity(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
-        if saved.get(name) != value:
-            raise ConfigError(
-                f"--workdir={workdir}: was trained with {name} {reprlib.repr(saved.get(name))}, now it is "
-                f"{reprlib.repr(value)}; put back what it was trained with, or choose another --workdir"
-            )
+        change = f"was trained with {name} {reprlib.repr(saved.get(name))}, now it is {reprlib.repr(value)}"
+        remedy = "put back what it was trained with, or choose another workdir"
+        require_argument(saved.get(name) == value, "workdir", workdir, f"{change}; {remedy}")
 
 
 def config_differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

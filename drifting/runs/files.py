@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and checksums of what they hold."""
 
 import glob
 import hashlib
@@ -6,15 +6,25 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drifting.errors import InputError
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def labels_sha256(labels: NDArray[np.integer]) -> str:
+    """SHA-256 of labels `[N]`, as little-endian int32."""
+    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
 
 
 @contextmanager
@@ -28,18 +38,47 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_torn(path: Path) -> None:
-    """Removes what processes that were killed have left of a file that nobody writes."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        stale.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def remove_torn(*paths: Path) -> None:
+    """Removes what processes that were killed have left of files that nobody is writing now."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, known in names.items():
+        pattern = glob.escape(next(iter(known))) if len(known) == 1 else "*"
+        for stale in folder.glob(f".{pattern}.*.tmp"):
+            if stale.name[1:].rsplit(".", 2)[0] in known:
+                stale.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object, whole or not at all: a key on each line, however long its value."""
+    """Writes a JSON object, whole or not at all: a key on each line, however long its value. It survives a crash."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     with atomic_path(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        flush(temporary)
+    flush(path.parent)
+
+
+def read_json(path: Path, remedy: str = "restore it, or remove it") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: there is none. The message begins with the path and ends with `remedy`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object; {remedy}")
+    return found
+
+
+def flush(path: Path) -> None:
+    """Waits until a file or a folder's entries are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError) if path.is_dir() else nullcontext():  # some network file systems cannot flush folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what is written of it: metrics, progress, image grids.
+"""The metrics of a run in files: `metrics.jsonl`, TensorBoard, Weights & Biases.
 
 Nothing here knows the method; a loop hands over names and numbers. With several processes only the first one writes.
 """
@@ -14,13 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat
 
+from drifting.errors import ConfigError, InputError
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
 
 METRICS_FILE = "metrics.jsonl"
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 def truncate_metrics(path: str | Path, last_step: int) -> None:
@@ -30,11 +29,11 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
     stopped. The file is replaced atomically, and left alone if there is nothing to drop or it does not exist.
 
     Args:
-      path: a file of `MetricsWriter`.
-      last_step: the step of the checkpoint.
+        path: a file of `MetricsWriter`.
+        last_step: the step of the checkpoint.
 
     Raises:
-      ValueError: if a line before the last is not a metrics line.
+        InputError: a line before the last is not a metrics line.
     """
     path = Path(path)
     if not path.exists():
@@ -47,7 +46,7 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not a metrics line; repair it or move the file") from error
+                raise InputError(f"{path}: line {number} is not a metrics line; repair it or move the file") from error
             logger.warning("%s: dropped its last line, which was cut short", path)
             continue
         if not line.endswith(b"\n"):  # complete but for its newline: as torn as any other
@@ -97,13 +96,13 @@ class MetricsWriter:
         """Opens the files, creating the directory.
 
         Args:
-          directory: the run directory; the file is `metrics.jsonl`, TensorBoard's are under `tensorboard/`.
-          tensorboard: write event files.
-          wandb_project: project for Weights & Biases; None = off. A resumed directory continues its W&B run.
-          last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
+            directory: the run directory; the file is `metrics.jsonl`, TensorBoard's are under `tensorboard/`.
+            tensorboard: write event files.
+            wandb_project: project for Weights & Biases; None = off. A resumed directory continues its W&B run.
+            last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
 
         Raises:
-          ValueError: if W&B is asked for and is not installed.
+            ConfigError: W&B is asked for and is not installed.
         """
         self.directory = Path(directory)
         wandb = _import_wandb() if wandb_project else None
@@ -131,11 +130,11 @@ class MetricsWriter:
         """Writes the metrics of one step.
 
         Args:
-          step: the training step.
-          metrics: name → scalar (Python, NumPy or JAX; a JAX one is fetched). `step` is not a name.
+            step: the training step.
+            metrics: name → scalar (Python, NumPy or JAX; a JAX one is fetched). `step` is not a name.
 
         Raises:
-          ValueError: if a metric is called `step`.
+            ValueError: if a metric is called `step`.
         """
         if "step" in metrics:
             raise ValueError('metrics: the name "step" is taken by the step itself; rename the metric')
@@ -173,7 +172,7 @@ def _import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
-        raise ValueError(
+        raise ConfigError(
             "wandb_project is set but wandb is not installed; pip install -e '.[wandb]' or unset it"
         ) from error
 

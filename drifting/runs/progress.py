@@ -44,13 +44,13 @@ class Progress:
         """Prepares the display; use it as a context manager.
 
         Args:
-          total: the last step.
-          start: steps done before, of a resumed run.
-          label: what is going on, in a word.
-          unit: what the steps are.
-          interval: seconds between plain lines.
-          console: where to write; standard error without it.
-          clock: seconds, monotonic.
+            total: the last step.
+            start: steps done before, of a resumed run.
+            label: what is going on, in a word.
+            unit: what the steps are.
+            interval: seconds between plain lines.
+            console: where to write; standard error without it.
+            clock: seconds, monotonic.
         """
         self._total, self._step, self._label, self._interval, self._clock = total, start, label, interval, clock
         self._unit = unit
@@ -76,8 +76,8 @@ class Progress:
         """Reports that `step` steps are done.
 
         Args:
-          step: steps done.
-          metrics: name → scalar to show, in this order; those last given stay without it.
+            step: steps done.
+            metrics: name → scalar to show, in this order; those last given stay without it.
         """
         now = self._clock()
         self._step = step
@@ -90,6 +90,10 @@ class Progress:
             self._bar.update(self._task, completed=step, text=self._text())
         elif self._last_line is None or now - self._last_line >= self._interval:
             self._print_line(now)
+
+    def advance(self, count: int) -> None:
+        """Reports that `count` more steps are done."""
+        self.update(self._step + count)
 
     def _text(self) -> str:
         """Metrics, rate and time left."""

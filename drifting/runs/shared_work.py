@@ -8,15 +8,17 @@ together, so the result does not depend on how many processes there were or how 
 import json
 import reprlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from drifting.errors import ConfigError, require
-from drifting.runs.files import _plain, atomic_path, remove_torn, write_json
+from drifting.errors import ArgumentError, InputError, require_argument
+from drifting.runs.files import atomic_path, read_json, remove_torn, write_json
 
-FACTS = "facts.json"
+Item = TypeVar("Item")
+
+FACTS_FILE = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,23 @@ class Share:
     count: int = 1
 
     def __post_init__(self) -> None:
-        require(self.count > 0, "--process_count", self.count, "use 1 or more")
-        remedy = f"must lie in [0, --process_count={self.count})"
-        require(0 <= self.index < self.count, "--process_index", self.index, remedy)
+        require_argument(self.count > 0, "count", self.count, "use 1 or more")
+        remedy = f"must lie in [0, count={self.count})"
+        require_argument(0 <= self.index < self.count, "index", self.index, remedy)
+
+    def of(self, work: Sequence[Item]) -> Sequence[Item]:
+        """What this process does of the work."""
+        return work[self.index :: self.count]
+
+
+def ranges(total: int, size: int) -> list[range]:
+    """The numbers of `total` items in parts of `size` each, but for the last."""
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of `total` items, `size` each but for the last, as files in `folder`. `suffix`: of their names."""
+    """The parts of `total` items, `size` each but for the last, as files in `folder` whose names end in `suffix`."""
 
     folder: Path
     total: int
@@ -48,32 +59,31 @@ class Parts:
     @property
     def ranges(self) -> list[range]:
         """The items of each part."""
-        return [range(start, min(start + self.size, self.total)) for start in range(0, self.total, self.size)]
+        return ranges(self.total, self.size)
 
     def path(self, number: int) -> Path:
         """The file of a part."""
         return self.folder / f"part-{number:05d}-of-{len(self.ranges):05d}{self.suffix}"
 
-    def claim(self, key: str, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> None:
+    def claim(self, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> None:
         """Makes the folder and notes what the work is, or checks that it is the same as what is there.
 
         Args:
-            key: the flag that names the output, for the error.
-            facts: JSON-able. ignored: keys of it that may differ.
+            facts: what the parts depend on, JSON-able.
+            ignored: keys of `facts` that may differ.
 
         Raises:
-            ConfigError: the folder holds parts of other work.
+            ArgumentError: the folder, of the argument `out`, holds parts of other work.
         """
-        check_facts(key, self.folder, self.folder / FACTS, facts, ignored)
+        check_facts(self.folder, self.folder / FACTS_FILE, facts, ignored)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / FACTS).exists():
-            write_json(self.folder / FACTS, facts)
+        if not (self.folder / FACTS_FILE).exists():
+            write_json(self.folder / FACTS_FILE, facts)
 
     def missing(self, share: Share) -> list[int]:
         """The parts that this process still has to make, and removes what a killed one left of them."""
-        mine = range(share.index, len(self.ranges), share.count)
-        for number in mine:
-            remove_torn(self.path(number))
+        mine = share.of(range(len(self.ranges)))
+        remove_torn(*map(self.path, mine))
         return [number for number in mine if not self.path(number).exists()]
 
     def left(self) -> int:
@@ -90,22 +100,25 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def check_facts(key: str, out: Path, path: Path, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> bool:
+def check_facts(out: Path, path: Path, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> bool:
     """Whether the JSON file `path` is there; it then says the same as `facts`, but for the keys `ignored`.
 
     Raises:
-        ConfigError: it says something else, or is none of ours.
+        ArgumentError: it says something else, or is none of ours; `out` is what the caller was to write.
     """
     if not path.exists():
         return False
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in facts if name not in ignored and old.get(name) != _plain(facts[name])]
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{key}={out}: {path.name} there is none of ours; choose another") from error
-    if changed:
-        listed = "; ".join(
-            f"{name} was {reprlib.repr(old.get(name))}, is {reprlib.repr(facts[name])}" for name in changed
-        )
-        raise ConfigError(f"{key}={out}: is of something else ({listed}); choose another, or remove it")
+        old = read_json(path)
+    except InputError as error:
+        raise ArgumentError("out", out, f"{path.name} there is none of ours; choose another") from error
+    if listed := changes(old, facts, ignored):
+        raise ArgumentError("out", out, f"is of something else ({listed}); choose another, or remove it")
     return True
+
+
+def changes(old: Mapping[str, Any], facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> str:
+    """What `facts` say otherwise than those that were read from a JSON file, but for the keys `ignored`, as a list."""
+    now = json.loads(json.dumps(facts))
+    changed = [key for key in now if key not in ignored and old.get(key) != now[key]]
+    return "; ".join(f"{key} was {reprlib.repr(old.get(key))}, is {reprlib.repr(now[key])}" for key in changed)

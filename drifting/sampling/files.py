@@ -20,7 +20,7 @@ from PIL import Image
 
 from drifting import __version__
 from drifting.devices.interrupts import interrupts
-from drifting.errors import require
+from drifting.errors import require_argument
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share, check_facts
@@ -28,28 +28,27 @@ from drifting.sampling.images import GeneratedImages, Pixels, Shape
 
 logger = logging.getLogger("drifting")
 
-EPOCH = (1980, 1, 1, 0, 0, 0)
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip file can hold, in place of when it was written."""
 
-COPY = 1 << 24
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-PART = 512
-"""Images a part of a file: what a process that is killed may have to draw again."""
+IMAGES_A_PART = 512
+"""How many images a part of a file has: a process that is killed may have to draw as many again."""
 
 METADATA = "metadata.json"
 
-SOFTWARE = ("source", "software")
-"""Metadata that may change between two calls that make one file: `weights` says whose images they are."""
+MAY_CHANGE = ("source", "software")
+"""Metadata that two calls which make one file may differ in: `weights` says whose images they are."""
 
 
 def write_npz(path: Path, count: int, shape: Shape, images: Iterator[Pixels], labels: NDArray[np.integer]) -> None:
     """Writes ADM's `.npz`, whole or not at all, holding one array of `images` at a time.
 
     Args:
-        path: the file. count, shape: of all images. images: uint8 `[n, H, W, C]` each, in order.
-        labels: `[count]`; written as int64, as ADM does.
+        path: the file.
+        count: how many images there are.
+        shape: height, width and channels of each.
+        images: they come in parts, uint8 `[n, H, W, C]` each, in order.
+        labels: `[count]`; they are written as int64, as ADM does.
     """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         with _member(archive, "arr_0.npy") as file:
@@ -62,7 +61,7 @@ def write_npz(path: Path, count: int, shape: Shape, images: Iterator[Pixels], la
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    return archive.open(zipfile.ZipInfo(name, EPOCH), "w", force_zip64=True)
+    return archive.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True)
 
 
 def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -75,7 +74,7 @@ def write_pngs(folder: Path, first: int, images: Pixels) -> None:
 
     def write(number: int) -> None:
         image = images[number]
-        with atomic_path(folder / f"{first + number:06d}.png") as temporary:
+        with atomic_path(_png(folder, first + number)) as temporary:
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
 
     with ThreadPoolExecutor() as pool:  # Pillow compresses outside the interpreter's lock
@@ -84,13 +83,11 @@ def write_pngs(folder: Path, first: int, images: Pixels) -> None:
 
 def remove_torn_pngs(folder: Path, items: Sequence[range]) -> None:
     """Removes what `write_pngs`, killed, has left of these images; of others another process may be writing."""
-    for stale in folder.glob(".*.png.*.tmp"):
-        number = stale.name.split(".")[1]
-        if number.isdecimal() and any(int(number) in some for some in items):
-            stale.unlink(missing_ok=True)
+    remove_torn(*(_png(folder, number) for some in items for number in some))
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+def _png(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.png"
 
 
 def write_images(images: GeneratedImages, out: Path, share: Share | None = None) -> bool:
@@ -102,26 +99,27 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     Args:
         images: what to draw.
         out: the file, ending in .npz, or the folder.
-        share: of several processes, which this is; all are given the same folder.
+        share: which of several processes this one is; all are given the same folder.
 
     Returns:
         Whether all images are there.
 
     Raises:
-        ConfigError: there are other images at `out`.
+        ArgumentError: there are other images at `out`.
     """
     share = share or Share()
     folder = out.suffix != ".npz"
     record = out / METADATA if folder else out.with_suffix(".json")
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".done" if folder else ".npy")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), IMAGES_A_PART, ".done" if folder else ".npy")
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
-    if check_facts("--out", out, record, facts, SOFTWARE) and (folder or out.exists()):
+    if check_facts(out, record, facts, MAY_CHANGE) and (folder or out.exists()):
         logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
         _tidy(parts, out, record)
         return True
     strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
-    require(not strange, "--out", str(out), "is there and not known to be these images; choose another, or remove it")
-    parts.claim("--out", facts, SOFTWARE)
+    remedy = "is there and not known to be these images; choose another, or remove it"
+    require_argument(not strange, "out", out, remedy)
+    parts.claim(facts, MAY_CHANGE)
     if folder:
         out.mkdir(exist_ok=True)
     if not _draw_parts(images, parts, share, out if folder else None):
@@ -155,7 +153,7 @@ class _Interrupted(Exception):
 def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Path | None) -> bool:
     """Draws the missing parts of this process; returns False after an interrupt."""
     missing = parts.missing(share)
-    done, total = 0, sum(len(parts.ranges[number]) for number in missing)
+    total = sum(len(parts.ranges[number]) for number in missing)
     if total < len(images):
         logger.info("sample: %s of %s images are to be drawn here", f"{total:,}", f"{len(images):,}")
     if folder is not None:
@@ -163,9 +161,7 @@ def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Pat
     with interrupts() as interrupted, Progress(total, label="sample", unit="images") as progress:
 
         def tick(count: int) -> None:
-            nonlocal done
-            done += count
-            progress.update(done)
+            progress.advance(count)
             if interrupted():
                 raise _Interrupted
 

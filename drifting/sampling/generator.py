@@ -12,16 +12,18 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config
-from drifting.errors import ArgumentError, ConfigError, InputError, require, require_argument
+from drifting.config.schema import SEED_LIMIT, Config, ema_decay
+from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
-from drifting.runs.directory import read_config
+from drifting.runs.directory import CONFIG_FILE, read_config
+from drifting.sampling.labels import class_labels
+from drifting.sampling.sampler import BLOCK, Sampler
 from drifting.weights.artifact import GENERATOR, Artifact
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
@@ -34,11 +36,11 @@ class Usage:
     """What is needed to use a generator besides the network; JSON-able, part of published metadata.
 
     Attributes:
-        image_shape: height, width, channels of its images.
-        vae: reference of the VAE that decodes its samples; None: they are images.
-        class_names: one for each label.
-        alpha: guidance scale to draw with.
-        alpha_range: lowest and highest it was trained with; None: not known.
+        image_shape: height, width and channels of its images.
+        vae: the reference of the VAE that decodes its samples; None: they are images.
+        class_names: a name for each label.
+        alpha: the guidance scale to draw with.
+        alpha_range: the lowest and the highest scale it was trained with; None: that is not known.
     """
 
     image_shape: Sequence[int]
@@ -49,7 +51,7 @@ class Usage:
 
     @classmethod
     def of_run(cls, config: Config, facts: Mapping[str, Any]) -> Self:
-        """Of a run's settings and its `build.data_facts`."""
+        """How the generator of a run is used; `facts` are the `fingerprint.data_facts` of its data."""
         return cls(
             image_shape=facts["shape"],
             vae=config.data.vae,
@@ -59,17 +61,19 @@ class Usage:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedGenerator:
     """A generator, its parameters, and what is needed to use them.
 
     Attributes:
-        generator, params: the network and its parameters.
-        arguments: of the network's constructor, JSON-able.
+        generator: the network without its parameters.
+        params: its parameters.
+        arguments: the arguments of the network's constructor, JSON-able.
         space: what its samples are: images, or latents that it decodes.
-        usage: see `Usage`.
-        step: of training; None: unknown. ema_decay: of the average that `params` is; None: not an average.
-        facts: about a run's data and weights, see `build.data_facts`; of published weights, all of their metadata.
+        usage: how it is used, see `Usage`.
+        step: after which step of training it was taken; None: that is not known.
+        ema_decay: the decay of the average that `params` are; None: they are no average.
+        facts: a run's facts about data and weights, see `Training.identity`; of published weights, all their metadata.
         config: the run's settings; None for published weights.
     """
 
@@ -84,31 +88,28 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
-    def from_run(
-        cls, workdir: Path, average: float | None = None, vae: str | None = None, key: str = "--workdir"
-    ) -> Self:
+    def from_run(cls, workdir: Path, average: float | None = None, vae: str | None = None) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
             workdir: the run's directory.
             average: decay of the average to use; None: see `ema_decay`.
             vae: where the VAE of its latents lies, if not where the run says.
-            key: what names the run in errors.
 
         Raises:
             ConfigError: there is no run, no checkpoint, or no such average.
+            InputError: the checkpoint cannot be read.
         """
-        config = read_config(workdir, Config)
-        assert isinstance(config, Config)
+        config = read_config(workdir)
         decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
-        step = checkpoints.latest()
+        step = checkpoints.latest_intact()
         if step is None:
-            raise ConfigError(f"{key}={workdir}: has no checkpoint yet; run `drifting train` first")
+            raise ArgumentError("workdir", workdir, "has no checkpoint yet; run `drifting train` first")
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
         if vae is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
         usage = Usage.of_run(config, facts)
-        space = _space("data.vae", usage.vae, usage)
+        space = sample_space(usage.vae, image_shape(usage))
         for name, checksum in space.checksums.items():
             if facts["weights"].get(name) != checksum:
                 raise ConfigError(f"data.vae={usage.vae!r}: its weights are not those {workdir} was trained with")
@@ -127,11 +128,11 @@ class TrainedGenerator:
         )
 
     @classmethod
-    def from_weights(cls, reference: str, vae: str | None = None) -> Self:
+    def from_weights(cls, weights: str, vae: str | None = None) -> Self:
         """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
 
         Args:
-            reference: where the weights lie.
+            weights: where they lie.
             vae: where the VAE of its latents lies, if not where the weights say.
 
         Raises:
@@ -139,9 +140,9 @@ class TrainedGenerator:
             ArgumentError: `vae` is missing, cannot be had, or is for other samples.
             HubError: they cannot be downloaded.
         """
-        artifact = load_weights(reference, GENERATOR)
+        artifact = load_weights(weights, GENERATOR)
         described = _stated if artifact.metadata.get("usage") is not None else _unstated
-        usage, space = described(reference, artifact, vae)
+        usage, space = described(weights, artifact, vae)
         return cls(
             generator=generator_of(artifact.network, artifact.model_config, space.shape),
             params=jax.tree.map(jnp.asarray, artifact.params),
@@ -154,11 +155,10 @@ class TrainedGenerator:
             config=None,
         )
 
-    @property
-    def checksum(self) -> str:
-        """Says which parameters these are: SHA-256 of published weights' file, or of a run's names, shapes and values.
+    def params_checksum(self) -> str:
+        """SHA-256 of published weights' file, or of a run's parameters, all of which are then fetched and hashed.
 
-        A folder and a step do not: a run may have been trained anew.
+        It says which parameters these are. A folder and a step do not: a run may have been trained anew.
         """
         return self.facts.get("sha256") or params_sha256(self.params)
 
@@ -169,11 +169,61 @@ class TrainedGenerator:
             ConfigError: it is not a positive number.
         """
         alpha = self.usage.alpha if alpha is None else alpha
-        require(0 < alpha < math.inf, "--alpha", alpha, "use a positive guidance scale")
+        require_argument(0 < alpha < math.inf, "alpha", alpha, "use a positive guidance scale")
         low, high = self.usage.alpha_range or (0.0, math.inf)
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
+
+    def sampler(self, batch_size: int, count: int) -> Sampler:
+        """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
+        devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
+        return Sampler(self.generator, self.space, batch_size, devices)
+
+    def sample(
+        self, classes: Sequence[str | int] | np.ndarray, seed: int = 0, alpha: float | None = None, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Images `[N, H, W, C]` float32 in [-1, 1], in one evaluation of the network each.
+
+        Args:
+            classes: the class of each image, by its number or its name.
+            seed: image `i` depends on its own seed `seed + i`, on its class and on `alpha` alone.
+            alpha: the guidance scale; None: that of `usage`.
+            batch_size: images in flight; they do not depend on it.
+
+        Raises:
+            ArgumentError: there is no such class, `alpha` is not positive, or a seed is out of range.
+        """
+        labels = np.asarray(class_labels(list(classes), self.usage.class_names), np.int32)
+        require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, "all seeds lie in [0, 2^32)")
+        seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
+        images = self.sampler(batch_size, len(labels))(self.params, labels, seeds, self.alpha(alpha))
+        return np.clip(images, -1, 1)
+
+    def __repr__(self) -> str:
+        what = "x".join(map(str, self.usage.image_shape))
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"<generator of {what} images, {len(self.usage.class_names)} classes, {count:,} parameters>"
+
+
+def load(reference: str | Path, *, average: float | None = None, vae: str | None = None) -> TrainedGenerator:
+    """A trained generator, to draw images with (`sample`) or to score (`drifting.score`).
+
+    Args:
+        reference: the folder of a run that `drifting train` wrote; or published weights, a folder or
+            `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
+        average: of a run, the decay of the average of its parameters to use; None: see `ema_decay`.
+        vae: where the VAE of its latents lies, if not where the run or the weights say.
+
+    Raises:
+        ConfigError: there is no such run, no checkpoint or no such average.
+        InputError: the weights cannot be had, or are no generator's.
+        HubError: they cannot be downloaded.
+    """
+    if "://" not in str(reference) and (Path(reference) / CONFIG_FILE).is_file():
+        return TrainedGenerator.from_run(Path(reference), average, vae)
+    require_argument(average is None, "average", average, "published weights are one average: leave it out")
+    return TrainedGenerator.from_weights(str(reference), vae)
 
 
 def params_sha256(params: Params) -> str:
@@ -186,9 +236,10 @@ def params_sha256(params: Params) -> str:
     return digest.hexdigest()
 
 
-def _space(key: str, vae: str | None, usage: Usage) -> SampleSpace:
+def image_shape(usage: Usage) -> tuple[int, int, int]:
+    """Height, width and channels of a generator's images."""
     height, width, channels = usage.image_shape
-    return sample_space(vae, (height, width, channels), key)
+    return height, width, channels
 
 
 def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage, SampleSpace]:
@@ -202,7 +253,9 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
         raise InputError(f"{wrong}: class_names or image_shape are not those of the network")
     usage = Usage(**stated)
     require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
-    space, drawn = _space("vae", vae or usage.vae, usage), sample_shape(artifact.network, artifact.model_config)
+    with as_argument("vae", vae or usage.vae):
+        space = sample_space(vae or usage.vae, image_shape(usage))
+    drawn = sample_shape(artifact.network, artifact.model_config)
     fits = len(drawn) == 1 or drawn == space.shape
     require_argument(fits, "vae", vae or usage.vae, f"its latents are {space.shape}, the generator's {drawn}")
     return usage, space
@@ -229,10 +282,8 @@ def _unstated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usag
 
 def _latents_of(vae: str, shape: tuple[int, int, int]) -> SampleSpace:
     """The space of samples of `shape` (height, width, channels) that this VAE decodes."""
-    try:
+    with as_argument("vae", vae):
         found = network(vae, "vae", dtype="float32", remat=True)
-    except InputError as error:
-        raise ArgumentError("vae", vae, str(error).removeprefix(f"{vae}: ")) from error
     factor, latents = 2 ** (len(found.arguments["block_channels"]) - 1), found.arguments["latent_channels"]
     fits = latents == shape[2]
     require_argument(fits, "vae", vae, f"its latents have {latents} channels, the samples are {_text(shape)}")

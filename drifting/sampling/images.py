@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drifting.config.schema import SEED_LIMIT
-from drifting.errors import one_of, require
+from drifting.errors import InputError, require_argument, use_one_of
 from drifting.networks.network import Params
 from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import BLOCK, sampler
+from drifting.sampling.sampler import BLOCK
 
 Pixels = NDArray[np.uint8]
 
@@ -37,11 +37,11 @@ def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
     """Images in [-1, 1] as uint8; `how` is a key of `UINT8`, `first` the number of the first image, for the error.
 
     Raises:
-        ValueError: a pixel is not finite.
+        InputError: a pixel is not finite.
     """
     finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
     if not finite.all():
-        raise ValueError(f"image {first + int(finite.argmin())} has a pixel that is not finite")
+        raise InputError(f"image {first + int(finite.argmin())} has a pixel that is not finite")
     levels = ((images.astype(np.float32) + np.float32(1)) * np.float32(127.5)).clip(0, 255)
     return UINT8[how](levels).astype(np.uint8)
 
@@ -75,7 +75,7 @@ class NpzImages:
     """The images of an `.npz` of ADM's form.
 
     Raises:
-        ValueError: there is none, or it has no `arr_0` of uint8 `[N, H, W, C]`.
+        InputError: there is none, or it has no `arr_0` of uint8 `[N, H, W, C]`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class NpzImages:
         self._array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
         if self._array is None or self._array.dtype != np.uint8 or self._array.ndim != 4 or 0 in self._array.shape:
             found = "none" if self._array is None else f"{self._array.dtype} of {list(self._array.shape)}"
-            raise ValueError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
+            raise InputError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
         self.labels = labels if labels is not None and labels.shape == self._array.shape[:1] else None
         self.shape: Shape = (self._array.shape[1], self._array.shape[2], self._array.shape[3])
 
@@ -106,7 +106,7 @@ class FolderImages:
     """The image files of a folder, in the order of their names; those in sub-folders are of no interest.
 
     Raises:
-        ValueError: there are none.
+        InputError: there are none.
     """
 
     labels = None
@@ -116,7 +116,7 @@ class FolderImages:
         self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         self._files = [file for file in self._files if not file.name.startswith(".")]
         if not self._files:
-            raise ValueError(f"{path}: holds no images ({' '.join(suffixes)})")
+            raise InputError(f"{path}: holds no images ({' '.join(suffixes)})")
         self.shape: Shape = self._read(self._files[0]).shape
 
     @cached_property
@@ -131,12 +131,12 @@ class FolderImages:
         return len(self._files)
 
     def part(self, items: range, tick: Tick = nothing) -> Pixels:
-        """See `Images`. Raises ValueError for a file that cannot be read or has another size than the first."""
+        """See `Images`. Raises `InputError` for a file that cannot be read or has another size than the first."""
         with ThreadPoolExecutor() as pool:
             found = list(pool.map(self._read, self._files[items.start : items.stop]))
         for file, image in zip(self._files[items.start :], found, strict=False):
             if image.shape != self.shape:
-                raise ValueError(f"{file}: is {image.shape}, the images before it {self.shape}: give one size")
+                raise InputError(f"{file}: is {image.shape}, the images before it {self.shape}: give one size")
         tick(len(found))
         return np.stack(found)
 
@@ -146,21 +146,21 @@ class FolderImages:
             with Image.open(file) as image:
                 return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
         except OSError as error:
-            raise ValueError(f"{file}: cannot be read as an image ({error})") from error
+            raise InputError(f"{file}: cannot be read as an image ({error})") from error
 
 
 def open_images(path: Path) -> NpzImages | FolderImages:
     """The images of an `.npz` or of a folder.
 
     Raises:
-        ValueError: there are none.
+        InputError: there are none.
     """
     if path.is_dir():
         return FolderImages(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file or folder")
+        raise InputError(f"{path}: there is no such file or folder")
     if path.suffix != ".npz":
-        raise ValueError(f"{path}: give a folder of images or an .npz")
+        raise InputError(f"{path}: give a folder of images or an .npz")
     return NpzImages(path)
 
 
@@ -168,7 +168,7 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
     """One array of an `.npz`, mapped from the file where it is not compressed; None where there is none of that name.
 
     Raises:
-        ValueError: it is no `.npz`, or the array holds pickled objects.
+        InputError: it is no `.npz`, or the array holds pickled objects.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -186,7 +186,7 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {name} cannot be read as an array of an .npz file ({error})") from error
+        raise InputError(f"{path}: {name} cannot be read as an array of an .npz file ({error})") from error
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
@@ -198,15 +198,19 @@ def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 class GeneratedImages:
-    """uint8 images that are drawn when they are asked for; see `drifting.archive.Images`.
+    """uint8 images that are drawn when they are asked for; see `Images`.
 
     Args:
-        trained: the generator. source: what the person called it.
-        labels: `[N]`. seed: of the first image, the others count on. alpha: guidance scale.
-        uint8: a key of `UINT8`. batch_size: images in flight.
+        trained: the generator.
+        labels: the class of each image, `[N]`.
+        source: what the person called the generator.
+        seed: the seed of the first image; the others count on.
+        alpha: the guidance scale.
+        uint8: a key of `UINT8`.
+        batch_size: how many images are in flight.
 
     Raises:
-        ConfigError: no such conversion, or seeds beyond the last.
+        ArgumentError: no such conversion, or seeds beyond the last.
     """
 
     def __init__(
@@ -220,11 +224,11 @@ class GeneratedImages:
         uint8: str = "truncate",
         batch_size: int = 64,
     ) -> None:
-        one_of("--uint8", uint8, UINT8)
+        require_argument(uint8 in UINT8, "uint8", uint8, use_one_of(uint8, UINT8))
         remedy = f"with {len(labels):,} images the last seed must lie below 2^32"
-        require(0 <= seed <= SEED_LIMIT - len(labels), "--seed", seed, remedy)
+        require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, remedy)
         self._trained, self._seed, self._alpha, self._uint8 = trained, seed, alpha, uint8
-        self._sampler = sampler(trained, batch_size, len(labels))
+        self._sampler = trained.sampler(batch_size, len(labels))
         self.labels: NDArray[np.integer] = labels
         height, width, channels = trained.usage.image_shape
         self.shape = (height, width, channels)
@@ -232,7 +236,7 @@ class GeneratedImages:
             "source": source,
             "step": trained.step,
             "ema_decay": trained.ema_decay,
-            "weights": trained.checksum,
+            "weights": trained.params_checksum(),
             "vae": trained.space.checksums.get("vae"),
             "alpha": alpha,
             "num": len(labels),
@@ -272,7 +276,7 @@ class GeneratedImages:
         """Images `[n, H, W, C]`; `items` begin with a block.
 
         Raises:
-            ValueError: a pixel is not finite.
+            InputError: a pixel is not finite.
         """
         assert items.start % BLOCK == 0
         seeds, labels = np.arange(items.start, items.stop) + self._seed, self.labels[items.start : items.stop]
@@ -280,8 +284,8 @@ class GeneratedImages:
         for block in self._sampler.stream(self._trained.params, labels, seeds, self._alpha):
             try:
                 drawn.append(to_uint8(block, self._uint8, first))
-            except ValueError as error:
-                raise ValueError(f"{self.facts['source']}: {error}: the generator has diverged") from error
+            except InputError as error:
+                raise InputError(f"{self.facts['source']}: {error}: the generator has diverged") from error
             first += len(block)
             tick(len(block))
         return np.concatenate(drawn)

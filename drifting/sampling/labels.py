@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import ConfigError, require
-from drifting.sampling.generator import TrainedGenerator
+from drifting.errors import ArgumentError, require_argument
 
 
 def balanced_labels(count: int, num_classes: int) -> np.ndarray:
@@ -15,17 +14,17 @@ def balanced_labels(count: int, num_classes: int) -> np.ndarray:
     return (np.arange(count) % num_classes).astype(np.int32)
 
 
-def class_labels(classes: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+def class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
     """The labels that are meant by names or numbers; None: all.
 
     Raises:
-        ConfigError: the list is empty, or there is no such class.
+        ArgumentError: the list is empty, or there is no such class.
     """
     if classes is None:
         return list(range(len(names)))
-    if not [name for name in classes if name.strip()]:
-        raise ConfigError("--classes=: give at least one class, or leave it out")
-    return [_class_label(name, names) for name in classes]
+    if not [name for name in classes if str(name).strip()]:
+        raise ArgumentError("classes", "", "give at least one class, or leave it out")
+    return [_class_label(str(name), names) for name in classes]
 
 
 def _class_label(given: str, names: Sequence[str]) -> int:
@@ -33,35 +32,37 @@ def _class_label(given: str, names: Sequence[str]) -> int:
         return names.index(given)
     if given.isdecimal() and int(given) < len(names):
         return int(given)
-    raise ConfigError(f"--classes={given}: use names or numbers from 0 to {len(names) - 1}, separated by commas")
+    remedy = f"use names or numbers from 0 to {len(names) - 1}, separated by commas"
+    raise ArgumentError("classes", given, remedy)
 
 
 def wanted_labels(
-    trained: TrainedGenerator, count: int | None, classes: Sequence[str] | None = None, file: str | None = None
+    names: Sequence[str], num: int | None, classes: Sequence[str] | None = None, labels: str | None = None
 ) -> NDArray[np.int32]:
-    """The label of each image to draw, `[count]` int32: `classes` in turn, or the first of a file.
+    """The label of each image to draw, `[num]` int32: `classes` in turn, or the first of a file.
 
     Args:
-        trained: whose classes. count: None: as many as the file has.
-        classes: names or numbers; None: all. file: text, a number on each line, or `.npy`.
+        names: a name for each class of the generator.
+        num: how many images there are; None: as many as the file has labels.
+        classes: names or numbers; None: all.
+        labels: a file of labels, text with a number on each line, or `.npy`.
 
     Raises:
-        ConfigError: there are no classes or no such, the file has too few labels or wrong ones.
+        ArgumentError: there are no classes or no such, the file has too few labels or wrong ones.
     """
-    names = trained.usage.class_names
-    if file is None:
-        if count is None:
-            raise ConfigError("--num: give the number of images")
+    if labels is None:
+        if num is None:
+            raise ArgumentError("num", None, "give the number of images")
         chosen = np.asarray(class_labels(classes, names), np.int32)
-        return chosen[balanced_labels(count, len(chosen))]
-    require(classes is None, "--classes", classes, "--labels says which, leave one of them out")
-    labels = _read_labels(file)
-    wrong = labels[(labels < 0) | (labels >= len(names))]
+        return chosen[balanced_labels(num, len(chosen))]
+    require_argument(classes is None, "classes", classes, "labels says which, leave one of them out")
+    found = _read_labels(labels)
+    wrong = found[(found < 0) | (found >= len(names))]
     if len(wrong):
-        raise ConfigError(f"--labels={file}: holds {wrong[0]}, labels lie in [0, {len(names) - 1}]")
-    if count is not None and len(labels) < count:
-        raise ConfigError(f"--labels={file}: holds {len(labels)} labels, --num={count} asks for more")
-    return labels[:count].astype(np.int32)
+        raise ArgumentError("labels", labels, f"holds {wrong[0]}, labels lie in [0, {len(names) - 1}]")
+    if num is not None and len(found) < num:
+        raise ArgumentError("labels", labels, f"holds {len(found)} labels, num={num} asks for more")
+    return found[:num].astype(np.int32)
 
 
 def _read_labels(file: str) -> NDArray[np.int64]:
@@ -71,7 +72,7 @@ def _read_labels(file: str) -> NDArray[np.int64]:
         else:
             found = np.asarray([int(word) for word in Path(file).read_text(encoding="utf-8").split()], np.int64)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--labels={file}: cannot be read as whole numbers ({error})") from error
+        raise ArgumentError("labels", file, f"cannot be read as whole numbers ({error})") from error
     if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
-        raise ConfigError(f"--labels={file}: must hold one whole number for each image, has {list(found.shape)}")
+        raise ArgumentError("labels", file, f"must hold one whole number for each image, has {list(found.shape)}")
     return found.astype(np.int64)

@@ -130,7 +130,7 @@ def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
     num = settings.num
     if num is None and settings.labels is None:
         num = PUBLISHED_IMAGES if trained.config is None else trained.config.eval.num_samples
-    return wanted_labels(trained, num, settings.classes, settings.labels)
+    return wanted_labels(trained.usage.class_names, num, settings.classes, settings.labels)
 
 
 def _drawn(

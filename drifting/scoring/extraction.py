@@ -61,7 +61,7 @@ def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Sha
         ConfigError: Other images are under way in that folder.
     """
     parts = Parts(work, len(images), PART_IMAGES, ".npz")
-    parts.claim("out", images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
+    parts.claim(images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
     if not finish_parts(parts, share, "evaluate", lambda items, tick: encoder(images.part(items), tick)):
         return None
     files = [parts.path(number) for number in range(len(parts.ranges))]

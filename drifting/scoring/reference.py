@@ -198,7 +198,7 @@ def make_reference(
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART_IMAGES, ".npz")
-    parts.claim("out", facts)
+    parts.claim(facts)
 
     def make(items: range, tick: Tick) -> dict[str, np.ndarray]:
         found: dict[str, Any] = {}

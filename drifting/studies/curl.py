@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
+from drifting.errors import require_argument
 from drifting.method.exact_pairs import independent_pairs
 from drifting.method.fields import FIELDS, Affinities, displace
 from drifting.method.kernels import KERNELS
@@ -51,10 +52,10 @@ def attraction(name: str, y: Array, kernel: str, width: ArrayLike) -> PointField
     """The positive part of a field, towards samples `y` `[P, D]`, as a function of one point.
 
     Raises:
-        ValueError: `name` is not in `ONE_SIDED`.
+        ArgumentError: `name` is not in `ONE_SIDED`.
     """
-    if name not in ONE_SIDED:
-        raise ValueError(f"{name!r} has no attraction of its own: use one of {', '.join(ONE_SIDED)}")
+    remedy = f"has no attraction of its own: use one of {', '.join(ONE_SIDED)}"
+    require_argument(name in ONE_SIDED, "name", name, remedy)
 
     def field(x: Array) -> Array:
         # The point is the origin: beside a sample its displacement is then not the difference of two large numbers.

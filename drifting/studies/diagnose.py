@@ -38,7 +38,7 @@ def run(
     kernel_name = config.kernel or found.loss.kernel
     kernel = KERNELS[kernel_name]
     if kernel_name == "gaussian":
-        logger.info("with Gauss, mean shift and score are equal up to a factor: try --config.study.kernel=laplace")
+        logger.info("with Gauss, mean shift and score are equal up to a factor: try study.kernel=laplace")
     widths = config.widths or found.loss.widths
     rows: list[tuple[Cell, ...]] = []
     figures: dict[str, Figure] = {}

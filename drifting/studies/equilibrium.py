@@ -59,7 +59,8 @@ def estimate_drift(
 
     Args:
         x: fixed probes, apart from the batches.
-        sample_pos, sample_neg: from a key to a batch `[P, D]` of p, and to a batch `[M, D]` of q.
+        sample_pos: it draws a batch `[P, D]` of p by a key.
+        sample_neg: it draws a batch `[M, D]` of q by a key.
         field: a key of `FIELDS`, or a function `(x, y_pos, y_neg) -> [N, D]`; `kernel` and `width` are for the former.
         draws: how many pairs of batches, T.
     """

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from drifting.config.schema import SEED_LIMIT, StudyRun, to_dict
-from drifting.errors import ConfigError, one_of, require
+from drifting.errors import ArgumentError, one_of, require, require_argument
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.potentials import LOSSES
@@ -26,7 +26,7 @@ from drifting.studies import plots
 
 Cell = str | int | float | None  # None: does not apply
 
-NAMES: dict[str, Iterable[str]] = {
+KNOWN_NAMES: dict[str, Iterable[str]] = {
     "kernel": KERNELS,
     "kernels": KERNELS,
     "field": FIELDS,
@@ -96,14 +96,16 @@ def run_study(name: str, settings: StudyRun, out: Path, **arguments: Any) -> Res
     """Runs the study `name`, prints its table and claims, and writes everything to `out`.
 
     Args:
-        name: a key of `STUDIES`. settings: an instance of its entry. out: folder, made if need be.
-        arguments: passed on to the study's `run`.
+        name: a key of `STUDIES`.
+        settings: an instance of its entry.
+        out: the folder; it is made if need be.
+        arguments: they are passed on to the study's `run`.
 
     Raises:
-        ConfigError: a setting that cannot be.
+        ConfigError: a setting or an argument cannot be.
     """
     check_settings(to_dict(settings)["study"])
-    require(not out.is_file(), "--out", str(out), "is a file: give a folder")
+    require_argument(not out.is_file(), "out", out, "is a file: give a folder")
     result: Result = importlib.import_module(f"drifting.studies.{name}").run(settings, **arguments)
     write(result, name, settings, out)
     show(result, name)
@@ -118,8 +120,8 @@ def check_settings(section: Mapping[str, Any]) -> None:
         for one in values:
             if one is None:
                 continue
-            if key in NAMES:
-                one_of(f"study.{key}", one, NAMES[key])
+            if key in KNOWN_NAMES:
+                one_of(f"study.{key}", one, KNOWN_NAMES[key])
             elif key == "seed":
                 require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
             elif key in MAY_BE_ZERO:
@@ -136,7 +138,7 @@ def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out={str(out)!r}: {error.strerror}") from error
+        raise ArgumentError("out", out, str(error.strerror)) from error
     full = {"all.csv": result.full} if result.full else {}
     for file, table in {"table.csv": result.table, **result.more, **full}.items():
         with atomic_path(out / file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:

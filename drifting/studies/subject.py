@@ -10,13 +10,13 @@ from drifting.config.parse import parse
 from drifting.config.schema import DataConfig, to_dict
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, ConfigError, require, require_argument
 from drifting.runs.directory import differences
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
 from drifting.studies.settings import DiagnoseStudy
 
-PLACES = re.compile(r"data\.path|data\.vae|features\.options\.\w+\.weights")
+MOVABLE_SETTINGS = re.compile(r"data\.path|data\.vae|features\.options\.\w+\.weights")
 """Settings that say where something lies. A run may have named it from another working directory."""
 
 
@@ -29,10 +29,10 @@ def subject(
         ConfigError: not exactly one is given, it cannot be had, or the data or encoders are not those of the run.
     """
     if (run is None) == (weights is None):
-        raise ConfigError("--run: give the run's folder, or --weights in its place")
+        raise ArgumentError("run", None, "give the run's folder, or weights in its place")
     if run is None:
         return _assemble(TrainedGenerator.from_weights(str(weights), vae), settings)
-    require(vae is None, "--vae", vae, "is for --weights; of a run give --config.data.vae")
+    require_argument(vae is None, "vae", vae, "is for weights; of a run give the setting data.vae")
     moved = _moved(settings)
     trained = TrainedGenerator.from_run(run, vae=settings.data.vae)
     assert trained.config is not None
@@ -49,17 +49,18 @@ def subject(
         return _assemble(trained, own)
     except ConfigError as error:
         key = str(error).split("=")[0]
-        moved_too = f"{error}; if it has moved, give config.{key}"
-        raise ConfigError(moved_too if PLACES.fullmatch(key) else str(error)) from error
+        remedy = f"; if it has moved, give the new {key}" if MOVABLE_SETTINGS.fullmatch(key) else ""
+        raise ConfigError(f"{error}{remedy}") from error
 
 
 def _moved(settings: DiagnoseStudy) -> dict[str, Any]:
-    """Those of `PLACES` that were changed, by key; `ConfigError` if any other setting of a run was."""
+    """Those of `MOVABLE_SETTINGS` that were changed, by key; `ArgumentError` if any other setting of a run was."""
     changed = differences(to_dict(DiagnoseStudy()), to_dict(settings))
     moved = {key: value for key, (_, value) in changed.items() if not key.startswith("study.")}
-    if wrong := [key for key in moved if not PLACES.fullmatch(key)]:
+    if wrong := [key for key in moved if not MOVABLE_SETTINGS.fullmatch(key)]:
         places = "data.path, data.vae, features.options.NAME.weights"
-        raise ConfigError(f"run: has its own {wrong[0]}: change config.study, or where something lies ({places})")
+        remedy = f"change the section study, or where something lies ({places})"
+        raise ArgumentError("run", None, f"a run has its own {wrong[0]}: {remedy}")
     return moved
 
 

@@ -90,7 +90,7 @@ def train(
         objective: field or potential and kernel; `normalise_field` is obeyed, `feature_scale` is not.
         width: kernel width, in the units of the points (traced: no new width compiles anything).
         target: draws `[n, dimension]` real points.
-        start: of the generated distribution.
+        start: where the generated distribution begins.
         distance: how distances are computed, for those who doubt them.
         snapshots, shown: draw so many points so many times on the way, evenly spread, the untrained network's first.
     """

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import encoder_options
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config, has_banks
+from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.errors import require
 from drifting.method.state import TrainState
 from drifting.scoring.diagnosis import Diagnosis, subject_of

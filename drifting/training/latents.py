@@ -12,19 +12,21 @@ from drifting.assembly.spaces import sample_space
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild
 from drifting.data import fingerprint, sources
-from drifting.data.latents.read import FACTS, LABELS, MANIFEST, read_json
-from drifting.data.latents.shards import remove_temporary, shards_of, write_json
+from drifting.data.latents.read import FACTS_FILE, LABELS_FILE, MAKE_AGAIN, MANIFEST_FILE
+from drifting.data.latents.shards import shards_of
 from drifting.data.latents.write import _Builder, _finish, _mended, _read
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import interrupts
-from drifting.errors import CacheError, ConfigError, require
+from drifting.errors import CacheError, InputError, require_argument
 from drifting.method.space import SampleSpace
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
+from drifting.runs.files import read_json, remove_torn, write_json
+from drifting.runs.shared_work import Share, changes
 
 logger = logging.getLogger("drifting")
 
 
-def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, process_count: int = 1) -> bool:
+def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -> bool:
     """Encodes a data set into `workdir`, going on where an earlier call stopped.
 
     The process that finds all shards finished writes the manifest.
@@ -32,7 +34,7 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
     Args:
         config: what to encode, and how.
         workdir: the cache's folder, shared by all processes.
-        process_index, process_count: this process makes the shards `k` with `k % process_count == process_index`.
+        share: which of several processes that make one cache this one is.
 
     Returns:
         Whether the cache is whole, or shards of other processes are not there yet.
@@ -43,18 +45,16 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
             which it does after the batch under way.
     """
     check(config)
-    require(process_count > 0, "--process_count", process_count, "use 1 or more")
-    remedy = f"must lie in [0, --process_count={process_count})"
-    require(0 <= process_index < process_count, "--process_index", process_index, remedy)
+    share = share or Share()
     check_config(workdir, config)
     began, source = time.monotonic(), sources.source(config.data)
     space = sample_space(config.data.vae, source.shape)
     claim(workdir, config, cache_facts(config, source, space))
     shards = shards_of(workdir, len(source), config.cache.shard_size)
-    mine = shards[process_index::process_count]
-    remove_temporary(path for shard in mine for path in (shard.path, shard.record))
-    if process_index == 0:
-        remove_temporary([workdir / LABELS, workdir / MANIFEST])
+    mine = share.of(shards)
+    remove_torn(*(path for shard in mine for path in (shard.path, shard.record)))
+    if share.index == 0:
+        remove_torn(workdir / LABELS_FILE, workdir / MANIFEST_FILE)
     missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
@@ -66,12 +66,12 @@ def build_cache(config: CacheBuild, workdir: Path, process_index: int = 0, proce
 
 
 def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) -> dict[str, Any]:
-    """What a cache depends on, JSON-able. The checksum covers labels and some of the images, as `build.data_facts`."""
+    """What a cache depends on, JSON-able. The checksum covers labels and some images, see `data_facts`."""
     assert space.vae is not None
     digest = hashlib.sha256(source.labels.tobytes())
     for index in np.linspace(0, len(source) - 1, fingerprint.PROBES).astype(np.int64):
         image = _read(source, int(index))
-        digest.update(b"" if isinstance(image, ValueError) else image.tobytes())
+        digest.update(b"" if isinstance(image, InputError) else image.tobytes())
     return {
         "data": source.name,
         "samples": len(source),
@@ -94,14 +94,12 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
-    path = workdir / FACTS
+    path = workdir / FACTS_FILE
     if path.is_file():
-        old = read_json(path)
         # Where the VAE lies may change, its weights may not.
-        if changed := [key for key in facts if key != "vae" and facts[key] != old.get(key)]:
-            listed = "; ".join(f"{key} was {old.get(key)!r}, is {facts[key]!r}"[:200] for key in changed)
-            remedy = "put back what it was made from or choose another --workdir"
-            raise ConfigError(f"--workdir={workdir}: holds a cache of something else ({listed}); {remedy}")
+        listed = changes(read_json(path, MAKE_AGAIN), facts, ignored=("vae",))
+        remedy = "put back what it was made from or choose another workdir"
+        require_argument(not listed, "workdir", workdir, f"holds a cache of something else ({listed}); {remedy}")
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:
         write_config(workdir, config)  # a later call may allow more bad images
     if not path.is_file():

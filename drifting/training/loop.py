@@ -16,7 +16,7 @@ from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
-from drifting.errors import TrainingError
+from drifting.errors import InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import _check_identity, check_config, write_config
 from drifting.runs.metrics import MetricsWriter, last_metrics_step
@@ -127,7 +127,7 @@ def run(
     Raises:
         ConfigError: `workdir` holds a run with other settings or facts.
         TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
-        ValueError: the checkpoint is of another model.
+        InputError: the checkpoint is of another model.
     """
     began, steps = time.monotonic(), config.train.steps
     check_config(workdir, config)
@@ -171,7 +171,7 @@ def _latest(
     Raises:
         ConfigError: the run depends on other facts than `identity`.
     """
-    start = agreed((checkpoints.latest() or 0) if is_writer() else 0)
+    start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
     if not start:
         return 0, {}, None
     start, saved, packed = _restore(checkpoints, start, packing)
@@ -310,21 +310,21 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
     """The newest checkpoint up to `start` that can be read: its step, its JSON and its state, packed.
 
     Raises:
-        ValueError: none can; says what is wrong with the newest.
+        InputError: none can; says what is wrong with the newest.
     """
-    wrong: ValueError | None = None
+    wrong: InputError | None = None
     for step in [step for step in checkpoints.steps() if step <= start]:
         try:
             saved = checkpoints.read_run(step)
             restored = checkpoints.restore(step, packing.target(saved.get("layout", {})))
-        except ValueError as error:
+        except InputError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
         else:
             # Where a process could not read what the others could, all go back to what it could read.
             least = min(reached := everyones(step))
             return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
-    raise wrong or ValueError("there is no checkpoint")
+    raise wrong or InputError("there is no checkpoint")
 
 
 @contextmanager
@@ -332,7 +332,7 @@ def _reading(step: int, checkpoints: Checkpoints) -> Iterator[None]:
     """Data that cannot be read, such as a damaged image, ends the training."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         raise TrainingError(f"data after step {step}: {error}; {_kept(checkpoints)}") from error
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from drifting.assembly.networks import generator_arguments
-from drifting.config.checks import ema_decay
-from drifting.config.schema import Config
+from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from drifting.assembly.run import Run
-from drifting.config.checks import ema_decay
+from drifting.config.schema import ema_decay
 from drifting.devices.processes import is_writer
 from drifting.method.loss import MapMetrics
 from drifting.method.state import TrainState

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from absl import flags
@@ -16,7 +17,17 @@ from drifting.cli.commands import main
 from drifting.cli.settings import load_settings, parse_flags
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, to_dict
-from drifting.errors import ConfigError, TrainingError
+from drifting.errors import (
+    ArgumentError,
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    DriftingError,
+    HubError,
+    InputError,
+    TrainingError,
+)
+from drifting.runs.metrics import MetricsWriter
 from drifting.runs.progress import Progress
 from tests.support.runs import ROOT, TINY, command, finish, finished_run, tree
 
@@ -215,7 +226,7 @@ def test_the_directory_of_another_run(capsys: pytest.CaptureFixture[str], run: P
     line = line_of(capsys, ["train", f"--config={TINY}", workdir, "--config.loss.widths=0.3", "--config.train.seed=1"])
     assert line == (
         f"--workdir={run}: holds a run with other settings "
-        "(loss.widths was (0.4,), is (0.3,); train.seed was 0, is 1); put them back or choose another --workdir"
+        "(loss.widths was (0.4,), is (0.3,); train.seed was 0, is 1); put them back or choose another workdir"
     )
     encoder = ROOT / "configs" / "mae_digits.py"
     line = line_of(capsys, ["pretrain", f"--config={encoder}", workdir])
@@ -363,11 +374,11 @@ def test_a_message_takes_the_place_of_the_progress_bar(capsys: pytest.CaptureFix
 # --- what goes wrong on the way ---------------------------------------------------------------------------------------
 
 
-def broken_by(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def broken_by(monkeypatch: pytest.MonkeyPatch, error: BaseException, flag_of: dict[str, str] | None = None) -> None:
     def run(values: object) -> int:
         raise error
 
-    broken = Command("breaks", commands.COMMANDS["evaluate"].define, run)
+    broken = Command("breaks", commands.COMMANDS["evaluate"].define, run, flag_of=flag_of or {})
     monkeypatch.setitem(commands.COMMANDS, "evaluate", broken)
 
 
@@ -380,25 +391,72 @@ def test_failures_of_the_machine_are_one_line(capsys: pytest.CaptureFixture[str]
     assert line_of(capsys, ["evaluate"], code=130) == "evaluate: interrupted: the same command goes on"
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
-    """An error that a library raises, or that is no message, is not hidden behind one line."""
-    for error in (
-        ValueError("raised in this file, not in the package"),
-        RuntimeError("x"),
-        TypeError("x"),
-        KeyError("x"),
-    ):
-        broken_by(monkeypatch, error)
-        with pytest.raises(type(error)):
-            main(["evaluate"])
-
-
-def test_divergence_and_data_errors_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    broken_by(monkeypatch, TrainingError("loss is nan\nat step 3"))
-    with pytest.raises(TrainingError):  # raised here, outside the package: see above
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), TypeError("x"), KeyError("x")])
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception):
+    """An error that is no message to a person, whoever raised it, is not hidden behind one line."""
+    broken_by(monkeypatch, error)
+    with pytest.raises(type(error)) as found:
         main(["evaluate"])
-    monkeypatch.setattr(commands, "PACKAGE", Path(__file__).resolve().parent)
-    assert line_of(capsys, ["evaluate"], code=1) == "loss is nan at step 3"
+    assert found.value is error and "bug of drifting" in error.__notes__[0]
+
+
+def test_a_programming_error_in_the_package_is_a_bug(monkeypatch: pytest.MonkeyPatch):
+    """A `ValueError` that a line of this package raises, but not for a person, shows where it comes from."""
+
+    def run(values: object) -> int:
+        with TemporaryDirectory() as folder, MetricsWriter(folder, tensorboard=False) as writer:
+            writer.write(1, {"step": 1})
+        return 0
+
+    monkeypatch.setitem(commands.COMMANDS, "evaluate", Command("breaks", commands.COMMANDS["evaluate"].define, run))
+    with pytest.raises(ValueError, match="step") as found:
+        main(["evaluate"])
+    assert not isinstance(found.value, DriftingError)
+    assert Path(found.traceback[-1].path).is_relative_to(ROOT / "drifting" / "runs")
+
+
+def subclasses(kind: type) -> set[type]:
+    return {kind}.union(*(subclasses(below) for below in kind.__subclasses__()))
+
+
+CODES = {
+    DriftingError: 1,
+    ConfigError: 2,
+    InputError: 2,
+    CheckpointError: 1,
+    CacheError: 1,
+    HubError: 1,
+    TrainingError: 1,
+}
+
+
+def test_every_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    assert {kind for kind in subclasses(DriftingError) if kind.__module__ == "drifting.errors"} == {
+        *CODES,
+        ArgumentError,
+    }
+    for kind, code in CODES.items():
+        broken_by(monkeypatch, kind("loss is nan\nat step 3"))
+        assert line_of(capsys, ["evaluate"], code=code) == "loss is nan at step 3"
+
+
+def test_an_argument_is_told_by_its_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """The flag of the same name; or the one that the command says it is; or, where no flag gives it, the argument."""
+    for argument, value, line in (
+        ("num", 3, "--num=3: use more"),
+        ("num", None, "--num: use more"),
+        ("size", 3, "--batch=3: use more"),
+        ("depth", 3, "depth=3: use more"),
+    ):
+        broken_by(monkeypatch, ArgumentError(argument, value, "use more"), {"size": "batch"})
+        assert line_of(capsys, ["evaluate"]) == line
+
+
+def test_every_other_name_is_a_flag():
+    for known in commands.COMMANDS.values():
+        values = flags.FlagValues()
+        known.define(values)
+        assert all(flag in values and argument != flag for argument, flag in known.flag_of.items())
 
 
 # --- as a program -----------------------------------------------------------------------------------------------------

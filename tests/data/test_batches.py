@@ -266,9 +266,9 @@ def test_groups_of_a_class_and_of_any_class() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 must be positive"),
-        ({"batch_size": -2}, "batch_size=-2 must be positive"),
-        ({"batch_size": 11}, "batch_size=11 exceeds the 10 images of 'numbered'"),
+        ({"batch_size": 0}, "batch_size=0: must be positive"),
+        ({"batch_size": -2}, "batch_size=-2: must be positive"),
+        ({"batch_size": 11}, "batch_size=11: exceeds the 10 images of 'numbered'"),
         ({"seed": -1}, "seed=-1"),
         ({"epochs": 0}, "epochs=0"),
         ({"prefetch": -1}, "prefetch=-1"),

@@ -215,7 +215,7 @@ def test_damage_that_appears_later_names_the_shard(copy: Path):
         path.write_bytes(b"\0" * path.stat().st_size)
     source.__getitems__([0])
     with pytest.raises(
-        ValueError, match=r"shard-00001-of-00005\.array_record: cannot be read .*drifting cache --verify"
+        ValueError, match=r"shard-00001-of-00005\.array_record: cannot be read .*verification by `drifting cache`"
     ):
         source.__getitems__([0, 200])
 

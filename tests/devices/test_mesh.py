@@ -7,9 +7,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from drifting.assembly import networks, recipe
+from drifting.assembly import networks
 from drifting.config.schema import MAEConfig, MeshConfig, ModelConfig
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout
@@ -69,7 +70,7 @@ def layout_of(data: int, fsdp: int) -> Layout:
 def test_every_parameter_has_a_rule_and_the_large_ones_are_spread(name: str):
     if name == "mae":
         arguments = networks.mae_arguments(MAEConfig(lambda_cls=0.1), 4, 1000)
-        init = lambda: recipe.nnx.to_pure_dict(recipe.nnx.state(networks.autoencoder(arguments, jax.random.key(0))))  # noqa: E731
+        init = lambda: nnx.to_pure_dict(nnx.state(networks.autoencoder(arguments, jax.random.key(0))))  # noqa: E731
     else:
         size = dict(preset="B") if name == "dit" else dict(name="mlp", hidden_size=512, depth=4)
         _, init = networks.generator(ModelConfig(**size), (32, 32, 4), 1000, 0)

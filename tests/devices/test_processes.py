@@ -114,9 +114,9 @@ def test_processes_come_and_go_and_the_parameters_are_those_of_one(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (dict(count=2), {}, "--coordinator: is missing; several processes need all of"),
-        (dict(coordinator="localhost:1", count=2), {}, "--process_index: is missing"),
-        (dict(coordinator="localhost:1", count=2, index=2), {}, r"--process_index=2: must lie in \[0, "),
+        (dict(process_count=2), {}, "coordinator: is missing; several processes need all of"),
+        (dict(coordinator="localhost:1", process_count=2), {}, "process_index: is missing"),
+        (dict(coordinator="localhost:1", process_count=2, process_index=2), {}, r"process_index=2: must lie in \[0, "),
         ({}, {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID: is no number"),
     ],
 )  # fmt: skip

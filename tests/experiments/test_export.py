@@ -20,7 +20,6 @@ from drifting.experiments.export import export_run, import_weights
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.runs.directory import write_config
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import draw
 from drifting.weights.artifact import load_artifact, save_artifact
 from drifting.weights.diffusers_vae import diffusers_name
 from drifting.weights.load import load_weights
@@ -42,7 +41,7 @@ def test_an_exported_generator_draws_what_the_run_draws(run: Path, tmp_path: Pat
     export_run(run, tmp_path / "net", average=0.99, layout=layout)
     ours, published = TrainedGenerator.from_run(run, 0.99), TrainedGenerator.from_weights(str(tmp_path / "net"))
     jax.tree.map(np.testing.assert_array_equal, ours.params, published.params)
-    images = [draw(trained, LABELS, seed=5, alpha=1.5, batch_size=5) for trained in (ours, published)]
+    images = [trained.sample(LABELS, seed=5, alpha=1.5, batch_size=5) for trained in (ours, published)]
     np.testing.assert_array_equal(*images)
     assert published.usage.class_names == list("0123456789") and published.usage.alpha_range == [1.0, 4.0]
     assert (published.step, published.ema_decay, published.config) == (120, 0.99, None)
@@ -84,7 +83,7 @@ def test_an_encoder_is_exported(tmp_path: Path, layout: str):
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.metadata["step"] == 9 and found.metadata["settings"]["mae"]["base_channels"] == 4
     assert "--config.features.mae=hf://OWNER/NAME" in (tmp_path / "net" / "README.md").read_text()
-    with pytest.raises(ConfigError, match=r"^--ema=0\.9: an encoder is written with the first of its averages"):
+    with pytest.raises(ConfigError, match=r"^average=0\.9: an encoder is written with the first of its averages"):
         export_run(tmp_path / "run", tmp_path / "net", average=0.9)
 
 
@@ -107,15 +106,15 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path):
     before = tree(tmp_path)
     for workdir, options, message in (
         (tmp_path, {}, "holds no run"),
-        (run, {"layout": "onnx"}, "--format='onnx': use one of safetensors, released"),
-        (run, {"average": 0.5}, "--ema=0.5: the run does not keep it"),
+        (run, {"layout": "onnx"}, "layout=onnx: use one of safetensors, released"),
+        (run, {"average": 0.5}, "average=0.5: the run does not keep it"),
     ):
         with pytest.raises(ConfigError, match=message) as error:
             export_run(workdir, tmp_path / "net", **options)
         assert "\n" not in str(error.value)
     assert tree(tmp_path) == before
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConfigError, match=r"^--out=.*mine exists and is no artifact"):
+    with pytest.raises(ConfigError, match=r"^out=.*mine exists and is no artifact"):
         export_run(run, tmp_path / "mine")
 
 
@@ -132,7 +131,7 @@ def test_what_cannot_be_imported(tmp_path: Path, make: object, message: str):
     make(tmp_path / "given")  # type: ignore[operator]
     with pytest.raises(ConfigError, match=message) as error:
         import_weights(str(tmp_path / "given"), tmp_path / "out")
-    assert str(error.value).startswith(f"--weights='{tmp_path / 'given'}': ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"weights={tmp_path / 'given'}: ") and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -249,7 +248,7 @@ def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.Ca
         ([f"--workdir={run}", f"--weights={run}"], "--workdir or --weights: give one"),
         ([f"--weights={tmp_path / 'net'}", "--ema=0.9"], "--ema=0.9: published weights are one average"),
         ([f"--workdir={run}", "--vae=x"], "--vae=x: a run has its own"),
-        ([f"--weights={tmp_path / 'net'}", "--vae=x"], "vae=x: this generator draws images"),
+        ([f"--weights={tmp_path / 'net'}", "--vae=x"], "--vae=x: this generator draws images"),
         ([f"--weights={run}"], f"{run}: is a run; give the folder that `drifting export` makes of it"),
         (["--weights=hf://Goodeat/drifting/latent_XL"], "hf://Goodeat/drifting/latent_XL: no such"),
     ):
@@ -269,7 +268,7 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["hub", "push", f"--weights={tmp_path / 'a'}"], "--repo: give the repository, OWNER/NAME"),
         (
             ["hub", "push", f"--weights={tmp_path / 'a'}", "--repo=nobody"],
-            "repo=nobody: give the repository as OWNER/NAME",
+            "--repo=nobody: give the repository as OWNER/NAME",
         ),
         (["hub", "pull"], "hub: there is no such command"),
     ):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drifting.cli.commands import main
 from drifting.config.schema import MeshConfig
-from drifting.errors import ConfigError
-from drifting.experiments.replay import _with_devices_here, replay
+from drifting.errors import ArgumentError, ConfigError
+from drifting.experiments.replay import _start, _with_devices_here, replay
 from tests.support.runs import command, finish, finished_run, metrics, tiny_config, train_command, tree
 
 
@@ -33,8 +34,28 @@ def test_a_replayed_step_is_the_one_that_was(run: Path):
 
 
 def test_steps_without_a_checkpoint_before_them(run: Path):
-    with pytest.raises(ConfigError, match=r"^--step=9: the oldest checkpoint is of step 110; ask for a later step"):
-        replay(run, 9)
+    for step in (0, 9, 110):
+        wanted = rf"^step={step}: the oldest checkpoint is of step 110; ask for a later step"
+        with pytest.raises(ConfigError, match=wanted):
+            replay(run, step)
+
+
+def test_steps_that_the_run_does_not_have(run: Path, capsys: pytest.CaptureFixture[str]):
+    for step in (121, 1000):
+        with pytest.raises(ConfigError, match=rf"^step={step}: the run ends with step 120; ask for an earlier step$"):
+            replay(run, step)
+    for step, words in ((110, "the oldest checkpoint"), (121, "the run ends with"), (0, "expected a positive integer")):
+        assert main(["replay", f"--workdir={run}", f"--step={step}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"drifting: error: --step={step}: {words}")
+
+
+def test_the_bounds_of_what_can_be_replayed():
+    assert (_start(111, [120, 110], 120), _start(120, [120, 110], 120)) == (110, 110)
+    assert (_start(1, [], 120), _start(120, [], 120), _start(120, [119], 120)) == (0, 0, 119)
+    for step, saved in ((110, [120, 110]), (121, [120, 110]), (120, [120]), (0, []), (-1, []), (121, [])):
+        with pytest.raises(ArgumentError, match=rf"^step={step}: "):
+            _start(step, saved, 120)
 
 
 def test_the_mesh_of_other_machines_is_not_asked_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):

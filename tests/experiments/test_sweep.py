@@ -138,7 +138,7 @@ def test_finished_cells_are_skipped_and_failed_ones_retried_by_request(
     with caplog.at_level(logging.INFO, "drifting"):
         assert run_sweep(sweep, cells, tmp_path) == 1
     assert caplog.text.count("width0.2 has failed: TrainingError: loss is nan at step 3; try a lower rate") == 1
-    assert "2 finished, 1 failed (--retry runs them again), programs: " in caplog.text
+    assert "2 finished, 1 failed (a retry runs them again), programs: " in caplog.text
     assert calls == NAMES
     found = rows(tmp_path)
     assert [row["status"] for row in found] == ["finished", "failed", "finished"]
@@ -163,7 +163,7 @@ def test_a_stopped_sweep_goes_on(calls: list[str], tmp_path: Path):
     assert calls == NAMES[:2] and [row["status"] for row in rows(tmp_path)] == ["finished", "started", "waiting"]
     INTERRUPTED.clear()
     assert run_sweep(sweep, cells, tmp_path) == 0 and calls == [*NAMES[:2], *NAMES[1:]]
-    with pytest.raises(ConfigError, match=r"^--index=3: cells are numbered from 0 to 2"):
+    with pytest.raises(ConfigError, match=r"^index=3: cells are numbered from 0 to 2"):
         run_sweep(sweep, cells, tmp_path, index=3)
 
 
@@ -172,7 +172,7 @@ def test_other_settings_are_refused(calls: list[str], tmp_path: Path):
     run_sweep(Sweep("", WIDTHS), cells, tmp_path, index=0)
     before = (tmp_path / "sweep.json").read_text()
     changed = Sweep("", WIDTHS, {"optimizer.learning_rate": 0.5})
-    words = r"width0\.1: holds a run with other settings \(optimizer\.learning_rate was .*choose another --workdir$"
+    words = r"width0\.1: holds a run with other settings \(optimizer\.learning_rate was .*choose another workdir$"
     with pytest.raises(ConfigError, match=words):
         run_sweep(changed, cells_of(changed, BASE), tmp_path)
     assert calls == NAMES[:1] and (tmp_path / "sweep.json").read_text() == before
@@ -245,7 +245,7 @@ class FakeExecutor:
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "widths.py"
-    text = "from drifting.sweep import Sweep\n\n\ndef get_sweep():\n"
+    text = "from drifting.experiments.grid import Sweep\n\n\ndef get_sweep():\n"
     path.write_text(f'{text}    return Sweep("{TINY}", {WIDTHS!r}, {{"train.steps": 120}})\n')
     return path
 
@@ -282,7 +282,7 @@ def test_wrong_sweeps(sweep_file: Path, tmp_path: Path, capsys):
         (["--workdir=x"], "--config: give the sweep's file"),
         ([f"--config={sweep_file}"], "--workdir: give the sweep's folder"),
         ([f"--config={tmp_path / 'none.py'}", "--workdir=x"], "defines no function get_sweep()"),
-        ([f"--config={tmp_path / 'dict.py'}", "--workdir=x"], "return a drifting.sweep.Sweep"),
+        ([f"--config={tmp_path / 'dict.py'}", "--workdir=x"], "return a drifting.experiments.grid.Sweep"),
         ([f"--config={sweep_file}", "--workdir=x", "--slurm", "--slurm_options=a"], "expected KEY=VALUE"),
     ]:
         assert main(["sweep", *arguments]) == 2

@@ -19,8 +19,10 @@ from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainC
 from drifting.errors import CheckpointError, ConfigError
 from drifting.method import bank
 from drifting.method.state import TrainState, create, make_optimizer
+from drifting.runs import checkpoints as module
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import check_config, read_config, write_config
+from drifting.runs.files import sha256
 from tests.support.runs import tree
 
 RUN = {"identity": {"data": "x", "shape": [2, 2, 1]}, "data": {"position": 3}}
@@ -279,14 +281,14 @@ def test_the_one_before_is_used_where_the_newest_is_damaged(how: str, tmp_path: 
         file.unlink()
     before = tree(tmp_path)
     with caplog.at_level(logging.WARNING, "drifting"):
-        assert Checkpoints(tmp_path, keep=2).latest() == 4
+        assert Checkpoints(tmp_path, keep=2).latest_intact() == 4
     assert re.search(r"checkpoints/8/state/\S+: is damaged or missing; using the checkpoint before it", caplog.text)
     assert tree(tmp_path) == before  # looking changes nothing
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.set_aside(4)
     checkpoints.save(8, make_state(8), RUN | {"step": 8})
     checkpoints.close()
-    assert Checkpoints(tmp_path).latest() == 8 and Checkpoints(tmp_path).read_run(8)["step"] == 8
+    assert Checkpoints(tmp_path).latest_intact() == 8 and Checkpoints(tmp_path).read_run(8)["step"] == 8
     assert (tmp_path / "damaged" / "8").is_dir()
 
 
@@ -294,9 +296,23 @@ def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
     save(tmp_path, 4, 8, 12, keep=2)
     assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
     (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
-    assert Checkpoints(tmp_path).latest() == 12 and not Checkpoints(tmp_path).sealed(12)
+    assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
     (tmp_path / "seals" / "12.json").write_text("{")
-    assert Checkpoints(tmp_path).latest() == 8
+    assert Checkpoints(tmp_path).latest_intact() == 8
+
+
+def test_asking_for_the_newest_reads_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every byte is hashed once, before a state is restored, and not for a message that names the step."""
+    save(tmp_path, 4, 8, keep=2)
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr(module, "sha256", counted)
+    assert Checkpoints(tmp_path).latest() == 8 and not read
+    assert Checkpoints(tmp_path).latest_intact() == 8 and read and len(set(read)) == len(read)
 
 
 def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
@@ -312,7 +328,7 @@ def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
     changed = bytearray(data.read_bytes())
     changed[len(changed) // 2] ^= 1
     data.write_bytes(changed)
-    assert Checkpoints(tmp_path).latest() is None
+    assert Checkpoints(tmp_path).latest_intact() is None
     checkpoints.close()
 
 
@@ -337,7 +353,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):
             r"small/checkpoints: .*\(no space is left on the disk\); that after step (\d+) is safe; make room and run"
         )
         found = re.search(message, str(error.value))
-        assert found and Checkpoints(small).latest() == int(found[1])
+        assert found and Checkpoints(small).latest_intact() == int(found[1])
         restored = Checkpoints(small).restore(int(found[1]), abstract(state))
         np.testing.assert_array_equal(restored["a"], state["a"])
         checkpoints.close()

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drifting.config.checks import ema_decay
 from drifting.config.parse import parse
-from drifting.config.schema import Config
+from drifting.config.schema import Config, ema_decay
 from drifting.devices.blocks import Blocks
 from drifting.errors import ConfigError
 from drifting.runs.shared_work import Share
@@ -27,7 +26,7 @@ from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images, to_uint8
 from drifting.sampling.labels import balanced_labels, wanted_labels
-from drifting.sampling.sampler import Sampler, draw
+from drifting.sampling.sampler import Sampler
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
 
 
@@ -46,7 +45,7 @@ LABELS = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], np.int32)
 
 def test_batches_and_devices_do_not_matter(trained: TrainedGenerator):
     labels, seeds = np.tile(LABELS, 4), np.arange(5, 45)
-    images = draw(trained, labels, seed=5, alpha=1.5, batch_size=7)
+    images = trained.sample(labels, seed=5, alpha=1.5, batch_size=7)
     assert images.shape == (40, 8, 8, 1) and images.dtype == np.float32 and np.isfinite(images).all()
     for batch_size, devices in ((1, None), (500, None), (1, jax.local_devices() * 3), (64, jax.local_devices() * 2)):
         other = Sampler(trained.generator, trained.space, batch_size, devices)(trained.params, labels, seeds, 1.5)
@@ -63,15 +62,15 @@ def test_blocks_are_full_and_in_order():
 
 
 def test_image_i_has_the_seed_of_the_first_plus_i(trained: TrainedGenerator):
-    whole = draw(trained, np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
-    tail = draw(trained, np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
+    whole = trained.sample(np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
+    tail = trained.sample(np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
     np.testing.assert_allclose(tail, whole[6:], rtol=0, atol=2e-6 * np.abs(whole).max())
     assert all(np.any(whole[i] != whole[j]) for i in range(10) for j in range(i))
 
 
 def test_class_seed_and_scale_all_matter(trained: TrainedGenerator):
     def image(label: int, seed: int, alpha: float) -> np.ndarray:
-        return draw(trained, np.asarray([label]), seed, alpha, batch_size=1)
+        return trained.sample(np.asarray([label]), seed, alpha, batch_size=1)
 
     first = image(3, 0, 1.0)
     np.testing.assert_array_equal(image(3, 0, 1.0), first)
@@ -105,7 +104,7 @@ def test_which_average():
     assert ema_decay(tiny_config(eval=dict(ema_decay=0.99))) == 0.99
     zero = parse({"train": {"ema_decays": (0.5, 0.0)}, "eval": {"ema_decay": 0.0}})
     assert isinstance(zero, Config) and ema_decay(zero) == 0.0
-    with pytest.raises(ConfigError, match=r"^--ema=0\.5: the run does not keep it, use one of 0\.9, 0\.99$"):
+    with pytest.raises(ConfigError, match=r"^average=0\.5: the run does not keep it, use one of 0\.9, 0\.99$"):
         ema_decay(config, 0.5)
 
 
@@ -115,7 +114,7 @@ def test_no_data_is_needed(run: Path, tmp_path: Path):
     text = (moved / "config.json").read_text()
     (moved / "config.json").write_text(text.replace('"name": "digits"', '"name": "imagefolder"'))
     first, second = (
-        draw(TrainedGenerator.from_run(folder), LABELS, seed=5, alpha=1.0, batch_size=10) for folder in (moved, run)
+        TrainedGenerator.from_run(folder).sample(LABELS, seed=5, alpha=1.0, batch_size=10) for folder in (moved, run)
     )
     np.testing.assert_array_equal(first, second)
 
@@ -127,7 +126,7 @@ def test_a_scale_outside_the_trained_range_is_warned_of(trained: TrainedGenerato
         assert trained.alpha(4.5) == 4.5
     assert "alpha=4.5 lies outside the trained range [1, 4]" in caplog.text
     for alpha in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match=r"^--alpha="):
+        with pytest.raises(ConfigError, match=r"^alpha="):
             trained.alpha(alpha)
 
 
@@ -139,7 +138,7 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
     with Image.open(path) as image:
         assert image.size == (3 * tile + 2, 2 * tile + 2)
         pixels = np.asarray(image).astype(np.int16)
-    drawn = draw(TrainedGenerator.from_run(run), np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
+    drawn = TrainedGenerator.from_run(run).sample(np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
     for i, sample in enumerate(drawn):
         top, left = i // 3 * tile + 2, i % 3 * tile + 2
         shown = pixels[top : top + 64 : 8, left : left + 64 : 8]
@@ -148,13 +147,13 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("classes", ["x", "10", "-1", "1.0"])
 def test_unknown_classes(trained: TrainedGenerator, tmp_path: Path, classes: str):
-    with pytest.raises(ConfigError, match=r"^--classes=.*: use names or numbers from 0 to 9, separated by commas"):
+    with pytest.raises(ConfigError, match=r"^classes=.*: use names or numbers from 0 to 9, separated by commas"):
         write_grid(trained, tmp_path / "x.png", classes=[classes])
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_sampled(run: Path, trained: TrainedGenerator, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"^--out='.*x\.jpg': must end in \.png"):
+    with pytest.raises(ConfigError, match=r"^path=.*x\.jpg: must end in \.png"):
         write_grid(trained, tmp_path / "x.jpg")
     with pytest.raises(ConfigError, match="give at least one class"):
         write_grid(trained, tmp_path / "x.png", classes=[])
@@ -171,7 +170,7 @@ def test_what_cannot_be_sampled(run: Path, trained: TrainedGenerator, tmp_path: 
 
 
 def generated(trained: TrainedGenerator, count: int, batch_size: int = 64, **changes) -> GeneratedImages:
-    labels = wanted_labels(trained, count)
+    labels = wanted_labels(trained.usage.class_names, count)
     return GeneratedImages(trained, labels, source="run", alpha=1.5, batch_size=batch_size, **changes)
 
 
@@ -190,7 +189,7 @@ def test_the_npz_is_adms(whole: Path, trained: TrainedGenerator):
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.testing.assert_array_equal(labels, np.arange(5000) % 10)
     assert images.dtype == np.uint8 and images.shape == (5000, 8, 8, 1)
-    drawn = draw(trained, labels[:48], seed=0, alpha=1.5, batch_size=64)
+    drawn = trained.sample(labels[:48], seed=0, alpha=1.5, batch_size=64)
     np.testing.assert_array_equal(images[:48], ((drawn.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
     # It is read without unpacking it.
     read = open_images(whole)
@@ -268,8 +267,8 @@ def test_resuming_draws_only_what_is_missing(
     assert out.read_bytes() == whole.read_bytes()
     assert write_images(generated(trained, 5000), out) and len(asked) == 11  # nothing is left to do
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits.json", "digits.npz"]
-    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
-        write_images(GeneratedImages(trained, wanted_labels(trained, 5000), source="run", alpha=2.0), out)
+    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
+        write_images(GeneratedImages(trained, wanted_labels(trained.usage.class_names, 5000), source="run", alpha=2.0), out)
 
 
 def retrained(trained: TrainedGenerator) -> TrainedGenerator:
@@ -282,15 +281,15 @@ def test_images_of_another_run_are_not_taken_for_these(
 ):
     out, other = tmp_path / "digits.npz", retrained(trained)
     assert write_images(generated(trained, 40), out)
-    with pytest.raises(ConfigError, match=r"^--out=.*: is of something else \(weights was '"):
+    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(weights was '"):
         write_images(generated(other, 40), out)
     # Half a file is not continued with another's images.
-    monkeypatch.setattr("drifting.sampling.files.PART", 16)
+    monkeypatch.setattr("drifting.sampling.files.IMAGES_A_PART", 16)
     assert not write_images(generated(trained, 40), tmp_path / "half.npz", Share(0, 2))
     with pytest.raises(ConfigError, match=r"is of something else \(weights was '"):
         write_images(generated(other, 40), tmp_path / "half.npz")
     # The same run by another name is the same.
-    images = GeneratedImages(trained, wanted_labels(trained, 40), source="elsewhere", alpha=1.5)
+    images = GeneratedImages(trained, wanted_labels(trained.usage.class_names, 40), source="elsewhere", alpha=1.5)
     assert write_images(images, out) and write_images(images, tmp_path / "half.npz", Share(1, 2))
 
 
@@ -319,7 +318,7 @@ def test_a_folder_of_pngs(whole: Path, trained: TrainedGenerator, tmp_path: Path
 
 
 def test_what_killed_processes_left_is_removed(trained: TrainedGenerator, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("drifting.sampling.files.PART", 16)
+    monkeypatch.setattr("drifting.sampling.files.IMAGES_A_PART", 16)
     out = tmp_path / "digits"
     assert not write_images(generated(trained, 40), out, Share(1, 2))
     for name in ("000001.png", "000033.png", "metadata.json"):
@@ -360,37 +359,37 @@ def test_a_diverged_generator_writes_nothing(trained: TrainedGenerator, tmp_path
 
 
 def test_labels(trained: TrainedGenerator, tmp_path: Path):
-    np.testing.assert_array_equal(wanted_labels(trained, 5, ["7", "3"]), [7, 3, 7, 3, 7])
+    np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, 5, ["7", "3"]), [7, 3, 7, 3, 7])
     text, array, wrong = tmp_path / "labels.txt", tmp_path / "labels.npy", tmp_path / "wrong.txt"
     text.write_text("3\n1\n4\n")
     np.save(array, np.asarray([3, 1, 4]))
     for file in (text, array):
-        np.testing.assert_array_equal(wanted_labels(trained, None, None, str(file)), [3, 1, 4])
-        np.testing.assert_array_equal(wanted_labels(trained, 2, None, str(file)), [3, 1])
+        np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, None, None, str(file)), [3, 1, 4])
+        np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, 2, None, str(file)), [3, 1])
     wrong.write_text("3\n10\n")
     for count, classes, file, words in [
-        (4, None, text, r"holds 3 labels, --num=4 asks for more"),
+        (4, None, text, r"holds 3 labels, num=4 asks for more"),
         (None, None, wrong, r"holds 10, labels lie in \[0, 9\]"),
         (1, ["1"], text, r"leave one of them out"),
         (1, None, tmp_path / "none", r"cannot be read as whole numbers"),
-        (None, None, None, r"^--num: give the number of images"),
-        (1, [], None, r"^--classes=: give at least one class"),
-        (1, [""], None, r"^--classes=: give at least one class"),
+        (None, None, None, r"^num: give the number of images"),
+        (1, [], None, r"^classes=: give at least one class"),
+        (1, [""], None, r"^classes=: give at least one class"),
     ]:
         with pytest.raises(ConfigError, match=words):
-            wanted_labels(trained, count, classes, None if file is None else str(file))
+            wanted_labels(trained.usage.class_names, count, classes, None if file is None else str(file))
 
 
 def test_what_cannot_be_written(trained: TrainedGenerator, tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"^--uint8='floor': use one of truncate, round"):
+    with pytest.raises(ConfigError, match=r"^uint8=floor: use one of truncate, round"):
         generated(trained, 1, uint8="floor")
-    with pytest.raises(ConfigError, match=r"^--seed=4294967295: with 2 images the last seed must lie below 2\^32"):
+    with pytest.raises(ConfigError, match=r"^seed=4294967295: with 2 images the last seed must lie below 2\^32"):
         generated(trained, 2, seed=2**32 - 1)
     (tmp_path / "mine.npz").write_bytes(b"")
     with pytest.raises(ConfigError, match="is there and not known to be these images"):
         write_images(generated(trained, 1), tmp_path / "mine.npz")
     for index, count in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(ConfigError, match=r"^--process_"):
+        with pytest.raises(ConfigError, match=r"^(index|count)="):
             Share(index, count)
 
 

@@ -371,7 +371,7 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
     run = finished_run(tmp_path_factory)
     path = tmp_path / "settings.py"
     path.write_text(
-        "from drifting.analysis.settings import *\n\ndef get_config():\n    config = study_config(DiagnoseStudy())\n"
+        "from drifting.studies.settings import *\n\ndef get_config():\n    config = study_config(DiagnoseStudy())\n"
         "    config.study.update(labels=2, generated=6, references=12, positions=1, kernel='laplace', widths=(0.3,))\n"
         "    return config\n"
     )
@@ -398,7 +398,7 @@ def test_what_a_run_names_may_have_moved(tmp_path_factory: pytest.TempPathFactor
     for settings, message in (
         (
             DiagnoseStudy(),
-            "features.options.mae.weights=None: there is no such folder; if it has moved, give config.feat",
+            "features.options.mae.weights=None: there is no such folder; if it has moved, give the new feat",
         ),
         (
             DiagnoseStudy(features=FeaturesConfig(options={"mae": {"weights": "moved"}})),
@@ -418,13 +418,13 @@ def test_what_a_run_names_may_have_moved(tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out=x"], "--run: give the run's folder, or --weights in its place"),
-        (["--out=x", "--run=a", "--weights=b"], "--run: give the run's folder, or --weights in its place"),
+        (["--out=x"], "--run: give the run's folder, or weights in its place"),
+        (["--out=x", "--run=a", "--weights=b"], "--run: give the run's folder, or weights in its place"),
         (
             ["--out=x", "--run=a", "--config.loss.kernel=laplace"],
-            "--run: a run has its own loss.kernel: change config.study, or where something lies (data.path, data.vae,",
+            "--run: a run has its own loss.kernel: change the section study, or where something lies (data.path, ",
         ),
-        (["--out=x", "--run=a", "--vae=b"], "--vae='b': is for --weights; of a run give --config.data.vae"),
+        (["--out=x", "--run=a", "--vae=b"], "--vae=b: is for weights; of a run give the setting data.vae"),
     ],
 )
 def test_diagnose_says_what_is_missing(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):

@@ -24,12 +24,12 @@ from drifting.config.checks import check
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, to_dict
 from drifting.data.batches import members_of
-from drifting.data.latents import write
 from drifting.data.latents.read import latents, record_type
 from drifting.data.latents.shards import shards_of
 from drifting.data.sources.folder import imagefolder
 from drifting.errors import CacheError, ConfigError
 from drifting.method.space import SampleSpace
+from drifting.runs.shared_work import Share
 from drifting.training.latents import build_cache
 from drifting.weights.references import network
 from tests.support import runs
@@ -349,7 +349,7 @@ def test_another_cache_is_not_written_over(copy: Path, folder: Path, tmp_path: P
     ]
     for config, words in cases:
         line = line_of(lambda config=config: build_cache(config, copy))
-        assert line.startswith(f"--workdir={copy}: {words}")
+        assert line.startswith(f"workdir={copy}: {words}")
     assert tree(copy) == before
 
 
@@ -367,7 +367,7 @@ def test_a_full_disk_leaves_nothing_in_part(finished: Path, folder: Path, tmp_pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        line = line_of(lambda: build_cache(cache_settings(folder), tmp_path), RuntimeError)
+        line = line_of(lambda: build_cache(cache_settings(folder), tmp_path), CacheError)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "write() failed: File too large" in line and not list(tmp_path.glob("*shard*"))
@@ -375,14 +375,16 @@ def test_a_full_disk_leaves_nothing_in_part(finished: Path, folder: Path, tmp_pa
 
 
 def test_processes_that_there_are_not(folder: Path, tmp_path: Path):
-    line = line_of(lambda: build_cache(cache_settings(folder), tmp_path, 2, 2))
-    assert line == "--process_index=2: must lie in [0, --process_count=2)"
+    line = line_of(lambda: build_cache(cache_settings(folder), tmp_path, Share(2, 2)))
+    assert line == "index=2: must lie in [0, count=2)"
     assert not list(tmp_path.iterdir())
 
 
 def test_which_process_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     called: list[tuple[int, int]] = []
-    monkeypatch.setattr(write, "build_cache", lambda config, workdir, index, count: called.append((index, count)))
+    monkeypatch.setattr(
+        "drifting.training.latents.build_cache", lambda *given: called.append((given[2].index, given[2].count))
+    )
     arguments = ["cache", f"--config={ROOT}/configs/data/imagenet.py", f"--workdir={tmp_path}"]
     for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)

@@ -18,7 +18,7 @@ from drifting.config.schema import MAEConfig, OptimizerConfig, PretrainConfig, R
 from drifting.data.batches import Pipeline
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
-from drifting.errors import ConfigError, TrainingError
+from drifting.errors import ConfigError, InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.training import loop
 
@@ -288,7 +288,7 @@ class Damaged(ArraySource):
 
     def read(self, indices: Any, mirrored: Any, crop_seeds: Any) -> Any:
         if 77 in indices:
-            raise ValueError("cannot read the image 77.png; repair or remove it")
+            raise InputError("cannot read the image 77.png; repair or remove it")
         return super().read(indices, mirrored, crop_seeds)
 
 

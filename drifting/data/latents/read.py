@@ -1,12 +1,10 @@
-"""A cache of latents on disk, and the source that reads it. `drifting cache` (`drifting.data.cache`) writes one.
+"""A cache of latents on disk, and the source that reads it. `drifting cache` writes one, see `write.py`.
 
 A cache is a folder of ArrayRecord files ("shards") of records of one size: the image's index in the data set it was
 made from, its label, and the moments of its latents, in float16. `manifest.json` says what they are, and is there only
 once the cache is whole. It keeps moments rather than latents so that training can draw an image's latents afresh.
 """
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -20,12 +18,17 @@ from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
 from drifting.data.source import Batch, Delivery, Indices, Records, check_split
+from drifting.errors import InputError
+from drifting.runs.files import labels_sha256, read_json, sha256
 
 logger = logging.getLogger("drifting")
 
 FORMAT, VERSION = "drifting latents", 1
 
-FACTS, LABELS, MANIFEST = "facts.json", "labels.npy", "manifest.json"
+FACTS_FILE, LABELS_FILE, MANIFEST_FILE = "facts.json", "labels.npy", "manifest.json"
+
+MAKE_AGAIN = "restore it, or make the cache again"
+"""What to do with a damaged file of a cache."""
 
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -54,32 +57,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished cache: `format version facts images bad labels_sha256 shards`.
 
     Raises:
-        ValueError: the folder holds no cache, one that is not finished, or the manifest of another one.
+        InputError: the folder holds no cache, one that is not finished, or the manifest of another one.
     """
-    path = folder / MANIFEST
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        if (folder / FACTS).is_file():
-            raise ValueError(f"{folder}: the cache is not finished; run its `drifting cache` command again")
-        raise ValueError(f"{folder}: holds no cache of latents; give a folder that `drifting cache` wrote")
-    manifest, facts = read_json(path), read_json(folder / FACTS)
+        if (folder / FACTS_FILE).is_file():
+            raise InputError(f"{folder}: the cache is not finished; run its `drifting cache` command again")
+        raise InputError(f"{folder}: holds no cache of latents; give a folder that `drifting cache` wrote")
+    manifest, facts = read_json(path, MAKE_AGAIN), read_json(folder / FACTS_FILE, MAKE_AGAIN)
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         found = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
-        raise ValueError(f"{path}: is {found}, not {FORMAT!r} version {VERSION}; make the cache again")
+        raise InputError(f"{path}: is {found}, not {FORMAT!r} version {VERSION}; make the cache again")
     if other := [key for key, value in facts.items() if manifest["facts"].get(key) != value]:
         was, now = facts[other[0]], manifest["facts"].get(other[0])
-        raise ValueError(f"{path}: of another cache ({other[0]} is {now!r}, here {was!r}); put the right one back")
+        raise InputError(f"{path}: of another cache ({other[0]} is {now!r}, here {was!r}); put the right one back")
     return manifest
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `ValueError` with the file's name where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); restore it, or make the cache again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds no JSON object; restore it, or make the cache again")
-    return found
 
 
 def check_cache(folder: Path, verify: bool = False) -> list[str]:
@@ -91,7 +83,7 @@ def check_cache(folder: Path, verify: bool = False) -> list[str]:
     """
     try:
         manifest = read_manifest(folder)
-    except ValueError as error:
+    except InputError as error:
         return [str(error)]
 
     def look(shard: dict[str, Any]) -> str | None:
@@ -100,7 +92,7 @@ def check_cache(folder: Path, verify: bool = False) -> list[str]:
             return f"{path}: is missing; run the `drifting cache` command again"
         if (size := path.stat().st_size) != shard["bytes"]:
             return f"{path}: has {size} bytes, not {shard['bytes']}; {remedy}"
-        if verify and (found := file_sha256(path)) != shard["sha256"]:
+        if verify and (found := sha256(path)) != shard["sha256"]:
             return f"{path}: is damaged, its SHA-256 is {found}, not {shard['sha256']}; {remedy}"
         return None
 
@@ -108,35 +100,24 @@ def check_cache(folder: Path, verify: bool = False) -> list[str]:
         problems = [line for line in pool.map(look, manifest["shards"]) if line]
     try:
         _read_labels(folder, manifest)
-    except ValueError as error:
+    except InputError as error:
         problems.append(str(error))
     return problems
 
 
 def _require_none(problems: list[str]) -> None:
     if problems:
-        raise ValueError(problems[0] + (f" (and {len(problems) - 1} more problems)" if problems[1:] else ""))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def labels_sha256(labels: NDArray[np.int32]) -> str:
-    """SHA-256 of labels `[N]`, as little-endian int32."""
-    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
+        raise InputError(problems[0] + (f" (and {len(problems) - 1} more problems)" if problems[1:] else ""))
 
 
 def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
-    path = folder / LABELS
+    path = folder / LABELS_FILE
     try:
         labels: NDArray[np.int32] = np.load(path, allow_pickle=False).astype(np.int32)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); run the `drifting cache` command again") from error
+        raise InputError(f"{path}: cannot be read ({error}); run the `drifting cache` command again") from error
     if labels_sha256(labels) != manifest["labels_sha256"]:
-        raise ValueError(f"{path}: is damaged; remove it and run the `drifting cache` command again")
+        raise InputError(f"{path}: is damaged; remove it and run the `drifting cache` command again")
     return labels
 
 
@@ -203,12 +184,12 @@ class LatentSource:
         """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` `[B]` of their mirror images; labels `[B]`.
 
         Raises:
-            ValueError: mirror images or random crops are asked for and were not encoded, or a shard cannot be read.
+            InputError: mirror images or random crops are asked for and were not encoded, or a shard cannot be read.
         """
         if crop_seeds is not None:
-            raise ValueError(f"{self.path}: latents cannot be cropped; leave data.random_crop=False")
+            raise InputError(f"{self.path}: latents cannot be cropped; leave data.random_crop=False")
         if mirrored.any() and not self.flip:
-            raise ValueError(f"{self.path}: was made without mirror images (cache.flip=False); set data.flip=False")
+            raise InputError(f"{self.path}: was made without mirror images (cache.flip=False); set data.flip=False")
         rows = np.asarray(indices, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
@@ -231,12 +212,12 @@ class LatentSource:
             found: list[bytes] = self._readers[shard].read(positions.tolist())
         except Exception as error:  # the reader raises many kinds
             reason = " ".join(str(error).split())[:200]
-            remedy = f"`drifting cache --verify --workdir={self.path}` finds what is damaged"
-            raise ValueError(f"{self._files[shard]}: cannot be read ({reason}); {remedy}") from error
+            remedy = "a verification by `drifting cache` finds what is damaged"
+            raise InputError(f"{self._files[shard]}: cannot be read ({reason}); {remedy}") from error
         return found
 
     def verify(self) -> None:
-        """Compares the whole cache with its checksums. Raises `ValueError`, one line, where they differ."""
+        """Compares the whole cache with its checksums. Raises `InputError`, one line, where they differ."""
         size = sum(path.stat().st_size for path in self._files) / 1e9
         if size > 1:  # otherwise it takes no time
             logger.info("data: comparing %.0f GB of %s with its checksums (or set data.verify=False)", size, self.path)
@@ -259,15 +240,15 @@ def latents(
         image_size, channels, classes: of the images that were encoded. The cache knows them: given, they are compared.
 
     Raises:
-        ValueError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`
+        InputError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`
             is not `train`.
     """
     check_split(split)
     if split != "train":
-        raise ValueError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
+        raise InputError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
     found = LatentSource(Path(path))
     known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
     for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
         if given not in (None, known[key]):
-            raise ValueError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
+            raise InputError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
     return found

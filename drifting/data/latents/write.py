@@ -1,4 +1,4 @@
-"""Encoding a data set into a cache of latents: `drifting cache`. For what it writes see `drifting.data.latents`.
+"""Encoding a data set into a cache of latents: `drifting cache`. `read.py` says what it writes.
 
 The work is cut into shards, which depend on the settings alone: shard `k` holds the images `[k S, (k + 1) S)` of the
 source, in order and without those that cannot be read. Each process makes whole shards, so the records are the same
@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -30,30 +30,28 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import CacheBuild
 from drifting.data.latents.read import (
-    FACTS,
+    FACTS_FILE,
     FORMAT,
-    LABELS,
-    MANIFEST,
+    LABELS_FILE,
+    MAKE_AGAIN,
+    MANIFEST_FILE,
     VERSION,
-    file_sha256,
-    labels_sha256,
-    read_json,
     record_type,
 )
-from drifting.data.latents.shards import Shard, flush, remove_temporary, write_json
+from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError
+from drifting.errors import CacheError, InputError
 from drifting.method.space import SampleSpace
 from drifting.runs.directory import CONFIG_FILE
-from drifting.runs.files import atomic_path
+from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.progress import Progress, duration
 
 logger = logging.getLogger("drifting")
 
 Image = NDArray[np.float32]
 
-LISTED = 10
-"""Images that could not be read, and classes without any, which the last messages name."""
+LISTED_AT_MOST = 10
+"""How many images that could not be read, and classes without any, the last messages name."""
 
 
 def _cores() -> int:
@@ -61,18 +59,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read(source: Source, index: int) -> Image | ValueError:
+def _read(source: Source, index: int) -> Image | InputError:
     """An image, or why it cannot be read."""
     try:
         return source[index][0]
-    except ValueError as error:
+    except InputError as error:
         return error
 
 
 def _mended(source: Source, shard: Shard) -> bool:
     """Whether an image that was left out of a finished shard can be read by now."""
     left_out = (shard.finished() or {"bad": []})["bad"]
-    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), ValueError)]
+    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), InputError)]
     if mended:
         logger.info("cache: image %d can be read now, %s is made again", mended[0], shard.path.name)
     return bool(mended)
@@ -84,8 +82,19 @@ def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
         raise CacheError(
             f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
             f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
-            "again (without them it is another cache: choose another --workdir)"
+            "again (without them it is another cache: choose another workdir)"
         )
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What keeps a shard from being written, such as a full disk, ends the work with one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        remedy = "make room or mend that, and run the same command again"
+        raise CacheError(f"cache: a shard cannot be written ({reason}); finished shards stay; {remedy}") from error
 
 
 @dataclass
@@ -148,10 +157,10 @@ class _Builder:
 
     def _decoded(
         self, pool: ThreadPoolExecutor, shards: Sequence[Shard], ahead: int
-    ) -> Iterator[tuple[int, Image | ValueError]]:
+    ) -> Iterator[tuple[int, Image | InputError]]:
         """Indices and images in order, of which `ahead` are decoded before they are asked for, over shards' ends."""
         indices = chain.from_iterable(shard.indices for shard in shards)
-        waiting: deque[tuple[int, Future[Image | ValueError]]] = deque()
+        waiting: deque[tuple[int, Future[Image | InputError]]] = deque()
 
         def start(index: int) -> None:
             waiting.append((index, pool.submit(_read, self._source, index)))
@@ -164,7 +173,7 @@ class _Builder:
                 start(following)
             yield index, future.result()
 
-    def _make_shard(self, shard: Shard, images: Iterator[tuple[int, Image | ValueError]]) -> Generator[int]:
+    def _make_shard(self, shard: Shard, images: Iterator[tuple[int, Image | InputError]]) -> Generator[int]:
         """Makes one shard; yields the number of images of each batch once it is under way."""
         self._made = _Made()
         self._bad_before = sum(len(found["bad"]) for other in self._shards if (found := other.finished()))
@@ -183,21 +192,22 @@ class _Builder:
                 yield taken
             if before is not None:
                 self._write(writer, *before)
-            writer.close()
+            with _writing():
+                writer.close()
             self._publish(shard, temporary)
         finally:
             if writer.is_open():
                 writer.close()
             temporary.unlink(missing_ok=True)
 
-    def _take_batch(self, images: Iterator[tuple[int, Image | ValueError]]) -> tuple[list[int], Image, int]:
+    def _take_batch(self, images: Iterator[tuple[int, Image | InputError]]) -> tuple[list[int], Image, int]:
         """Indices and images of the next batch, padded with zeros, and how many images were looked at for it."""
         batch = np.zeros((self._config.batch_size, *self._source.shape), np.float32)
         indices: list[int] = []
         taken = 0
         for index, image in images:
             taken += 1
-            if isinstance(image, ValueError):
+            if isinstance(image, InputError):
                 self._skip(index, image)
                 continue
             batch[len(indices)] = image
@@ -206,7 +216,7 @@ class _Builder:
                 break
         return indices, batch, taken
 
-    def _skip(self, index: int, error: ValueError) -> None:
+    def _skip(self, index: int, error: InputError) -> None:
         reason = " ".join(str(error).split())
         logger.warning("cache: skipped image %d: %s", index, reason)
         self._made.bad.append({"index": index, "reason": reason})
@@ -221,8 +231,9 @@ class _Builder:
         if not finite.all():
             index = indices[int(finite.argmin())]
             raise CacheError(f"cache: moments of image {index} are not finite in float16; is data.vae the right one?")
-        for row in table:
-            writer.write(row.tobytes())
+        with _writing():
+            for row in table:
+                writer.write(row.tobytes())
         self._made.labels += table["label"].tolist()
 
     def _publish(self, shard: Shard, temporary: Path) -> None:
@@ -232,7 +243,7 @@ class _Builder:
             "file": shard.path.name,
             "records": len(self._made.labels),
             "bytes": temporary.stat().st_size,
-            "sha256": file_sha256(temporary),
+            "sha256": sha256(temporary),
             "labels": self._made.labels,
             "bad": self._made.bad,
             "seconds": round(time.monotonic() - self._made.began, 3),
@@ -261,7 +272,7 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         )  # fmt: skip
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
-    with atomic_path(workdir / LABELS) as temporary:
+    with atomic_path(workdir / LABELS_FILE) as temporary:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
         flush(temporary)
@@ -269,14 +280,14 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "facts": read_json(workdir / FACTS),
+        "facts": read_json(workdir / FACTS_FILE, MAKE_AGAIN),
         "images": len(labels),
         "bad": bad,
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
-    write_json(workdir / MANIFEST, manifest)
-    remove_temporary([workdir / CONFIG_FILE, workdir / FACTS])  # by now all processes have got past those
+    write_json(workdir / MANIFEST_FILE, manifest)
+    remove_torn(workdir / CONFIG_FILE, workdir / FACTS_FILE)  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
@@ -285,14 +296,14 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
     if bad:
         logger.warning(
             "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
-            "command takes them in (the data set without them is another cache: choose another --workdir)",
-            len(bad), workdir / MANIFEST,
+            "command takes them in (the data set without them is another cache: choose another workdir)",
+            len(bad), workdir / MANIFEST_FILE,
         )  # fmt: skip
-        for image in bad[:LISTED]:
+        for image in bad[:LISTED_AT_MOST]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
     names, present = manifest["facts"]["classes"], set(labels.tolist())
     if empty := [name for label, name in enumerate(names) if label not in present]:
-        listed = ", ".join(empty[:LISTED]) + (", .." if empty[LISTED:] else "")
+        listed = ", ".join(empty[:LISTED_AT_MOST]) + (", .." if empty[LISTED_AT_MOST:] else "")
         logger.warning(
             "cache: %d of %d classes have no image that can be read, which training asks for: %s",
             len(empty), len(names), listed,

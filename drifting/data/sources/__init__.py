@@ -13,7 +13,7 @@ from drifting.data.sources.digits import digits
 from drifting.data.sources.folder import imagefolder
 from drifting.data.sources.synthetic import synthetic
 from drifting.data.sources.tfds import tfds
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 
 SOURCES: dict[str, Callable[..., LabelledSource]] = {
     "digits": digits,
@@ -40,18 +40,18 @@ def make_source(
     """Build the source `SOURCES[name]`; arguments left at None are not passed on.
 
     Raises:
-        ValueError: `name` is unknown, the source needs an argument that is None or takes none of that name, or the
+        InputError: `name` is unknown, the source needs an argument that is None or takes none of that name, or the
             source itself refuses its arguments.
     """
     if name not in SOURCES:
-        raise ValueError(f"source name={name!r} is unknown: use one of {', '.join(SOURCES)}")
+        raise InputError(f"source name={name!r} is unknown: use one of {', '.join(SOURCES)}")
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     parameters = inspect.signature(SOURCES[name]).parameters
     for key, value in given.items():
         if value is None and key in parameters and parameters[key].default is inspect.Parameter.empty:
-            raise ValueError(f"source {name!r} needs {key}: give it")
+            raise InputError(f"source {name!r} needs {key}: give it")
         if value is not None and key not in parameters:
-            raise ValueError(f"source {name!r} takes no {key} (got {value!r}): leave it None")
+            raise InputError(f"source {name!r} takes no {key} (got {value!r}): leave it None")
     return SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -68,9 +68,9 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         )
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
-            raise ValueError(f"{delivers.path} was made without mirror images (cache.flip=False): set data.flip=False")
+            raise InputError(f"{delivers.path} was made without mirror images (cache.flip=False): set data.flip=False")
         if data.verify and isinstance(found, VerifiableSource):
             found.verify()
-    except ValueError as error:
+    except (ConfigError, InputError) as error:
         raise ConfigError(f"data.name={data.name!r}: {error}") from error
     return OneClass(found) if data.unconditional else found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from drifting.data.source import ArraySource, check_split
 from drifting.data.sources.tfds import tfds_images
+from drifting.errors import InputError
 
 DIGITS = tuple(str(c) for c in range(10))
 
@@ -32,7 +33,7 @@ def mnist(path: str | Path, split: str = "train") -> ArraySource:
         split: `train` or `heldout`.
 
     Raises:
-        ValueError: `path` holds neither, or a file is damaged.
+        InputError: `path` holds neither, or a file is damaged.
     """
     return _grey("mnist", Path(path), split, DIGITS)
 
@@ -51,7 +52,7 @@ def cifar10(path: str | Path, split: str = "train") -> ArraySource:
         split: `train` or `heldout`.
 
     Raises:
-        ValueError: `path` holds neither, or a file is damaged.
+        InputError: `path` holds neither, or a file is damaged.
     """
     check_split(split)
     folder, files = Path(path), CIFAR_FILES[split]
@@ -59,7 +60,7 @@ def cifar10(path: str | Path, split: str = "train") -> ArraySource:
         if (base / files[0]).is_file():
             return ArraySource("cifar10", *_cifar([base / name for name in files]), CIFAR10)
     if (folder / "data_batch_1").is_file() or (folder / "cifar-10-batches-py").is_dir():
-        raise ValueError(f"path={str(path)!r} holds the Python version of CIFAR-10, a pickle: get the binary version")
+        raise InputError(f"path={str(path)!r} holds the Python version of CIFAR-10, a pickle: get the binary version")
     return _tfds("cifar10", folder, split, CIFAR10, files[0] + (", .." if files[1:] else ""))
 
 
@@ -71,7 +72,7 @@ def _grey(name: str, folder: Path, split: str, class_names: tuple[str, ...]) -> 
         return _tfds(name, folder, split, class_names, f"{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte")
     pixels, numbers = _idx(images, 3), _idx(labels, 1)
     if len(pixels) != len(numbers) or len(numbers) == 0 or numbers.max() >= len(class_names):
-        raise ValueError(f"{images} and {labels} do not belong together: {len(pixels)} images, {len(numbers)} labels")
+        raise InputError(f"{images} and {labels} do not belong together: {len(pixels)} images, {len(numbers)} labels")
     return ArraySource(name, pixels[..., None], numbers, class_names)
 
 
@@ -86,10 +87,10 @@ def _idx(path: Path, axes: int) -> NDArray[np.uint8]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, found, *shape = struct.unpack_from(f">HBB{axes}I", data)
     except (OSError, EOFError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): get it again") from error
+        raise InputError(f"{path} is damaged ({error}): get it again") from error
     start = 4 + 4 * axes
     if (zeros, kind, found) != (0, 8, axes) or len(data) != start + np.prod(shape):
-        raise ValueError(f"{path} is no IDX file of {axes} axes, or is cut short: get it again")
+        raise InputError(f"{path} is no IDX file of {axes} axes, or is cut short: get it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -100,9 +101,9 @@ def _cifar(paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         try:
             data = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error}): get it again") from error
+            raise InputError(f"{path} cannot be read ({error}): get it again") from error
         if len(data) == 0 or len(data) % 3073 or data[::3073].max() > 9:
-            raise ValueError(f"{path} is no file of CIFAR-10's binary version, or is cut short: get it again")
+            raise InputError(f"{path} is no file of CIFAR-10's binary version, or is cut short: get it again")
         records.append(data.reshape(-1, 3073))
     rows = np.concatenate(records)
     return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0]
@@ -110,8 +111,8 @@ def _cifar(paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def _tfds(name: str, folder: Path, split: str, class_names: tuple[str, ...], files: str) -> ArraySource:
     if not folder.is_dir():
-        raise ValueError(f"path={str(folder)!r}: there is no such folder")
+        raise InputError(f"path={str(folder)!r}: there is no such folder")
     if not (folder / name).is_dir():
-        raise ValueError(f"path={str(folder)!r} has neither {files} nor a TFDS folder {name}/: give the right one")
+        raise InputError(f"path={str(folder)!r} has neither {files} nor a TFDS folder {name}/: give the right one")
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
     return ArraySource(name, *tfds_images(folder / name, split, shape), class_names)

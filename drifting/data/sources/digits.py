@@ -14,7 +14,7 @@ def digits(split: str = "train") -> ArraySource:
     The 1,797 images are split once and for all into 1,400 for training and 397 held out (38 to 41 of each class).
 
     Raises:
-        ValueError: `split` is not one of `SPLITS`.
+        InputError: `split` is not one of `SPLITS`.
     """
     check_split(split)
     data = load_digits()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from drifting.data.decode import EncodedSource, check_size
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
+from drifting.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -42,7 +43,7 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: An argument is out of range, or the folder has no images, no classes or no such split, or it is
+        InputError: An argument is out of range, or the folder has no images, no classes or no such split, or it is
             rather one below it whose sub-folders are classes. Reading an image that is damaged raises one, too, that
             names the file.
     """
@@ -52,22 +53,22 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     class_folders = _folders(train)
     class_names = tuple(f.name for f in class_folders)
     if not class_names:
-        raise ValueError(f"path={str(path)!r} has no class folders: expected {train}/CLASS/IMAGE")
+        raise InputError(f"path={str(path)!r} has no class folders: expected {train}/CLASS/IMAGE")
     if below := _folder_of_classes(class_folders):
-        raise ValueError(
+        raise InputError(
             f"path={str(path)!r}: its class folders hold folders and no images; give {str(below)!r} instead"
         )
     folder = train if split == "train" else heldout
     if folder is None:
-        raise ValueError(f"path={str(path)!r} has no held-out images: add heldout/CLASS/ or val/CLASS/ beside train/")
+        raise InputError(f"path={str(path)!r} has no held-out images: add heldout/CLASS/ or val/CLASS/ beside train/")
     files: list[str] = []
     labels: list[int] = []
     for class_folder in _folders(folder):
         if class_folder.name not in class_names:
-            raise ValueError(f"{class_folder} is a class that {train} lacks: remove it or add training images")
+            raise InputError(f"{class_folder} is a class that {train} lacks: remove it or add training images")
         found = _images(class_folder)
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"{class_folder} holds no images: remove it or add some: {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
         files += found
@@ -77,12 +78,12 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
 
 def _split_folders(path: Path) -> tuple[Path, Path | None]:
     if not path.is_dir():
-        raise ValueError(f"path={str(path)!r} is not a folder: give one with a sub-folder of images for each class")
+        raise InputError(f"path={str(path)!r} is not a folder: give one with a sub-folder of images for each class")
     heldout = next((path / name for name in ("heldout", "val") if (path / name).is_dir()), None)
     if (path / "train").is_dir():
         return path / "train", heldout
     if heldout is not None:
-        raise ValueError(
+        raise InputError(
             f"path={str(path)!r} has {heldout.name}/ but no train/, whose classes number the labels: add it"
         )
     return path, None

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.source import Batch, Indices, check_split
+from drifting.errors import InputError
 
 SYNTHETIC_PER_CLASS = 256
 
@@ -53,10 +54,10 @@ def synthetic(image_size: int, split: str = "train", channels: int = 3, classes:
         channels, classes: How many.
 
     Raises:
-        ValueError: An argument is out of range.
+        InputError: An argument is out of range.
     """
     check_split(split)
     for key, value in dict(image_size=image_size, channels=channels, classes=classes).items():
         if value <= 0:
-            raise ValueError(f"{key}={value} must be positive")
+            raise InputError(f"{key}={value} must be positive")
     return SyntheticSource(image_size, channels, classes, 0 if split == "train" else classes * SYNTHETIC_PER_CLASS)

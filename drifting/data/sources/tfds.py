@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from drifting.data.decode import EncodedSource, check_size, decode
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
+from drifting.errors import InputError
 
 logger = logging.getLogger("drifting")
 
 SPLITS = {"train": ("train",), "heldout": ("validation", "test")}
 """Names of our splits there, the first that there is."""
 
-CHUNK = 64
+RECORDS_A_READ = 64
 """Records fetched at a time: they are read in parallel, and few enough to wait in memory."""
 
 
@@ -30,7 +31,7 @@ class Records:
         split: `train` or `heldout`, which is the split `validation` or else `test` there.
 
     Raises:
-        ValueError: there is no such folder or split, it is no image classification, not prepared as array_record, or
+        InputError: there is no such folder or split, it is no image classification, not prepared as array_record, or
             a file of it is missing.
     """
 
@@ -43,10 +44,10 @@ class Records:
         try:
             builder = tensorflow_datasets.builder_from_directory(self.folder)
         except Exception as error:  # of many kinds, as are the ways in which such a folder can be damaged
-            raise ValueError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
+            raise InputError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
         self.split = next((name for name in SPLITS[split] if name in builder.info.splits), "")
         if not self.split:
-            raise ValueError(
+            raise InputError(
                 f"path={str(self.folder)!r} has the splits {', '.join(builder.info.splits)}, and none of "
                 f"{', '.join(SPLITS[split])}, which split={split!r} needs: choose another data set"
             )
@@ -58,7 +59,7 @@ class Records:
         missing = [file for file in builder.info.splits[self.split].filepaths if not Path(file).exists()]
         skip = {self.image: tensorflow_datasets.decode.SkipDecoding()}
         if (found := builder.info.file_format.value) != "array_record":
-            raise ValueError(
+            raise InputError(
                 f"path={str(self.folder)!r}: is prepared as {found}, which has no index; where TensorFlow is "
                 f"installed, run `tfds convert_format --dataset_version_dir={self.folder} "
                 "--out_file_format=array_record`"
@@ -66,39 +67,39 @@ class Records:
         try:
             self._source: Any = builder.as_data_source(self.split, decoders=skip)
         except Exception as error:  # as above
-            raise ValueError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
+            raise InputError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
         if missing:
             more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
-            raise ValueError(f"{missing[0]}: is missing{more}; copy or prepare the data set again")
+            raise InputError(f"{missing[0]}: is missing{more}; copy or prepare the data set again")
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __call__(self, indices: Indices) -> Iterator[tuple[bytes, int]]:
-        """The encoded image and the label of each index. Raises `ValueError` at one that cannot be read."""
+        """The encoded image and the label of each index. Raises `InputError` at one that cannot be read."""
         for found in self.attempts(indices):
-            if isinstance(found, ValueError):
+            if isinstance(found, InputError):
                 raise found
             yield found
 
-    def attempts(self, indices: Indices) -> Iterator[tuple[bytes, int] | ValueError]:
+    def attempts(self, indices: Indices) -> Iterator[tuple[bytes, int] | InputError]:
         """The encoded image and the label of each index, or why it cannot be read."""
-        for first in range(0, len(indices), CHUNK):
-            yield from self._fetch([int(index) for index in indices[first : first + CHUNK]])
+        for first in range(0, len(indices), RECORDS_A_READ):
+            yield from self._fetch([int(index) for index in indices[first : first + RECORDS_A_READ]])
 
-    def _fetch(self, indices: list[int]) -> list[tuple[bytes, int] | ValueError]:
+    def _fetch(self, indices: list[int]) -> list[tuple[bytes, int] | InputError]:
         try:
             return [(found[self.image], int(found[self.label])) for found in self._source.__getitems__(indices)]
         except Exception as error:  # the reader raises many kinds, and for all of them together
             if len(indices) > 1:
                 return [found for index in indices for found in self._fetch([index])]
             where = f"{indices[0]} of split {self.split!r} in {self.folder}"
-            return [ValueError(f"cannot read the record {where}: {_line(error)}; copy or prepare the data set again")]
+            return [InputError(f"cannot read the record {where}: {_line(error)}; copy or prepare the data set again")]
 
     def _only(self, features: Any, kind: type, what: str) -> str:
         names = [name for name, feature in features.items() if isinstance(feature, kind)]
         if len(names) != 1:
-            raise ValueError(
+            raise InputError(
                 f"path={str(self.folder)!r} has the features {', '.join(features)}, {len(names)} of which are a "
                 f"{kind.__name__}: choose a data set with one {what} for each example"
             )
@@ -131,7 +132,7 @@ def tfds(path: str | Path, image_size: int, split: str = "train", channels: int 
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: as `Records` does, or an argument is out of range, or the split's images have no labels.
+        InputError: as `Records` does, or an argument is out of range, or the split's images have no labels.
     """
     check_size(image_size, channels)
     records = Records(Path(path), split)
@@ -142,14 +143,14 @@ def tfds_images(path: Path, split: str, shape: tuple[int, int, int]) -> tuple[ND
     """All images `[N, H, W, C]` uint8 and labels `[N]` int32 of a data set whose images are all of one shape.
 
     Raises:
-        ValueError: as `Records` does, or an image is of another shape.
+        InputError: as `Records` does, or an image is of another shape.
     """
     records = Records(path, split)
     images, labels = np.empty((len(records), *shape), np.uint8), np.empty(len(records), np.int32)
     for index, (data, label) in enumerate(records(range(len(records)))):
         pixels = decode(f"{index} of split {records.split!r} in {records.folder}", data, shape[2])
         if pixels.shape[:2] != shape[:2]:
-            raise ValueError(f"path={str(records.folder)!r}: image {index} is {pixels.shape[:2]}, not {shape[:2]}")
+            raise InputError(f"path={str(records.folder)!r}: image {index} is {pixels.shape[:2]}, not {shape[:2]}")
         images[index], labels[index] = pixels.reshape(shape), label
     return images, labels
 
@@ -160,12 +161,12 @@ def _version(folder: Path) -> Path:
     for below in ("*", "*/*", "*/*/*"):
         found = found or sorted(file.parent for file in folder.glob(f"{below}/features.json"))
     if not found:
-        raise ValueError(
+        raise InputError(
             f"path={str(folder)!r} is no folder of a prepared TFDS data set (features.json is missing): give "
             "DATA_DIR/NAME[/CONFIG]/VERSION"
         )
     if len(found) > 1:
-        raise ValueError(f"path={str(folder)!r} holds {len(found)} data sets: give one, such as {found[-1]}")
+        raise InputError(f"path={str(folder)!r} holds {len(found)} data sets: give one, such as {found[-1]}")
     return found[0]
 
 
@@ -177,7 +178,7 @@ def _labels(records: Records) -> NDArray[np.int32]:
     except (OSError, ValueError, EOFError):
         labels = _read_labels(records, file)
     if labels.shape != (len(records),) or labels.min() < 0 or labels.max() >= len(records.class_names):
-        raise ValueError(f"path={str(records.folder)!r}: split {records.split!r} has images without labels")
+        raise InputError(f"path={str(records.folder)!r}: split {records.split!r} has images without labels")
     return labels
 
 
@@ -186,11 +187,11 @@ def _read_labels(records: Records, file: Path) -> NDArray[np.int32]:
     for, so that a cache can be made of the others.
 
     Raises:
-        ValueError: no record can be read.
+        InputError: no record can be read.
     """
-    labels, bad, reason = np.zeros(len(records), np.int32), 0, ValueError()
+    labels, bad, reason = np.zeros(len(records), np.int32), 0, InputError()
     for index, found in enumerate(records.attempts(range(len(records)))):
-        if isinstance(found, ValueError):
+        if isinstance(found, InputError):
             bad, reason = bad + 1, found
         else:
             labels[index] = found[1]

@@ -1,7 +1,7 @@
 """`drifting plan`: whether a run fits on given devices, what a step of it costs, and how long it will take.
 
-Nothing is downloaded and nothing is trained: see `drifting.workload` for what is counted. Times are the operations of a
-step at a stated share of the device's peak.
+Nothing is downloaded and nothing is trained: `workload.py` says what is counted. Times are the operations of a step at
+a stated share of the device's peak.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from drifting.config.checks import check, check_layout
 from drifting.config.schema import PretrainConfig, TrainingConfig
-from drifting.errors import ConfigError, one_of, require
+from drifting.errors import ArgumentError, ConfigError, require_argument, use_one_of
 from drifting.experiments.plan.workload import Mesh, Workload, measure, parse_mesh
 
 EFFICIENCY = 0.125
@@ -67,8 +67,9 @@ def plan(
     """Prints what a run needs and takes on `mesh` of `device`; returns whether it fits.
 
     Args:
-        config: of `drifting train` or `drifting pretrain`.
-        mesh: see `parse_mesh`. device: a key of `DEVICES`.
+        config: the settings of `drifting train` or `drifting pretrain`.
+        mesh: the axes of the mesh, see `parse_mesh`.
+        device: a key of `DEVICES`.
         micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else the largest that fits.
         efficiency: share of the device's bf16 peak that training reaches.
 
@@ -76,9 +77,9 @@ def plan(
         ConfigError: an unknown device, a mesh that is none, a batch that cannot be split so, wrong settings.
     """
     check(config)
-    one_of("--device", device, DEVICES)
+    require_argument(device in DEVICES, "device", device, use_one_of(device, DEVICES))
     layout, found = parse_mesh(mesh), DEVICES[device]
-    require(0 < efficiency <= 1, "--efficiency", efficiency, "a share lies in (0, 1]")
+    require_argument(0 < efficiency <= 1, "efficiency", efficiency, "a share lies in (0, 1]")
     asked = micro_batch if micro_batch is not None else config.train.micro_batch or None
     check_split(config, layout, asked)
     workload = measure(config)
@@ -103,7 +104,7 @@ def check_split(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) -> 
     if micro_batch:
         remedy = f"must divide {what}={samples} and be divisible by the {mesh.devices} devices"
         fits = micro_batch > 0 and samples % micro_batch == 0 and micro_batch % mesh.devices == 0
-        require(fits, "--micro_batch", micro_batch, remedy)
+        require_argument(fits, "micro_batch", micro_batch, remedy)
 
 
 def _check_mesh(config: TrainingConfig, mesh: Mesh) -> None:
@@ -112,7 +113,7 @@ def _check_mesh(config: TrainingConfig, mesh: Mesh) -> None:
     try:
         check_layout(whole, mesh.devices, processes=1, samples=sys.maxsize)
     except ConfigError as error:
-        raise ConfigError(f"--mesh={mesh}: {error}") from error
+        raise ArgumentError("mesh", mesh, str(error)) from error
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -198,10 +199,10 @@ def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str,
         more = [Mesh(mesh.data * factor, mesh.fsdp), Mesh(mesh.data, mesh.fsdp * factor)]
         larger = [m for m in more if possible(m) and best(m, device) is not None]
         if larger:
-            options.append(f"{device} with --mesh={larger[0]} and train.micro_batch={best(larger[0], device)}")
+            options.append(f"{device} with mesh {larger[0]} and train.micro_batch={best(larger[0], device)}")
             break
     others = [name for name in DEVICES if best(mesh, name) is not None]
     if others:
         smallest = min(others, key=lambda name: DEVICES[name].memory)
-        options.append(f"{smallest} with --mesh={mesh} and train.micro_batch={best(mesh, smallest)}")
+        options.append(f"{smallest} with mesh {mesh} and train.micro_batch={best(mesh, smallest)}")
     return "what would: " + (", or ".join(options) or "none of the devices known; make the model or the batch smaller")

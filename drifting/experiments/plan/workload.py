@@ -7,6 +7,7 @@ automatic differentiation keeps of a sample, or what the compiler allots for one
 import dataclasses
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
     Shape,
     _bytes,
@@ -71,12 +72,12 @@ class Mesh:
 
 
 def parse_mesh(text: str) -> Mesh:
-    """`data=8,fsdp=1`, axes left out are 1. Raises `ConfigError` where it is not that."""
+    """`data=8,fsdp=1`, axes left out are 1. Raises `ArgumentError` where it is not that."""
     sizes: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.strip().partition("=")
         if axis not in ("data", "fsdp") or axis in sizes or not size.isdecimal() or int(size) < 1:
-            raise ConfigError(f"--mesh={text}: give its axes as data=N,fsdp=M, for example data=8,fsdp=1")
+            raise ArgumentError("mesh", text, "give its axes as data=N,fsdp=M, for example data=8,fsdp=1")
         sizes[axis] = int(size)
     return Mesh(**sizes)
 
@@ -88,7 +89,8 @@ class Workload:
     Attributes:
         samples: whose activations can be split into micro-batches.
         parameters: numbers in each network.
-        flops: by part. again: what micro-batches compute a second time.
+        flops: the operations of each part of a step.
+        again: the operations that micro-batches compute a second time.
         sharded: split over the fsdp axis. replicated: on every device. spread: split over all devices.
         copies: weights in the dtype that the networks compute in.
         activations: of one sample, by network: kept by automatic differentiation, and the compiler's figure.
@@ -184,6 +186,15 @@ def image_facts(data: DataConfig) -> ImageFacts:
     return ImageFacts(shape, 1 if data.unconditional else classes, count, notes)
 
 
+def _kept_by_differentiation(
+    functions: Mapping[str, tuple[Callable[..., Any], Any, Any]], compiler: bool
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Bytes of the networks' weights in the dtype they compute in; and `Workload.activations`."""
+    found = {name: _residuals(*network) for name, network in functions.items()}
+    compiled = {name: _compiled(*network) if compiler else 0.0 for name, network in functions.items()}
+    return sum(fixed for fixed, _ in found.values()), {name: (found[name][1], compiled[name]) for name in functions}
+
+
 def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
     loss = config.loss
     encoder = feature_encoder(config.features, space, abstract=True)
@@ -218,14 +229,8 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
-    copies, activations = 0.0, {}
-    for name, network in {
-        "generator": (generate, state.params, inputs),
-        "encoders": (features, samples, frozen),
-    }.items():
-        fixed, kept = _residuals(*network)
-        copies += fixed
-        activations[name] = (kept, _compiled(*network) if compiler else 0.0)
+    both = {"generator": (generate, state.params, inputs), "encoders": (features, samples, frozen)}
+    copies, activations = _kept_by_differentiation(both, compiler)
     feature_bytes = _bytes(maps)
     return Workload(
         samples=n_gen,

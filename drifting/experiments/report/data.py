@@ -1,4 +1,4 @@
-"""What a report shows, read from the files of runs and sweeps; nothing is loaded that needs an accelerator."""
+"""What a report shows, read from the files of runs and sweeps; neither JAX nor a trainer is loaded for it."""
 
 import base64
 import io
