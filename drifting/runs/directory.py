@@ -3,6 +3,7 @@
 import json
 import reprlib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -15,8 +16,8 @@ RunConfig = TypeVar("RunConfig", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
-# Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
-# weights lie) what is there is compared by itself.
+# Settings that may change when a run is resumed, `*` standing for anything: they do not alter what has been computed so
+# far, or (where data and weights lie) what is there is compared by itself.
 RESUMABLE = (
     "train.steps",
     "train.micro_batch",
@@ -32,13 +33,17 @@ RESUMABLE = (
     "data.workers",
     "data.vae",
     "data.verify",
-    "features.mae",
-    "features.convnext",
-    "mesh.",
-    "eval.",
+    "features.options.*.weights",
+    "mesh.*",
+    "eval.*",
     "cache.max_bad",
     "cache.workers",
 )
+
+
+def is_resumable(key: str) -> bool:
+    """Whether a setting may change when a run is resumed, by its dotted key."""
+    return any(fnmatchcase(key, pattern) for pattern in RESUMABLE)
 
 
 def check_config(workdir: Path, config: AnyConfig) -> None:
@@ -54,7 +59,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
     fixed = "train.steps" if _schedule_ends(config) else None
-    changed = {key: pair for key, pair in changed.items() if key == fixed or not key.startswith(RESUMABLE)}
+    changed = {key: pair for key, pair in changed.items() if key == fixed or not is_resumable(key)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
         remedy = "put them back or choose another workdir"
