@@ -74,7 +74,7 @@ def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("given", "shape", "words"),
     [
-        ("pixel", (8, 8, 1), r"^encoder=pixel: use one of inception, pixels, mae \(did you mean 'pixels'\?\)"),
+        ("pixel", (8, 8, 1), r"^encoder=pixel: use one of inception, pixels, mae, dinov2 \(did you mean 'pixels'\?\)"),
         ("pixels:x", (8, 8, 1), r"^encoder=pixels:x: pixels have no weights"),
         ("mae", (8, 8, 1), r"^encoder=mae: give a folder"),
         ("mae:absent", (8, 8, 1), r"^encoder=mae:absent: "),
