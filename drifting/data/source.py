@@ -149,17 +149,28 @@ class ArraySource:
     """Images held in memory.
 
     Args:
+        images: `[N, H, W, C]` or `[N, H, W]`, uint8, or float in [-1, 1]. They are kept and delivered in that dtype.
+        labels: `[N]` integers from 0 on.
+        class_names: A name for each class; None: their numbers.
         name: The source's name.
-        images: `[N, H, W, C]`, uint8 or float32 in [-1, 1]; kept in that dtype, and read in it by training.
-        labels: `[N]` integers.
-        class_names: One name for each class.
+
+    Raises:
+        InputError: An array is not as described, or a label has no name.
     """
 
-    def __init__(self, name: str, images: NDArray, labels: NDArray, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, images: NDArray, labels: NDArray, class_names: Sequence[str] | None = None, *, name: str = "array"
+    ) -> None:
+        images, labels = checked_images(np.asarray(images), "images"), checked_labels(np.asarray(labels), "labels")
+        if len(images) != len(labels):
+            raise InputError(f"labels: are {len(labels)}, of {len(images)} images: give one for each")
+        known = tuple(map(str, range(labels.max() + 1))) if class_names is None else tuple(class_names)
+        if labels.max() >= len(known):
+            raise InputError(f"labels: hold {labels.max()}, which is none of the {len(known)} class_names")
         self.name = name
         self.labels: NDArray[np.int32] = labels.astype(np.int32)
-        self.class_names = class_names
-        self.num_classes = len(class_names)
+        self.class_names = known
+        self.num_classes = len(known)
         self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
         self.delivers = Delivery(self.shape, str(images.dtype))
         self._images = images
@@ -211,3 +222,28 @@ def check_split(split: str) -> None:
     """Raises `InputError` unless `split` is one of `SPLITS`."""
     if split not in SPLITS:
         raise InputError(f"split={split!r} is unknown: use one of {', '.join(SPLITS)}")
+
+
+def checked_labels(labels: NDArray, what: str) -> NDArray:
+    """The labels, if they are `[N]` integers from 0 on; `what` begins the error if they are not."""
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
+        raise InputError(f"{what} has shape {labels.shape} and dtype {labels.dtype}: give one integer per image, [N]")
+    if labels.min() < 0:
+        raise InputError(f"{what} has the value {labels.min()}: number the classes from 0")
+    return labels
+
+
+def checked_images(images: NDArray, what: str) -> NDArray:
+    """Images `[N, H, W, C]` uint8 or float32 in [-1, 1]; `what` begins the error if they are something else."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(f"{what} has shape {images.shape}: give [N, H, W, C] or [N, H, W], none of them 0")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"{what} has dtype {images.dtype}: give uint8, or float in [-1, 1]")
+    low, high = images.min(), images.max()
+    if not (low >= -1 and high <= 1):  # written so that NaN fails too
+        raise InputError(f"{what} is float with values from {low} to {high}: rescale to [-1, 1], or give uint8")
+    return images.astype(np.float32)

@@ -114,8 +114,8 @@ def test_facts_notice_data_exchanged_under_the_same_name():
     images, labels = sources.source(DataConfig()).__getitems__(range(100))
     names = tuple("0123456789")
     exchanged = [(images[:, ::-1], labels), (images[::-1], labels[::-1]), (images, (labels + 1) % 10)]
-    checksums = {fingerprint.data_facts(ArraySource("array", *data, names))["checksum"] for data in exchanged}
-    assert len(checksums | {fingerprint.data_facts(ArraySource("array", images, labels, names))["checksum"]}) == 4
+    checksums = {fingerprint.data_facts(ArraySource(*data, names))["checksum"] for data in exchanged}
+    assert len(checksums | {fingerprint.data_facts(ArraySource(images, labels, names))["checksum"]}) == 4
 
 
 def test_objective_and_optimizer_take_their_settings():

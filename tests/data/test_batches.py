@@ -15,7 +15,10 @@ from drifting.data.sources.digits import digits
 def numbered(n: int, classes: int = 1) -> ArraySource:
     """Image i is 1x2x1 with the values i and i + 1/2, so that a batch shows what was read and how."""
     images = np.arange(n, dtype=np.float32)[:, None, None, None] + np.array([0, 0.5], np.float32)[:, None]
-    return ArraySource("numbered", images, np.arange(n) % classes, tuple(str(c) for c in range(classes)))
+    names = tuple(str(c) for c in range(classes))
+    source = ArraySource(np.zeros(images.shape, np.float32), np.arange(n) % classes, names, name="numbered")
+    source._images = images  # beyond [-1, 1], which arrays that are given must not be
+    return source
 
 
 def take(batches: BatchIterator, count: int | None = None) -> list[np.ndarray]:
@@ -164,7 +167,8 @@ def test_a_failed_read_is_reported_and_can_be_tried_again(prefetch: int) -> None
             return super().read(indices, mirrored, crop_seeds)
 
     whole = numbered(20)
-    source = Failing("failing", whole._images, whole.labels, whole.class_names)
+    source = Failing(np.zeros((20, 1, 2, 1), np.float32), whole.labels, whole.class_names)
+    source._images = whole._images
     pipeline = Pipeline(source, 4, seed=0, shuffle=False, prefetch=prefetch)
     assert len(take(pipeline, 2)) == 2
     for _ in range(2):
@@ -187,7 +191,7 @@ def test_prefetch_reads_ahead_in_its_own_threads() -> None:
             return super().read(indices, mirrored, crop_seeds)
 
     whole = numbered(20)
-    source = Watched("watched", whole._images, whole.labels, whole.class_names)
+    source = Watched(np.zeros((20, 1, 2, 1), np.float32), whole.labels, whole.class_names)
     pipeline = Pipeline(source, 4, seed=0, shuffle=False, prefetch=2)
     next(pipeline)
     assert reached.wait(timeout=20)  # the second batch is read although only the first was asked for
@@ -198,7 +202,7 @@ def test_prefetch_reads_ahead_in_its_own_threads() -> None:
 @pytest.mark.parametrize("crop", [False, True])
 def test_what_was_delivered_can_be_read_again_by_its_number(crop: bool) -> None:
     images = np.random.default_rng(0).integers(0, 256, (23, 6, 6, 1), dtype=np.uint8)
-    source = ArraySource("array", images, np.zeros(23, np.int32), ("a",))
+    source = ArraySource(images, np.zeros(23, np.int32), ("a",))
     pipeline = Pipeline(source, 5, seed=4, flip=True, random_crop=crop)
     batches = list(itertools.islice(pipeline, 12))
     delivered = np.concatenate([batch["image"] for batch in batches])
@@ -245,7 +249,7 @@ def test_batches_are_placed_ahead_of_the_caller(prefetch: int) -> None:
 
 def test_groups_of_a_class_and_of_any_class() -> None:
     """Labels in passes over the classes; few images are drawn with replacement; the others are of any class."""
-    source = ArraySource("array", np.zeros((20, 1, 1, 1), np.float32), np.repeat([0, 1, 2], [2, 8, 10]), tuple("abc"))
+    source = ArraySource(np.zeros((20, 1, 1, 1), np.float32), np.repeat([0, 1, 2], [2, 8, 10]), tuple("abc"))
     batches, drawn = ClassBalanced(source, 5, 4, seed=0, unconditional=3, prefetch=0), []
     for position in range(60):
         groups = batches.indices(position).reshape(5, 7)

@@ -141,7 +141,7 @@ def test_folders_are_cropped_before_resizing_and_anew_in_each_epoch(folder: Path
 def test_flip_and_crop_together_are_the_mirrored_crops(folder: Path, kind: str) -> None:
     source = imagefolder(folder, 8)
     if kind == "array":
-        source = ArraySource("array", noise(12, 8, 8, 3), np.arange(12) % 3, ("a", "b", "c"))
+        source = ArraySource(noise(12, 8, 8, 3), np.arange(12) % 3, ("a", "b", "c"))
     if kind == "one class":
         source = OneClass(source)
     plain, cropped, both = (

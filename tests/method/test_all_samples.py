@@ -92,7 +92,7 @@ def test_half_of_the_draws_are_mirrored_or_the_second_view():
 def test_a_source_is_loaded_sorted_by_class_in_its_own_dtype():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], 10))
-    source = ArraySource("array", pixels, labels, ("a", "b", "c"))
+    source = ArraySource(pixels, labels, ("a", "b", "c"))
     held = load(source, flip=True, shards=4)
     assert held.records.shape == (32, 1, 4, 4, 3) and held.records.dtype == jnp.uint8 and held.mirror
     np.testing.assert_array_equal(held.starts, [0, 10, 20, 30])
@@ -125,7 +125,7 @@ def test_which_feed_there_is(caplog: pytest.LogCaptureFixture):
     batch = next(feed)
     assert batch["image"].shape == (3 * 6, 8, 8, 1) and isinstance(batch["image"], jax.Array)
     assert isinstance(make_feed(tiny_config(data=dict(resident="device")), digits()), Constant)
-    few = ArraySource("array", np.zeros((5, 2, 2, 1), np.float32), np.array([0, 0, 0, 0, 1]), ("a", "b"))
+    few = ArraySource(np.zeros((5, 2, 2, 1), np.float32), np.array([0, 0, 0, 0, 1]), ("a", "b"))
     with caplog.at_level(logging.WARNING, "drifting"):
         make_feed(tiny_config(data=dict(resident="device")), few)
     assert caplog.text.count("1 of 2 classes have fewer than loss.positives=4 samples") == 1

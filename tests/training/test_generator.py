@@ -49,7 +49,7 @@ def source_of(counts: list[int]) -> ArraySource:
     images = np.broadcast_to(
         np.arange(len(labels), dtype=np.float32)[:, None, None, None] / 1000, (len(labels), 2, 2, 1)
     )
-    return ArraySource("array", images, labels, tuple(f"c{i}" for i in range(len(counts))))
+    return ArraySource(images, labels, tuple(f"c{i}" for i in range(len(counts))))
 
 
 def made(config: Config, source: Any, vae: str | None = None) -> Run:
@@ -130,7 +130,7 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
     """To the last bit, mirrored as they were, and zero where a ring is not full."""
     config = tiny_config(bank=dict(per_class=48, push=32), data=dict(flip=True))
     pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 1), dtype=np.uint8)
-    source: Any = ArraySource("array", pixels, np.arange(150) % 3, ("a", "b", "c"))
+    source: Any = ArraySource(pixels, np.arange(150) % 3, ("a", "b", "c"))
     if kind == "latents":
         source = latents(finished_cache(tmp_path_factory))
         config = tiny_config(bank=dict(per_class=4, push=32), data=dict(flip=True))

@@ -294,7 +294,7 @@ class Damaged(ArraySource):
 
 def test_an_image_that_cannot_be_read_stops_the_run(tmp_path: Path):
     images, labels = digits().__getitems__(np.arange(80))
-    run = Run(tmp_path, source=Damaged("array", images, labels, digits().class_names))
+    run = Run(tmp_path, source=Damaged(images, labels, digits().class_names))
     with pytest.raises(TrainingError, match=r"^data after step \d+: cannot read the image 77.png.*checkpoint"):
         run()
     assert run.done < 10  # an epoch has ten batches

@@ -4,9 +4,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from drifting.data.source import ArraySource, check_split
+from drifting.data.source import ArraySource, check_split, checked_images, checked_labels
 from drifting.errors import InputError
 
 
@@ -32,40 +31,17 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
     for key in (f"image{suffix}", f"label{suffix}", "label"):
         if key not in arrays:
             raise InputError(f"path={str(path)!r} has no key {key!r}, which split={split!r} needs: add it")
-    train_labels = _check_labels(arrays["label"], f"{path}: label")
+    train_labels = checked_labels(arrays["label"], f"{path}: label")
     classes = np.unique(train_labels)
     if len(classes) != train_labels.max() + 1:
         raise InputError(
             f"{path}: label has {len(classes)} classes but values up to {train_labels.max()}: "
             "number the classes 0, 1, ... without gaps"
         )
-    images = _check_images(arrays[f"image{suffix}"], f"{path}: image{suffix}")
-    labels = _check_labels(arrays[f"label{suffix}"], f"{path}: label{suffix}")
+    images = checked_images(arrays[f"image{suffix}"], f"{path}: image{suffix}")
+    labels = checked_labels(arrays[f"label{suffix}"], f"{path}: label{suffix}")
     if len(images) != len(labels):
         raise InputError(f"{path}: split={split!r} has {len(images)} images but {len(labels)} labels: give one each")
     if labels.max() >= len(classes):
         raise InputError(f"{path}: label{suffix} has class {labels.max()}, which no training image has: remove it")
-    return ArraySource("array", images, labels, tuple(str(c) for c in classes))
-
-
-def _check_labels(labels: NDArray, what: str) -> NDArray:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
-        raise InputError(f"{what} has shape {labels.shape} and dtype {labels.dtype}: give one integer per image, [N]")
-    if labels.min() < 0:
-        raise InputError(f"{what} has the value {labels.min()}: number the classes from 0")
-    return labels
-
-
-def _check_images(images: NDArray, what: str) -> NDArray:
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"{what} has shape {images.shape}: give [N, H, W, C] or [N, H, W], none of them 0")
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"{what} has dtype {images.dtype}: give uint8, or float in [-1, 1]")
-    low, high = images.min(), images.max()
-    if not (low >= -1 and high <= 1):  # written so that NaN fails too
-        raise InputError(f"{what} is float with values from {low} to {high}: rescale to [-1, 1], or give uint8")
-    return images.astype(np.float32)
+    return ArraySource(images, labels, tuple(str(c) for c in classes))

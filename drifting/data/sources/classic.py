@@ -58,7 +58,7 @@ def cifar10(path: str | Path, split: str = "train") -> ArraySource:
     folder, files = Path(path), CIFAR_FILES[split]
     for base in (folder, folder / "cifar-10-batches-bin"):
         if (base / files[0]).is_file():
-            return ArraySource("cifar10", *_cifar([base / name for name in files]), CIFAR10)
+            return ArraySource(*_cifar([base / name for name in files]), CIFAR10, name="cifar10")
     if (folder / "data_batch_1").is_file() or (folder / "cifar-10-batches-py").is_dir():
         raise InputError(f"path={str(path)!r} holds the Python version of CIFAR-10, a pickle: get the binary version")
     return _tfds("cifar10", folder, split, CIFAR10, files[0] + (", .." if files[1:] else ""))
@@ -73,7 +73,7 @@ def _grey(name: str, folder: Path, split: str, class_names: tuple[str, ...]) -> 
     pixels, numbers = _idx(images, 3), _idx(labels, 1)
     if len(pixels) != len(numbers) or len(numbers) == 0 or numbers.max() >= len(class_names):
         raise InputError(f"{images} and {labels} do not belong together: {len(pixels)} images, {len(numbers)} labels")
-    return ArraySource(name, pixels[..., None], numbers, class_names)
+    return ArraySource(pixels[..., None], numbers, class_names, name=name)
 
 
 def _either(path: Path) -> Path | None:
@@ -115,4 +115,4 @@ def _tfds(name: str, folder: Path, split: str, class_names: tuple[str, ...], fil
     if not (folder / name).is_dir():
         raise InputError(f"path={str(folder)!r} has neither {files} nor a TFDS folder {name}/: give the right one")
     shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
-    return ArraySource(name, *tfds_images(folder / name, split, shape), class_names)
+    return ArraySource(*tfds_images(folder / name, split, shape), class_names, name=name)

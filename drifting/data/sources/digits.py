@@ -27,4 +27,4 @@ def digits(split: str = "train") -> ArraySource:
     heldout = np.diff(quota) > 0
     rows = np.sort(by_class[heldout if split == "heldout" else ~heldout])
     images = (data.images[rows, :, :, None] / 8 - 1).astype(np.float32)
-    return ArraySource("digits", images, labels[rows], tuple(str(c) for c in range(10)))
+    return ArraySource(images, labels[rows], tuple(str(c) for c in range(10)), name="digits")
