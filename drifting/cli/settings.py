@@ -100,7 +100,9 @@ def _set_option(settings: ConfigDict, path: Sequence[str], text: str) -> None:
     """Sets a key below a section whose keys are not declared: an option of an encoder or of a network."""
     *sections, key = path
     for section in sections:
-        settings = settings.setdefault(section, ConfigDict())
+        if section not in settings:
+            settings[section] = ConfigDict()
+        settings = settings[section]
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,6 +1,7 @@
 """The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,37 +9,19 @@ from typing import Any, TypeVar, overload
 
 from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
-from drifting.errors import ArgumentError, ConfigError, require_argument
-from drifting.runs.files import atomic_path
+from drifting.errors import ArgumentError, ConfigError, InputError, require_argument
+from drifting.runs.files import atomic_path, read_json
 
 RunConfig = TypeVar("RunConfig", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
-# Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
-# weights lie) what is there is compared by itself.
-RESUMABLE = (
-    "train.steps",
-    "train.micro_batch",
-    "train.log_every",
-    "train.sample_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.stuck_after",
-    "train.tensorboard",
-    "train.wandb_project",
-    "data.path",
-    "data.prefetch",
-    "data.workers",
-    "data.vae",
-    "data.verify",
-    "features.mae",
-    "features.convnext",
-    "mesh.",
-    "eval.",
-    "cache.max_bad",
-    "cache.workers",
+RESUMABLE = re.compile(
+    r"train\.(steps|micro_batch|(log|sample|checkpoint)_every|keep_checkpoints|stuck_after|tensorboard|wandb_project)"
+    r"|data\.(path|prefetch|workers|vae|verify)|features\.options\.\w+\.weights|(mesh|eval)\..+|cache\.(max_bad|workers)"
 )
+"""Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
+weights lie) what is there is compared by itself."""
 
 
 def check_config(workdir: Path, config: AnyConfig) -> None:
@@ -54,7 +37,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
     fixed = "train.steps" if _schedule_ends(config) else None
-    changed = {key: pair for key, pair in changed.items() if key == fixed or not key.startswith(RESUMABLE)}
+    changed = {key: pair for key, pair in changed.items() if key == fixed or not RESUMABLE.fullmatch(key)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
         remedy = "put them back or choose another workdir"
@@ -103,15 +86,14 @@ def read_config(workdir: Path, kind: Any = Config) -> Any:
     """
     path = workdir / CONFIG_FILE
     wanted = command_of(to_dict(kind()))
+    remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+    require_argument(path.exists(), "workdir", workdir, remedy)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
-        raise ArgumentError("workdir", workdir, remedy) from error
-    except (OSError, ValueError) as error:
-        raise ArgumentError("workdir", workdir, f"{CONFIG_FILE} cannot be read ({error}); restore it") from error
-    if isinstance(settings, dict) and (found := command_of(settings)) != wanted:
-        raise ArgumentError("workdir", workdir, f"holds a run of `drifting {found}`; give one of `drifting {wanted}`")
+        settings = read_json(path, "restore it")
+    except InputError as error:
+        raise ArgumentError("workdir", workdir, str(error).removeprefix(f"{workdir}/")) from error
+    remedy = f"holds a run of `drifting {command_of(settings)}`; give one of `drifting {wanted}`"
+    require_argument(command_of(settings) == wanted, "workdir", workdir, remedy)
     try:
         return parse(settings, kind)
     except ConfigError as error:

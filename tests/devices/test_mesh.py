@@ -85,7 +85,7 @@ def test_every_parameter_has_a_rule_and_the_large_ones_are_spread(name: str):
 
 
 def test_a_leaf_without_a_rule_is_named():
-    with pytest.raises(ValueError, match=r"^blocks/strange: no rule in drifting\.sharding\.RULES"):
+    with pytest.raises(ValueError, match=r"^blocks/strange: no rule in drifting\.devices\.mesh\.RULES"):
         layout_of(1, 2).params({"blocks": {"strange": jax.ShapeDtypeStruct((4, 4), np.float32)}})
 
 
