@@ -32,9 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.path = "data/cifar10"
     config.data.unconditional = True
     config.features.encoders = (encoder,)
-    config.features.mae = "hf://Goodeat/drifting/mae_pixel_640"
-    config.features.mae_size = 256
-    config.features.mae_dtype = "bfloat16"
+    mae = {"weights": "hf://Goodeat/drifting/mae_pixel_640", "size": 256, "dtype": "bfloat16"}
+    config.features.options.mae = mae
     config.model.update(hidden_size=512, depth=8, num_heads=8, cond_dim=384)
     config.model.update(register_tokens=8, style_tokens=16, style_codebook=32)
     config.loss.update(KERNELS[kernel], objective="drift")

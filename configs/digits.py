@@ -19,13 +19,8 @@ def get_config() -> ConfigDict:
 
     # Pixels, and means and standard deviations of the encoder's maps over 4x4 patches: 8 maps. The encoder's first two
     # are normalised channel by channel, which makes their mean and deviation over the whole map constants: left out.
-    config.features.mae = "runs/mae_digits/encoder"
-    config.features.locations = False
-    config.features.mean = False
-    config.features.std = False
-    config.features.mean_patches = (4,)
-    config.features.std_patches = (4,)
-    config.features.every_k_block = 0
+    mae = {"weights": "runs/mae_digits/encoder", "locations": False, "mean": False, "std": False}
+    config.features.options.mae = mae | {"mean_patches": (4,), "std_patches": (4,), "every_k_block": 0}
 
     config.model.patch_size = 4
     config.model.hidden_size = 96

@@ -1,31 +1,3 @@
-"""Feature encoder of the ImageNet ablation: a masked autoencoder of SD-VAE latents, 256 channels.
+"""`configs/mae_imagenet.py:latent_256` by its former name."""
 
-    drifting pretrain --config=configs/mae_latent_256.py --workdir=runs/mae_latent_256
-
-The released weights are `hf://Goodeat/drifting/mae_latent_256`, 431,354,348 parameters. They were trained with a
-batch of 8,192 on random resized crops (scale .2 to 1). With them the ablation reaches FID 8.46. The cost is not
-published. Not trained here yet. `:tiny` tries it out.
-"""
-
-from ml_collections import ConfigDict
-
-from drifting.config import pretrain_config, read_variant, tiny
-
-
-def get_config(variant: str = "") -> ConfigDict:
-    _, small = read_variant(variant)
-    config = pretrain_config()
-    config.data.name = "imagefolder"
-    config.data.path = "data/imagenet"  # train/n01440764/*.JPEG, .., and val/
-    config.data.image_size = 256
-    config.data.flip = True
-    config.data.random_crop = True
-    config.data.vae = "hf://stabilityai/sd-vae-ft-mse"
-    config.mae.base_channels = 256
-    config.mae.dtype = "bfloat16"
-    config.mae.remat = True
-    config.optimizer.decay = "constant"
-    config.train.steps = 30_000
-    config.train.seed = 42
-    config.train.checkpoint_every = 5000
-    return tiny(config) if small else config
+from mae_imagenet import latent_256 as get_config  # noqa: F401

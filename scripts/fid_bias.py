@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from absl import app, flags
 
-from drifting.scoring.metrics.frechet import GaussianStatistics, frechet_distance
+from drifting.scoring.metrics.frechet import frechet_distance
+from drifting.scoring.metrics.gaussian import GaussianStatistics
 
 DIMS = flags.DEFINE_multi_integer("dim", [64, 256, 2048], "dimensions")
 

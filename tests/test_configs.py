@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flax import nnx
 
 from drifting.assembly import networks, recipe
 from drifting.assembly.names import check_settings
+from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.cli.commands import main
@@ -22,13 +24,12 @@ from drifting.config.checks import check_sizes
 from drifting.config.parse import parse
 from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.data.sources import make_source
-from drifting.devices.mesh import one_device
 from drifting.errors import ConfigError
 from drifting.method.fields import FIELDS
+from drifting.method.mae_step import MAEStepParts, mae_step
 from drifting.method.potentials import LOSSES
 from drifting.method.state import create
 from drifting.method.step import train_step
-from drifting.training.encoder import pretrain_step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,10 +54,25 @@ VARIANTS = {
 
 VARIANTS["fashion_mnist"] = VARIANTS["mnist"]
 
+FORMER = {
+    "imagenet_latent_b": "imagenet_latent:b",
+    "imagenet_latent_l": "imagenet_latent:l",
+    "imagenet_pixel_b": "imagenet_pixel:b",
+    "imagenet_pixel_l": "imagenet_pixel:l",
+    "mae_latent_256": "mae_imagenet:latent_256",
+    "mae_latent_640": "mae_imagenet:latent_640",
+    "mae_pixel_640": "mae_imagenet:pixel_640",
+    "fashion_mnist": "mnist:fashion_logkde_gauss",
+}
+"""Files that are one variant of another, and hold nothing of their own."""
+
+GROUPS = sorted({of.partition(":")[0] for of in FORMER.values()} - {"mnist"})
+
 
 def names(command: str) -> list[str]:
+    """Every experiment, those that are variants of one file by the names of their former files."""
     found = {path.stem: command_of(load_settings(str(path))) for path in sorted(CONFIGS.glob("*.py"))}
-    return [name for name, owner in found.items() if owner == command]
+    return [name for name, owner in found.items() if owner == command and name not in GROUPS]
 
 
 def settings(name: str, variant: str = "") -> Any:
@@ -73,12 +89,35 @@ def test_the_files_that_there_are():
     assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_pixel_640"]
 
 
-@pytest.mark.parametrize("name", names("train") + names("pretrain"))
+@pytest.mark.parametrize("name", FORMER)
+def test_a_former_file_is_a_variant(name: str):
+    of, _, variant = FORMER[name].partition(":")
+    for small in ("", ",tiny"):
+        assert to_dict(settings(name, small.lstrip(","))) == to_dict(settings(of, variant + small))
+    assert len((CONFIGS / f"{name}.py").read_text().splitlines()) == 3
+    assert f" {variant} " in (CONFIGS / f"{of}.py").read_text().replace("`", " ") or variant.startswith("fashion_")
+
+
+def test_files_may_import_their_neighbours_wherever_they_lie(tmp_path: Path):
+    for folder, steps in (("one", 3), ("two", 4)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "base.py").write_text(
+            "from drifting.config import train_config\n\n\ndef get_config():\n    config = train_config()\n"
+            f"    config.train.steps = {steps}\n    return config\n"
+        )
+        (tmp_path / folder / "mine.py").write_text("from base import get_config\n")
+    found = [load_settings(str(tmp_path / folder / "mine.py")).train.steps for folder in ("one", "two", "one")]
+    assert found == [3, 4, 3] and "base" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in [*names("train"), *names("pretrain"), *GROUPS] if name not in FORMER]
+)
 def test_a_file_says_how_it_is_run(name: str):
     text = (CONFIGS / f"{name}.py").read_text()
     command = command_of(load_settings(f"{CONFIGS / name}.py"))
     assert f"drifting {command} --config=configs/{name}.py" in text
-    assert 15 <= len(text.splitlines()) <= 70
+    assert 15 <= len(text.splitlines()) <= 80
     for variant in VARIANTS.get(name, []):
         assert f"`{variant}`" in text or f" {variant} " in text
 
@@ -157,7 +196,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
     }
-    step = partial(pretrain_step, graphdef, space, optimizer, config, one_device())
+    step = partial(mae_step, MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer))
     after, metrics = jax.eval_shape(step, state, batch, space.params, jax.random.key(0))
     assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state)
     assert ("cls_loss" in metrics) == (config.mae.lambda_cls > 0)

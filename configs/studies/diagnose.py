@@ -23,6 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.study.update(labels=2, generated=8, references=16, positions=1)
         return config
     config.data.update(name="imagefolder", path="data/imagenet", image_size=256)
-    config.features.mae = "hf://Goodeat/drifting/mae_latent_640"
+    config.features.options.mae = {"weights": "hf://Goodeat/drifting/mae_latent_640"}
     config.loss.update(objective="drift", kernel="laplace", widths=(0.2, 0.05, 0.02), positives=64, unconditional=32)
     return config

@@ -6,19 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from drifting.config.schema import MAEConfig, ModelConfig
 from drifting.errors import ConfigError, one_of
-from drifting.networks import dit, mlp
-from drifting.networks.dit import DiT
+from drifting.networks import NETWORKS
 from drifting.networks.mae import MAE
-from drifting.networks.mlp import MLP
-from drifting.networks.network import Generator, Params
-
-GENERATORS: dict[str, Any] = {"dit": dit, "mlp": mlp}
+from drifting.networks.network import Generator, Params, create, generator_of
 
 
 def check_model(model: ModelConfig) -> None:
@@ -27,9 +22,10 @@ def check_model(model: ModelConfig) -> None:
     Raises:
         ConfigError: there is no such network, or a setting of it cannot work.
     """
-    one_of("model.name", model.name, GENERATORS)
+    one_of("model.name", model.name, [name for name, network in NETWORKS.items() if hasattr(network, "arguments")])
     with _named_settings():
-        GENERATORS[model.name].check_settings(dataclasses.asdict(model))
+        kind: Any = NETWORKS[model.name]
+        kind.check_settings(dataclasses.asdict(model))
 
 
 def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
@@ -39,7 +35,8 @@ def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_cla
         ConfigError: a setting does not fit the samples.
     """
     with _named_settings():
-        found: dict[str, Any] = GENERATORS[model.name].arguments(dataclasses.asdict(model), shape, num_classes)
+        kind: Any = NETWORKS[model.name]
+        found: dict[str, Any] = kind.arguments(dataclasses.asdict(model), shape, num_classes)
     return found
 
 
@@ -56,8 +53,13 @@ def generator(
     model: ModelConfig, shape: tuple[int, int, int], num_classes: int, seed: int
 ) -> tuple[Generator, Callable[[], Params]]:
     """The generator, and a jittable function that draws its initial parameters from `seed`."""
-    arguments = generator_arguments(model, shape, num_classes)
-    return generator_of(arguments, shape), lambda: nnx.to_pure_dict(nnx.state(_create(arguments, seed)))
+    name, arguments = model.name, generator_arguments(model, shape, num_classes)
+
+    def init() -> Params:
+        rngs = nnx.Rngs(params=jax.random.key(seed))
+        return nnx.to_pure_dict(nnx.state(create(name, arguments, rngs)))
+
+    return generator_of(name, arguments, shape), init
 
 
 def own_generator(
@@ -65,21 +67,11 @@ def own_generator(
 ) -> tuple[Generator, Callable[[], Params]]:
     """As `generator`, of a network that `network(rngs=nnx.Rngs)` makes."""
 
-    def create(seed: int) -> nnx.Module:
+    def made(seed: int) -> nnx.Module:
         return network(rngs=nnx.Rngs(params=jax.random.key(seed)))
 
-    graphdef = nnx.split(nnx.eval_shape(lambda: create(0)))[0]
-    return Generator(graphdef, shape), lambda: nnx.to_pure_dict(nnx.state(create(seed)))
-
-
-def generator_of(arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> Generator:
-    """The generator that `generator_arguments` describe, for samples of `shape`."""
-    return Generator(nnx.split(nnx.eval_shape(lambda: _create(arguments, 0)))[0], shape)
-
-
-def _create(arguments: Mapping[str, Any], seed: int) -> nnx.Module:
-    kind = MLP if "noise_dim" in arguments else DiT
-    return kind(**_with_dtypes(arguments), rngs=nnx.Rngs(params=jax.random.key(seed)))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: made(0)))
+    return Generator(graphdef, shape), lambda: nnx.to_pure_dict(nnx.state(made(seed)))
 
 
 def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, Any]:
@@ -98,12 +90,4 @@ def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, 
 
 def autoencoder(arguments: Mapping[str, Any], key: Array) -> MAE:
     """The masked autoencoder that `mae_arguments` describe, its parameters drawn from `key`."""
-    return MAE(**_with_dtypes(arguments) | {"layers": tuple(arguments["layers"])}, rngs=nnx.Rngs(params=key))
-
-
-def _with_dtypes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments with dtype names as dtypes."""
-    return {
-        key: jnp.dtype(value) if key.endswith("dtype") and value is not None else value
-        for key, value in arguments.items()
-    }
+    return MAE(**arguments, rngs=nnx.Rngs(params=key))

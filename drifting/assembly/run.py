@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
@@ -93,7 +93,7 @@ class Run:
     def sample(
         self, state: TrainState, labels: Sequence[int] | np.ndarray, seed: int = 0, alpha: float | None = None
     ) -> np.ndarray:
-        """Images `[N, H, W, C]` float32 in about [-1, 1] of the first average of the parameters.
+        """Images `[N, H, W, C]` float32 in [-1, 1] of the first average of the parameters.
 
         Args:
             state: of this run.
@@ -105,9 +105,11 @@ class Run:
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
         scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
         params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
-        return np.asarray(
-            _drawn(self.parts.generator, self.parts.space, params, self.parts.space.params, seeds, labels, scale)
-        )
+        return np.clip(self._draw(params, self.parts.space.params, seeds, labels, scale), -1, 1)
+
+    @cached_property
+    def _draw(self) -> Callable[..., Array]:
+        return jax.jit(partial(generate_images, self.parts.generator, self.parts.space))
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead."""
@@ -118,9 +120,6 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-_drawn = jax.jit(generate_images, static_argnums=(0, 1))
 
 
 def prepare(

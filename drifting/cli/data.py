@@ -75,7 +75,7 @@ def _reference(values: flags.FlagValues) -> int:
         config = parse(values["config"].value, Config)
         source = open_source(config.data, values.split)
         images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **data_facts(source)})
-    encoder = score_encoder("--encoder", values.encoder, images.shape)
+    encoder = score_encoder(values.encoder, images.shape)
     if make_reference(images, encoder, out, keep=values.keep, share=Share(*share_of(values))):
         print(out)
     return 0

@@ -94,7 +94,7 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
 
     images = GeneratedImages(
         trained,
-        wanted_labels(trained, values.num, values.classes, values.labels),
+        wanted_labels(trained.usage.class_names, values.num, values.classes, values.labels),
         source=values.weights or values.workdir,
         seed=values.seed,
         alpha=trained.alpha(values.alpha),
@@ -131,8 +131,9 @@ def _evaluate(values: flags.FlagValues) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
     from drifting.runs.shared_work import Share
-    from drifting.scoring.evaluate import Settings, evaluate_generator
+    from drifting.scoring.evaluate import evaluate_generator
     from drifting.scoring.results import score_table
+    from drifting.scoring.settings import Settings
 
     if values.images:
         return _evaluate_files(values)

@@ -4,8 +4,10 @@ import ast
 import importlib.util
 import inspect
 import re
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,18 +149,37 @@ def load_function(given: str, function: str) -> Any:
         raise ConfigError(f"--config={given}: must be a Python file, ending in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, function):
-            raise ConfigError(f"defines no function {function}()")
-        if argument and not inspect.signature(getattr(module, function)).parameters:
-            raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
-        return getattr(module, function)(*argument)
+        with _neighbours(path.parent):
+            spec.loader.exec_module(module)
+            if not hasattr(module, function):
+                raise ConfigError(f"defines no function {function}()")
+            if argument and not inspect.signature(getattr(module, function)).parameters:
+                raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
+            return getattr(module, function)(*argument)
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
     except Exception as error:
         raise ConfigError(
             f"--config={given}{_where(error, path)}: {type(error).__name__}: {one_line(error)}"
         ) from error
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """While it is in force, files of that folder can be imported by their names, as if one of them were a script.
+
+    They are forgotten afterwards: another folder may have files of the same names.
+    """
+    folder, before = folder.resolve(), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).resolve().parent == folder:
+                del sys.modules[name]
 
 
 def _where(error: Exception, path: Path) -> str:

@@ -38,9 +38,11 @@ def read_variant(given: str, known: Iterable[str] = ()) -> tuple[str, bool]:
     """
     names, known = [name for name in given.split(",") if name], list(known)
     chosen = [name for name in names if name != "tiny"]
-    if len(chosen) > 1 or not set(chosen) <= set(known):
+    wrong = [name for name in chosen if name not in known]
+    if len(chosen) > 1 or wrong:
         raise ConfigError(
-            f"variant {given!r}: use {' or '.join([*known, 'tiny'])}" + (", or NAME,tiny" if known else "")
+            f"variant {(wrong or [given])[0]!r}: use {' or '.join([*known, 'tiny'])}"
+            + (", or NAME,tiny" if known else "")
         )
     return (chosen or known or [""])[0], "tiny" in names
 

@@ -14,7 +14,7 @@ from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
-from drifting.training.encoder import ARTIFACT
+from drifting.training.encoder import ENCODER_FOLDER
 from drifting.weights.artifact import GENERATOR, Artifact, save_artifact
 from drifting.weights.card import README, TAGS, model_card
 from drifting.weights.load import find_kind, load_weights
@@ -47,9 +47,9 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
         if average is not None:
             remedy = "an encoder is written with the first of its averages, leave it out"
             raise ArgumentError("average", average, remedy)
-        if not (workdir / ARTIFACT).is_dir():
+        if not (workdir / ENCODER_FOLDER).is_dir():
             raise ArgumentError("workdir", workdir, "has no encoder yet, let `drifting pretrain` finish")
-        artifact = load_weights(str(workdir / ARTIFACT), "mae")
+        artifact = load_weights(str(workdir / ENCODER_FOLDER), "mae")
     else:
         artifact = _generator(TrainedGenerator.from_run(workdir, average))
         if (vae := artifact.metadata["usage"]["vae"]) and "://" not in vae:

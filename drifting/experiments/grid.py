@@ -16,7 +16,7 @@ from drifting.config.sections import unknown_key
 from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.directory import check_config
 from drifting.runs.files import atomic_path, read_json
-from drifting.scoring.results import distance_name
+from drifting.scoring.metrics import rank, ranked_by
 
 SWEEP_FILE, TABLE, ERROR, COMPILED = "sweep.json", "sweep.csv", "error.txt", "compiled"
 
@@ -76,7 +76,7 @@ class Cell:
                 found = read_json(self.folder(workdir) / name)
                 if not self._is_asked_for(found):
                     continue
-                best: dict[str, Any] = min(found["scores"], key=lambda scores: scores[distance_name(scores)])
+                best: dict[str, Any] = min(found["scores"], key=rank)
             except (InputError, ValueError, KeyError, TypeError):  # none, or damaged: the cell is scored again
                 continue
             return best
@@ -215,10 +215,12 @@ def _cell_text(value: Any) -> Any:
 
 
 def listing(cells: Sequence[Cell], workdir: Path) -> str:
-    """A line for each cell: index, state, distance, name."""
-    lines = [f"{'index':>5}  {'state':9} {'distance':>9}  cell"]
-    for cell in cells:
-        scores = cell.scores(workdir)
-        distance = f"{scores[distance_name(scores)]:.4f}" if scores else ""
-        lines.append(f"{cell.index:5}  {cell.status(workdir):9} {distance:>9}  {cell.name}")
+    """A line for each cell: index, state, the score that cells are ranked by, name."""
+    found = [cell.scores(workdir) for cell in cells]
+    name = next((ranked_by(scores) for scores in found if scores), "score")
+    width = max(len(name), 9)
+    lines = [f"{'index':>5}  {'state':9} {name:>{width}}  cell"]
+    for cell, scores in zip(cells, found, strict=True):
+        score = f"{scores[ranked_by(scores)]:.4f}" if scores else ""
+        lines.append(f"{cell.index:5}  {cell.status(workdir):9} {score:>{width}}  {cell.name}")
     return "\n".join(lines)

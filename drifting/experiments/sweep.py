@@ -34,7 +34,8 @@ from drifting.experiments.grid import (
 from drifting.runs.files import atomic_path, write_json
 from drifting.runs.progress import duration
 from drifting.sampling.generator import TrainedGenerator
-from drifting.scoring.evaluate import Settings, evaluate_generator
+from drifting.scoring.evaluate import evaluate_generator
+from drifting.scoring.settings import Settings
 from drifting.training.generator import train
 
 logger = logging.getLogger("drifting")

@@ -2,7 +2,9 @@
 
 To add one: a module here, and an entry in `NETWORKS`. Its constructor takes JSON-able keyword arguments (numbers,
 lists, names of dtypes) and `rngs`. A generator is called with noise, labels and alpha, has `sample_noise(key)`, and
-says what it draws by `sample_shape`: height, width and channels, or one number where any shape of so many will do.
+says what it draws by `sample_shape`: height, width and channels, or one number where any shape of so many will do. One
+that `drifting train` can train also has two static methods: `arguments(settings, shape, num_classes)`, its constructor
+arguments from the section `model` of the settings, and `check_settings(settings)`, which refuses what cannot work.
 """
 
 from collections.abc import Callable

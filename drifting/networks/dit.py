@@ -46,6 +46,22 @@ ALPHA_FEATURES = 256
 ALPHA_WEIGHT = 0.02
 """Weight of the guidance scale in the condition (released recipe): the size of the class and style embeddings."""
 
+OWN_SETTINGS = (
+    "patch_size",
+    "mlp_ratio",
+    "register_tokens",
+    "style_tokens",
+    "style_codebook",
+    "qk_norm",
+    "swiglu",
+    "rope",
+    "rms_norm",
+    "dtype",
+    "attention_dtype",
+    "remat",
+)
+"""Settings that are constructor arguments of the same name."""
+
 _normal = nnx.initializers.normal(0.02)
 
 _xavier = nnx.initializers.xavier_uniform()
@@ -274,6 +290,69 @@ class DiT(nnx.Module):
         body = jax.checkpoint(block, policy=keep, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
 
+    @staticmethod
+    def check_settings(settings: Mapping[str, Any]) -> None:
+        """Refuses settings with which no `DiT` can be made, whatever its samples are.
+
+        Args:
+            settings: the section `model` of a configuration. The size is given by `preset`, a key of `PRESETS`, or by
+                `hidden_size`, `depth` and `num_heads`.
+
+        Raises:
+            ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
+        """
+        require_dtype("dtype", settings["dtype"])
+        if settings["attention_dtype"] is not None:
+            require_dtype("attention_dtype", settings["attention_dtype"])
+        for key, least in {"register_tokens": 0, "style_tokens": 0, "patch_size": 1, "style_codebook": 1}.items():
+            require_setting(settings[key] >= least, key, settings[key], f"use {least} or more")
+        require_setting(
+            0 < settings["mlp_ratio"] < math.inf, "mlp_ratio", settings["mlp_ratio"], "use a positive number"
+        )
+        if settings["cond_dim"] is not None:
+            require_setting(settings["cond_dim"] >= 1, "cond_dim", settings["cond_dim"], "use 1 or more")
+        sizes = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
+        preset = settings["preset"]
+        if preset is not None:
+            require_setting(preset in PRESETS, "preset", preset, f"use one of {', '.join(PRESETS)}")
+            for key, value in sizes.items():
+                require_setting(value is None, key, value, f"preset={preset!r} sets it: give one or the other")
+            return
+        for key, value in sizes.items():
+            require_setting(value is not None, key, value, f"give it, or a preset out of {', '.join(PRESETS)}")
+            require_setting(value > 0, key, value, "use 1 or more")
+        hidden, heads = sizes["hidden_size"], sizes["num_heads"]
+        require_setting(hidden % 4 == 0, "hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
+        require_setting(hidden % heads == 0, "num_heads", heads, f"must divide hidden_size={hidden}")
+        remedy = f"rope needs heads of even width, these have {hidden // heads}"
+        require_setting(not settings["rope"] or hidden // heads % 2 == 0, "num_heads", heads, remedy)
+
+    @staticmethod
+    def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+        """Constructor arguments of the `DiT` for samples of `shape` (height, width, channels), JSON-able.
+
+        Args:
+            settings: see `check_settings`.
+
+        Raises:
+            ValueError: the samples are no squares, or the patches do not divide them.
+        """
+        height, width, channels = shape
+        if height != width:
+            raise ValueError(f"name='dit': samples are {height}x{width}, but it draws squares: crop or pad them")
+        sides = [side for side in (1, 2, 4, 7, 8, 14, 16) if height % side == 0]
+        remedy = f"must divide the {height}x{width} samples: use one of {', '.join(map(str, sides))}"
+        require_setting(height % settings["patch_size"] == 0, "patch_size", settings["patch_size"], remedy)
+        chosen = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
+        sizes = PRESETS[settings["preset"]] if settings["preset"] else chosen
+        return {**sizes, **{key: settings[key] for key in OWN_SETTINGS}} | dict(
+            input_size=height,
+            in_channels=channels,
+            out_channels=channels,
+            cond_dim=settings["cond_dim"] or sizes["hidden_size"],
+            num_classes=num_classes,
+        )
+
 
 def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> Block:
     """`depth` blocks as one `Block` whose parameters have a leading depth axis, each drawn from its own key."""
@@ -307,83 +386,3 @@ def _check_sizes(
     require_argument(num_classes >= 1, "num_classes", num_classes, remedy)
     some = not style_tokens or style_codebook >= 1
     require_argument(some, "style_codebook", style_codebook, f"must be at least 1 with style_tokens {style_tokens}")
-
-
-# --- from settings ----------------------------------------------------------------------------------------------------
-
-CHOSEN_AS_THEY_ARE = (
-    "patch_size",
-    "mlp_ratio",
-    "register_tokens",
-    "style_tokens",
-    "style_codebook",
-    "qk_norm",
-    "swiglu",
-    "rope",
-    "rms_norm",
-    "dtype",
-    "attention_dtype",
-    "remat",
-)
-"""Settings that are constructor arguments of the same name."""
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses settings with which no `DiT` can be made, whatever its samples are.
-
-    Args:
-        settings: the section `model` of a configuration. `preset`, a key of `PRESETS`, or `hidden_size`, `depth` and
-            `num_heads` give the size.
-
-    Raises:
-        ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
-    """
-    require_dtype("dtype", settings["dtype"])
-    if settings["attention_dtype"] is not None:
-        require_dtype("attention_dtype", settings["attention_dtype"])
-    for key, least in {"register_tokens": 0, "style_tokens": 0, "patch_size": 1, "style_codebook": 1}.items():
-        require_setting(settings[key] >= least, key, settings[key], f"use {least} or more")
-    require_setting(0 < settings["mlp_ratio"] < math.inf, "mlp_ratio", settings["mlp_ratio"], "use a positive number")
-    if settings["cond_dim"] is not None:
-        require_setting(settings["cond_dim"] >= 1, "cond_dim", settings["cond_dim"], "use 1 or more")
-    sizes = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
-    preset = settings["preset"]
-    if preset is not None:
-        require_setting(preset in PRESETS, "preset", preset, f"use one of {', '.join(PRESETS)}")
-        for key, value in sizes.items():
-            require_setting(value is None, key, value, f"preset={preset!r} sets it: give one or the other")
-        return
-    for key, value in sizes.items():
-        require_setting(value is not None, key, value, f"give it, or a preset out of {', '.join(PRESETS)}")
-        require_setting(value > 0, key, value, "use 1 or more")
-    hidden, heads = sizes["hidden_size"], sizes["num_heads"]
-    require_setting(hidden % 4 == 0, "hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
-    require_setting(hidden % heads == 0, "num_heads", heads, f"must divide hidden_size={hidden}")
-    remedy = f"rope needs heads of even width, these have {hidden // heads}"
-    require_setting(not settings["rope"] or hidden // heads % 2 == 0, "num_heads", heads, remedy)
-
-
-def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
-    """Constructor arguments of the `DiT` for samples of `shape` (height, width, channels), JSON-able.
-
-    Args:
-        settings: see `check_settings`.
-
-    Raises:
-        ValueError: the samples are no squares, or the patches do not divide them.
-    """
-    height, width, channels = shape
-    if height != width:
-        raise ValueError(f"name='dit': samples are {height}x{width}, but it draws squares: crop or pad them")
-    sides = [side for side in (1, 2, 4, 7, 8, 14, 16) if height % side == 0]
-    remedy = f"must divide the {height}x{width} samples: use one of {', '.join(map(str, sides))}"
-    require_setting(height % settings["patch_size"] == 0, "patch_size", settings["patch_size"], remedy)
-    chosen = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
-    sizes = PRESETS[settings["preset"]] if settings["preset"] else chosen
-    return {**sizes, **{key: settings[key] for key in CHOSEN_AS_THEY_ARE}} | dict(
-        input_size=height,
-        in_channels=channels,
-        out_channels=channels,
-        cond_dim=settings["cond_dim"] or sizes["hidden_size"],
-        num_classes=num_classes,
-    )

@@ -65,31 +65,31 @@ class MLP(nnx.Module):
         """The noise of one sample, without a batch axis."""
         return {"image": jax.random.normal(key, (self.noise_dim,), jnp.float32)}
 
+    @staticmethod
+    def check_settings(settings: Mapping[str, Any]) -> None:
+        """Refuses settings with which no `MLP` can be made.
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses settings with which no `MLP` can be made.
+        Args:
+            settings: the section `model` of a configuration: `hidden_size`, `depth`, `noise_dim` and `dtype`.
 
-    Args:
-        settings: the section `model` of a configuration: `hidden_size`, `depth`, `noise_dim` and `dtype`.
+        Raises:
+            ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
+        """
+        require_dtype("dtype", settings["dtype"])
+        remedy = "presets are sizes of name='dit': give hidden_size and depth"
+        require_setting(settings["preset"] is None, "preset", settings["preset"], remedy)
+        for key, least in {"hidden_size": 1, "depth": 2, "noise_dim": 1}.items():
+            value = settings[key]
+            require_setting(value is not None and value >= least, key, value, f"give {least} or more")
 
-    Raises:
-        ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
-    """
-    require_dtype("dtype", settings["dtype"])
-    remedy = "presets are sizes of name='dit': give hidden_size and depth"
-    require_setting(settings["preset"] is None, "preset", settings["preset"], remedy)
-    for key, least in {"hidden_size": 1, "depth": 2, "noise_dim": 1}.items():
-        value = settings[key]
-        require_setting(value is not None and value >= least, key, value, f"give {least} or more")
-
-
-def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
-    """Constructor arguments of the `MLP` for samples of `shape` (height, width, channels), JSON-able."""
-    return dict(
-        noise_dim=settings["noise_dim"],
-        out_dim=shape[0] * shape[1] * shape[2],
-        hidden_size=settings["hidden_size"],
-        depth=settings["depth"],
-        num_classes=num_classes,
-        dtype=settings["dtype"],
-    )
+    @staticmethod
+    def arguments(settings: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+        """Constructor arguments of the `MLP` for samples of `shape` (height, width, channels), JSON-able."""
+        return dict(
+            noise_dim=settings["noise_dim"],
+            out_dim=shape[0] * shape[1] * shape[2],
+            hidden_size=settings["hidden_size"],
+            depth=settings["depth"],
+            num_classes=num_classes,
+            dtype=settings["dtype"],
+        )

@@ -12,15 +12,18 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
-from drifting.config.schema import Config, ema_decay
+from drifting.config.schema import SEED_LIMIT, Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
-from drifting.runs.directory import read_config
+from drifting.runs.directory import CONFIG_FILE, read_config
+from drifting.sampling.labels import class_labels
+from drifting.sampling.sampler import BLOCK, Sampler
 from drifting.weights.artifact import GENERATOR, Artifact
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
@@ -58,7 +61,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedGenerator:
     """A generator, its parameters, and what is needed to use them.
 
@@ -171,6 +174,56 @@ class TrainedGenerator:
         if not low <= alpha <= high:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
+
+    def sampler(self, batch_size: int, count: int) -> Sampler:
+        """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
+        devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
+        return Sampler(self.generator, self.space, batch_size, devices)
+
+    def sample(
+        self, classes: Sequence[str | int] | np.ndarray, seed: int = 0, alpha: float | None = None, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Images `[N, H, W, C]` float32 in [-1, 1], in one evaluation of the network each.
+
+        Args:
+            classes: the class of each image, by its number or its name.
+            seed: image `i` depends on its own seed `seed + i`, on its class and on `alpha` alone.
+            alpha: the guidance scale; None: that of `usage`.
+            batch_size: images in flight; they do not depend on it.
+
+        Raises:
+            ArgumentError: there is no such class, `alpha` is not positive, or a seed is out of range.
+        """
+        labels = np.asarray(class_labels(list(classes), self.usage.class_names), np.int32)
+        require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, "all seeds lie in [0, 2^32)")
+        seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
+        images = self.sampler(batch_size, len(labels))(self.params, labels, seeds, self.alpha(alpha))
+        return np.clip(images, -1, 1)
+
+    def __repr__(self) -> str:
+        what = "x".join(map(str, self.usage.image_shape))
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"<generator of {what} images, {len(self.usage.class_names)} classes, {count:,} parameters>"
+
+
+def load(reference: str | Path, *, average: float | None = None, vae: str | None = None) -> TrainedGenerator:
+    """A trained generator, to draw images with (`sample`) or to score (`drifting.score`).
+
+    Args:
+        reference: the folder of a run that `drifting train` wrote; or published weights, a folder or
+            `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
+        average: of a run, the decay of the average of its parameters to use; None: see `ema_decay`.
+        vae: where the VAE of its latents lies, if not where the run or the weights say.
+
+    Raises:
+        ConfigError: there is no such run, no checkpoint or no such average.
+        InputError: the weights cannot be had, or are no generator's.
+        HubError: they cannot be downloaded.
+    """
+    if "://" not in str(reference) and (Path(reference) / CONFIG_FILE).is_file():
+        return TrainedGenerator.from_run(Path(reference), average, vae)
+    require_argument(average is None, "average", average, "published weights are one average: leave it out")
+    return TrainedGenerator.from_weights(str(reference), vae)
 
 
 def params_sha256(params: Params) -> str:

@@ -13,7 +13,6 @@ from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import to_uint8
 from drifting.sampling.labels import class_labels
-from drifting.sampling.sampler import draw
 
 LEGIBLE_PIXELS = 64
 
@@ -97,4 +96,4 @@ def write_grid(
     _check_png(path)
     rows = class_labels(classes, trained.usage.class_names)
     labels = np.repeat(np.asarray(rows if classes is not None else rows[:10], np.int32), columns)
-    save_grid(draw(trained, labels, seed, trained.alpha(alpha), batch_size), path, columns)
+    save_grid(trained.sample(labels, seed, alpha, batch_size), path, columns)

@@ -19,7 +19,7 @@ from drifting.errors import InputError, require_argument, use_one_of
 from drifting.networks.network import Params
 from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import BLOCK, sampler
+from drifting.sampling.sampler import BLOCK
 
 Pixels = NDArray[np.uint8]
 
@@ -228,7 +228,7 @@ class GeneratedImages:
         remedy = f"with {len(labels):,} images the last seed must lie below 2^32"
         require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, remedy)
         self._trained, self._seed, self._alpha, self._uint8 = trained, seed, alpha, uint8
-        self._sampler = sampler(trained, batch_size, len(labels))
+        self._sampler = trained.sampler(batch_size, len(labels))
         self.labels: NDArray[np.integer] = labels
         height, width, channels = trained.usage.image_shape
         self.shape = (height, width, channels)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.errors import ArgumentError, require_argument
-from drifting.sampling.generator import TrainedGenerator
 
 
 def balanced_labels(count: int, num_classes: int) -> np.ndarray:
@@ -15,7 +14,7 @@ def balanced_labels(count: int, num_classes: int) -> np.ndarray:
     return (np.arange(count) % num_classes).astype(np.int32)
 
 
-def class_labels(classes: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+def class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
     """The labels that are meant by names or numbers; None: all.
 
     Raises:
@@ -23,9 +22,9 @@ def class_labels(classes: Sequence[str] | None, names: Sequence[str]) -> list[in
     """
     if classes is None:
         return list(range(len(names)))
-    if not [name for name in classes if name.strip()]:
+    if not [name for name in classes if str(name).strip()]:
         raise ArgumentError("classes", "", "give at least one class, or leave it out")
-    return [_class_label(name, names) for name in classes]
+    return [_class_label(str(name), names) for name in classes]
 
 
 def _class_label(given: str, names: Sequence[str]) -> int:
@@ -38,12 +37,12 @@ def _class_label(given: str, names: Sequence[str]) -> int:
 
 
 def wanted_labels(
-    trained: TrainedGenerator, num: int | None, classes: Sequence[str] | None = None, labels: str | None = None
+    names: Sequence[str], num: int | None, classes: Sequence[str] | None = None, labels: str | None = None
 ) -> NDArray[np.int32]:
     """The label of each image to draw, `[num]` int32: `classes` in turn, or the first of a file.
 
     Args:
-        trained: the generator whose classes they are.
+        names: a name for each class of the generator.
         num: how many images there are; None: as many as the file has labels.
         classes: names or numbers; None: all.
         labels: a file of labels, text with a number on each line, or `.npy`.
@@ -51,7 +50,6 @@ def wanted_labels(
     Raises:
         ArgumentError: there are no classes or no such, the file has too few labels or wrong ones.
     """
-    names = trained.usage.class_names
     if labels is None:
         if num is None:
             raise ArgumentError("num", None, "give the number of images")

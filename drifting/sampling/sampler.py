@@ -18,7 +18,6 @@ from drifting.devices.blocks import Blocks
 from drifting.method.images import generate_images
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
-from drifting.sampling.generator import TrainedGenerator
 
 logger = logging.getLogger("drifting")
 
@@ -62,15 +61,3 @@ class Sampler:
         if self._placed is None or self._placed[0] is not params:
             self._placed = params, self._blocks.place((params, self._space.params))
         return self._blocks(self._placed[1], (seeds, labels, np.full(len(labels), alpha, np.float32)))
-
-
-def sampler(trained: TrainedGenerator, batch_size: int, count: int) -> Sampler:
-    """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
-    devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
-    return Sampler(trained.generator, trained.space, batch_size, devices)
-
-
-def draw(trained: TrainedGenerator, labels: np.ndarray, seed: int, alpha: float, batch_size: int) -> np.ndarray:
-    """Images `[N, H, W, C]` for `labels` `[N]`; image `i` has the seed `seed + i`."""
-    seeds = np.arange(seed, seed + len(labels))
-    return sampler(trained, batch_size, len(labels))(trained.params, labels, seeds, alpha)

@@ -1,62 +1,60 @@
-"""A run's own training and held-out images, against which small images are scored pixel by pixel."""
+"""Scores of small images against a run's own training images, beside those of its held-out ones."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from drifting.config.schema import Config
 from drifting.data import fingerprint, sources
-from drifting.data.source import Batch, LabelledSource, to_float
-from drifting.errors import ConfigError
-from drifting.runs.progress import Progress
-from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.images import GeneratedImages
-from drifting.scoring.metrics.pixels import pixel_scores
+from drifting.data.source import LabelledSource
+from drifting.errors import ConfigError, require_argument
+from drifting.scoring.extraction import features_of
+from drifting.scoring.image_features import ScoreEncoder, score_encoder
+from drifting.scoring.judge import Judge
+from drifting.scoring.metrics import Side
+from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.reference import SourceImages
 
-PART = 512
-"""Images that are drawn at a time; a multiple of the generator's blocks."""
-
-OWN_DATA = 20_000
-"""The most training images that a run is compared with pixel by pixel; of more, a reference is needed."""
+OWN_IMAGES = 20_000
+"""The most training images that a run is compared with image by image; of more, a reference is needed."""
 
 
-class OwnData:
-    """The training and held-out images of a run, for scores of small images.
+def own_data_judge(
+    config: Config | None, facts: Mapping[str, Any], name: str, neighbours: int, encoder: str | None = None
+) -> Judge:
+    """What a run is scored against: all images that it was trained on, and those that were held out.
+
+    Args:
+        config: The run's settings. None: the generator is of published weights, which have no data.
+        facts: What the run knows of its data, see `fingerprint.data_facts`.
+        name: What the person called the run.
+        neighbours: See `Judge`.
+        encoder: The features, as `score_encoder` takes them. None: the pixels.
 
     Raises:
-        ConfigError: published weights have none, there are too many or no held-out ones, or they have changed.
+        ConfigError: Published weights have no data, there are too many or no held-out ones, or they have changed.
     """
-
-    def __init__(self, trained: TrainedGenerator, source: str, neighbours: int) -> None:
-        if trained.config is None or trained.space.vae is not None:
-            raise ConfigError(f"--reference: {source} needs statistics of real images, see `drifting reference`")
-        data = trained.config.data
-        train, heldout = sources.source(data), sources.source(data, split="heldout")
-        if len(train) > OWN_DATA:
-            remedy = "are too many to compare pixel by pixel: give statistics of them, see `drifting reference`"
-            raise ConfigError(f"--reference: {len(train):,} training images {remedy}")
-        facts = fingerprint.data_facts(train)
-        if changed := [name for name, value in facts.items() if trained.facts.get(name) != value]:
-            raise ConfigError(f"data.name={data.name!r}: {', '.join(changed)} are not what {source} was trained with")
-        self._real, self._neighbours = (*_levels(train), *_levels(heldout)), neighbours
-        self.source = train
-        self.facts = {"reference": "the run's own data", "data": data.name, "neighbours": neighbours}
-
-    def scores(self, images: GeneratedImages) -> dict[str, Any]:
-        """The keys of `pixel_scores`, with `num` for the number of images."""
-        done, total = 0, len(images)
-        parts = []
-        with Progress(total, label="evaluate", unit="images") as progress:
-            for start in range(0, total, PART):
-                parts.append(images.part(range(start, min(start + PART, total))))
-                done += len(parts[-1])
-                progress.update(done)
-        scores: dict[str, Any] = pixel_scores(
-            to_float(np.concatenate(parts)), images.labels, *self._real, self._neighbours
-        )
-        return {"num": scores.pop("n_generated")} | scores
+    remedy = f"{name} needs statistics of real images, see `drifting reference`"
+    require_argument(config is not None and config.data.vae is None, "reference", None, remedy)
+    assert config is not None
+    train, heldout = sources.source(config.data), sources.source(config.data, split="heldout")
+    remedy = "are too many to compare pixel by pixel: give statistics of them, see `drifting reference`"
+    require_argument(len(train) <= OWN_IMAGES, "reference", None, f"{len(train):,} training images {remedy}")
+    if changed := [key for key, value in fingerprint.data_facts(train).items() if facts.get(key) != value]:
+        known = f"{', '.join(changed)} are not what {name} was trained with"
+        raise ConfigError(f"data.name={config.data.name!r}: {known}")
+    found = score_encoder(encoder or "pixels", train.shape)
+    about = {"reference": "the run's own data", "data": config.data.name, "neighbours": neighbours}
+    return Judge(name, found, neighbours, about, lambda: _real(train, found), lambda: _side(heldout, found))
 
 
-def _levels(source: LabelledSource) -> Batch:
-    """All images and labels. The images have the levels that files have, as the generated ones and a reference."""
-    return to_float(SourceImages(source, {}).part(range(len(source)))), source.labels
+def _real(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+    """The training images, with the statistics that every scoring needs."""
+    side = _side(source, encoder)
+    return replace(side, statistics={"features": moments(side.rows["features"])})
+
+
+def _side(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+    """All images; they have the levels that files have, as the generated ones and those of a reference."""
+    rows = features_of(SourceImages(source, {}), encoder, "real images")
+    return Side(rows, labels=source.labels, encoder=encoder.name)

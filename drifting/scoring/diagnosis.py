@@ -29,9 +29,10 @@ from drifting.networks.network import Generator, Params
 logger = logging.getLogger("drifting")
 
 BLOCKS = ("generated", "unconditional", "positive")
+"""The names of the blocks of samples, in the order of the arrays of `Blocks`."""
 
 QUANTITIES = ("effective", "eps_sym²", "eps_mc²")
-"""Of each block, see `Blocks`."""
+"""The names of the quantities of each block, in the order of the attributes of `Blocks`."""
 
 _map_loss = jax.jit(map_loss, static_argnums=0)
 
@@ -138,10 +139,12 @@ def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -
 
 
 class Gathering:
-    """The samples of every feature map, at most `positions` of its positions. Real samples are read once.
+    """Gathers the samples of every feature map, at most `positions` of its positions. Real samples are read once.
 
     Args:
-        found: what is diagnosed. settings: how many samples. alpha: guidance scale of the generated ones.
+        found: What is diagnosed.
+        settings: How many samples there are.
+        alpha: The guidance scale of the generated ones.
     """
 
     def __init__(self, found: Subject, settings: DiagnoseSettings, alpha: float) -> None:
@@ -184,7 +187,7 @@ class Gathering:
         self._of_class = [real(rows[: min(least, most)], number) for number, rows in enumerate(real_of, start=1)]
 
     def __call__(self, params: Params) -> dict[str, Problem]:
-        """With samples of the generator with `params`, always of the same noise."""
+        """The problem of each map, with samples of the generator with `params`, always of the same noise."""
         n, k, loss = self._settings.generated, self._positives, self._loss
         out: dict[str, list[Problem]] = {name: [] for name in self._of_any}
         for number, (label, of_class) in enumerate(zip(self._labels, self._of_class, strict=True), start=1):
@@ -231,7 +234,8 @@ class Diagnosis:
     """The four quantities of the paper's Figure 5 in the course of a training, for every map and width of its loss.
 
     Args:
-        found: what is trained. alpha: guidance scale.
+        found: What is trained.
+        alpha: The guidance scale.
     """
 
     def __init__(self, found: Subject, alpha: float) -> None:

@@ -5,52 +5,67 @@ the images: a file of images and the generator that drew it give the same number
 """
 
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drifting.config.schema import Config
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, require_argument
+from drifting.runs.files import write_json
 from drifting.runs.shared_work import Share
+from drifting.sampling.files import software
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.images import GeneratedImages, Images
+from drifting.sampling.images import GeneratedImages, Images, Shape
 from drifting.sampling.labels import wanted_labels
-from drifting.scoring.against_own_data import OwnData
-from drifting.scoring.against_reference import PUBLISHED, Judge, Scores
-from drifting.scoring.results import _check_settings, _write
+from drifting.scoring.against_own_data import own_data_judge
+from drifting.scoring.against_reference import reference_judge
+from drifting.scoring.judge import PUBLISHED_IMAGES, Judge
+from drifting.scoring.scores import Scores
+from drifting.scoring.settings import Settings
 
 logger = logging.getLogger("drifting")
 
+FORMAT, VERSION = "drifting-scores", 1
 
-@dataclass(frozen=True)
-class Settings:
-    """How to score. Attributes:
+CHOSEN_FACTS = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours")
+"""What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
 
-    num: images; None: `eval.num_samples`, of published weights 50,000, or as many as there are labels.
-    alphas: guidance scales; None: the default one.
-    seed: of the first image; None: `eval.seed`. classes, labels: see `sample.wanted_labels`.
-    uint8: see `archive.UINT8`. batch_size: images in flight; None: `eval.batch_size`. neighbours: of precision and
-    recall; None: `eval.neighbours`.
+
+def score(
+    trained: TrainedGenerator,
+    *,
+    num: int | None = None,
+    reference: str | Path | None = None,
+    encoder: str | None = None,
+    alpha: float | None = None,
+    seed: int | None = None,
+) -> Scores:
+    """Scores of a generator, by name; nothing is written.
+
+    Args:
+        trained: The generator.
+        num: How many images. None: `eval.num_samples`, of published weights 50,000.
+        reference: Statistics of real images. None: `eval.reference`, or else a run's own data.
+        encoder: The features, see `judge_of`.
+        alpha: The guidance scale. None: the generator's own one.
+        seed: The seed of the first image. None: `eval.seed`.
+
+    Raises:
+        ConfigError: Something cannot be had or does not fit.
     """
-
-    num: int | None = None
-    alphas: Sequence[float] | None = None
-    seed: int | None = None
-    classes: Sequence[str] | None = None
-    labels: str | None = None
-    uint8: str = "truncate"
-    batch_size: int | None = None
-    neighbours: int | None = None
-
-
-# --- against a reference ----------------------------------------------------------------------------------------------
-
-# --- what can be scored -----------------------------------------------------------------------------------------------
+    settings = Settings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
+    (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
+    k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)
+    judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
+    found = judge.scores(images)
+    assert found is not None  # one process scores alone
+    return found
 
 
 def evaluate_generator(
@@ -67,30 +82,62 @@ def evaluate_generator(
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
     Args:
-        trained: the generator. source: what the person called it.
-        out: the file; None: `eval-STEP.json` in the run's folder `source`, or here.
-        reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
-        encoder: see `Judge`; None: `eval.encoder`. settings: see there.
-        share: of several processes, which this is; they need a reference.
-        replace: whether `out` may hold scores by other settings.
+        trained: The generator.
+        source: What the person called it.
+        out: The file. None: `eval-STEP.json` in the run's folder `source`, or here.
+        reference: Statistics of real images. None: `eval.reference`, or else a run's own data, pixel by pixel.
+        encoder: See `reference_judge`. None: `eval.encoder`.
+        settings: How to score.
+        share: Which of several processes this is; they need a reference.
+        replace: Whether `out` may hold scores by other settings.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
 
     Raises:
-        ConfigError: something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
+        ConfigError: Something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
             scores by other settings that are to stay.
     """
     settings, share = settings or Settings(), share or Share()
     evaluation = (trained.config or Config()).eval
-    own = PUBLISHED if trained.config is None else evaluation.num_samples
-    num = own if settings.num is None and settings.labels is None else settings.num
-    k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
-    if reference is None and evaluation.reference is not None:
-        reference = Path(evaluation.reference)
-    labels = wanted_labels(trained, num, settings.classes, settings.labels)
-    neighbours = "eval.neighbours" if settings.neighbours is None else "--neighbours"
-    require(len(labels) > k, "--num", len(labels), f"must exceed {neighbours}={k}")
+    k, named = settings.neighbours, "neighbours"
+    if k is None:
+        k, named = evaluation.neighbours, "eval.neighbours"
+    labels = _labels(trained, settings)
+    require_argument(len(labels) > k, "num", len(labels), f"must exceed {named}={k}")
+    drawn = _drawn(trained, source, labels, settings)
+    out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
+    if reference is None and evaluation.reference is None:
+        _check_own_data(encoder, share)
+    judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder)
+    about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
+    about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)} | judge.facts
+    alphas = [images.facts["alpha"] for images in drawn]
+    if not replace:
+        _check_settings(out, about, alphas)
+    found = _judged(
+        judge, {f"alpha-{alpha:g}": images for alpha, images in zip(alphas, drawn, strict=True)}, out, share
+    )
+    if found is None:
+        return None
+    found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
+    _write(out, about, found)
+    return found
+
+
+def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
+    """The class of each image to draw."""
+    num = settings.num
+    if num is None and settings.labels is None:
+        num = PUBLISHED_IMAGES if trained.config is None else trained.config.eval.num_samples
+    return wanted_labels(trained.usage.class_names, num, settings.classes, settings.labels)
+
+
+def _drawn(
+    trained: TrainedGenerator, source: str, labels: NDArray[np.int32], settings: Settings
+) -> list[GeneratedImages]:
+    """The images at each guidance scale; one compiled sampler draws all of them."""
+    evaluation = (trained.config or Config()).eval
     first, *others = [trained.alpha(alpha) for alpha in settings.alphas or [trained.usage.alpha]]
     images = GeneratedImages(
         trained,
@@ -101,32 +148,44 @@ def evaluate_generator(
         uint8=settings.uint8,
         batch_size=settings.batch_size or evaluation.batch_size,
     )
-    drawn = [images, *map(images.at, others)]
-    out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
+    return [images, *map(images.at, others)]
+
+
+def _check_own_data(encoder: str | None, share: Share) -> None:
+    remedy = "several processes need statistics of real images, see `drifting reference`"
+    require_argument(share.count == 1, "reference", None, remedy)
+    remedy = "a run's own data are compared pixel by pixel: leave it out, or give a reference made with it"
+    require_argument(encoder is None, "encoder", encoder, remedy)
+
+
+def judge_of(
+    config: Config | None,
+    facts: Mapping[str, Any],
+    source: str,
+    shape: Shape,
+    neighbours: int,
+    reference: Path | None = None,
+    encoder: str | None = None,
+) -> Judge:
+    """What the images of a generator are scored against.
+
+    Args:
+        config, facts: Those of a `TrainedGenerator`.
+        source: What the person called it.
+        shape: Height, width and channels of its images.
+        neighbours: See `Judge`.
+        reference: Statistics of real images. None: `eval.reference`, or else the run's own data.
+        encoder: The features. None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
+
+    Raises:
+        ConfigError: As `reference_judge` and `own_data_judge` do.
+    """
+    evaluation = (config or Config()).eval
+    if reference is None and evaluation.reference is not None:
+        reference = Path(evaluation.reference)
     if reference is None:
-        if share.count > 1:
-            raise ConfigError("--reference: several processes need statistics of real images, see `drifting reference`")
-        remedy = "a run's own data are compared pixel by pixel: leave it out, or give a --reference made with it"
-        require(encoder is None, "--encoder", encoder, remedy)
-        against: OwnData | Judge = OwnData(trained, source, k)
-    else:
-        against = Judge(reference, encoder or evaluation.encoder, drawn[0].shape, k)
-    about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
-    about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)}
-    about |= against.facts
-    alphas = [images.facts["alpha"] for images in drawn]
-    if not replace:
-        _check_settings(out, about, alphas)
-    found: list[Scores] | None
-    if isinstance(against, Judge):
-        found = _judged(against, {f"alpha-{i.facts['alpha']:g}": i for i in drawn}, out, share)
-    else:
-        found = [against.scores(images) for images in drawn]
-    if found is None:
-        return None
-    found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
-    _write(out, about, found)
-    return found
+        return own_data_judge(config, facts, source, neighbours, encoder)
+    return reference_judge(reference, encoder or evaluation.encoder, shape, neighbours)
 
 
 def evaluate_files(
@@ -142,13 +201,13 @@ def evaluate_files(
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
 
     Raises:
-        ConfigError: there are fewer images than `num`, the reference cannot be had or does not fit, or the file has
+        ConfigError: There are fewer images than `num`, the reference cannot be had or does not fit, or the file has
             scores by other settings.
     """
     count = len(images) if num is None else num
-    require(count <= len(images), "--num", count, f"there are {len(images):,} images")
-    require(count > neighbours, "--num", count, f"must exceed --neighbours={neighbours}")
-    judge = Judge(reference, encoder, images.shape, neighbours)
+    require_argument(count <= len(images), "num", count, f"there are {len(images):,} images")
+    require_argument(count > neighbours, "num", count, f"must exceed neighbours={neighbours}")
+    judge = reference_judge(reference, encoder, images.shape, neighbours)
     about = {"num": count} | images.facts | judge.facts
     _check_settings(out, about, [None])
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())
@@ -161,8 +220,8 @@ class _First:
     """The first of some images."""
 
     def __init__(self, images: Images, count: int) -> None:
-        self.shape, self.facts, self.labels, self.part = images.shape, images.facts, images.labels, images.part
-        self._count = count
+        self.shape, self.facts, self.part, self._count = images.shape, images.facts, images.part, count
+        self.labels = None if images.labels is None else images.labels[:count]
 
     def __len__(self) -> int:
         return self._count
@@ -191,4 +250,27 @@ def _digest(labels: NDArray[np.integer]) -> str:
     return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
 
 
-# --- for a person -----------------------------------------------------------------------------------------------------
+def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float | None]) -> None:
+    """Raises `ArgumentError` where a file of scores is there that was made with other settings than these."""
+    if not out.exists():
+        return
+    try:
+        old = json.loads(out.read_text(encoding="utf-8"))
+        was = _chosen(old, [one.get("alpha") for one in old["scores"]])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArgumentError("out", out, "is there and holds no scores; choose another, or remove it") from error
+    wanted = _chosen(about, alphas)
+    if others := [f"{key} was {was[key]!r}, is {wanted[key]!r}" for key in wanted if was[key] != wanted[key]]:
+        raise ArgumentError("out", out, f"was scored otherwise ({'; '.join(others)}); choose another, or remove it")
+
+
+def _chosen(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dict[str, Any]:
+    """What a person chose of the content of a file of scores. A run that was trained on or anew is scored anew."""
+    reference = content.get("reference")
+    if isinstance(reference, dict):  # it may have been moved
+        reference = reference.get("statistics_sha256")
+    return {key: content.get(key) for key in CHOSEN_FACTS} | {"reference": reference, "alpha": alphas}
+
+
+def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
+    write_json(out, {"format": FORMAT, "version": VERSION, **about, "software": software(), "scores": scores})

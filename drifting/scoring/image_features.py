@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from drifting.devices.blocks import Blocks
-from drifting.errors import ConfigError, HubError, one_of, unusable
+from drifting.errors import ArgumentError, HubError, InputError, require_argument, use_one_of
 from drifting.method.encoders.mae import mae_features
 from drifting.networks.inception import Inception
 from drifting.sampling.images import Pixels, Shape, Tick, nothing
@@ -23,12 +23,11 @@ logger = logging.getLogger("drifting")
 
 Features = dict[str, np.ndarray]
 
-BLOCK = 32
+BLOCK_IMAGES = 32
 """Images a call of an encoder."""
 
-RANDOM = "random"
-
-KINDS = ("inception", "pixels", "mae")
+RANDOM_WEIGHTS = "random"
+"""What stands in place of weights for a network that is not trained."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,11 @@ class ScoreEncoder:
     """Images to features, in blocks of one size on all devices of this process.
 
     Attributes:
-        name: a key of `KINDS`. reference: where its weights lie; '' for none.
-        checksum: of the weights; the same for pixels of any machine.
-        shape: of the images it was made for.
-        blocks, placed: see `drifting.blocks`.
+        name: A key of `ENCODERS`.
+        reference: Where its weights lie; '' for none.
+        checksum: That of the weights; pixels have the same on any machine.
+        shape: Height, width and channels of the images that it was made for.
+        blocks, placed: The function in blocks of one size, and its parameters on each device; see `devices.blocks`.
     """
 
     name: str
@@ -71,35 +71,61 @@ class ScoreEncoder:
         return {"encoder": self.name, "encoder_weights": self.checksum, "image_shape": list(self.shape)}
 
 
+@dataclass(frozen=True)
+class EncoderParts:
+    """What a `ScoreEncoder` is made of.
+
+    Attributes:
+        params: The network's parameters, a pytree.
+        function: `(params, uint8 [B, H, W, C])` to arrays `[B, D]` float32 by kind: `features`, and what else there is.
+        checksum: That of the weights.
+    """
+
+    params: Any
+    function: Callable[[Any, jax.Array], dict[str, jax.Array]]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """An entry of `ENCODERS`.
+
+    Attributes:
+        make: `(weights, shape)` to the parts of an encoder of images of that shape; `weights` is what stands behind the
+            colon, or ''. It raises `InputError` where the weights or the shape cannot be used.
+        widths: How many features of each kind there are for images of a shape, as far as that is known without weights.
+    """
+
+    make: Callable[[str, Shape], EncoderParts]
+    widths: Callable[[Shape], dict[str, int]] = lambda _: {}
+
+
 def known_widths(given: str, shape: Shape) -> dict[str, int]:
     """How many features of each kind `score_encoder` gives, as far as that is known before it has its weights."""
-    known = {
-        "inception": {"features": 2048, "spatial": 2023, "logits": 1008},
-        "pixels": {"features": math.prod(shape)},
-    }
-    return known.get(given.partition(":")[0], {})
+    kind = given.partition(":")[0]
+    return ENCODERS[kind].widths(shape) if kind in ENCODERS else {}
 
 
-def score_encoder(key: str, given: str, shape: Shape) -> ScoreEncoder:
+def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
     """The encoder that is meant by `given`, for images of `shape`.
 
     Args:
-        key: the flag or setting, for errors.
         given: `inception`, whose weights are downloaded, or `inception:WEIGHTS`; `pixels`; `mae:WEIGHTS`, of images.
             `inception:random` is untrained: its numbers are no scores, but they try out everything else.
-        shape: height, width and channels.
+        shape: Height, width and channels.
 
     Raises:
-        ConfigError: there is no such encoder, its weights cannot be had, or it is for other images.
+        ArgumentError: There is no such encoder, its weights cannot be used, or it is for other images.
+        HubError: Its weights cannot be fetched.
     """
-    kind, _, reference = given.partition(":")
-    one_of(key, kind, KINDS)
-    params, function, checksum = _MAKERS[kind](key, given, reference, shape)
-    blocks = Blocks(function, BLOCK, jax.local_devices())
-    return ScoreEncoder(kind, reference, checksum, shape, blocks, blocks.place(params))
-
-
-Made = tuple[Any, Callable[..., dict[str, jax.Array]], str]
+    kind, _, weights = given.partition(":")
+    require_argument(kind in ENCODERS, "encoder", given, use_one_of(kind, ENCODERS))
+    try:
+        made = ENCODERS[kind].make(weights, shape)
+    except InputError as error:
+        raise ArgumentError("encoder", given, str(error).removeprefix(f"{weights or None}: ")) from error
+    blocks = Blocks(made.function, BLOCK_IMAGES, jax.local_devices())
+    return ScoreEncoder(kind, weights, made.checksum, shape, blocks, blocks.place(made.params))
 
 
 def _scaled(images: jax.Array) -> jax.Array:
@@ -107,22 +133,19 @@ def _scaled(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def _pixels(key: str, given: str, reference: str, shape: Shape) -> Made:
-    if reference:
-        raise ConfigError(f"{key}={given!r}: pixels have no weights, use pixels")
-    return {}, lambda _, images: {"features": _scaled(images).reshape(len(images), -1)}, "pixels"
+def _pixels(weights: str, shape: Shape) -> EncoderParts:
+    if weights:
+        raise InputError("pixels have no weights, use pixels")
+    return EncoderParts({}, lambda _, images: {"features": _scaled(images).reshape(len(images), -1)}, "pixels")
 
 
-def _mae(key: str, given: str, reference: str, shape: Shape) -> Made:
+def _mae(weights: str, shape: Shape) -> EncoderParts:
     """The mean over the map of the last stage's output: what the classifier of the autoencoder sees."""
-    try:
-        found = network(reference or None, "mae", dtype="float32", remat=False)
-    except ValueError as error:
-        raise ConfigError(unusable(key, reference or None, error)) from error
+    found = network(weights or None, "mae", dtype="float32", remat=False)
     channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
     if channels != shape[2] or shape[0] % token or shape[1] % token:
         size = f"images are {'x'.join(map(str, shape))}"
-        raise ConfigError(f"{key}={given!r}: takes {channels} channels and sides divisible by {token}, the {size}")
+        raise InputError(f"takes {channels} channels and sides divisible by {token}, the {size}")
     last = f"layer{len(found.arguments['layers'])}_mean"
 
     def function(params: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -138,24 +161,22 @@ def _mae(key: str, given: str, reference: str, shape: Shape) -> Made:
         )
         return {"features": maps[last][:, 0].astype(jnp.float32)}
 
-    return found.params, function, found.checksum
+    return EncoderParts(found.params, function, found.checksum)
 
 
-def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
+def _inception(weights: str, shape: Shape) -> EncoderParts:
     if shape[2] not in (1, 3):
-        raise ConfigError(f"{key}={given!r}: takes images of 1 or 3 channels, these have {shape[2]}")
-    if reference == RANDOM:
-        logger.warning("%s=%s: the network is untrained, its numbers are no scores", key, given)
-        params, checksum = _random_inception(), given
+        raise InputError(f"takes images of 1 or 3 channels, these have {shape[2]}")
+    if weights == RANDOM_WEIGHTS:
+        logger.warning("inception:%s: the network is untrained, its numbers are no scores", RANDOM_WEIGHTS)
+        params, checksum = _random_inception(), f"inception:{RANDOM_WEIGHTS}"
     else:
         try:
-            artifact = load_weights(reference or None, "inception")
-        except ValueError as error:
-            raise ConfigError(unusable(key, given, error)) from error
+            artifact = load_weights(weights or None, "inception")
         except HubError as error:
-            if reference:
+            if weights:
                 raise
-            raise HubError(f"{error}, or give its file by --encoder=inception:WEIGHTS") from error
+            raise HubError(f"{error}, or give its file as the encoder inception:WEIGHTS") from error
         params, checksum = artifact.params, artifact.metadata["source_sha256"]
     graphdef = nnx.split(nnx.eval_shape(_network))[0]
 
@@ -167,7 +188,7 @@ def _inception(key: str, given: str, reference: str, shape: Shape) -> Made:
         logits = out.logits - model.fc.bias[...]
         return {"features": out.pool, "spatial": out.spatial.reshape(len(images), -1), "logits": logits}
 
-    return params, function, checksum
+    return EncoderParts(params, function, checksum)
 
 
 def _network() -> Inception:
@@ -187,8 +208,9 @@ def _random_inception() -> Any:
     return jax.tree.map_with_path(draw, nnx.to_pure_dict(nnx.state(nnx.eval_shape(_network))))
 
 
-_MAKERS: dict[str, Callable[[str, str, str, Shape], Made]] = {
-    "inception": _inception,
-    "pixels": _pixels,
-    "mae": _mae,
+ENCODERS: dict[str, EncoderKind] = {
+    "inception": EncoderKind(_inception, lambda _: {"features": 2048, "spatial": 2023, "logits": 1008}),
+    "pixels": EncoderKind(_pixels, lambda shape: {"features": math.prod(shape)}),
+    "mae": EncoderKind(_mae),
 }
+"""Every kind of encoder by the word that stands before the colon."""

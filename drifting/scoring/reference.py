@@ -7,8 +7,7 @@ says what they are of. ADM's hold images instead (`arr_0`).
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,31 +17,30 @@ from numpy.typing import NDArray
 
 from drifting.data.latents.read import LatentSource
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError, require
+from drifting.errors import ArgumentError, ConfigError, require_argument
 from drifting.runs.files import atomic_path, remove_torn
-from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.files import software
-from drifting.sampling.images import NpzImages, Pixels, Tick, nothing, open_member, to_uint8
-from drifting.scoring.image_features import Features, ScoreEncoder
-from drifting.scoring.metrics.frechet import GaussianStatistics
-
-logger = logging.getLogger("drifting")
+from drifting.sampling.images import Images, NpzImages, Pixels, Tick, nothing, open_member, to_uint8
+from drifting.scoring.extraction import finish_parts, save_arrays
+from drifting.scoring.image_features import ScoreEncoder
+from drifting.scoring.metrics.gaussian import GaussianStatistics, Moments
 
 FORMAT, VERSION = "drifting-reference", 1
 
-KEPT = 10_000
-"""Images whose features are kept for precision and recall, as many as ADM's reference batches hold."""
+KEPT_FEATURES = 10_000
+"""Images whose features are kept for metrics that need real features, as many as ADM's reference batches hold."""
 
-PART = 8192
+PART_IMAGES = 8192
 """Images a part: the statistics of each take 67 MB with the Inception."""
 
-CHUNK = 512
+CHUNK_IMAGES = 512
+"""Images that are read and encoded at a time."""
 
 STATISTICS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-"""Names of mean and covariance of each kind of features."""
+"""What an `.npz` calls mean and covariance of each kind of features."""
 
-_NAMES = {"features": "features", "spatial": "spatial features"}
+KIND_TITLES = {"features": "features", "spatial": "spatial features"}
 
 
 class SourceImages:
@@ -61,7 +59,7 @@ class SourceImages:
         return len(self._source)
 
     def part(self, items: range, tick: Tick = nothing) -> Pixels:
-        """See `drifting.archive.Images`."""
+        """See `Images`."""
         images = to_uint8(self._source.__getitems__(items)[0], "round", items.start)
         tick(len(images))
         return images
@@ -69,21 +67,25 @@ class SourceImages:
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images. Attributes:
+    """Statistics of real images.
 
-    path: the file. gaussians: `(mean, covariance)` of each kind of features. features: of some of the images, or None.
-    images: such images themselves, or None. metadata: ours say what it is of; None: published ones.
+    Attributes:
+        path: The file.
+        gaussians: Mean and covariance of each kind of features.
+        features: `[M, D]` of some of the images, or None.
+        images: Such images themselves, or None.
+        metadata: What a reference of ours says that it is of. None: it is a published one.
     """
 
     path: Path
-    gaussians: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    gaussians: dict[str, Moments]
     features: NDArray[np.float32] | None
     images: NpzImages | None
     metadata: dict[str, Any] | None
 
     @property
     def encoder(self) -> str | None:
-        """What it was made with, as `encoders.score_encoder` takes it; None: it does not say."""
+        """What its features were taken with, as `score_encoder` takes it; None: it does not say."""
         if self.metadata is None:
             return None
         return ":".join(word for word in (self.metadata["encoder"], self.metadata["encoder_reference"]) if word)
@@ -99,26 +101,26 @@ class Reference:
         """Checks that it has as many features of each kind as an encoder gives, as far as `widths` says.
 
         Raises:
-            ConfigError: it has not.
+            ArgumentError: it has not.
         """
         for kind, (mean, _) in self.gaussians.items():
             given = widths.get(kind, len(mean))
-            remedy = f"has {len(mean)} {_NAMES[kind]}, {encoder} gives {given}: name what it was made with by --encoder"
-            require(len(mean) == given, "--reference", str(self.path), remedy)
+            remedy = f"has {len(mean)} {KIND_TITLES[kind]}, {encoder} gives {given}: name the encoder it was made with"
+            require_argument(len(mean) == given, "reference", str(self.path), remedy)
 
     def check(self, encoder: ScoreEncoder) -> None:
         """Checks that it was made with this encoder, of images of the same size.
 
         Raises:
-            ConfigError: it was not.
+            ArgumentError: it was not.
         """
         if self.metadata is not None:
             for key, value in encoder.facts.items():
-                was = self.metadata[key]
-                require(was == value, "--reference", str(self.path), f"its {key} is {was!r}, here it is {value!r}")
-        elif self.images is not None and self.images.shape != encoder.shape:
+                remedy = f"its {key} is {self.metadata[key]!r}, here it is {value!r}"
+                require_argument(self.metadata[key] == value, "reference", str(self.path), remedy)
+        elif self.images is not None:
             remedy = f"is of images of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
-            require(False, "--reference", str(self.path), remedy)
+            require_argument(self.images.shape == encoder.shape, "reference", str(self.path), remedy)
         self.check_widths(encoder.name, encoder.widths)
 
 
@@ -126,35 +128,40 @@ def read_reference(path: Path) -> Reference:
     """Statistics from an `.npz`.
 
     Raises:
-        ConfigError: there is none, or it has no `mu` and `sigma` that fit.
+        ArgumentError: there is none, or it has no `mu` and `sigma` that fit.
     """
-    require(path.is_file(), "--reference", str(path), "there is no such file")
+    require_argument(path.is_file(), "reference", str(path), "there is no such file")
     try:
         found = {name: open_member(path, name) for name in ("mu", "sigma", "mu_s", "sigma_s", "features", "metadata")}
-        holds_images = open_member(path, "arr_0") is not None
-        images = NpzImages(path) if holds_images else None
+        images = None if open_member(path, "arr_0") is None else NpzImages(path)
     except ValueError as error:
-        raise ConfigError(f"--reference={error}") from error
+        raise ArgumentError("reference", str(path), str(error).removeprefix(f"{path}: ")) from error
     gaussians = {}
     for kind, names in STATISTICS.items():
         mean, covariance = (None if found[name] is None else np.asarray(found[name], np.float64) for name in names)
-        if mean is None or covariance is None:
-            continue
-        fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-        shapes = f"{names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)} do not fit"
-        require(fits, "--reference", str(path), f"{shapes}: give [D] and [D, D]")
-        finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
-        require(finite, "--reference", str(path), f"{names[0]} or {names[1]} is not finite")
-        remedy = f"{names[1]} is no covariance: it must be symmetric, without negative eigenvalues"
-        require(_is_covariance(covariance), "--reference", str(path), remedy)
-        gaussians[kind] = mean, covariance
+        if mean is not None and covariance is not None:
+            _check_moments(path, names, mean, covariance)
+            gaussians[kind] = mean, covariance
     remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
-    require("features" in gaussians, "--reference", str(path), remedy)
+    require_argument("features" in gaussians, "reference", str(path), remedy)
     kept, width = found["features"], len(gaussians["features"][0])
     if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
-        raise ConfigError(f"--reference={path}: features {list(kept.shape)} do not fit mu [{width}]")
+        raise ArgumentError("reference", str(path), f"features {list(kept.shape)} do not fit mu [{width}]")
     metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
-    return Reference(path, gaussians, found["features"], images, metadata)
+    return Reference(path, gaussians, kept, images, metadata)
+
+
+def _check_moments(
+    path: Path, names: tuple[str, str], mean: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> None:
+    mu, sigma = names
+    shapes = f"{mu} {list(mean.shape)} and {sigma} {list(covariance.shape)} do not fit: give [D] and [D, D]"
+    fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
+    require_argument(fits, "reference", str(path), shapes)
+    finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
+    require_argument(finite, "reference", str(path), f"{mu} or {sigma} is not finite")
+    remedy = f"{sigma} is no covariance: it must be symmetric, without negative eigenvalues"
+    require_argument(_is_covariance(covariance), "reference", str(path), remedy)
 
 
 def _is_covariance(matrix: NDArray[np.float64]) -> bool:
@@ -170,49 +177,44 @@ def _is_covariance(matrix: NDArray[np.float64]) -> bool:
 
 
 def make_reference(
-    images: SourceImages | NpzImages | Any,
-    encoder: ScoreEncoder,
-    out: Path,
-    *,
-    keep: int = KEPT,
-    share: Share | None = None,
+    images: Images, encoder: ScoreEncoder, out: Path, *, keep: int = KEPT_FEATURES, share: Share | None = None
 ) -> bool:
     """Writes the statistics of real images, going on where an earlier call stopped.
 
     Args:
-        images: see `drifting.archive.Images`. encoder: the features.
-        out: the `.npz`. keep: how many images' features to keep for precision and recall, spread over all.
-        share: of several processes, which this is.
+        images: The real images.
+        encoder: What takes their features.
+        out: The `.npz`.
+        keep: How many images' features to keep for metrics that need them, spread over all images.
+        share: Which of several processes this is.
 
     Returns:
         Whether it is written.
 
     Raises:
-        ConfigError: there is something else at `out`.
+        ConfigError: There is something else at `out`.
     """
-    require(out.suffix == ".npz", "--out", str(out), "must end in .npz")
-    share, kept = share or Share(), np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
+    require_argument(out.suffix == ".npz", "out", str(out), "must end in .npz")
+    kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART, ".npz")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART_IMAGES, ".npz")
     parts.claim(facts)
-    missing = parts.missing(share)
-    done = 0
-    with Progress(sum(len(parts.ranges[n]) for n in missing), label="reference", unit="images") as progress:
-        for number in missing:
-            found: dict[str, Any] = {}
-            for chunk, features in _chunks(images, encoder, parts.ranges[number]):
-                _add(found, features, np.isin(chunk, kept))
-                done += len(chunk)
-                progress.update(done)
-            parts.write(number, lambda path, found=found: _save(path, _arrays(found)))  # type: ignore[misc]
-    if left := parts.left():
-        logger.info("reference: this process is done; %d parts of other processes are not there yet", left)
+
+    def make(items: range, tick: Tick) -> dict[str, np.ndarray]:
+        found: dict[str, Any] = {}
+        for start in range(items.start, items.stop, CHUNK_IMAGES):
+            chunk = range(start, min(start + CHUNK_IMAGES, items.stop))
+            _add(found, encoder(images.part(chunk)), np.isin(chunk, kept))
+            tick(len(chunk))
+        return _arrays(found)
+
+    if not finish_parts(parts, share or Share(), "reference", make):
         return False
     metadata = facts | {"encoder_reference": encoder.reference, "format": FORMAT, "version": VERSION}
     try:
         arrays = _merged(parts) | {"metadata": np.asarray(json.dumps(metadata | {"software": software()}))}
         with atomic_path(out) as temporary:
-            _save(temporary, arrays)
+            save_arrays(arrays, temporary)
     except FileNotFoundError:
         if not out.exists():  # otherwise another process has just put them together
             raise
@@ -221,13 +223,7 @@ def make_reference(
     return True
 
 
-def _chunks(images: Any, encoder: ScoreEncoder, items: range) -> Iterator[tuple[range, Features]]:
-    for start in range(items.start, items.stop, CHUNK):
-        chunk = range(start, min(start + CHUNK, items.stop))
-        yield chunk, encoder(images.part(chunk))
-
-
-def _add(found: dict[str, Any], features: Features, kept: NDArray[np.bool_]) -> None:
+def _add(found: dict[str, Any], features: Mapping[str, np.ndarray], kept: NDArray[np.bool_]) -> None:
     """Adds a chunk's features to a part's statistics, and those to keep to the others."""
     for kind in STATISTICS:
         if kind in features:
@@ -260,8 +256,3 @@ def _merged(parts: Parts) -> dict[str, np.ndarray]:
         mean_name, covariance_name = STATISTICS[kind]
         arrays |= {mean_name: statistics.mean, covariance_name: statistics.covariance}
     return arrays
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # np.savez would add to the name
-        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -157,9 +157,9 @@ def test_latents_of_images_and_back(latent: Any):
     assert (latent.shape, latent.image_shape) == ((8, 8, 4), (16, 16, 3))
     model: AutoencoderKL = nnx.merge(latent.vae.graphdef, latent.params["vae"])
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (VAE_SLICE + 3, 16, 16, 3)), jnp.float32)
-    encode = jax.jit(lambda params, x, key: latent.draw(params, latent.keep(params, x), key))
+    encode = jax.jit(lambda params, x, key: latent.draw(params, latent.records(params, x), key))
     samples = encode(latent.params, images, jax.random.key(1))
-    exact, kept = jax.jit(model.encode)(images), latent.keep(latent.params, images)
+    exact, kept = jax.jit(model.encode)(images), latent.records(latent.params, images)
     moments = Moments(*jnp.split(kept.astype(jnp.float32), 2, axis=-1))
     for name in ("mean", "log_var"):
         np.testing.assert_allclose(getattr(moments, name), getattr(exact, name), rtol=2**-10, atol=1e-5)
@@ -175,7 +175,7 @@ def test_latents_of_images_and_back(latent: Any):
 
 def test_pixels_are_their_own_latents():
     x = jnp.ones((2, 8, 8, 1))
-    assert PIXELS.keep({}, x) is x and PIXELS.decode({}, x) is x
+    assert PIXELS.records({}, x) is x and PIXELS.decode({}, x) is x
     np.testing.assert_array_equal(PIXELS.draw({}, x, jax.random.key(0)), x)
     levels = jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)
     drawn = PIXELS.draw({}, levels, jax.random.key(0))

@@ -68,7 +68,8 @@ def test_every_key_takes_its_type_and_no_other(kind: Any, path: str, hint: Any):
     bad |= {tuple[str, ...]: "ab", dict[str, Any]: 3, dict[str, dict[str, Any]]: {"x": 3}}
     kind_of_value = plain(hint)
     assert read(parse(at(path, good[kind_of_value]), kind), path) == good[kind_of_value]
-    assert annotation(kind, path, None) == hint
+    if typing.get_origin(hint) is not dict:  # a section by itself, whose keys are open
+        assert annotation(kind, path, None) == hint
     with pytest.raises(ConfigError) as error:
         parse(at(path, bad[kind_of_value]), kind)
     message = str(error.value)

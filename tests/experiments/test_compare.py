@@ -10,13 +10,16 @@ import pytest
 
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
-from drifting.experiments.compare import Interval, Real, _moments, compare, comparison_table, intervals
+from drifting.experiments.compare import compare, comparison_table
 from drifting.sampling.generator import TrainedGenerator
-from drifting.scoring.evaluate import Settings, evaluate_generator
-from drifting.scoring.image_features import score_encoder
+from drifting.scoring.evaluate import evaluate_generator
+from drifting.scoring.intervals import Comparison, Interval, intervals
+from drifting.scoring.metrics import Side
 from drifting.scoring.metrics.frechet import frechet_distance
+from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.metrics.precision_recall import precision_recall, resampled_precision_recall
 from drifting.scoring.reference import SourceImages
+from drifting.scoring.settings import Settings
 from tests.scoring.test_evaluate import inception_like
 from tests.support.runs import finished_run
 
@@ -30,13 +33,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory)
 
 
-def real() -> Real:
-    encoder = score_encoder("", "pixels", (1, 3, 1))
-    return Real(encoder, {"features": (REAL.mean(axis=0), np.cov(REAL, rowvar=False))}, REAL)
+def real() -> Side:
+    return Side({"features": REAL}, {"features": (REAL.mean(axis=0), np.cov(REAL, rowvar=False))})
 
 
-def of(x: np.ndarray) -> dict[str, np.ndarray]:
-    return {"features": x}
+def compared(first: np.ndarray, second: np.ndarray, resamples: int) -> Comparison:
+    """Two sets of features, image by image, against `REAL`."""
+    sides = [Side({"features": x}) for x in (first, second)]
+    return intervals(sides, real(), neighbours=3, seed=0, name="real", resamples=resamples)
 
 
 def test_resamples_of_precision_and_recall():
@@ -55,18 +59,18 @@ def test_resamples_of_precision_and_recall():
 
 
 def test_weighted_moments_are_those_of_repeated_rows():
-    counts = RNG.integers(0, 4, 120).astype(float)
-    rows = np.repeat(FAKE, counts.astype(int), axis=0)
-    mean, covariance = _moments(FAKE, counts)
+    counts = RNG.integers(0, 4, 120)
+    rows = np.repeat(FAKE, counts, axis=0)
+    mean, covariance = moments(FAKE, counts)
     np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(rows, rowvar=False), rtol=1e-12)
 
 
 def test_intervals():
     other = FAKE * 1.5
-    found = intervals([of(FAKE), of(other)], real(), 400, 3, seed=0)
+    found = compared(FAKE, other, 400)
     first, second, difference = found.scores["frechet_distance"]
-    expected = frechet_distance(*real().gaussians["features"], FAKE.mean(axis=0), np.cov(FAKE, rowvar=False))
+    expected = frechet_distance(*real().statistics["features"], FAKE.mean(axis=0), np.cov(FAKE, rowvar=False))
     assert first.value == pytest.approx(expected) and difference.value == pytest.approx(first.value - second.value)
     precision, recall = precision_recall(REAL, other)
     assert (found.scores["precision"][1].value, found.scores["recall"][1].value) == (precision, recall)
@@ -74,9 +78,9 @@ def test_intervals():
     share = found.scores["precision"][1]
     assert share.half == pytest.approx(1.96 * np.sqrt(precision * (1 - precision) / 120), rel=0.15)
     # The same draws for both: what they have in common cancels.
-    same = intervals([of(FAKE), of(FAKE)], real(), 50, 3, seed=0).scores
-    assert all(three[2] == Interval(0.0, 0.0) for three in same.values())
-    close = intervals([of(FAKE), of(FAKE + 0.01)], real(), 100, 3, seed=0).scores["frechet_distance"]
+    same = compared(FAKE, FAKE, 50).scores
+    assert all((three[2].value, three[2].half) == (0, 0) for three in same.values())
+    close = compared(FAKE, FAKE + 0.01, 100).scores["frechet_distance"]
     assert close[2].half < close[0].half / 4
     assert not same["recall"][2].excludes_zero and Interval(-2.0, 1.9).excludes_zero
 
@@ -108,9 +112,7 @@ def test_scores_are_those_of_evaluate(run: Path, tmp_path: Path):
 
 def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_path: Path, monkeypatch):
     """ADM's reference, which the run's settings name, and whose images' features are taken."""
-    monkeypatch.setattr(
-        "drifting.scoring.against_reference.score_encoder", lambda key, given, shape: inception_like(shape)
-    )
+    monkeypatch.setattr("drifting.scoring.against_reference.score_encoder", lambda given, shape: inception_like(shape))
     monkeypatch.setattr("drifting.scoring.against_reference.known_widths", lambda given, shape: {})
     images = SourceImages(digits(), {}).part(range(200))
     x = images.reshape(200, 64) / 255
@@ -125,7 +127,17 @@ def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_p
     trained, settings = TrainedGenerator.from_run(tmp_path / "run"), Settings(num=30)
     expected = evaluate_generator(trained, "run", tmp_path / "scores.json", settings=settings)
     assert expected is not None
-    assert found.scores.keys() == {"fid", "sfid", "inception_score", "precision", "recall", "f1"}
+    assert found.scores.keys() == {
+        "fid",
+        "sfid",
+        "inception_score",
+        "precision",
+        "recall",
+        "f1",
+        "kid",
+        "density",
+        "coverage",
+    }
     for name, (first, _, _) in found.scores.items():
         assert first.value == pytest.approx(expected[0][name], rel=1e-6), name
     assert found.scores["inception_score"][0].half > 0
@@ -138,17 +150,17 @@ def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.Captu
         ([], "compare: give two runs or weights, drifting compare A B"),
         ([str(run)], "compare: give two runs or weights"),
         ([str(run), str(run), "x"], "'x': not a flag"),
-        ([str(run), str(tmp_path / "none")], f"error: {tmp_path / 'none'}: there is no such folder"),
+        ([str(run), str(tmp_path / "none")], f"error: B={tmp_path / 'none'}: there is no such folder"),
         ([str(tmp_path / "new"), str(run)], f"error: A={tmp_path / 'new'}: has no checkpoint yet"),
         ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
-        ([str(run), str(run), "--reference=none.npz"], "--reference='none.npz'"),
+        ([str(run), str(run), "--reference=none.npz"], "--reference=none.npz: there is no such file"),
     ]:
         assert main(["compare", *arguments]) == 2
         assert words in capsys.readouterr().err
 
 
 def test_the_table():
-    found = intervals([of(FAKE), of(FAKE * 3)], real(), 20, 3, seed=0)
+    found = compared(FAKE, FAKE * 3, 20)
     names = ["runs/" + "long" * 9 + "/a", "runs/" + "long" * 9 + "/b"]
     lines = comparison_table(found, names).splitlines()
     assert lines[0].split() == ["A", "B", "A", "-", "B"] and lines[1].endswith("*")

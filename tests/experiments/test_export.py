@@ -20,7 +20,6 @@ from drifting.experiments.export import export_run, import_weights
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.runs.directory import write_config
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import draw
 from drifting.weights.artifact import load_artifact, save_artifact
 from drifting.weights.diffusers_vae import diffusers_name
 from drifting.weights.load import load_weights
@@ -42,7 +41,7 @@ def test_an_exported_generator_draws_what_the_run_draws(run: Path, tmp_path: Pat
     export_run(run, tmp_path / "net", average=0.99, layout=layout)
     ours, published = TrainedGenerator.from_run(run, 0.99), TrainedGenerator.from_weights(str(tmp_path / "net"))
     jax.tree.map(np.testing.assert_array_equal, ours.params, published.params)
-    images = [draw(trained, LABELS, seed=5, alpha=1.5, batch_size=5) for trained in (ours, published)]
+    images = [trained.sample(LABELS, seed=5, alpha=1.5, batch_size=5) for trained in (ours, published)]
     np.testing.assert_array_equal(*images)
     assert published.usage.class_names == list("0123456789") and published.usage.alpha_range == [1.0, 4.0]
     assert (published.step, published.ema_decay, published.config) == (120, 0.99, None)

@@ -237,7 +237,7 @@ def test_every_class_is_drawn_equally_often_over_the_steps():
 
 def test_the_noise_of_a_sample_depends_on_its_own_key_alone():
     parts, init = make_parts(tiny_config())
-    params, keys = jax.jit(init)(), jax.random.split(KEY, 8)
+    params, keys = jax.jit(init)().params, jax.random.split(KEY, 8)
     noise = parts.generator.sample_noise(params, keys)
     assert {name: value.shape for name, value in noise.items()} == {"image": (8, 8, 8, 1), "style": (8, 1)}
     for rows in ([3], [7, 0, 5]):
@@ -364,7 +364,8 @@ def test_drift_loss_is_the_published_formula(tiny: Tiny):
     rng = np.random.default_rng(0)
     samples = rng.uniform(-1, 1, (3, 4, 8, 8, 1))
     widths = (0.2, 0.05)
-    parts = dataclasses.replace(tiny.parts, objective=Objective("drift", KERNELS["laplace"]))
+    recipe = dataclasses.replace(tiny.parts.recipe, objective=Objective("drift", "laplace"))
+    parts = dataclasses.replace(tiny.parts, recipe=recipe)
 
     def loss_fn(x: jax.Array) -> jax.Array:
         return loss_of(parts, x, draw, {}, jnp.asarray(widths))[0]

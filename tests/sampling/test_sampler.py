@@ -26,7 +26,7 @@ from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images, to_uint8
 from drifting.sampling.labels import balanced_labels, wanted_labels
-from drifting.sampling.sampler import Sampler, draw
+from drifting.sampling.sampler import Sampler
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
 
 
@@ -45,7 +45,7 @@ LABELS = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5, 3], np.int32)
 
 def test_batches_and_devices_do_not_matter(trained: TrainedGenerator):
     labels, seeds = np.tile(LABELS, 4), np.arange(5, 45)
-    images = draw(trained, labels, seed=5, alpha=1.5, batch_size=7)
+    images = trained.sample(labels, seed=5, alpha=1.5, batch_size=7)
     assert images.shape == (40, 8, 8, 1) and images.dtype == np.float32 and np.isfinite(images).all()
     for batch_size, devices in ((1, None), (500, None), (1, jax.local_devices() * 3), (64, jax.local_devices() * 2)):
         other = Sampler(trained.generator, trained.space, batch_size, devices)(trained.params, labels, seeds, 1.5)
@@ -62,15 +62,15 @@ def test_blocks_are_full_and_in_order():
 
 
 def test_image_i_has_the_seed_of_the_first_plus_i(trained: TrainedGenerator):
-    whole = draw(trained, np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
-    tail = draw(trained, np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
+    whole = trained.sample(np.full(10, 3), seed=20, alpha=1.0, batch_size=10)
+    tail = trained.sample(np.full(4, 3), seed=26, alpha=1.0, batch_size=10)
     np.testing.assert_allclose(tail, whole[6:], rtol=0, atol=2e-6 * np.abs(whole).max())
     assert all(np.any(whole[i] != whole[j]) for i in range(10) for j in range(i))
 
 
 def test_class_seed_and_scale_all_matter(trained: TrainedGenerator):
     def image(label: int, seed: int, alpha: float) -> np.ndarray:
-        return draw(trained, np.asarray([label]), seed, alpha, batch_size=1)
+        return trained.sample(np.asarray([label]), seed, alpha, batch_size=1)
 
     first = image(3, 0, 1.0)
     np.testing.assert_array_equal(image(3, 0, 1.0), first)
@@ -114,7 +114,7 @@ def test_no_data_is_needed(run: Path, tmp_path: Path):
     text = (moved / "config.json").read_text()
     (moved / "config.json").write_text(text.replace('"name": "digits"', '"name": "imagefolder"'))
     first, second = (
-        draw(TrainedGenerator.from_run(folder), LABELS, seed=5, alpha=1.0, batch_size=10) for folder in (moved, run)
+        TrainedGenerator.from_run(folder).sample(LABELS, seed=5, alpha=1.0, batch_size=10) for folder in (moved, run)
     )
     np.testing.assert_array_equal(first, second)
 
@@ -138,7 +138,7 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
     with Image.open(path) as image:
         assert image.size == (3 * tile + 2, 2 * tile + 2)
         pixels = np.asarray(image).astype(np.int16)
-    drawn = draw(TrainedGenerator.from_run(run), np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
+    drawn = TrainedGenerator.from_run(run).sample(np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
     for i, sample in enumerate(drawn):
         top, left = i // 3 * tile + 2, i % 3 * tile + 2
         shown = pixels[top : top + 64 : 8, left : left + 64 : 8]
@@ -170,7 +170,7 @@ def test_what_cannot_be_sampled(run: Path, trained: TrainedGenerator, tmp_path: 
 
 
 def generated(trained: TrainedGenerator, count: int, batch_size: int = 64, **changes) -> GeneratedImages:
-    labels = wanted_labels(trained, count)
+    labels = wanted_labels(trained.usage.class_names, count)
     return GeneratedImages(trained, labels, source="run", alpha=1.5, batch_size=batch_size, **changes)
 
 
@@ -189,7 +189,7 @@ def test_the_npz_is_adms(whole: Path, trained: TrainedGenerator):
         images, labels = arrays["arr_0"], arrays["arr_1"]
     np.testing.assert_array_equal(labels, np.arange(5000) % 10)
     assert images.dtype == np.uint8 and images.shape == (5000, 8, 8, 1)
-    drawn = draw(trained, labels[:48], seed=0, alpha=1.5, batch_size=64)
+    drawn = trained.sample(labels[:48], seed=0, alpha=1.5, batch_size=64)
     np.testing.assert_array_equal(images[:48], ((drawn.clip(-1, 1) + 1) * 127.5).astype(np.uint8))
     # It is read without unpacking it.
     read = open_images(whole)
@@ -268,7 +268,7 @@ def test_resuming_draws_only_what_is_missing(
     assert write_images(generated(trained, 5000), out) and len(asked) == 11  # nothing is left to do
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits.json", "digits.npz"]
     with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
-        write_images(GeneratedImages(trained, wanted_labels(trained, 5000), source="run", alpha=2.0), out)
+        write_images(GeneratedImages(trained, wanted_labels(trained.usage.class_names, 5000), source="run", alpha=2.0), out)
 
 
 def retrained(trained: TrainedGenerator) -> TrainedGenerator:
@@ -289,7 +289,7 @@ def test_images_of_another_run_are_not_taken_for_these(
     with pytest.raises(ConfigError, match=r"is of something else \(weights was '"):
         write_images(generated(other, 40), tmp_path / "half.npz")
     # The same run by another name is the same.
-    images = GeneratedImages(trained, wanted_labels(trained, 40), source="elsewhere", alpha=1.5)
+    images = GeneratedImages(trained, wanted_labels(trained.usage.class_names, 40), source="elsewhere", alpha=1.5)
     assert write_images(images, out) and write_images(images, tmp_path / "half.npz", Share(1, 2))
 
 
@@ -359,13 +359,13 @@ def test_a_diverged_generator_writes_nothing(trained: TrainedGenerator, tmp_path
 
 
 def test_labels(trained: TrainedGenerator, tmp_path: Path):
-    np.testing.assert_array_equal(wanted_labels(trained, 5, ["7", "3"]), [7, 3, 7, 3, 7])
+    np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, 5, ["7", "3"]), [7, 3, 7, 3, 7])
     text, array, wrong = tmp_path / "labels.txt", tmp_path / "labels.npy", tmp_path / "wrong.txt"
     text.write_text("3\n1\n4\n")
     np.save(array, np.asarray([3, 1, 4]))
     for file in (text, array):
-        np.testing.assert_array_equal(wanted_labels(trained, None, None, str(file)), [3, 1, 4])
-        np.testing.assert_array_equal(wanted_labels(trained, 2, None, str(file)), [3, 1])
+        np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, None, None, str(file)), [3, 1, 4])
+        np.testing.assert_array_equal(wanted_labels(trained.usage.class_names, 2, None, str(file)), [3, 1])
     wrong.write_text("3\n10\n")
     for count, classes, file, words in [
         (4, None, text, r"holds 3 labels, num=4 asks for more"),
@@ -377,7 +377,7 @@ def test_labels(trained: TrainedGenerator, tmp_path: Path):
         (1, [""], None, r"^classes=: give at least one class"),
     ]:
         with pytest.raises(ConfigError, match=words):
-            wanted_labels(trained, count, classes, None if file is None else str(file))
+            wanted_labels(trained.usage.class_names, count, classes, None if file is None else str(file))
 
 
 def test_what_cannot_be_written(trained: TrainedGenerator, tmp_path: Path):

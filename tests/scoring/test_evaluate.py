@@ -22,18 +22,21 @@ from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images
 from drifting.sampling.labels import balanced_labels, wanted_labels
-from drifting.scoring import evaluate as scores_module
-from drifting.scoring.evaluate import Settings, evaluate_files, evaluate_generator
+from drifting.scoring import against_reference
+from drifting.scoring.evaluate import evaluate_files, evaluate_generator, score
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
+from drifting.scoring.metrics.class_accuracy import class_accuracy
+from drifting.scoring.metrics.density_coverage import density_coverage
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.inception_score import inception_score
-from drifting.scoring.metrics.pixels import pixel_scores
-from drifting.scoring.metrics.precision_recall import precision_recall
+from drifting.scoring.metrics.kid import kid
+from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.scoring.reference import SourceImages, make_reference
 from drifting.scoring.results import latest_scores, score_table
+from drifting.scoring.settings import Settings
 from tests.support.runs import finished_run
 
-PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1")
+PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "density", "coverage")
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
 def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Statistics of the training digits' pixels."""
     path = tmp_path_factory.mktemp("reference") / "pixels.npz"
-    make_reference(SourceImages(digits(), {"images": "digits"}), score_encoder("", "pixels", (8, 8, 1)), path)
+    make_reference(SourceImages(digits(), {"images": "digits"}), score_encoder("pixels", (8, 8, 1)), path)
     return path
 
 
@@ -63,24 +66,35 @@ def test_scores_against_the_runs_own_data(run: Path):
     assert written["scores"] == found and not list(run.glob(".*"))  # in one piece
     facts = {"num": 40, "step": 120, "seed": 0, "ema_decay": 0.99, "data": "digits", "uint8": "truncate"}
     assert {name: written[name] for name in facts} == facts
-    wanted = {*PAIRS, *(f"{name}_heldout" for name in PAIRS), "frechet_ratio", "num", "alpha"}
+    wanted = {*(f"{name}{end}" for name in (*PAIRS, "kid_std") for end in ("", "_heldout"))}
+    wanted |= {"frechet_ratio", "num", "alpha"}
     assert set(scores) == wanted
 
     labels = balanced_labels(40, 10)
-    images = GeneratedImages(trained, labels, source="", alpha=1.5).part(range(40)) / np.float32(127.5) - 1
-    train, heldout = (
-        [SourceImages(source, {}).part(range(len(source))) / np.float32(127.5) - 1, source.labels]
-        for source in (digits(), digits("heldout"))
+    images = GeneratedImages(trained, labels, source="", alpha=1.5).part(range(40))
+    train, heldout = digits(), digits("heldout")
+    levels = {"": images, "_heldout": SourceImages(heldout, {}).part(range(len(heldout)))}
+    x, *both = (
+        z.reshape(len(z), 64).astype(np.float64) / 127.5 - 1
+        for z in (SourceImages(train, {}).part(range(len(train))), *levels.values())
     )
-    expected = pixel_scores(images, labels, *train, *heldout, 3)
-    for name in set(expected) - {"n_generated"}:
-        assert scores[name] == pytest.approx(expected[name], rel=1e-6), name
+    for end, y, asked in zip(levels, both, (labels, heldout.labels), strict=True):
+        precision, recall = precision_recall(x, y, 3)
+        distance = frechet_distance(x.mean(axis=0), np.cov(x.T), y.mean(axis=0), np.cov(y.T))
+        expected = {"class_accuracy": class_accuracy(x, train.labels, y, asked), "frechet_distance": distance}
+        expected |= {"precision": precision, "recall": recall, "f1": f1(precision, recall)}
+        expected["kid"], expected["kid_std"] = kid(x, y)
+        expected["density"], expected["coverage"] = density_coverage(x, y, 3)
+        for name, value in expected.items():
+            assert scores[name + end] == pytest.approx(value, rel=1e-6), name
+    assert scores["frechet_ratio"] == scores["frechet_distance"] / scores["frechet_distance_heldout"]
     # The held-out digits are real: the figures of the task they were chosen for.
     assert scores["class_accuracy_heldout"] > 0.98 and scores["precision_heldout"] > 0.85
 
     table = score_table(found)
-    for name in PAIRS:
+    for name in set(PAIRS) - {"kid"}:
         assert f"{scores[name]:.4f}" in table and f"{scores[name + '_heldout']:.4f}" in table
+    assert f"{scores['kid']:.6f}" in table and f"{scores['frechet_ratio']:.2f}" in table
     assert table.splitlines()[-1] == "40 images, alpha 2"
     best = latest_scores(run)
     assert best is not None and best["frechet_distance"] == min(one["frechet_distance"] for one in found)
@@ -89,20 +103,18 @@ def test_scores_against_the_runs_own_data(run: Path):
 
 def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trained = TrainedGenerator.from_run(run)
-    with pytest.raises(ConfigError, match=r"^--num=3: must exceed eval\.neighbours=3$"):
+    with pytest.raises(ConfigError, match=r"^num=3: must exceed eval\.neighbours=3$"):
         evaluate_generator(trained, str(run), settings=Settings(num=3))
-    with pytest.raises(ConfigError, match=r"^--num=5: must exceed --neighbours=6$"):
+    with pytest.raises(ConfigError, match=r"^num=5: must exceed neighbours=6$"):
         evaluate_generator(trained, str(run), settings=Settings(num=5, neighbours=6))
-    with pytest.raises(ConfigError, match=r"^--encoder='pixels': a run's own data are compared pixel by pixel: leave"):
+    with pytest.raises(ConfigError, match=r"^encoder=pixels: a run's own data are compared pixel by pixel: leave"):
         evaluate_generator(trained, str(run), encoder="pixels")
-    with pytest.raises(ConfigError, match=r"^--reference: published needs statistics of real images, see"):
+    with pytest.raises(ConfigError, match=r"^reference: published needs statistics of real images, see"):
         evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
-    with pytest.raises(ConfigError, match=r"^--reference: several processes need statistics of real images"):
+    with pytest.raises(ConfigError, match=r"^reference: several processes need statistics of real images"):
         evaluate_generator(trained, str(run), share=Share(0, 2))
-    monkeypatch.setattr("drifting.scoring.against_own_data.OWN_DATA", 1000)
-    with pytest.raises(
-        ConfigError, match=r"^--reference: 1,400 training images are too many to compare pixel by pixel"
-    ):
+    monkeypatch.setattr("drifting.scoring.against_own_data.OWN_IMAGES", 1000)
+    with pytest.raises(ConfigError, match=r"^reference: 1,400 training images are too many to compare pixel by pixel"):
         evaluate_generator(trained, str(run))
     monkeypatch.undo()
     assert trained.config is not None
@@ -151,6 +163,18 @@ def test_a_file_scores_as_the_generator_that_drew_it(run: Path, pixels: Path, tm
     assert (found[0]["precision"], found[0]["recall"]) == (precision, recall)
     said = json.loads((run / "eval-120.json").read_text())
     assert said["reference"]["path"] == str(pixels) and said["encoder"] == "pixels" and said["neighbours"] == 3
+
+
+def test_scores_without_files(run: Path, pixels: Path, tmp_path: Path):
+    trained = TrainedGenerator.from_run(run)
+    before = sorted(run.rglob("*"))
+    for reference, alpha in ((None, None), (pixels, 1.5)):
+        settings = Settings(num=30, seed=2, alphas=None if alpha is None else [alpha])
+        written = evaluate_generator(trained, "run", tmp_path / "s.json", reference=reference, settings=settings)
+        assert written is not None
+        found = score(trained, num=30, seed=2, reference=reference, alpha=alpha)
+        assert {"alpha": alpha or 1.0} | found == written[0]
+    assert sorted(run.rglob("*")) == before
 
 
 def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
@@ -215,7 +239,7 @@ def test_a_reference_of_other_features_is_found_before_weights_are(run: Path, tm
     monkeypatch.setattr(GeneratedImages, "part", lambda *_: pytest.fail("drew images"))
     trained = TrainedGenerator.from_run(run)
     for encoder, words in ((None, "inception gives 2048"), ("pixels", "pixels gives 64")):
-        with pytest.raises(ConfigError, match=rf"^--reference=.*wide\.npz': has 192 features, {words}"):
+        with pytest.raises(ConfigError, match=rf"^reference=.*wide\.npz: has 192 features, {words}"):
             evaluate_generator(trained, str(run), reference=tmp_path / "wide.npz", encoder=encoder)
 
 
@@ -264,8 +288,8 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     rng = np.random.default_rng(3)
     real, fake = (rng.integers(low, 256, (200, 4, 4, 3), dtype=np.uint8) for low in (0, 30))
     x, y = (z.reshape(200, 48).astype(np.float64) / 255 for z in (real, fake))
-    monkeypatch.setattr(scores_module, "score_encoder", lambda key, given, shape: inception_like(shape))
-    monkeypatch.setattr(scores_module, "known_widths", lambda given, shape: {})  # 2048 features
+    monkeypatch.setattr(against_reference, "score_encoder", lambda given, shape: inception_like(shape))
+    monkeypatch.setattr(against_reference, "known_widths", lambda given, shape: {})  # 2048 features
     write_npz(tmp_path / "fake.npz", 200, (4, 4, 3), iter([fake]), np.zeros(200, np.int64))
     statistics = dict(mu=x[:, :12].mean(0), sigma=np.cov(x[:, :12], rowvar=False))
     statistics |= dict(mu_s=x[:, 5:10].mean(0), sigma_s=np.cov(x[:, 5:10], rowvar=False))
@@ -286,7 +310,7 @@ def test_scores_of_the_inception_network(tmp_path: Path, monkeypatch: pytest.Mon
     with caplog.at_level(logging.WARNING, "drifting"):
         bare = evaluate_files(open_images(tmp_path / "fake.npz"), out, tmp_path / "bare.npz")  # the same statistics
     assert bare is not None and bare[0]["fid"] == scores["fid"] and "precision" not in bare[0]
-    assert "bare.npz: holds no features: no precision and recall" in caplog.text
+    assert "bare.npz: holds no features: no precision and recall, KID, density and coverage" in caplog.text
 
 
 # --- one line for whatever is wrong -----------------------------------------------------------------------------------
@@ -321,8 +345,8 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ((small, f"--reference={pixels}", "--uint8=round"), "--uint8=round: --images have been drawn"),
         ((small, f"--reference={pixels}", "--batch=4"), "--batch=4: --images have been drawn"),
         ((small, f"--reference={pixels}", "--num=10"), "--num=10: "),
-        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed --neighbours=3"),
-        ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder='x'"),
+        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed neighbours=3"),
+        ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder=mae:x: "),
         ((small, f"--reference={tmp_path / 'large.npz'}"), "has no mu and sigma"),
         (
             (f"--images={tmp_path / 'large.npz'}", f"--reference={pixels}"),

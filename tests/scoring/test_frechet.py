@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from drifting.scoring.metrics.frechet import GaussianStatistics, frechet_distance
+from drifting.scoring.metrics.frechet import frechet_distance
+from drifting.scoring.metrics.gaussian import GaussianStatistics
 from tests.support.golden_files import group, load
 
 

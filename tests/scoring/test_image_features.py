@@ -16,18 +16,16 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8
 
 
 def test_pixels_are_what_sources_deliver():
-    found = score_encoder("--encoder", "pixels", (8, 8, 1))(PIXELS)
+    found = score_encoder("pixels", (8, 8, 1))(PIXELS)
     assert known_widths("pixels", (8, 8, 1)) == {"features": 64} and known_widths("mae:x", (8, 8, 1)) == {}
     assert found.keys() == {"features"} and found["features"].dtype == np.float32
     np.testing.assert_allclose(found["features"], PIXELS.reshape(70, 64) / 127.5 - 1, rtol=0, atol=2e-7)
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch):
-    whole = score_encoder("--encoder", "pixels", (8, 8, 1))
-    monkeypatch.setattr(image_features, "BLOCK", 8)
-    np.testing.assert_array_equal(
-        score_encoder("--encoder", "pixels", (8, 8, 1))(PIXELS)["features"], whole(PIXELS)["features"]
-    )
+    whole = score_encoder("pixels", (8, 8, 1))
+    monkeypatch.setattr(image_features, "BLOCK_IMAGES", 8)
+    np.testing.assert_array_equal(score_encoder("pixels", (8, 8, 1))(PIXELS)["features"], whole(PIXELS)["features"])
 
 
 def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage(tmp_path):
@@ -36,18 +34,18 @@ def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage(tmp_path):
     params = jax.device_get(nnx.to_pure_dict(nnx.state(model)))
     config |= {"num_classes": 0, "dtype": "float32", "remat": False}
     save_artifact(tmp_path / "mae", kind="mae", model_config=config, params=params, step=0, ema_decay=None)
-    encoder = score_encoder("--encoder", f"mae:{tmp_path / 'mae'}", (8, 8, 1))
+    encoder = score_encoder(f"mae:{tmp_path / 'mae'}", (8, 8, 1))
     assert len(encoder.checksum) == 64
     stages = nnx.jit(lambda encoder, x: encoder(x))(model.encoder, jnp.asarray(PIXELS[:40] / np.float32(127.5) - 1))
     expected = stages["layer2"].mean(axis=(1, 2))
     np.testing.assert_allclose(encoder(PIXELS[:40])["features"], expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ConfigError, match=r"takes 1 channels and sides divisible by 1, the images are 8x8x3"):
-        score_encoder("--encoder", f"mae:{tmp_path / 'mae'}", (8, 8, 3))
+        score_encoder(f"mae:{tmp_path / 'mae'}", (8, 8, 3))
 
 
 def test_the_inception_gives_pool_spatial_and_unbiased_logits(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(image_features, "BLOCK", 2)
-    encoder = score_encoder("--encoder", "inception:random", (8, 8, 1))
+    monkeypatch.setattr(image_features, "BLOCK_IMAGES", 2)
+    encoder = score_encoder("inception:random", (8, 8, 1))
     encoder.placed[0]["fc"]["bias"] = jnp.linspace(-1, 1, 1008)
     found = encoder(PIXELS[:2])
     assert {name: array.shape for name, array in found.items()} == {
@@ -67,23 +65,23 @@ def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.Monkey
         raise HubError("https://x: no connection: run the same command again")
 
     monkeypatch.setattr(image_features, "load_weights", fetch)
-    with pytest.raises(HubError, match=r"again, or give its file by --encoder=inception:WEIGHTS$"):
-        score_encoder("--encoder", "inception", (8, 8, 3))
+    with pytest.raises(HubError, match=r"again, or give its file as the encoder inception:WEIGHTS$"):
+        score_encoder("inception", (8, 8, 3))
     with pytest.raises(HubError, match=r"again$"):
-        score_encoder("--encoder", "inception:hf://me/net", (8, 8, 3))
+        score_encoder("inception:hf://me/net", (8, 8, 3))
 
 
 @pytest.mark.parametrize(
     ("given", "shape", "words"),
     [
-        ("pixel", (8, 8, 1), r"^--encoder='pixel': use one of inception, pixels, mae \(did you mean 'pixels'\?\)"),
-        ("pixels:x", (8, 8, 1), r"^--encoder='pixels:x': pixels have no weights"),
-        ("mae", (8, 8, 1), r"^--encoder=None: give a folder"),
-        ("mae:absent", (8, 8, 1), r"^--encoder='absent': "),
-        ("inception:absent.pth", (8, 8, 3), r"^--encoder='inception:absent\.pth': absent\.pth: there is no such file"),
+        ("pixel", (8, 8, 1), r"^encoder=pixel: use one of inception, pixels, mae \(did you mean 'pixels'\?\)"),
+        ("pixels:x", (8, 8, 1), r"^encoder=pixels:x: pixels have no weights"),
+        ("mae", (8, 8, 1), r"^encoder=mae: give a folder"),
+        ("mae:absent", (8, 8, 1), r"^encoder=mae:absent: "),
+        ("inception:absent.pth", (8, 8, 3), r"^encoder=inception:absent\.pth: there is no such file"),
         ("inception:random", (8, 8, 4), r"takes images of 1 or 3 channels, these have 4"),
     ],
 )
 def test_what_is_no_encoder(given: str, shape: tuple[int, int, int], words: str):
     with pytest.raises(ConfigError, match=words):
-        score_encoder("--encoder", given, shape)
+        score_encoder(given, shape)

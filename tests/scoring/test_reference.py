@@ -26,13 +26,13 @@ def images(tmp_path: Path) -> NpzImages:
 
 
 def pixels() -> ScoreEncoder:
-    return score_encoder("--encoder", "pixels", (4, 4, 3))
+    return score_encoder("pixels", (4, 4, 3))
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reference, "PART", 32)
-    monkeypatch.setattr(reference, "CHUNK", 16)
+    monkeypatch.setattr(reference, "PART_IMAGES", 32)
+    monkeypatch.setattr(reference, "CHUNK_IMAGES", 16)
 
 
 def test_statistics_are_numpys(images: NpzImages, tmp_path: Path):
@@ -129,9 +129,9 @@ def test_what_is_no_reference(images: NpzImages, tmp_path: Path):
         ("skew.npz", r"sigma is no covariance"),
         ("spatial.npz", r"sigma_s is no covariance"),
     ]:
-        with pytest.raises(ConfigError, match=rf"^--reference=.*{name}.*{words}"):
+        with pytest.raises(ConfigError, match=rf"^reference=.*{name}.*{words}"):
             read_reference(tmp_path / name)
-    with pytest.raises(ConfigError, match=r"^--out='x\.json': must end in \.npz"):
+    with pytest.raises(ConfigError, match=r"^out=x\.json: must end in \.npz"):
         make_reference(images, pixels(), Path("x.json"))
 
 
@@ -145,14 +145,14 @@ def test_covariances_of_few_or_equal_images_are_some(tmp_path: Path):
 def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
     make_reference(images, pixels(), tmp_path / "pixels.npz")
     found = read_reference(tmp_path / "pixels.npz")
-    other_size = score_encoder("--encoder", "pixels", (8, 8, 3))
+    other_size = score_encoder("pixels", (8, 8, 3))
     with pytest.raises(ConfigError, match=r"its image_shape is \[4, 4, 3\], here it is \[8, 8, 3\]"):
         found.check(other_size)
     inception = ScoreEncoder("inception", "", "0123", (4, 4, 3), pixels().blocks, pixels().placed)
     with pytest.raises(ConfigError, match=r"its encoder is 'pixels', here it is 'inception'"):
         found.check(inception)
     small = read_reference(adm(tmp_path / "small.npz", 50, mu_s=np.zeros(3), sigma_s=np.eye(3)))
-    with pytest.raises(ConfigError, match=r"^--reference=.*small.*: has 50 features, pixels gives 48: .* by --encoder"):
+    with pytest.raises(ConfigError, match=r"^reference=.*small.*: has 50 features, pixels gives 48: name the encoder"):
         small.check(pixels())
     with pytest.raises(ConfigError, match=r"has 3 spatial features, inception gives 2023"):
         small.check_widths("inception", {"features": 50, "spatial": 2023})

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
-from drifting.assembly import networks, recipe
+from drifting.assembly.pretraining import mae_recipe_of, prepare_pretraining
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.schema import FeaturesConfig, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.sources.digits import digits
-from drifting.devices.mesh import one_device
-from drifting.method.state import create
 from drifting.training import encoder as module
-from drifting.training.encoder import classifier_weight, describe, masks, pretrain, pretrain_step
+from drifting.training.encoder import describe, pretrain
 from tests.support.runs import assert_same_run, metrics, saved
 
 CONFIG = PretrainConfig(
@@ -47,12 +43,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_weight_of_the_classifier_ramps_up_in_the_last_steps():
-    weights = [float(classifier_weight(CONFIG, jnp.int32(step))) for step in range(12)]
+    weights = [float(mae_recipe_of(CONFIG).classifier_weight(jnp.int32(step))) for step in range(12)]
     np.testing.assert_allclose(weights, [0] * 7 + [0.125, 0.25, 0.375, 0.5, 0.5])
     at_once = dataclasses.replace(CONFIG, mae=dataclasses.replace(CONFIG.mae, cls_ramp_steps=0))
-    assert [float(classifier_weight(at_once, jnp.int32(step))) for step in (6, 7, 11)] == [0, 0.5, 0.5]
+    assert [float(mae_recipe_of(at_once).classifier_weight(jnp.int32(step))) for step in (6, 7, 11)] == [0, 0.5, 0.5]
     never = dataclasses.replace(CONFIG, mae=dataclasses.replace(CONFIG.mae, lambda_cls=0.0))
-    assert float(classifier_weight(never, jnp.int32(11))) == 0
+    assert float(mae_recipe_of(never).classifier_weight(jnp.int32(11))) == 0
 
 
 def test_the_loss_is_weighted_as_the_ramp_says(finished: Path):
@@ -61,7 +57,7 @@ def test_the_loss_is_weighted_as_the_ramp_says(finished: Path):
     names = "loss recon_loss cls_loss accuracy mask_ratio grad_norm grad_norm_clipped param_norm learning_rate"
     for number, line in enumerate(lines):
         assert set(line) == {"step", *names.split()}
-        weight = float(classifier_weight(CONFIG, jnp.int32(number)))
+        weight = float(mae_recipe_of(CONFIG).classifier_weight(jnp.int32(number)))
         expected = weight * line["cls_loss"] + (1 - weight) * line["recon_loss"]
         np.testing.assert_allclose(line["loss"], expected, rtol=1e-5)
     assert lines[5]["recon_loss"] < lines[0]["recon_loss"]
@@ -73,13 +69,14 @@ def test_masks_are_drawn_anew_each_step_and_follow_the_key(finished: Path):
     key = jax.random.key(CONFIG.train.seed)
     for step, ratio in enumerate(ratios):
         mask_key, _ = jax.random.split(jax.random.fold_in(key, step))
-        mask = masks(CONFIG.mae, mask_key, (32, 8, 8, 1))
+        mask = mae_recipe_of(CONFIG).masks(mask_key, (32, 8, 8, 1))
         np.testing.assert_allclose(mask.mean(), ratio, rtol=1e-5)
 
 
 def test_masks_are_squares_of_tokens():
     mae = MAEConfig(patch_size=2, input_patch_size=2, mask_ratio_min=0.3, mask_ratio_max=0.3)
-    mask = np.asarray(masks(mae, jax.random.key(0), (500, 8, 8, 1)))
+    recipe = mae_recipe_of(PretrainConfig(mae=mae))
+    mask = np.asarray(recipe.masks(jax.random.key(0), (500, 8, 8, 1)))
     assert mask.shape == (500, 4, 4, 1) and set(np.unique(mask)) == {0.0, 1.0}
     np.testing.assert_array_equal(mask[:, ::2, ::2], mask[:, 1::2, 1::2])
     assert abs(mask.mean() - 0.3) < 5 * np.sqrt(0.21 / 2000)
@@ -143,24 +140,22 @@ def test_without_a_classifier_and_with_larger_tokens():
         train=RunConfig(steps=3),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
     )
-    arguments = networks.mae_arguments(config.mae, 1, 10)
-    graphdef, params = nnx.split(networks.autoencoder(arguments, jax.random.key(0)))
-    optimizer = recipe.optimizer(config.optimizer, 3)
-    state = create(nnx.to_pure_dict(params), optimizer, ema_decays=(0.9,))
     images, labels = digits().__getitems__(np.arange(16))
-    space = sample_space(None, (8, 8, 1))
-    step = jax.jit(partial(pretrain_step, graphdef, space, optimizer, config, one_device()))
     losses = []
-    for _ in range(8):
-        state, found = step(state, {"image": images, "label": labels}, {}, jax.random.key(0))
-        losses.append(float(found["loss"]))
-        assert found["loss"] == found["recon_loss"] and "accuracy" not in found
+    with prepare_pretraining(config) as run:
+        state = run.initial_state()
+        for _ in range(8):
+            state, found = run.step(state, {"image": images, "label": labels})
+            losses.append(float(found["loss"]))
+            assert found["loss"] == found["recon_loss"] and "accuracy" not in found
     assert np.mean(losses[4:]) < np.mean(losses[:4])
 
 
 def test_description():
-    lines = list(describe(CONFIG, digits(), lambda: {"w": jnp.zeros(5)}))
-    assert lines[0].startswith("model: mae, 5 parameters, on ") and lines[1].startswith("data: digits")
+    with prepare_pretraining(CONFIG) as run:
+        lines = list(describe(run))
+        count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(run.empty).params))
+    assert lines[0].startswith(f"model: mae, {count:,} parameters, on ") and lines[1].startswith("data: digits")
     assert lines[2] == "loss: squared error of masked tokens, a classifier in the last 6 steps"
-    plain = list(describe(PretrainConfig(), digits(), lambda: {"w": jnp.zeros(5)}))
-    assert plain[2] == "loss: squared error of masked tokens"
+    with prepare_pretraining(dataclasses.replace(CONFIG, mae=MAEConfig(base_channels=4, layers=(1, 1)))) as run:
+        assert list(describe(run))[2] == "loss: squared error of masked tokens"

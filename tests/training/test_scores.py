@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from drifting.errors import ConfigError
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring import diagnosis
-from drifting.scoring.evaluate import Settings, evaluate_generator
+from drifting.scoring.evaluate import evaluate_generator
+from drifting.scoring.settings import Settings
 from drifting.studies import diagnose
 from drifting.studies.settings import DiagnoseStudy
+from drifting.training import loop
 from drifting.training.generator import train
 from drifting.training.loop import Callbacks
 from drifting.training.scores import TrainingEvaluator
@@ -58,12 +61,15 @@ def test_scores_are_those_of_evaluate_and_the_best_is_kept(run: Path):
 
 
 def test_when_it_is_scored():
-    options = dict(flatten=dict, shown=(), watch=print, draw=print)
-    never, every = Callbacks(**options, evaluate_every=5), Callbacks(**options, evaluate=print, evaluate_every=5)
-    steps = [(step, step == 12) for step in range(1, 13)]
-    assert [step for step, last in steps if every.scores(step, last)] == [1, 5, 10, 12]
-    assert not any(never.scores(step, last) for step, last in steps)
-    assert not Callbacks(**options, evaluate=print).scores(1, True)
+    train = SimpleNamespace(steps=12, log_every=1, sample_every=0, checkpoint_every=0)
+
+    def scored(**options: Any) -> list[int]:
+        callbacks = Callbacks(flatten=dict, shown=(), watch=print, draw=print, remedy="", **options)
+        run = SimpleNamespace(config=SimpleNamespace(train=train), callbacks=callbacks)
+        return [step for step in range(1, 13) if loop._Loop._due(run, step, False).score]
+
+    assert scored(evaluate=print, evaluate_every=5) == [1, 5, 10, 12]
+    assert scored(evaluate_every=5) == [] and scored(evaluate=print) == []
 
 
 def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
@@ -79,7 +85,7 @@ def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
 
 def test_a_wrong_reference_is_found_before_anything_is_compiled(tmp_path: Path):
     config = tiny_config(eval=dict(every=50, reference=str(tmp_path / "absent.npz")))
-    with pytest.raises(ConfigError, match=r"^--reference=.*absent\.npz"):
+    with pytest.raises(ConfigError, match=r"^eval\.reference=.*absent\.npz: there is no such file$"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -14,7 +14,6 @@ from flax import nnx
 from drifting.errors import InputError
 from drifting.networks import NETWORKS, PRESETS
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import draw
 from drifting.weights.artifact import Artifact, save_artifact
 from drifting.weights.load import find_kind, load_folder, load_weights
 from drifting.weights.readers import READERS, Reader
@@ -126,7 +125,7 @@ def test_a_generator_from_outside_draws(tmp_path: Path, monkeypatch: pytest.Monk
     options: dict[str, Any] = dict(model_config=dict(side=4, num_classes=2), params=params, step=3, ema_decay=None)
     save_artifact(tmp_path / "net", kind="generator", network="waves", **options)
     trained = TrainedGenerator.from_weights(str(tmp_path / "net"))
-    images = draw(trained, np.arange(2), seed=0, alpha=trained.alpha(None), batch_size=2)
+    images = trained.sample(np.arange(2), seed=0, alpha=trained.alpha(None), batch_size=2)
     assert images.shape == (2, 4, 4, 1) and trained.usage.class_names == ("0", "1")
 
 

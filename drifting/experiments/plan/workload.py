@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from drifting.assembly import networks
+from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
@@ -39,7 +40,6 @@ from drifting.method.loss import objective_loss
 from drifting.method.space import VAE_SLICE, SampleSpace
 from drifting.method.state import create
 from drifting.networks.mae import mae_loss
-from drifting.training.encoder import masks
 
 Bytes = dict[str, float]
 
@@ -263,7 +263,7 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
     state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
 
     def inputs(batch: int) -> Any:
-        mask = jax.eval_shape(lambda: masks(config.mae, key, (batch, *space.shape)))
+        mask = jax.eval_shape(lambda: mae_recipe_of(config).masks(key, (batch, *space.shape)))
         return Shape((batch, *space.shape), jnp.float32), Shape((batch,), jnp.int32), mask
 
     def losses(params: Any, inputs: Any) -> Any:

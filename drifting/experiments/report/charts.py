@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 360, 250
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 
-TICKS = 5
+AXIS_TICKS = 5
 
 LOG_RATIO = 30.0
 """Where the largest value is so many times the smallest, an axis is logarithmic."""
@@ -24,13 +24,13 @@ LOG_RATIO = 30.0
 LINEAR_PART = 1e-3
 """Where a logarithmic axis must have values below 0, it is linear up to so much of the largest value."""
 
-FLAT = 1e-4
+FLAT_RANGE = 1e-4
 """Values that differ by less than so much of the largest are drawn as one and the same."""
 
-CHARACTER = 6.5
+CHARACTER_WIDTH = 6.5
 """Width of a digit."""
 
-SLACK = 0.12
+TICK_SLACK = 0.12
 """By so much of a step a value may lie beyond the last tick."""
 
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
@@ -38,11 +38,16 @@ MARKERS = ("circle", "square", "triangle", "diamond", "cross")
 
 @dataclass(frozen=True)
 class Series:
-    """A line. Attributes:
+    """A line.
 
-    name: of it. points: `(x, y)`, in order of x. style: class that gives it its colour, or a percentage of the ramp.
-    marker: one of `MARKERS`, drawn at each point; None: none. notes: of each point, in words; they make points that can
-    be reached. spans: lowest and highest y at each point. entry: of the legend that shows and hides it; '': its name.
+    Attributes:
+        name: What it is called.
+        points: `(x, y)`, in order of x.
+        style: The class that gives it its colour, or a percentage of the ramp.
+        marker: The one of `MARKERS` that is drawn at each point. None: none is.
+        notes: What each point is, in words; points with notes can be reached with the keyboard.
+        spans: Lowest and highest y at each point.
+        entry: The entry of the legend that shows and hides it. '': its name.
     """
 
     name: str
@@ -56,10 +61,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis. Attributes:
+    """An axis.
 
-    label: what it is. low, high: its ends. log: logarithmic. ticks: where it is labelled. linear: of a logarithmic
-    axis with values below 0, the size up to which it is linear; 0: all are positive.
+    Attributes:
+        label: What it shows.
+        low, high: Its ends.
+        log: Whether it is logarithmic.
+        ticks: Where it is labelled.
+        linear: The size up to which a logarithmic axis with values below 0 is linear. 0: all values are positive.
     """
 
     label: str
@@ -100,11 +109,11 @@ def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Se
         pad = max((high / low) ** 0.06, 1.05)
         low, high = low / pad, high * pad
         return Axis(label, low, high, True, ticks or _log_ticks(low, high))
-    if high - low <= FLAT * max(abs(low), abs(high)):
+    if high - low <= FLAT_RANGE * max(abs(low), abs(high)):
         low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
-    step = _nice((high - low) / TICKS)
+    step = _nice((high - low) / AXIS_TICKS)
     # An end that is hardly beyond a tick does not get another one.
-    first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
+    first, last = math.floor(low / step + TICK_SLACK), math.ceil(high / step - TICK_SLACK)
     marks = ticks or [i * step for i in range(first, last + 1)]
     return Axis(label, min(low, first * step), max(high, last * step), False, marks)
 
@@ -127,7 +136,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
-        if len(ticks) <= TICKS + 1:
+        if len(ticks) <= AXIS_TICKS + 1:
             break
     return ticks if len(ticks) > 1 else [low, high]
 
@@ -149,9 +158,12 @@ def chart(
     """The SVG of some lines; values that are not finite break them.
 
     Args:
-        title: what is shown, in a few words; with the series it is what a screen reader says.
-        cursor: values can be read off under a line that the pointer and the arrow keys move; x is not logarithmic.
-        level: name and value of a dashed line across, within `y`.
+        title: What is shown, in a few words; with the series it is what a screen reader says.
+        x, y: The axes.
+        series: The lines.
+        cursor: Whether values can be read off under a line that the pointer and the arrow keys move; x must not be
+            logarithmic.
+        level: Name and value of a dashed line across, within `y`.
     """
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -225,11 +237,11 @@ def _grid(x: Axis, y: Axis) -> list[str]:
         parts.append(f'<line class="tick" x1="{px:.1f}" x2="{px:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         anchor = "end" if px > right - 8 and len(number(tick)) > 2 else "middle"
         edge = WIDTH - 2 if anchor == "end" else px
-        width = CHARACTER * len(number(tick))
+        width = CHARACTER_WIDTH * len(number(tick))
         left_end = edge - (width if anchor == "end" else width / 2)
         if left_end < taken:  # no room for its number beside the one before
             continue
-        taken = left_end + width + CHARACTER
+        taken = left_end + width + CHARACTER_WIDTH
         parts.append(f'<text x="{edge:.1f}" y="{bottom + 17}" text-anchor="{anchor}">{number(tick)}</text>')
     parts.append(f'<line class="base" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text class="name" x="{middle:.1f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x.label)}</text>')

@@ -15,7 +15,7 @@ CURVES = {
     "collapse": "distance between generated samples of a class over that between real ones; near 1",
 }
 
-POINTS = 300
+CURVE_POINTS = 300
 """The most points of a curve that are drawn."""
 
 
@@ -92,5 +92,5 @@ def _drawn(title: str, axes: tuple[Axis, Axis] | None, series: Sequence[Series])
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = -(-len(points) // POINTS) or 1
+    stride = -(-len(points) // CURVE_POINTS) or 1
     return [*points[:-1:stride], points[-1]] if points else []

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from drifting.config.schema import Config, to_dict
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, DriftingError
 from drifting.experiments.grid import FINISHED, SWEEP_FILE, read_cells, rows_of
 from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.runs.metrics import METRICS_FILE
@@ -22,24 +22,30 @@ from drifting.scoring.results import latest_scores
 DAMAGED = "damaged"
 """The state of a cell whose settings cannot be read."""
 
-LARGEST = 960
+LARGEST_SIDE = 960
 """Pixels along the side of a picture; larger ones are shrunk."""
 
-NAMES = {"log_kde": "log-KDE", "mean_shift": "mean shift", "drift": "two-axis drift", "mmd_kde": "MMD"}
+OBJECTIVE_TITLES = {"log_kde": "log-KDE", "mean_shift": "mean shift", "drift": "two-axis drift", "mmd_kde": "MMD"}
 
-OWN_PLACE = ("loss.objective", "loss.kernel", "loss.widths", "train.seed")
+PLACED_SETTINGS = ("loss.objective", "loss.kernel", "loss.widths", "train.seed")
 """Settings that a sweep's page has a place for; runs that differ in others are of different kinds."""
 
-KERNELS = {"gaussian": "Gauss", "laplace": "Laplace", "rational_quadratic": "rational quadratic"}
+KERNEL_TITLES = {"gaussian": "Gauss", "laplace": "Laplace", "rational_quadratic": "rational quadratic"}
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run. Attributes:
+    """A run.
 
-    name: of its folder. config: its settings. metrics: rows of `metrics.jsonl`. scores: the latest, or None.
-    status, error: of a sweep's cell. grids: step and file of its sample grids, in order. varied: of a sweep's cell, the
-    settings that vary besides those of `OWN_PLACE`, by the last part of their key. seed: where a sweep has several.
+    Attributes:
+        name: That of its folder.
+        config: Its settings.
+        metrics: The rows of `metrics.jsonl`.
+        scores: The latest ones, or None.
+        status, error: How far a sweep's cell is, and why it failed.
+        grids: Step and file of its sample grids, in order.
+        varied: The settings of a sweep's cell that vary besides `PLACED_SETTINGS`, by the last part of their key.
+        seed: The seed of training, where a sweep has several.
     """
 
     name: str
@@ -57,7 +63,7 @@ class RunData:
         """What it minimises, as a person calls it: `log-KDE, Gauss`."""
         loss = self.config["loss"]
         name, kernel = loss["objective"], loss["kernel"]
-        return f"{NAMES.get(name, name)}, {KERNELS.get(kernel, kernel)}"
+        return f"{OBJECTIVE_TITLES.get(name, name)}, {KERNEL_TITLES.get(kernel, kernel)}"
 
     @property
     def kind(self) -> str:
@@ -88,29 +94,21 @@ def read(workdir: Path) -> RunData | SweepData:
     """The run or sweep in a folder, which is left as it is.
 
     Raises:
-        ConfigError: there is neither.
+        DriftingError: There is neither, or what there is cannot be read.
     """
     if (workdir / SWEEP_FILE).is_file():
         return _read_sweep(workdir)
     if not (workdir / CONFIG_FILE).is_file():
-        raise ConfigError(
-            f"--workdir={workdir}: holds no run and no sweep; give a folder of `drifting train` or `sweep`"
-        )
-    try:
-        scores = latest_scores(workdir)
-    except (ValueError, KeyError, TypeError) as error:
-        remedy = "remove it and run `drifting evaluate` again"
-        raise ConfigError(
-            f"--workdir={workdir}: the latest eval-STEP.json cannot be read ({error!r}); {remedy}"
-        ) from error
-    return _read_run(workdir, scores)
+        remedy = "holds no run and no sweep; give a folder of `drifting train` or `sweep`"
+        raise ArgumentError("workdir", workdir, remedy)
+    return _read_run(workdir, latest_scores(workdir))
 
 
 def _read_sweep(workdir: Path) -> SweepData:
     cells = read_cells(workdir)
     rows, runs = rows_of(cells, workdir), []
     varying = [key for key in cells[0].values if any(cell.values[key] != cells[0].values[key] for cell in cells)]
-    others = [key for key in varying if key not in OWN_PLACE]
+    others = [key for key in varying if key not in PLACED_SETTINGS]
     lasts = [key.rpartition(".")[2] for key in others]
     names = {key: last if lasts.count(last) == 1 else key for key, last in zip(others, lasts, strict=True)}
     for cell, row in zip(cells, rows, strict=True):
@@ -120,7 +118,7 @@ def _read_sweep(workdir: Path) -> SweepData:
         scores = cell.scores(workdir) if row["status"] == FINISHED else None
         try:
             run = _read_run(folder, scores, row["status"], row["error"] or None)
-        except ConfigError as error:  # the others are worth a page
+        except DriftingError as error:  # the others are worth a page
             row |= {"status": DAMAGED, "error": f"{row['error']} {error}".strip()}
             continue
         varied = {name: cell.values[key] for key, name in names.items()}
@@ -170,8 +168,8 @@ def picture(path: Path) -> tuple[str, int, int]:
     """
     with Image.open(path) as image:
         image.load()
-    if max(image.size) > LARGEST:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if max(image.size) > LARGEST_SIDE:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     out, kind = io.BytesIO(), "png"
     image.save(out, format="PNG", optimize=True)
     if out.tell() > 400_000:  # photographs

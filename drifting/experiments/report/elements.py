@@ -9,35 +9,26 @@ from typing import Any
 from drifting.experiments.report.charts import number
 from drifting.experiments.report.data import picture, short
 from drifting.runs.directory import config_differences
+from drifting.scoring.metrics import HELDOUT, known_scores
 
-TITLES = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "frechet_distance": "Fréchet distance",
-    "frechet_ratio": "times held-out",
-    "inception_score": "Inception Score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "class_accuracy": "Class accuracy",
+FACT_TITLES = {
     "alpha": "Guidance scale",
     "num": "Images",
-    "inception_score_std": "Inception Score, deviation",
     "step": "Step",
     "seed": "First seed of the images",
 }
+"""What stands beside scores and is none."""
 
-HELDOUT = "_heldout"
-"""How scores of held-out real images end."""
-
-FEW = 3
-"""Runs whose settings stand in columns."""
+COLUMN_RUNS = 3
+"""The most runs whose settings stand in columns."""
 
 
 def score_title(key: str) -> str:
     """A score's name for a person; of what is no score, the key."""
     name = key.removesuffix(HELDOUT)
-    return f"{TITLES[name]}, held-out" if name != key and name in TITLES else TITLES.get(key, key)
+    if score := known_scores().get(name):
+        return score.title if name == key else f"{score.title}, held-out"
+    return FACT_TITLES.get(key, key)
 
 
 def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
@@ -50,7 +41,7 @@ def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
-    """A table that scrolls by itself where it is too wide. `text`: how many of its first columns hold words."""
+    """A table that scrolls by itself where it is too wide; its first `text` columns hold words."""
     cells = []
     for i, head in enumerate(heads):
         label = f'<button type="button">{escape(head)}</button>' if sort else escape(head)
@@ -97,7 +88,7 @@ def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
     """Settings in which runs differ, a row for each run or each setting, and folded away those that are the same."""
     differing = config_differences(configs)
     equal = details("Equal settings", _without(next(iter(configs.values())), differing))
-    if len(configs) <= FEW:  # a column for each run reads better on any screen
+    if len(configs) <= COLUMN_RUNS:  # a column for each run reads better on any screen
         heads, names = ["Setting", *configs], list(differing)
         cells = [[values[name] for name in configs] for values in differing.values()]
     else:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drifting.experiments.report.data import RunData
-from drifting.scoring.results import distance_name
+from drifting.scoring.metrics import known_scores, ranked_by
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,14 @@ def kinds(runs: Iterable[RunData | Group]) -> list[str]:
     return list(dict.fromkeys(run.kind for run in runs))
 
 
-def distance(groups: Sequence[Group]) -> str:
-    """The name of the distance they are judged by."""
-    return distance_name(groups[0].runs[0].scores or {})
+def ranking(groups: Sequence[Group]) -> str:
+    """The name of the score that they are ranked by."""
+    return ranked_by(groups[0].runs[0].scores or {})
+
+
+def best_first(groups: Iterable[Group], name: str) -> list[Group]:
+    """Groups in order of the mean of a score, the best one first."""
+    return sorted(groups, key=lambda group: group.mean(name), reverse=known_scores()[name].better == "higher")
 
 
 def score(run: RunData, name: str) -> float:

@@ -12,8 +12,6 @@ from drifting.experiments.report.charts import MARKERS, Series, axis, chart, leg
 from drifting.experiments.report.curves import CURVES, run_curves, sweep_curves
 from drifting.experiments.report.data import DAMAGED, RunData, SweepData
 from drifting.experiments.report.elements import (
-    HELDOUT,
-    TITLES,
     details,
     image,
     number_cell,
@@ -23,23 +21,32 @@ from drifting.experiments.report.elements import (
     text_cell,
     tiles,
 )
-from drifting.experiments.report.groups import Group, distance, grouped, kinds, score, scored, width_text
-from drifting.scoring.results import distance_name
-
-LOWER_IS_BETTER = {"fid", "sfid", "frechet_distance"}
+from drifting.experiments.report.groups import (
+    Group,
+    best_first,
+    grouped,
+    kinds,
+    ranking,
+    score,
+    scored,
+    width_text,
+)
+from drifting.scoring.metrics import HELDOUT, compared_scores, ranked_by
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the browser lets the page do: nothing that leaves the file."""
 
-REACH = 3.0
-"""A chart grows to at most so many times the range of its values to show the held-out one."""
+LEVEL_REACH = 3.0
+"""A chart grows to at most so many times the range of its values to show that of held-out images."""
 
 
 def page(data: RunData | SweepData, version: str | None = None) -> str:
     """The whole HTML of a report.
 
     Args:
-        version: of a page that is served: it asks now and then whether there is a newer one; None: a file.
+        data: What the page shows.
+        version: What a page that is served is known by: it asks now and then whether there is a newer one. None: it is
+            a file.
     """
     if isinstance(data, SweepData):
         return frame(data.name, "A sweep of drifting generative models", _sweep(data), version)
@@ -50,7 +57,9 @@ def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str |
     """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
 
     Args:
-        name, what: for the head of the page. version: see `page`.
+        name, what: The title at the head of the page and what it is of.
+        parts: The sections in order.
+        version: See `page`.
     """
     sections = [(title, body) for title, body in parts if body]
     links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)
@@ -116,14 +125,21 @@ def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
     problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED) if state in states]
     progress = ", ".join(problems) or "none failed"
     shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
-    if groups:
-        name = distance(groups)
-        best = min(groups, key=lambda group: group.mean(name))
-        shown.append((f"Lowest {TITLES[name]}", number(best.mean(name)), best.label))
-        if scored(groups, ["f1"]):
-            best = max(groups, key=lambda group: group.mean("f1"))
-            shown.append(("Highest F1", number(best.mean("f1")), best.label))
+    for name in scored(groups, _top([ranking(groups)])) if groups else ():
+        best = best_first(groups, name)[0]
+        shown.append((_best_title(name), number(best.mean(name)), best.label))
     return tiles(shown)
+
+
+def _top(first: Sequence[str]) -> list[str]:
+    """The names of scores that stand at the top: `first`, and those that always do."""
+    return list(dict.fromkeys([*first, *(name for name, score in compared_scores().items() if score.headline)]))
+
+
+def _best_title(name: str) -> str:
+    """`Lowest FID`."""
+    score = compared_scores()[name]
+    return f"{'Lowest' if score.better == 'lower' else 'Highest'} {score.title}"
 
 
 def _label(run: RunData) -> str:
@@ -140,18 +156,18 @@ def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]
     x = axis("kernel width", widths, log=len(widths) > 1 and widths[0] > 0, ticks=widths)
     present = [kind for kind in styles if kind in kinds(placed)]
     figures = []
-    for name in scored(placed, (distance(placed), "precision", "recall", "f1")):
+    for name in scored(placed, compared_scores()):
+        metric = compared_scores()[name]
         series = [_against_width([g for g in placed if g.kind == kind], name, *styles[kind]) for kind in present]
         values = [value for group in placed for value in group.values(name)]
         heldout = _heldout(placed, name)
         level = heldout if heldout is not None and _in_reach(heldout, values) else None
-        y = axis(TITLES[name], values if level is None else [*values, level])
-        better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+        y = axis(metric.title, values if level is None else [*values, level])
         beside = "" if heldout is None else f"held-out {number(heldout)}"
-        about = "; ".join(filter(None, (better, beside, y.scale)))
+        about = "; ".join(filter(None, (f"{metric.better} is better", beside, y.scale)))
         line = None if level is None else ("held-out", level)
-        drawn = chart(f"{TITLES[name]} against kernel width", x, y, series, level=line)
-        caption = f"<figcaption>{TITLES[name]} <small>{about}</small></figcaption>"
+        drawn = chart(f"{metric.title} against kernel width", x, y, series, level=line)
+        caption = f"<figcaption>{escape(metric.title)} <small>{about}</small></figcaption>"
         figures.append(f'<figure data-chart="{name}">{caption}{drawn}</figure>')
     keys = legend([(kind, *styles[kind]) for kind in present])
     several = any(len(group.runs) > 1 for group in placed)
@@ -168,7 +184,7 @@ def _heldout(groups: Sequence[Group], name: str) -> float | None:
 
 def _in_reach(level: float, values: Sequence[float]) -> bool:
     low, high = min(values), max(values)
-    return max(high, level) - min(low, level) <= REACH * (high - low)
+    return max(high, level) - min(low, level) <= LEVEL_REACH * (high - low)
 
 
 def _against_width(groups: Sequence[Group], name: str, style: str, marker: str) -> Series:
@@ -179,22 +195,19 @@ def _against_width(groups: Sequence[Group], name: str, style: str, marker: str) 
         points.append((group.widths[0], mean))
         spans.append((min(values), max(values)))
         seeds = f" (mean of {len(values)} seeds: {', '.join(map(number, values))})" if len(values) > 1 else ""
-        notes.append(f"{group.kind}, width {group.widths[0]:g}: {TITLES[name]} {number(mean)}{seeds}")
+        notes.append(f"{group.kind}, width {group.widths[0]:g}: {score_title(name)} {number(mean)}{seeds}")
     return Series(groups[0].kind, points, style, marker, notes, spans)
 
 
-SCORES = ("fid", "frechet_distance", "sfid", "inception_score", "precision", "recall", "f1", "class_accuracy", "alpha")
-
-
 def _best_table(groups: Sequence[Group]) -> str:
-    """The paper's Table 2: of each kind the cell with the lowest distance, on average over its seeds."""
+    """The paper's Table 2: of each kind the cell that ranks first, on average over its seeds."""
     if not groups:
         return ""
-    name = distance(groups)
-    by_distance = sorted(groups, key=lambda group: group.mean(name))
-    best = [next(group for group in by_distance if group.kind == kind) for kind in kinds(by_distance)]
+    name = ranking(groups)
+    ranked = best_first(groups, name)
+    best = [next(group for group in ranked if group.kind == kind) for kind in kinds(ranked)]
     several = any(len(group.runs) > 1 for group in best)
-    names = scored(best, SCORES)
+    names = scored(best, [*compared_scores(), "alpha"])
     rows: list[str] = []
     for group in best:
         cells = [text_cell(width_text(group.widths), "n")]
@@ -202,9 +215,10 @@ def _best_table(groups: Sequence[Group]) -> str:
         cells += [_mean_cell(group, score) for score in names]
         first = ' class="best"' if not rows else ""
         rows.append(f'<tr{first}><th scope="row">{escape(group.kind)}</th>{"".join(cells)}</tr>')
-    heads = ["Objective", "Width", *(["Seeds"] if several else []), *(TITLES[score] for score in names)]
+    heads = ["Objective", "Width", *(["Seeds"] if several else []), *map(score_title, names)]
     means = "Means over the seeds, with the lowest and the highest. " if several else ""
-    lead = f"{means}The cell with the lowest {TITLES[name]}; the first row is the best of all."
+    end = _best_title(name).split()[0].lower()
+    lead = f"{means}The cell with the {end} {score_title(name)}; the first row is the best of all."
     return f'<p class="lead">{escape(lead)}</p>{table(heads, rows, "best", text=1)}'
 
 
@@ -230,7 +244,7 @@ def _samples(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
         gallery.append(f'<figure id="cell-{number_}">{shown}{caption}</figure>')
     options = [f'<option value="cell-{i}">{escape(run.name)}</option>' for i, run in enumerate(drawn)]
     sides = []
-    ranked = sorted(groups, key=lambda group: group.mean(distance(groups)))
+    ranked = best_first(groups, ranking(groups)) if groups else []
     best = next((drawn.index(run) for group in ranked for run in group.runs if run in drawn), 0)
     other = len(drawn) - 1 if best < len(drawn) - 1 else 0
     for side, chosen in (("left", best), ("right", other)):
@@ -247,8 +261,8 @@ def _samples(runs: Sequence[RunData], groups: Sequence[Group]) -> str:
 def _score_line(run: RunData) -> str:
     if run.scores is None:
         return run.error or run.status or "not scored yet"
-    names = (distance_name(run.scores), "precision", "recall")
-    return ", ".join(f"{TITLES[name]} {number(run.scores[name])}" for name in names if name in run.scores)
+    names = [name for name in _top([ranked_by(run.scores)]) if name in run.scores]
+    return ", ".join(f"{score_title(name)} {number(run.scores[name])}" for name in names)
 
 
 def _settings(runs: Sequence[RunData]) -> str:
@@ -258,7 +272,11 @@ def _settings(runs: Sequence[RunData]) -> str:
 def _cells_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Every row of `sweep.csv`, with the numbers as they stand there."""
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("index", "error")))
-    names = [*(name for name in names if "." in name), *(name for name in SCORES if name in names), *names]
+    names = [
+        *(name for name in names if "." in name),
+        *(name for name in [*compared_scores(), "alpha"] if name in names),
+        *names,
+    ]
     keys = [name for name in dict.fromkeys(names) if name not in ("cell", "status")]
     errors = any(row["error"] for row in rows)
     out = []
@@ -285,10 +303,10 @@ def _run(run: RunData) -> list[tuple[str, str]]:
     last = run.metrics[-1] if run.metrics else {}
     shown = [("Objective", run.objective, f"width {width_text(run.widths)}"),
              ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
-    for name in SCORES if run.scores else ():
-        if name in (run.scores or {}) and name != "alpha":
-            held = (run.scores or {}).get(f"{name}{HELDOUT}")
-            shown.append((TITLES[name], number(score(run, name)), f"held-out {number(held)}" if held else ""))
+    found = run.scores or {}
+    for name in (name for name in compared_scores() if name in found):
+        held = found.get(f"{name}{HELDOUT}")
+        shown.append((score_title(name), number(score(run, name)), f"held-out {number(held)}" if held else ""))
     return [
         ("", tiles(shown)),
         ("Training", _run_curves(run)),
@@ -300,7 +318,7 @@ def _run(run: RunData) -> list[tuple[str, str]]:
 
 def _run_curves(run: RunData) -> str:
     logged = {name for row in run.metrics for name in row}
-    scores = [f"eval/{name}" for name in SCORES if f"eval/{name}" in logged]
+    scores = [f"eval/{name}" for name in compared_scores() if f"eval/{name}" in logged]
     return run_curves(run, [*scores, *CURVES, "grad_norm", "learning_rate"])
 
 

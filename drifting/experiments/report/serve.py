@@ -6,14 +6,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from drifting.errors import ConfigError
+from drifting.errors import ArgumentError, DriftingError
 from drifting.experiments.report.data import read
 from drifting.experiments.report.page import page
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
 
-WATCHED = ("config.json", "metrics.jsonl", "eval-*.json", "sweep*.json", "error.txt", "samples/step_*.png")
+WATCHED_FILES = ("config.json", "metrics.jsonl", "eval-*.json", "sweep*.json", "error.txt", "samples/step_*.png")
 
 HOST = "127.0.0.1"
 
@@ -33,7 +33,7 @@ def write_report(workdir: Path, out: Path) -> None:
 def version(workdir: Path) -> str:
     """What changes whenever something that the page shows has changed."""
     digest = hashlib.sha256()
-    for pattern in WATCHED:
+    for pattern in WATCHED_FILES:
         for path in sorted([*workdir.glob(pattern), *workdir.glob(f"*/{pattern}")]):
             found = path.stat()
             digest.update(f"{path} {found.st_mtime_ns} {found.st_size}".encode())
@@ -44,10 +44,11 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
     """A server of the page on this machine alone, not yet serving; the page is made anew when something has changed.
 
     Args:
-        port: 0: any that is free.
+        workdir: The folder of the run or sweep.
+        port: Where to listen. 0: any that is free.
 
     Raises:
-        ConfigError: there is no run or sweep in `workdir`, or the port cannot be had.
+        ConfigError: There is no run or sweep in `workdir`, or the port cannot be had.
     """
     one_at_a_time = threading.Lock()
     made = "", ""
@@ -68,7 +69,7 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
                 return self.send_error(404)
             try:
                 text = current() if self.path == "/" else version(workdir)
-            except (ConfigError, OSError) as error:  # it was there, and has been damaged or moved
+            except (DriftingError, OSError) as error:  # it was there, and has been damaged or moved
                 return self._answer(str(error), "text/plain", 503)
             return self._answer(text, "text/html" if self.path == "/" else "text/plain")
 
@@ -91,7 +92,7 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"--port={port}: {reason}; use another one, or 0 for any that is free") from error
+        raise ArgumentError("port", port, f"{reason}; use another one, or 0 for any that is free") from error
 
 
 def watch(workdir: Path, port: int) -> None:

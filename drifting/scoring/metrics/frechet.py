@@ -1,69 +1,18 @@
-"""The Fréchet distance between two Gaussians, and the mean and covariance it needs, in float64.
+"""The Fréchet distance between two Gaussians, in float64.
 
-With Inception pool features it is the FID (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+With Inception pool features it is the FID (Heusel et al. 2017, arXiv:1706.08500, eq. 6), with the first channels of a
+map of the Inception network the sFID (Nash et al. 2021, arXiv:2103.03841).
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
 
-class GaussianStatistics:
-    """Count, mean and scatter of a stream of features, gathered batch by batch; start from `empty(dim)`.
-
-    Batches are combined by the pairwise update of Chan, Golub & LeVeque (1983), which subtracts means before it squares
-    and so keeps float64 accuracy where the mean is large against the spread. Three public fields hold everything, so
-    that a partial result can be sent to another process and merged there.
-
-    Args:
-        count: Rows seen so far.
-        mean: `[D]`.
-        scatter: `[D, D]`, the sum of (x - mean)(x - mean)^T over the rows.
-    """
-
-    def __init__(self, count: int, mean: ArrayLike, scatter: ArrayLike) -> None:
-        self.count = count
-        self.mean: NDArray[np.float64] = np.array(mean, np.float64)
-        self.scatter: NDArray[np.float64] = np.array(scatter, np.float64)
-
-    @classmethod
-    def empty(cls, dim: int) -> "GaussianStatistics":
-        """Statistics of no rows of `dim` features."""
-        return cls(0, np.zeros(dim), np.zeros((dim, dim)))
-
-    def update(self, features: ArrayLike) -> None:
-        """Add the rows of `features`, `[N, D]` of any real dtype; N may be 0.
-
-        Raises:
-            ValueError: `features` is not `[N, D]` with the D of these statistics.
-        """
-        rows = np.asarray(features, np.float64)
-        if rows.ndim != 2 or rows.shape[1] != len(self.mean):
-            raise ValueError(f"features have shape {rows.shape}: give [N, {len(self.mean)}]")
-        if len(rows):
-            mean = rows.mean(axis=0)
-            centred = rows - mean
-            self.merge(GaussianStatistics(len(rows), mean, centred.T @ centred))
-
-    def merge(self, other: "GaussianStatistics") -> None:
-        """Add everything that `other` has seen."""
-        if other.count == 0:
-            return
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        self.scatter += other.scatter + np.outer(shift, shift) * (self.count * other.count / count)
-        self.mean += shift * (other.count / count)
-        self.count = count
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """Unbiased covariance `[D, D]`: the scatter over count - 1, as in the reference implementations of FID.
-
-        Raises:
-            ValueError: Fewer than two rows have been seen.
-        """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 rows of features, not {self.count}")
-        return self.scatter / (self.count - 1)
+OWN_DISTANCES = {"inception": ("fid", Score("FID", "lower", headline=True))}
+"""Name and score of the distance in the features of some encoders; in those of any other it is `frechet_distance`."""
 
 
 def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: ArrayLike) -> float:
@@ -96,3 +45,34 @@ def _factor(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(sigma)
     kept = values > max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
     return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def _frechet(real: Side, fake: Side, _: int) -> Mapping[str, float]:
+    name = OWN_DISTANCES[fake.encoder][0] if fake.encoder in OWN_DISTANCES else "frechet_distance"
+    return {name: frechet_distance(*real.gaussian("features"), *fake.gaussian("features"))}
+
+
+def _spatial(real: Side, fake: Side, _: int) -> Mapping[str, float]:
+    return {"sfid": frechet_distance(*real.gaussian("spatial"), *fake.gaussian("spatial"))}
+
+
+FRECHET = Metric(
+    "Fréchet distance",
+    {
+        **dict(OWN_DISTANCES.values()),
+        "frechet_distance": Score("Fréchet distance", "lower", headline=True, ratio="frechet_ratio"),
+        "frechet_ratio": Score("times held-out", "neither", places=2),
+    },
+    _frechet,
+    real="statistics",
+    resample=one_by_one(_frechet),
+)
+
+SPATIAL_FRECHET = Metric(
+    "sFID",
+    {"sfid": Score("sFID", "lower")},
+    _spatial,
+    kinds=("spatial",),
+    real="statistics",
+    resample=one_by_one(_spatial),
+)

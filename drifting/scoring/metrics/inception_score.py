@@ -1,7 +1,11 @@
 """The inception score (Salimans et al. 2016, arXiv:1606.03498, section 4), as the reference evaluators compute it."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
 
 SPLITS = 10
 
@@ -35,3 +39,22 @@ def inception_score(logits: ArrayLike) -> tuple[float, float]:
     divergence = (p * (np.log(p + LOG_FLOOR) - np.log(marginal + LOG_FLOOR))).sum(axis=2)
     scores = np.exp(divergence.mean(axis=1))
     return float(scores.mean()), float(scores.std())
+
+
+def _compute(_: Side, fake: Side, __: int) -> Mapping[str, float]:
+    mean, deviation = inception_score(fake.array("logits"))
+    return {"inception_score": mean, "inception_score_std": deviation}
+
+
+INCEPTION_SCORE = Metric(
+    "Inception Score",
+    {
+        "inception_score": Score("Inception Score", "higher"),
+        "inception_score_std": Score("Inception Score, deviation", "neither"),
+    },
+    _compute,
+    kinds=("logits",),
+    real="nothing",
+    images=SPLITS,
+    resample=one_by_one(_compute),
+)

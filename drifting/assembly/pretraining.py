@@ -1,0 +1,136 @@
+"""A pre-training, put together from its settings: data, space of samples, autoencoder, compiled step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import jax
+from flax import nnx
+from jax import Array
+
+from drifting.assembly import networks
+from drifting.assembly.feed import reading
+from drifting.assembly.names import check_settings
+from drifting.assembly.recipe import optimizer_of
+from drifting.assembly.spaces import named_vae, source_space
+from drifting.config.checks import check_layout, check_sizes
+from drifting.config.schema import PretrainConfig
+from drifting.data.batches import Pipeline
+from drifting.data.fingerprint import data_facts
+from drifting.data.source import LabelledSource
+from drifting.data.sources import source as open_source
+from drifting.devices import mesh
+from drifting.devices.mesh import Layout, shardings
+from drifting.errors import require
+from drifting.method.mae_step import MAERecipe, MAEStepParts, mae_step
+from drifting.method.placement import HERE
+from drifting.method.pool import Batch
+from drifting.method.state import TrainState, create
+from drifting.networks.network import Params
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """Everything a pre-training needs but its folder, made by `prepare_pretraining`. A context manager.
+
+    Attributes:
+        config: the settings, with the VAE of cached latents named.
+        source: the real samples.
+        arguments: constructor arguments of the autoencoder, JSON-able.
+        parts: the static parts of the step.
+        layout: where everything lies.
+        empty: jittable; makes the state before the first step.
+        frozen: parameters of the VAE of latents, on all devices.
+        key: the run's key.
+        compiled: the jitted step, `(state, batch, frozen, key) -> (state, metrics)`; the state is donated.
+        feed: batches of real samples.
+        identity: JSON-able facts that a run depends on and that are not settings.
+    """
+
+    config: PretrainConfig
+    source: LabelledSource
+    arguments: dict[str, Any]
+    parts: MAEStepParts
+    layout: Layout
+    empty: Callable[[], TrainState]
+    frozen: Params
+    key: Array
+    compiled: Callable[..., tuple[TrainState, dict[str, Array]]]
+    feed: Pipeline
+    identity: dict[str, Any]
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        state: TrainState = jax.jit(self.empty, out_shardings=shardings(self.layout, jax.eval_shape(self.empty)))()
+        return state
+
+    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """The next state and the metrics of one step, see `mae_step`. The state that is given is used up."""
+        return self.compiled(state, batch, self.frozen, self.key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.feed.close()
+
+
+def prepare_pretraining(config: PretrainConfig) -> Pretraining:
+    """Puts a pre-training together, top to bottom; nothing is compiled yet.
+
+    Raises:
+        ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there.
+    """
+    check_settings(config)
+    source = open_source(config.data)
+    config, space = named_vae(config, source), source_space(config.data.vae, source)
+    check_sizes(config, space.shape, source.num_classes)
+    train, layout = config.train, mesh.layout(config.mesh.data, config.mesh.fsdp)
+    check_layout(config, layout.devices, jax.process_count(), len(source))
+    batch_size = min(train.batch_size, len(source))
+    remedy = f"must divide the {batch_size} samples of a batch, which are all there are"
+    fits = train.micro_batch == 0 or batch_size % train.micro_batch == 0
+    require(fits, "train.micro_batch", train.micro_batch, remedy)
+    arguments = networks.mae_arguments(config.mae, space.shape[2], source.num_classes)
+    optimizer, key = optimizer_of(config.optimizer, train.steps), jax.random.key(train.seed)
+
+    def autoencoder() -> nnx.Module:
+        return networks.autoencoder(arguments, key)
+
+    def empty_state() -> TrainState:
+        return create(nnx.to_pure_dict(nnx.state(autoencoder())), optimizer, ema_decays=train.ema_decays)
+
+    graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
+    placement = HERE if layout.devices == 1 else layout
+    parts = MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer, placement)
+    placed = shardings(layout, jax.eval_shape(empty_state))
+    return Pretraining(
+        config=config,
+        source=source,
+        arguments=arguments,
+        parts=parts,
+        layout=layout,
+        empty=empty_state,
+        frozen=layout.put(space.params),
+        key=jax.jit(jax.random.key, out_shardings=layout.replicated)(train.seed),
+        compiled=jax.jit(partial(mae_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated)),
+        feed=Pipeline(source, batch_size, train.seed, **reading(config.data, layout)),
+        identity=data_facts(source) | {"weights": space.checksums},
+    )
+
+
+def mae_recipe_of(config: PretrainConfig) -> MAERecipe:
+    """The numbers of a pre-training step."""
+    mae = config.mae
+    return MAERecipe(
+        token_size=mae.input_patch_size,
+        patch_size=mae.patch_size,
+        mask_ratio_min=mae.mask_ratio_min,
+        mask_ratio_max=mae.mask_ratio_max,
+        lambda_cls=mae.lambda_cls,
+        cls_start=config.train.steps - mae.cls_steps,
+        cls_ramp_steps=mae.cls_ramp_steps,
+        micro_batch=config.train.micro_batch,
+        no_op_steps=config.optimizer.no_op_steps,
+    )

@@ -1,0 +1,100 @@
+"""The page of a comparison: scores with intervals, pictures and settings of two generators side by side."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drifting.config.schema import to_dict
+from drifting.data.source import to_float
+from drifting.experiments.report.elements import image, score_title, settings_table, table
+from drifting.experiments.report.page import frame
+from drifting.runs.files import atomic_path
+from drifting.sampling.generator import TrainedGenerator
+from drifting.sampling.grid import save_grid
+from drifting.sampling.images import GeneratedImages
+from drifting.scoring.intervals import Comparison
+
+GRID_COLUMNS, GRID_CLASSES = 10, 10
+
+
+def write_comparison(
+    out: Path,
+    names: tuple[str, str],
+    pair: Sequence[TrainedGenerator],
+    drawn: Sequence[GeneratedImages],
+    found: Comparison,
+) -> None:
+    """Writes the page, whole or not at all.
+
+    Args:
+        out: The file.
+        names: What the person called the two.
+        pair: The two generators.
+        drawn: Images of each at the same seeds, of which others are drawn for the pictures.
+        found: Their scores.
+    """
+    shown = _distinct(names)
+    sections = [
+        ("Scores", _score_section(found, shown)),
+        ("Samples", _picture_section(out, shown, pair, drawn)),
+        ("Settings that differ", _setting_section(shown, pair)),
+    ]
+    text = frame(" and ".join(shown), "A comparison of two drifting generative models", sections)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _distinct(names: tuple[str, str]) -> list[str]:
+    """The last parts of two references, or all of them where those are the same."""
+    short = [name.rstrip("/").rpartition("/")[2] for name in names]
+    return short if short[0] != short[1] else [f"{name} ({side})" for name, side in zip(names, "AB", strict=True)]
+
+
+def _score_section(found: Comparison, names: Sequence[str]) -> str:
+    rows = []
+    for name, three in found.scores.items():
+        cells = "".join(f'<td class="n" data-value="{interval.value}">{interval}</td>' for interval in three)
+        verdict = "clear" if three[2].excludes_zero else "within the interval"
+        rows.append(f'<tr><th scope="row">{escape(score_title(name))}</th>{cells}<td>{verdict}</td></tr>')
+    lead = (
+        f"{found.num:,} images of each at the same seeds and classes. 95 % intervals over the images, from "
+        f"{found.resamples} resamples: they say nothing of what another training would give."
+    )
+    return f'<p class="lead">{lead}</p>{table(["Score", *names, "Difference", ""], rows, "scores", text=1)}'
+
+
+def _picture_section(
+    out: Path, names: Sequence[str], pair: Sequence[TrainedGenerator], drawn: Sequence[GeneratedImages]
+) -> str:
+    classes = min(len(pair[0].usage.class_names), GRID_CLASSES)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), GRID_COLUMNS)
+    figures: list[str] = []
+    for name, images in zip(names, drawn, strict=True):
+        grid = images.of(labels)
+        path = out.with_name(f".{out.name}.{len(figures)}.png")
+        try:
+            save_grid(to_float(grid.part(range(len(labels)))), path, GRID_COLUMNS)
+            shown = image(path, f"Samples of {name}, a class each row")
+        finally:
+            path.unlink(missing_ok=True)
+        alpha = images.facts["alpha"]
+        about = f"alpha {alpha:g}, step {images.facts['step']}"
+        caption = f"<figcaption><strong>{escape(name)}</strong><br>{about}</figcaption>"
+        figures.append(f"<figure>{shown}{caption}</figure>")
+    lead = "An image has the same place, class and noise in both."
+    return f'<p class="lead">{lead}</p><div class="pair">{"".join(figures)}</div>'
+
+
+def _setting_section(names: Sequence[str], pair: Sequence[TrainedGenerator]) -> str:
+    configs: dict[str, Any] = {}
+    for name, trained in zip(names, pair, strict=True):
+        settings = to_dict(trained.config) if trained.config else {"model": trained.arguments}
+        configs[name] = json.loads(json.dumps(settings))
+    if any(trained.config is None for trained in pair):
+        return '<p class="lead">Published weights do not come with the settings of their training.</p>'
+    return settings_table(configs)

@@ -1,0 +1,101 @@
+"""The features of a set of images: in memory, or in files that processes share and that outlive a kill."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from drifting.runs.progress import Progress
+from drifting.runs.shared_work import Parts, Share
+from drifting.sampling.images import Images, Tick
+from drifting.scoring.image_features import Features, ScoreEncoder
+
+logger = logging.getLogger("drifting")
+
+PART_IMAGES = 512
+"""Images a part of an evaluation; a multiple of the blocks of generator and encoders."""
+
+PLACE_FACTS = ("source", "images")
+"""Facts of images that say where they lie. These may change while an evaluation is under way: what the images are has a
+checksum among the facts."""
+
+
+@contextmanager
+def image_progress(total: int, label: str) -> Iterator[Tick]:
+    """Shows a progress bar of `total` images, and yields what is told of each few more of them."""
+    done = 0
+    with Progress(total, label=label, unit="images") as progress:
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(done)
+
+        yield tick
+
+
+def features_of(images: Images, encoder: ScoreEncoder, label: str) -> Features:
+    """The features of all images, arrays `[N, D]` by kind. `label`: what the progress bar calls them."""
+    starts = range(0, len(images), PART_IMAGES)
+    with image_progress(len(images), label) as tick:
+        parts = [encoder(images.part(range(i, min(i + PART_IMAGES, len(images)))), tick) for i in starts]
+    return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+
+
+def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Share) -> Features | None:
+    """The same features, going on where an earlier call stopped.
+
+    Args:
+        images: What to take them of.
+        encoder: What takes them.
+        work: A folder for what is under way, which the caller removes.
+        share: Which of several processes this is.
+
+    Returns:
+        The features, or None while parts of other processes are missing.
+
+    Raises:
+        ConfigError: Other images are under way in that folder.
+    """
+    parts = Parts(work, len(images), PART_IMAGES, ".npz")
+    parts.claim(images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
+    if not finish_parts(parts, share, "evaluate", lambda items, tick: encoder(images.part(items), tick)):
+        return None
+    files = [parts.path(number) for number in range(len(parts.ranges))]
+    with np.load(files[0], allow_pickle=False) as first:
+        kinds = first.files
+    return {kind: np.concatenate([_load(file, kind) for file in files]) for kind in kinds}
+
+
+def finish_parts(
+    parts: Parts, share: Share, label: str, make: Callable[[range, Tick], Mapping[str, np.ndarray]]
+) -> bool:
+    """Makes the parts of this process that are missing; returns whether those of all processes are there.
+
+    Args:
+        parts: Files `.npz`.
+        share: Which of several processes this is.
+        label: What the progress bar and messages call the work.
+        make: Makes the arrays of a part, given its items and what to tell of finished ones.
+    """
+    missing = parts.missing(share)
+    with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:
+        for number in missing:
+            parts.write(number, partial(save_arrays, make(parts.ranges[number], tick)))
+    if left := parts.left():
+        logger.info("%s: this process is done; %d parts of other processes are not there yet", label, left)
+    return not left
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes an `.npz`, whatever the path ends in."""
+    with path.open("wb") as file:  # np.savez would add to the name
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _load(path: Path, kind: str) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays[kind])

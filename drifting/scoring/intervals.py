@@ -1,0 +1,94 @@
+"""Scores of two generators with intervals over the images.
+
+Uncertainty is that of the samples alone, not of another training. Images are drawn again with replacement (Efron 1979);
+both generators are given the same draws, because image `i` of both has the same seed and class, so that the interval of
+the difference profits from what they have in common. A resample has fewer distinct images, which shifts a Fréchet
+distance: intervals are therefore the value plus or minus 1.96 times the resamples' standard deviation.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drifting.scoring.metrics import Metric, Side
+from drifting.scoring.scores import defined_metrics
+
+NORMAL_95 = 1.96
+
+RESAMPLES = 200
+
+WIDE_RESAMPLES, WIDE_FEATURES = 20, 512
+"""So many resamples where there are more features than these: each takes a covariance and its decomposition."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the half width of its 95 % interval, NaN where the metric has none; shown with so many `places`."""
+
+    value: float
+    half: float
+    places: int = 4
+
+    def __str__(self) -> str:
+        value = f"{self.value:.{self.places}f}"
+        return value if math.isnan(self.half) else f"{value} ± {self.half:.{self.places}f}"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return abs(self.value) > self.half
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores by name, each of the first, of the second, and of the first minus the second."""
+
+    scores: dict[str, tuple[Interval, Interval, Interval]]
+    num: int
+    resamples: int
+
+
+def intervals(
+    sides: Sequence[Side], real: Side, *, neighbours: int, seed: int, name: str, resamples: int | None = None
+) -> Comparison:
+    """Scores of two sets of images, image by image of the same seeds, with intervals.
+
+    Args:
+        sides: The two sets, which have as many images each.
+        real: What they are scored against.
+        neighbours: See `Metric`.
+        seed: The seed of the resamples.
+        name: What warnings call the real images.
+        resamples: How many. None: 200, or 20 where there are more than 512 features.
+    """
+    num = len(sides[0])
+    if resamples is None:
+        widest = max(array.shape[1] for array in sides[0].rows.values())
+        resamples = RESAMPLES if widest <= WIDE_FEATURES else WIDE_RESAMPLES
+    rng = np.random.default_rng([seed, num])
+    counts = np.stack([np.ones(num, np.int64), *rng.multinomial(num, np.full(num, 1 / num), resamples)])
+    scores = {}
+    for metric in defined_metrics(real, sides[0], neighbours, name):
+        first, second = (_values(metric, real, side, counts, neighbours) for side in sides)
+        for key in (key for key, score in metric.scores.items() if score.better != "neither" and key in first):
+            places = metric.scores[key].places
+            found = (first[key], second[key], first[key] - second[key])
+            scores[key] = (_interval(found[0], places), _interval(found[1], places), _interval(found[2], places))
+    return Comparison(scores, num, resamples)
+
+
+def _values(metric: Metric, real: Side, side: Side, counts: NDArray[np.int64], k: int) -> dict[str, Array]:
+    """Each score of the images as they are, and where it can be had of every resample of them."""
+    if metric.resample is not None:
+        return dict(metric.resample(real, side, counts, k))
+    return {name: np.asarray([value]) for name, value in metric.compute(real, side, k).items()}
+
+
+def _interval(values: Array, places: int) -> Interval:
+    half = NORMAL_95 * float(np.nanstd(values[1:], ddof=1)) if len(values) > 1 else math.nan
+    return Interval(float(values[0]), half, places)

@@ -1,0 +1,58 @@
+"""The numbers of some images: every metric of `METRICS` that is defined for them."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from drifting.scoring.metrics import HELDOUT, METRICS, Metric, Side, known_scores
+
+logger = logging.getLogger("drifting")
+
+Scores = dict[str, Any]
+
+
+def defined_metrics(real: Side, fake: Side, neighbours: int, name: str) -> list[Metric]:
+    """The metrics that these images have, in the order of `METRICS`. Those that lack something are warned of.
+
+    Args:
+        real, fake: The real images and the generated ones.
+        neighbours: See `Metric`.
+        name: What the warning calls the real images.
+    """
+    defined: list[Metric] = []
+    missing: dict[str, list[str]] = {}
+    for metric in METRICS.values():
+        if not metric.applies(real, fake):
+            continue
+        if reason := metric.lacks(real, fake, neighbours):
+            missing.setdefault(reason, []).append(metric.title)
+        else:
+            defined.append(metric)
+    for reason, titles in missing.items():
+        logger.warning("%s: %s: no %s", name, reason, ", ".join(titles))
+    return defined
+
+
+def scores_of(real: Side, fake: Side, neighbours: int, name: str) -> Scores:
+    """The number of images as `num`, and every number of every metric that they have; see `defined_metrics`.
+
+    Raises:
+        ValueError: A feature is not finite, or those of the two do not fit together.
+    """
+    scores: Scores = {"num": len(fake)}
+    for metric in defined_metrics(real, fake, neighbours, name):
+        scores |= metric.compute(real, fake, neighbours)
+    return scores
+
+
+def beside_heldout(scores: Mapping[str, Any], heldout: Mapping[str, Any]) -> Scores:
+    """Scores of generated images with those of held-out real ones, `NAME_heldout`, and with the ratios of the two.
+
+    1 is as close to the training set as new real images are.
+    """
+    beside = {f"{name}{HELDOUT}": value for name, value in heldout.items() if name != "num"}
+    ratios = {}
+    for name, score in known_scores().items():
+        if score.ratio and name in scores and name in heldout:
+            ratios[score.ratio] = scores[name] / heldout[name] if heldout[name] > 0 else float("inf")
+    return {**scores, **beside, **ratios}
