@@ -73,7 +73,7 @@ WRONG_SETTINGS = [
     ("features.mean_patches=(2,0.5)", "features.options.mae.mean_patches[1]=0.5: expected int, for example 2"),
     (
         "model.patch_size=3",
-        "model.patch_size=3: must divide the 8x8 samples of data.name='digits': use one of 1, 2, 4, 8",
+        "model.patch_size=3: must divide the 8x8 samples: use one of 1, 2, 4, 8",
     ),
     ("loss.positives=9", "loss.positives=9: exceeds bank.per_class=8: draw fewer or keep more"),
     (

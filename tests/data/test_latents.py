@@ -20,6 +20,7 @@ from drifting.config.schema import Config, DataConfig, PretrainConfig
 from drifting.data import sources
 from drifting.data.batches import ClassBalanced, Pipeline
 from drifting.data.latents.read import LatentSource, latents, record_type
+from drifting.data.source import delivery
 from drifting.data.sources.folder import imagefolder
 from drifting.errors import ConfigError
 from drifting.sampling.generator import TrainedGenerator
@@ -124,7 +125,7 @@ def test_pipelines_mirror_by_choosing_the_moments(cache: Path, source: LatentSou
 
 def test_without_labels_all_are_of_one_class(cache: Path, source: LatentSource):
     found = sources.source(DataConfig(name="latents", path=str(cache), unconditional=True))
-    assert isinstance(found, LatentSource) and (found.num_classes, found.class_names) == (1, ("all",))
+    assert delivery(found).are_moments and (found.num_classes, found.class_names) == (1, ("all",))
     moments, labels = found.__getitems__([3, 200])
     np.testing.assert_array_equal(moments, source.__getitems__([3, 200])[0])
     assert labels.tolist() == [0, 0] and not found.labels.any() and source.labels.any()
@@ -141,8 +142,8 @@ def test_latents_are_drawn_as_from_the_images(cache: Path, source: LatentSource,
     images = imagefolder(image_folder(tmp_path_factory), 16).__getitems__(records(cache)["index"][indices])[0]
     key = jax.random.key(5)
     moments = jnp.asarray(source.__getitems__(indices)[0])
-    assert space.keep({}, moments) is moments
-    kept = jax.jit(of_images.keep)(of_images.params, jnp.asarray(images))
+    assert space.records({}, moments) is moments
+    kept = jax.jit(of_images.records)(of_images.params, jnp.asarray(images))
     assert (kept.shape[1:], kept.dtype) == (space.record.shape, space.record.dtype) == (moments.shape[1:], jnp.float16)
     np.testing.assert_allclose(kept, moments, rtol=2e-3, atol=1e-3)
     draw = jax.jit(space.draw)
