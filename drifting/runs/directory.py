@@ -9,15 +9,13 @@ from typing import Any, TypeVar, overload
 
 from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
-from drifting.errors import ArgumentError, ConfigError, require_argument
-from drifting.runs.files import atomic_path
+from drifting.errors import ArgumentError, ConfigError, InputError, require_argument
+from drifting.runs.files import atomic_path, read_json
 
 RunConfig = TypeVar("RunConfig", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
-# Settings that may change when a run is resumed, `*` standing for anything: they do not alter what has been computed so
-# far, or (where data and weights lie) what is there is compared by itself.
 RESUMABLE = (
     "train.steps",
     "train.micro_batch",
@@ -39,6 +37,8 @@ RESUMABLE = (
     "cache.max_bad",
     "cache.workers",
 )
+"""Settings that may change when a run is resumed, `*` standing for anything: they do not alter what has been computed so
+far, or (where data and weights lie) what is there is compared by itself."""
 
 
 def is_resumable(key: str) -> bool:
@@ -108,15 +108,14 @@ def read_config(workdir: Path, kind: Any = Config) -> Any:
     """
     path = workdir / CONFIG_FILE
     wanted = command_of(to_dict(kind()))
+    remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+    require_argument(path.exists(), "workdir", workdir, remedy)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
-        raise ArgumentError("workdir", workdir, remedy) from error
-    except (OSError, ValueError) as error:
-        raise ArgumentError("workdir", workdir, f"{CONFIG_FILE} cannot be read ({error}); restore it") from error
-    if isinstance(settings, dict) and (found := command_of(settings)) != wanted:
-        raise ArgumentError("workdir", workdir, f"holds a run of `drifting {found}`; give one of `drifting {wanted}`")
+        settings = read_json(path, "restore it")
+    except InputError as error:
+        raise ArgumentError("workdir", workdir, str(error).removeprefix(f"{workdir}/")) from error
+    remedy = f"holds a run of `drifting {command_of(settings)}`; give one of `drifting {wanted}`"
+    require_argument(command_of(settings) == wanted, "workdir", workdir, remedy)
     try:
         return parse(settings, kind)
     except ConfigError as error:

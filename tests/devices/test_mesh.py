@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from drifting.assembly import networks
-from drifting.config.schema import MAEConfig, MeshConfig, ModelConfig
+from drifting.config.schema import MAEConfig, ModelConfig
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout
 from drifting.errors import ConfigError
@@ -85,7 +85,7 @@ def test_every_parameter_has_a_rule_and_the_large_ones_are_spread(name: str):
 
 
 def test_a_leaf_without_a_rule_is_named():
-    with pytest.raises(ValueError, match=r"^blocks/strange: no rule in drifting\.sharding\.RULES"):
+    with pytest.raises(ValueError, match=r"^blocks/strange: no rule in drifting\.devices\.mesh\.RULES"):
         layout_of(1, 2).params({"blocks": {"strange": jax.ShapeDtypeStruct((4, 4), np.float32)}})
 
 
@@ -97,7 +97,7 @@ def test_what_does_not_divide_lies_everywhere():
 
 def test_a_mesh_must_use_the_devices_there_are():
     with pytest.raises(ConfigError, match=r"^mesh\.data=3, mesh\.fsdp=1: their product must be the 1 devices"):
-        mesh.layout(MeshConfig(data=3))
+        mesh.layout(data=3)
     with pytest.raises(ConfigError, match=r"^mesh\.data=0, mesh\.fsdp=2"):
-        mesh.layout(MeshConfig(fsdp=2))
-    assert mesh.layout(MeshConfig()).devices == 1
+        mesh.layout(fsdp=2)
+    assert mesh.layout().devices == 1

@@ -206,6 +206,15 @@ def test_what_may_change_on_resuming(tmp_path: Path):
     check_config(tmp_path, changed)
 
 
+def test_a_name_that_begins_like_one_that_may_change_is_another(tmp_path: Path):
+    config = Config()
+    write_config(tmp_path, config)
+    for key in ("size", "dtype", "weights_dtype"):
+        other = dataclasses.replace(config.features, options={"mae": {key: 64}})
+        with pytest.raises(ConfigError, match=r"features\.options\S* was "):
+            check_config(tmp_path, dataclasses.replace(config, features=other))
+
+
 def test_all_that_differs_is_listed(tmp_path: Path):
     config = Config()
     write_config(tmp_path, config)
@@ -257,7 +266,9 @@ def test_a_run_of_the_other_command(tmp_path: Path):
 @pytest.mark.parametrize("text", ["{", "[1]", '{"loss": {"widhts": [1.0]}}', '{"loss": 3}'])
 def test_a_damaged_config(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.json (cannot be read|is of another version) \(.+\)"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json(: cannot be read| is of another version) \(.+\)|holds no JSON object"
+    ):
         read_config(tmp_path)
 
 

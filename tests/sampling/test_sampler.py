@@ -268,9 +268,8 @@ def test_resuming_draws_only_what_is_missing(
     assert write_images(generated(trained, 5000), out) and len(asked) == 11  # nothing is left to do
     assert sorted(file.name for file in tmp_path.iterdir()) == ["digits.json", "digits.npz"]
     with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(alpha was 1\.5, is 2\.0\)"):
-        write_images(
-            GeneratedImages(trained, wanted_labels(trained.usage.class_names, 5000), source="run", alpha=2.0), out
-        )
+        labels = wanted_labels(trained.usage.class_names, 5000)
+        write_images(GeneratedImages(trained, labels, source="run", alpha=2.0), out)
 
 
 def retrained(trained: TrainedGenerator) -> TrainedGenerator:
