@@ -37,7 +37,7 @@ RESUMABLE = (
     "cache.max_bad",
     "cache.workers",
 )
-"""Settings that may change when a run is resumed, `*` standing for anything: they do not alter what has been computed so
+"""Settings that may change when a run is resumed; `*` stands for anything. They do not alter what has been computed so
 far, or (where data and weights lie) what is there is compared by itself."""
 
 

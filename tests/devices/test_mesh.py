@@ -84,9 +84,11 @@ def test_every_parameter_has_a_rule_and_the_large_ones_are_spread(name: str):
     assert spread > 0.98 * sizes
 
 
-def test_a_leaf_without_a_rule_is_named():
-    with pytest.raises(ValueError, match=r"^blocks/strange: no rule in drifting\.devices\.mesh\.RULES"):
-        layout_of(1, 2).params({"blocks": {"strange": jax.ShapeDtypeStruct((4, 4), np.float32)}})
+def test_parameters_of_a_network_of_ones_own_are_spread_too():
+    shapes = {"table": (4, 6), "deep": (3, 4, 2), "shift": (4,), "scale": ()}
+    found = layout_of(1, 2).params({name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()})
+    assert found["table"].spec == P(None, "fsdp") and found["deep"].spec == P(None, None, "fsdp")
+    assert found["shift"].spec == found["scale"].spec == P()
 
 
 def test_what_does_not_divide_lies_everywhere():

@@ -68,7 +68,9 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         )
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
-            raise InputError(f"{delivers.path} was made without mirror images (cache.flip=False): set data.flip=False")
+            raise InputError(
+                f"{delivers.path or data.name} has no mirror images (cache.flip=False): set data.flip=False"
+            )
         if data.verify and isinstance(found, VerifiableSource):
             found.verify()
     except (ConfigError, InputError) as error:
