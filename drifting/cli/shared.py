@@ -9,7 +9,7 @@ from drifting.errors import ConfigError
 
 WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
-ENCODERS = "inception[:WEIGHTS], pixels, mae:WEIGHTS"
+ENCODERS = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
 
 
 SHARE_FLAGS = {"index": "process_index", "count": "process_count"}

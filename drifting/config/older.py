@@ -37,9 +37,9 @@ def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a former key and the key that it is now say different things.
     """
-    found = dict(settings)
-    if not isinstance(found.get("features"), Mapping):
-        return found
+    found = dict(settings) if isinstance(settings, Mapping) else settings
+    if not isinstance(found, dict) or not isinstance(found.get("features"), Mapping):
+        return found  # which is not right either: whoever reads it says so
     features = dict(found["features"])
     if not isinstance(features.get("options", {}), Mapping):
         return found

@@ -1,9 +1,9 @@
 """The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
 
 import json
-import re
 import reprlib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -16,12 +16,34 @@ RunConfig = TypeVar("RunConfig", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
-RESUMABLE = re.compile(
-    r"train\.(steps|micro_batch|(log|sample|checkpoint)_every|keep_checkpoints|stuck_after|tensorboard|wandb_project)"
-    r"|data\.(path|prefetch|workers|vae|verify)|features\.options\.\w+\.weights|(mesh|eval)\..+|cache\.(max_bad|workers)"
+# Settings that may change when a run is resumed, `*` standing for anything: they do not alter what has been computed so
+# far, or (where data and weights lie) what is there is compared by itself.
+RESUMABLE = (
+    "train.steps",
+    "train.micro_batch",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.stuck_after",
+    "train.tensorboard",
+    "train.wandb_project",
+    "data.path",
+    "data.prefetch",
+    "data.workers",
+    "data.vae",
+    "data.verify",
+    "features.options.*.weights",
+    "mesh.*",
+    "eval.*",
+    "cache.max_bad",
+    "cache.workers",
 )
-"""Settings that may change when a run is resumed: they do not alter what has been computed so far, or (where data and
-weights lie) what is there is compared by itself."""
+
+
+def is_resumable(key: str) -> bool:
+    """Whether a setting may change when a run is resumed, by its dotted key."""
+    return any(fnmatchcase(key, pattern) for pattern in RESUMABLE)
 
 
 def check_config(workdir: Path, config: AnyConfig) -> None:
@@ -37,7 +59,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
     fixed = "train.steps" if _schedule_ends(config) else None
-    changed = {key: pair for key, pair in changed.items() if key == fixed or not RESUMABLE.fullmatch(key)}
+    changed = {key: pair for key, pair in changed.items() if key == fixed or not is_resumable(key)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
         remedy = "put them back or choose another workdir"

@@ -143,7 +143,7 @@ def test_a_file_scores_as_the_generator_that_drew_it(run: Path, pixels: Path, tm
     settings = Settings(num=600, alphas=[1.0, 2.0], seed=7)
     drawn = evaluate_generator(trained, str(run), reference=pixels, settings=settings)
     assert drawn is not None and len({one["frechet_distance"] for one in drawn}) == 2
-    labels = wanted_labels(trained, 600)
+    labels = wanted_labels(trained.usage.class_names, 600)
     for alpha, scores in zip([1.0, 2.0], drawn, strict=True):
         out = tmp_path / f"{alpha}.npz"
         assert write_images(GeneratedImages(trained, labels, source="", seed=7, alpha=alpha, batch_size=16), out)
@@ -235,7 +235,9 @@ def test_scores_say_what_was_scored(run: Path, pixels: Path, tmp_path: Path):
 
 def test_a_reference_of_other_features_is_found_before_weights_are(run: Path, tmp_path: Path, monkeypatch):
     np.savez(tmp_path / "wide.npz", mu=np.zeros(192), sigma=np.eye(192))
-    monkeypatch.setattr("drifting.scoring.image_features.load_weights", lambda *_: pytest.fail("asked for weights"))
+    monkeypatch.setattr(
+        "drifting.scoring.image_features.inception.load_weights", lambda *_: pytest.fail("asked for weights")
+    )
     monkeypatch.setattr(GeneratedImages, "part", lambda *_: pytest.fail("drew images"))
     trained = TrainedGenerator.from_run(run)
     for encoder, words in ((None, "inception gives 2048"), ("pixels", "pixels gives 64")):

@@ -9,7 +9,7 @@ from flax import nnx
 from drifting.errors import ConfigError, HubError
 from drifting.networks.mae import MAE
 from drifting.scoring import image_features
-from drifting.scoring.image_features import known_widths, score_encoder
+from drifting.scoring.image_features import inception, known_widths, score_encoder
 from drifting.weights.artifact import save_artifact
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
@@ -64,7 +64,7 @@ def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.Monkey
     def fetch(*_: object) -> None:
         raise HubError("https://x: no connection: run the same command again")
 
-    monkeypatch.setattr(image_features, "load_weights", fetch)
+    monkeypatch.setattr(inception, "load_weights", fetch)
     with pytest.raises(HubError, match=r"again, or give its file as the encoder inception:WEIGHTS$"):
         score_encoder("inception", (8, 8, 3))
     with pytest.raises(HubError, match=r"again$"):
@@ -74,7 +74,7 @@ def test_a_missing_download_says_how_to_give_the_file(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("given", "shape", "words"),
     [
-        ("pixel", (8, 8, 1), r"^encoder=pixel: use one of inception, pixels, mae \(did you mean 'pixels'\?\)"),
+        ("pixel", (8, 8, 1), r"^encoder=pixel: use one of inception, pixels, mae, dinov2 \(did you mean 'pixels'\?\)"),
         ("pixels:x", (8, 8, 1), r"^encoder=pixels:x: pixels have no weights"),
         ("mae", (8, 8, 1), r"^encoder=mae: give a folder"),
         ("mae:absent", (8, 8, 1), r"^encoder=mae:absent: "),

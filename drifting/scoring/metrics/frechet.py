@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
 
-OWN_DISTANCES = {"inception": ("fid", Score("FID", "lower", headline=True))}
+OWN_DISTANCES = {
+    "inception": ("fid", Score("FID", "lower", headline=True)),
+    "dinov2": ("fd_dinov2", Score("FD-DINOv2", "lower", headline=True)),
+}
 """Name and score of the distance in the features of some encoders; in those of any other it is `frechet_distance`."""
 
 

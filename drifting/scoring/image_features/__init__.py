@@ -1,0 +1,102 @@
+"""Features in which images are scored. A new encoder is a file here and an entry in `ENCODERS`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from drifting.devices.blocks import Blocks
+from drifting.errors import ArgumentError, InputError, require_argument, use_one_of
+from drifting.sampling.images import Pixels, Shape, Tick, nothing
+from drifting.scoring.image_features.dinov2 import DINOV2
+from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts
+from drifting.scoring.image_features.inception import INCEPTION
+from drifting.scoring.image_features.mae import MAE
+from drifting.scoring.image_features.pixels import PIXELS
+
+__all__ = ["ENCODERS", "EncoderKind", "EncoderParts", "Features", "ScoreEncoder", "known_widths", "score_encoder"]
+
+Features = dict[str, np.ndarray]
+
+BLOCK_IMAGES = 32
+"""Images a call of an encoder."""
+
+ENCODERS: dict[str, EncoderKind] = {
+    "inception": INCEPTION,
+    "pixels": PIXELS,
+    "mae": MAE,
+    "dinov2": DINOV2,
+}
+"""Every kind of encoder by the word that stands before the colon."""
+
+
+@dataclass(frozen=True)
+class ScoreEncoder:
+    """Images to features, in blocks of one size on all devices of this process.
+
+    Attributes:
+        name: A key of `ENCODERS`.
+        reference: Where its weights lie; '' for none.
+        checksum: That of the weights; pixels have the same on any machine.
+        shape: Height, width and channels of the images that it was made for.
+        blocks, placed: The function in blocks of one size, and its parameters on each device; see `devices.blocks`.
+    """
+
+    name: str
+    reference: str
+    checksum: str
+    shape: Shape
+    blocks: Blocks
+    placed: list[Any]
+
+    def __call__(self, images: Pixels, tick: Tick = nothing) -> Features:
+        """Of uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception also `spatial` `[N, 2023]`
+        and `logits` `[N, 1008]`.
+        """
+        found = []
+        for block in self.blocks(self.placed, (images,)):
+            found.append(block)
+            tick(len(block["features"]))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many features of each kind it gives; nothing is computed."""
+        images = jax.ShapeDtypeStruct((self.blocks.block, *self.shape), jnp.uint8)
+        return {name: array.shape[1] for name, array in self.blocks.shapes(self.placed, images).items()}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What scores depend on, JSON-able; `reference` alone may differ between equal encoders."""
+        return {"encoder": self.name, "encoder_weights": self.checksum, "image_shape": list(self.shape)}
+
+
+def known_widths(given: str, shape: Shape) -> dict[str, int]:
+    """How many features of each kind `score_encoder` gives, as far as that is known before it has its weights."""
+    kind = given.partition(":")[0]
+    return ENCODERS[kind].widths(shape) if kind in ENCODERS else {}
+
+
+def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
+    """The encoder that is meant by `given`, for images of `shape`.
+
+    Args:
+        given: `inception`, whose weights are downloaded, or `inception:WEIGHTS`; `pixels`; `mae:WEIGHTS`, of images;
+            `dinov2:WEIGHTS`.
+            `inception:random` is untrained: its numbers are no scores, but they try out everything else.
+        shape: Height, width and channels.
+
+    Raises:
+        ArgumentError: There is no such encoder, its weights cannot be used, or it is for other images.
+        HubError: Its weights cannot be fetched.
+    """
+    kind, _, weights = given.partition(":")
+    require_argument(kind in ENCODERS, "encoder", given, use_one_of(kind, ENCODERS))
+    try:
+        made = ENCODERS[kind].make(weights, shape)
+    except InputError as error:
+        raise ArgumentError("encoder", given, str(error).removeprefix(f"{weights or None}: ")) from error
+    blocks = Blocks(made.function, BLOCK_IMAGES, jax.local_devices())
+    return ScoreEncoder(kind, weights, made.checksum, shape, blocks, blocks.place(made.params))

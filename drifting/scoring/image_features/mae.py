@@ -1,0 +1,41 @@
+"""A masked autoencoder of images as features for scores."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from drifting.errors import InputError
+from drifting.method.encoders.mae import mae_features
+from drifting.sampling.images import Shape
+from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts, scaled
+from drifting.weights.references import network
+
+
+def _mae(weights: str, shape: Shape) -> EncoderParts:
+    """The mean over the map of the last stage's output: what the classifier of the autoencoder sees."""
+    found = network(weights or None, "mae", dtype="float32", remat=False)
+    channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
+    if channels != shape[2] or shape[0] % token or shape[1] % token:
+        size = f"images are {'x'.join(map(str, shape))}"
+        raise InputError(f"takes {channels} channels and sides divisible by {token}, the {size}")
+    last = f"layer{len(found.arguments['layers'])}_mean"
+
+    def function(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        maps = mae_features(
+            nnx.merge(found.graphdef, params),
+            scaled(images),
+            locations=False,
+            mean=True,
+            std=False,
+            mean_patches=(),
+            std_patches=(),
+            every_k_block=0,
+        )
+        return {"features": maps[last][:, 0].astype(jnp.float32)}
+
+    return EncoderParts(found.params, function, found.checksum)
+
+
+MAE = EncoderKind(_mae)

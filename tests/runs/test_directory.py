@@ -1,0 +1,76 @@
+"""The folder of a run: for every setting there is, whether it may change when the run goes on."""
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drifting.config.parse import parse
+from drifting.config.schema import CacheBuild, Config, PretrainConfig, to_dict
+from drifting.config.sections import inner_type
+from drifting.errors import ConfigError
+from drifting.runs.directory import check_config, is_resumable, write_config
+
+MAY_CHANGE = {
+    "train": "steps micro_batch log_every sample_every checkpoint_every keep_checkpoints stuck_after tensorboard "
+    "wandb_project",
+    "data": "path prefetch workers vae verify",
+    "mesh": "data fsdp",
+    "eval": "alpha num_samples batch_size seed ema_decay neighbours reference encoder every every_samples diagnose",
+    "cache": "max_bad workers",
+}
+"""Settings that do not alter what has been computed. Each other one, of every section, makes another run."""
+
+
+def settings() -> list[tuple[Any, str]]:
+    """Every setting of every kind of run, by its dotted key."""
+    found = []
+    for kind in (Config, PretrainConfig, CacheBuild):
+        for section, section_kind in typing.get_type_hints(kind).items():
+            found += [(kind, f"{section}.{field.name}") for field in dataclasses.fields(section_kind)]
+    return found
+
+
+def changed(kind: Any, path: str) -> dict[str, Any]:
+    """The settings of `kind` with one of them changed to some value of its type."""
+    section, _, key = path.partition(".")
+    everything = to_dict(kind())
+    was = everything[section][key]
+    hint = inner_type(typing.get_type_hints(typing.get_type_hints(kind)[section])[key])
+    values: dict[Any, list[Any]] = {int: [3, 4], float: [0.25, 0.75], str: ["a", "b"], bool: [True, False]}
+    values |= {tuple[int, ...]: [(1,), (2,)], tuple[float, ...]: [(0.25,), (0.5,)], tuple[str, ...]: [("a",), ("b",)]}
+    values |= {dict[str, Any]: [{"a": 1}], dict[str, dict[str, Any]]: [{"a": {"size": 1}}]}
+    everything[section][key] = next(value for value in values[hint] if value != was)
+    return everything
+
+
+@pytest.mark.parametrize(("kind", "path"), settings(), ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_every_setting_is_listed_as_resumable_or_refused(kind: Any, path: str, tmp_path: Path):
+    section, _, key = path.partition(".")
+    write_config(tmp_path, kind())
+    other = parse(changed(kind, path), kind)
+    if key in MAY_CHANGE.get(section, "").split():
+        check_config(tmp_path, other) if path != "train.steps" or kind is Config else None
+        return
+    with pytest.raises(ConfigError, match=rf"other settings \({path}"):
+        check_config(tmp_path, other)
+
+
+def test_where_the_weights_of_any_encoder_lie_may_change_and_nothing_else_about_it(tmp_path: Path):
+    def options(**mae: Any) -> Config:
+        return Config.of(features={"options": {"mae": {"weights": "here", "size": 32, **mae}, "own": {"depth": 2}}})
+
+    write_config(tmp_path, options())
+    check_config(tmp_path, options(weights="there"))
+    for name, value in {"size": 64, "dtype": "bfloat16", "weights_size": 3}.items():
+        with pytest.raises(ConfigError, match=rf"features\.options\.mae\.{name} was"):
+            check_config(tmp_path, options(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    "key", ["features.mae_size", "features.options.mae.size", "train.steps_more", "data.vae_dtype"]
+)
+def test_a_key_that_begins_like_a_resumable_one_is_not_resumable(key: str):
+    assert not is_resumable(key)
