@@ -194,7 +194,7 @@ def one_device() -> Layout:
 
 
 def shardings(layout: Layout, state: TrainState) -> Any:
-    """Where every leaf of a state (or of its shapes) lies: a `TrainState` with a `NamedSharding` in the place of each."""
+    """Where every leaf of a state, or of its shapes, lies: a `TrainState` with a `NamedSharding` in place of each."""
     everywhere: Any = layout.replicated
     return TrainState(
         step=everywhere,
