@@ -73,7 +73,7 @@ class TrainedGenerator:
         usage: how it is used, see `Usage`.
         step: after which step of training it was taken; None: that is not known.
         ema_decay: the decay of the average that `params` are; None: they are no average.
-        facts: a run's facts about data and weights, see `Training.identity`; of published weights, all their metadata.
+        facts: a run's facts about data and weights, see `Run.identity`; of published weights, all their metadata.
         config: the run's settings; None for published weights.
     """
 
