@@ -10,7 +10,7 @@ from flax import nnx
 
 from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
-from drifting.networks.network import Network, create
+from drifting.networks.network import Network, make_network
 from drifting.weights.catalogue import PUBLISHED_PRESETS
 from drifting.weights.load import load_weights
 
@@ -56,5 +56,5 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
 
 
 def _module(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
-    module = create(kind, arguments)
+    module = make_network(kind, arguments)
     return getattr(module, PARTS[kind]) if kind in PARTS else module
