@@ -99,6 +99,11 @@ def use_one_of(value: Any, known: Iterable[str]) -> str:
     return f"use one of {', '.join(known)}{hint}"
 
 
+def one_line(error: object) -> str:
+    """What an error or its message says, without line breaks."""
+    return " ".join(str(error).split())
+
+
 def unusable(key: str, reference: str | None, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"

@@ -13,11 +13,11 @@ from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
-from drifting.cli.messages import close_to, fail, one_line
+from drifting.cli.messages import close_to, fail
 from drifting.cli.settings import parse_flags
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
-from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError
+from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
 

@@ -15,12 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from drifting.cli.command import Command
-from drifting.cli.messages import close_to, one_line
+from drifting.cli.messages import close_to
 from drifting.config.older import renamed
 from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of
 from drifting.config.sections import accepts_none, wrong_type
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_line
 
 
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:

@@ -7,9 +7,9 @@ from absl import flags
 
 from drifting.errors import ConfigError
 
-WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
+WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
-ENCODERS = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
+SCORE_ENCODER_HELP = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
 
 
 SHARE_FLAGS = {"index": "process_index", "count": "process_count"}

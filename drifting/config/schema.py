@@ -269,13 +269,13 @@ def to_dict(config: Settings) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
-OWNERS = {"study": "study", "cache": "cache", "mae": "pretrain"}
+SECTION_COMMANDS = {"study": "study", "cache": "cache", "mae": "pretrain"}
 """Sections that only the settings of one command have."""
 
 
 def command_of(settings: Mapping[str, Any]) -> str:
     """The command these settings belong to, by their sections: `train`, `pretrain`, `cache` or `study`."""
-    return next((name for section, name in OWNERS.items() if section in settings), "train")
+    return next((name for section, name in SECTION_COMMANDS.items() if section in settings), "train")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from drifting.data.source import LabelledSource, Source, delivery, read
+from drifting.data.source import LabelledSource, Source, delivery, read_records
 from drifting.errors import InputError, require_argument
 
 # Purposes of the random streams, so that no two draws of a run share one.
@@ -96,8 +96,8 @@ class Reading:
 class BatchIterator(abc.ABC):
     """An iterator of `{"image": [B, H, W, C], "label": int32 [B]}` that can be resumed at any batch.
 
-    Images are uint8, float32 in [-1, 1], or float16 moments of latents (`drifting.data.source.read`). `Pipeline` and
-    `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
+    Images are uint8, float32 in [-1, 1], or float16 moments of latents, see `drifting.data.source.read_records`.
+    `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
 
     Args:
         source: The images.
@@ -146,7 +146,7 @@ class BatchIterator(abc.ABC):
                 mirrored[here] = coins[rows[here]]
         if self._reading.random_crop:
             crop_seeds = [(self.seed, _CROP, int(place)) for place in ids]
-        return read(self.source, indices, mirrored, crop_seeds)
+        return read_records(self.source, indices, mirrored, crop_seeds)
 
     def _start(self) -> Any:
         """Grain's iterator of the batches from the present position on."""

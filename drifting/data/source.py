@@ -12,7 +12,7 @@ from drifting.errors import InputError
 
 Indices = Sequence[int] | NDArray[np.integer]
 
-Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
+LabelledImages = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 Records = tuple[NDArray, NDArray[np.int32]]
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "heldout")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What `read` of a source delivers for each index.
+    """What `read_records` of a source delivers for each index.
 
     Attributes:
         shape: of one array.
@@ -73,7 +73,7 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         """Image `[H, W, C]` float32 in [-1, 1], and its label."""
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         """Images `[B, H, W, C]` float32 in [-1, 1], and labels `[B]` int32: the fast path for a batch."""
 
 
@@ -90,7 +90,7 @@ class AugmentingSource(Source, Protocol):
     """A source that delivers its images as it keeps them, and mirrors and crops them itself."""
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """As `read` below."""
+        """As `read_records` below."""
 
 
 @runtime_checkable
@@ -102,12 +102,14 @@ class VerifiableSource(Source, Protocol):
 
 
 def delivery(source: Source) -> Delivery:
-    """What `read` of the source delivers."""
+    """What `read_records` of the source delivers."""
     found: Delivery = getattr(source, "delivers", None) or Delivery(source.shape)
     return found
 
 
-def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+def read_records(
+    source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None
+) -> Records:
     """Augmented images `[B, H, W, C]` as training takes them, and labels `[B]` int32.
 
     They are uint8 or float32 in [-1, 1], or of a cache of latents float16 moments: what is smaller on the way to the
@@ -130,7 +132,7 @@ def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_see
 
 
 def augmented(images: NDArray, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> NDArray:
-    """Images `[B, H, W, C]` uint8 or float32, cropped and mirrored as `read` says."""
+    """Images `[B, H, W, C]` uint8 or float32, cropped and mirrored as `read_records` says."""
     if crop_seeds is not None:
         images = random_crops(images, crop_seeds)
     if mirrored.any():
@@ -181,7 +183,7 @@ class ArraySource:
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         return to_float(self._images[index]), int(self.labels[index])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         rows = np.asarray(indices, dtype=np.int64)
         return to_float(self._images[rows]), self.labels[rows]
 
@@ -208,13 +210,13 @@ class OneClass:
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         return self._source[index][0], 0
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         images, labels = self._source.__getitems__(indices)
         return images, np.zeros_like(labels)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """The source's images, augmented by its own method where it has one."""
-        images, labels = read(self._source, indices, mirrored, crop_seeds)
+        images, labels = read_records(self._source, indices, mirrored, crop_seeds)
         return images, np.zeros_like(labels)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from drifting.devices.interrupts import interrupts
-from drifting.errors import ArgumentError, ConfigError, require_argument
+from drifting.errors import ArgumentError, ConfigError, one_line, require_argument
 
 logger = logging.getLogger("drifting")
 
@@ -70,7 +70,7 @@ def _initialise(timeout: int, **found: Any) -> None:
     try:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
     except (RuntimeError, ValueError) as error:
-        reason, where = " ".join(str(error).split())[:200], found.get("coordinator_address", "auto")
+        reason, where = one_line(error)[:200], found.get("coordinator_address", "auto")
         raise ArgumentError("coordinator", where, f"the processes did not find one another ({reason})") from error
 
 

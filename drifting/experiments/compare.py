@@ -15,7 +15,7 @@ from drifting.scoring.evaluate import judge_of
 from drifting.scoring.intervals import Comparison, intervals
 
 
-def compare(
+def compare_generators(
     first: str,
     second: str,
     out: Path,

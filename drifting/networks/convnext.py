@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from drifting.errors import require_argument
 from drifting.networks.layers import EPSILON, Conv, LayerNorm, Linear, numbered
 
-STEM = 4
+STEM_SIDE = 4
 """Side of the squares of pixels that the first convolution makes into positions."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -125,7 +125,7 @@ class ConvNeXtV2(nnx.Module):
         same = len(dims) == len(depths) > 0
         require_argument(same, "depths", list(depths), f"must have one number for each stage, as dims {list(dims)}")
         dtype = jnp.dtype(dtype)
-        self.stem = _shrink(in_channels, dims[0], STEM, dtype=dtype, rngs=rngs)
+        self.stem = _shrink(in_channels, dims[0], STEM_SIDE, dtype=dtype, rngs=rngs)
         self.stem_norm = LayerNorm(dims[0], affine=True)
         self.levels: nnx.Dict[ConvNeXtStage] = nnx.Dict()
         for k, (channels, blocks) in enumerate(zip(dims, depths, strict=True), start=1):

@@ -46,7 +46,7 @@ ALPHA_FEATURES = 256
 ALPHA_WEIGHT = 0.02
 """Weight of the guidance scale in the condition (released recipe): the size of the class and style embeddings."""
 
-OWN_SETTINGS = (
+DIT_SETTINGS = (
     "patch_size",
     "mlp_ratio",
     "register_tokens",
@@ -342,7 +342,7 @@ class DiT(nnx.Module):
         require_setting(height % settings["patch_size"] == 0, "patch_size", settings["patch_size"], remedy)
         chosen = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
         sizes = PRESETS[settings["preset"]] if settings["preset"] else chosen
-        return {**sizes, **{key: settings[key] for key in OWN_SETTINGS}} | dict(
+        return {**sizes, **{key: settings[key] for key in DIT_SETTINGS}} | dict(
             input_size=height,
             in_channels=channels,
             out_channels=channels,
@@ -352,7 +352,7 @@ class DiT(nnx.Module):
 
 
 def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> DiTBlock:
-    """`depth` blocks as one `Block` whose parameters have a leading depth axis, each drawn from its own key."""
+    """`depth` blocks as one `DiTBlock` whose parameters have a leading depth axis, each drawn from its own key."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0)

@@ -13,6 +13,7 @@ from drifting.errors import require_argument, use_one_of
 from drifting.networks import NETWORKS
 
 Params = dict[str, Any]
+"""Nested parameters: `nnx.to_pure_dict` of a module's state."""
 
 
 @dataclass(frozen=True)

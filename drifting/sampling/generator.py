@@ -23,8 +23,8 @@ from drifting.networks.network import Generator, Params, generator_of, sample_sh
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.sampling.labels import class_labels
-from drifting.sampling.sampler import BLOCK, Sampler
-from drifting.weights.artifact import GENERATOR, Artifact
+from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
+from drifting.weights.artifact import GENERATOR_KIND, Artifact
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
 
@@ -140,7 +140,7 @@ class TrainedGenerator:
             ArgumentError: `vae` is missing, cannot be had, or is for other samples.
             HubError: they cannot be downloaded.
         """
-        artifact = load_weights(weights, GENERATOR)
+        artifact = load_weights(weights, GENERATOR_KIND)
         described = _stated if artifact.metadata.get("usage") is not None else _unstated
         usage, space = described(weights, artifact, vae)
         return cls(
@@ -177,7 +177,7 @@ class TrainedGenerator:
 
     def sampler(self, batch_size: int, count: int) -> Sampler:
         """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
-        devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
+        devices = jax.local_devices()[: max(1, -(-count // SAMPLER_BLOCK))]
         return Sampler(self.generator, self.space, batch_size, devices)
 
     def sample(

@@ -11,7 +11,7 @@ from drifting.errors import ConfigError, require_argument
 from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.judge import Judge
-from drifting.scoring.metrics import Side
+from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.reference import SourceImages
 
@@ -48,13 +48,13 @@ def own_data_judge(
     return Judge(name, found, neighbours, about, lambda: _real(train, found), lambda: _side(heldout, found))
 
 
-def _real(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+def _real(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:
     """The training images, with the statistics that every scoring needs."""
     side = _side(source, encoder)
     return replace(side, statistics={"features": moments(side.rows["features"])})
 
 
-def _side(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+def _side(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:
     """All images; they have the levels that files have, as the generated ones and those of a reference."""
     rows = features_of(SourceImages(source, {}), encoder, "real images")
-    return Side(rows, labels=source.labels, encoder=encoder.name)
+    return ImageSet(rows, labels=source.labels, encoder=encoder.name)

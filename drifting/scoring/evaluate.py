@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import Config
 from drifting.errors import ArgumentError, require_argument
+from drifting.method.space import Shape
 from drifting.runs.files import write_json
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import software
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.images import GeneratedImages, Images, Shape
+from drifting.sampling.images import GeneratedImages, Images
 from drifting.sampling.labels import wanted_labels
 from drifting.scoring.against_own_data import own_data_judge
 from drifting.scoring.against_reference import reference_judge
 from drifting.scoring.judge import PUBLISHED_IMAGES, Judge
 from drifting.scoring.scores import Scores
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 
 logger = logging.getLogger("drifting")
 
-FORMAT, VERSION = "drifting-scores", 1
+SCORES_FORMAT, SCORES_VERSION = "drifting-scores", 1
 
 CHOSEN_FACTS = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours")
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
@@ -59,7 +60,7 @@ def score(
     Raises:
         ConfigError: Something cannot be had or does not fit.
     """
-    settings = Settings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
+    settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
     (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
     k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
@@ -75,7 +76,7 @@ def evaluate_generator(
     *,
     reference: Path | None = None,
     encoder: str | None = None,
-    settings: Settings | None = None,
+    settings: ScoreSettings | None = None,
     share: Share | None = None,
     replace: bool = True,
 ) -> list[Scores] | None:
@@ -98,7 +99,7 @@ def evaluate_generator(
         ConfigError: Something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
             scores by other settings that are to stay.
     """
-    settings, share = settings or Settings(), share or Share()
+    settings, share = settings or ScoreSettings(), share or Share()
     evaluation = (trained.config or Config()).eval
     k, named = settings.neighbours, "neighbours"
     if k is None:
@@ -125,7 +126,7 @@ def evaluate_generator(
     return found
 
 
-def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
+def _labels(trained: TrainedGenerator, settings: ScoreSettings) -> NDArray[np.int32]:
     """The class of each image to draw."""
     num = settings.num
     if num is None and settings.labels is None:
@@ -134,7 +135,7 @@ def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
 
 
 def _drawn(
-    trained: TrainedGenerator, source: str, labels: NDArray[np.int32], settings: Settings
+    trained: TrainedGenerator, source: str, labels: NDArray[np.int32], settings: ScoreSettings
 ) -> list[GeneratedImages]:
     """The images at each guidance scale; one compiled sampler draws all of them."""
     evaluation = (trained.config or Config()).eval
@@ -273,4 +274,6 @@ def _chosen(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dict[
 
 
 def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
-    write_json(out, {"format": FORMAT, "version": VERSION, **about, "software": software(), "scores": scores})
+    write_json(
+        out, {"format": SCORES_FORMAT, "version": SCORES_VERSION, **about, "software": software(), "scores": scores}
+    )

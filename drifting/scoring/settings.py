@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """How to score.
 
     Attributes:
@@ -13,7 +13,7 @@ class Settings:
         alphas: The guidance scales. None: the generator's own one.
         seed: The seed of the first image. None: `eval.seed`.
         classes, labels: Which classes to draw, see `sampling.labels.wanted_labels`.
-        uint8: How images become bytes, see `sampling.images.UINT8`.
+        uint8: How images become bytes, see `sampling.images.ROUNDINGS`.
         batch_size: Images in flight. None: `eval.batch_size`.
         neighbours: The nearest neighbour that some metrics look at. None: `eval.neighbours`.
     """

@@ -12,7 +12,7 @@ from drifting.assembly.spaces import sample_space
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild
 from drifting.data import fingerprint, sources
-from drifting.data.latents.read import FACTS_FILE, LABELS_FILE, MAKE_AGAIN, MANIFEST_FILE
+from drifting.data.latents.read import CACHE_FACTS_FILE, LABELS_FILE, MAKE_CACHE_AGAIN, MANIFEST_FILE
 from drifting.data.latents.shards import shards_of
 from drifting.data.latents.write import _Builder, _finish, _mended, _read
 from drifting.data.source import LabelledSource
@@ -69,7 +69,7 @@ def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) 
     """What a cache depends on, JSON-able. The checksum covers labels and some images, see `data_facts`."""
     assert space.vae is not None
     digest = hashlib.sha256(source.labels.tobytes())
-    for index in np.linspace(0, len(source) - 1, fingerprint.PROBES).astype(np.int64):
+    for index in np.linspace(0, len(source) - 1, fingerprint.PROBED_IMAGES).astype(np.int64):
         image = _read(source, int(index))
         digest.update(b"" if isinstance(image, InputError) else image.tobytes())
     return {
@@ -94,10 +94,10 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
-    path = workdir / FACTS_FILE
+    path = workdir / CACHE_FACTS_FILE
     if path.is_file():
         # Where the VAE lies may change, its weights may not.
-        listed = changes(read_json(path, MAKE_AGAIN), facts, ignored=("vae",))
+        listed = changes(read_json(path, MAKE_CACHE_AGAIN), facts, ignored=("vae",))
         remedy = "put back what it was made from or choose another workdir"
         require_argument(not listed, "workdir", workdir, f"holds a cache of something else ({listed}); {remedy}")
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:

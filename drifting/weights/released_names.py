@@ -14,7 +14,8 @@ from flax import nnx
 from drifting.errors import InputError
 from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
-from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
+from drifting.networks.network import Params
+from drifting.weights.artifact import check_names, flatten, listed, unflatten
 
 _SAME = (
     "cond_dim", "num_classes", "input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads",

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from drifting.errors import InputError
-from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
+from drifting.networks.network import Params
+from drifting.weights.artifact import check_names, flatten, listed, unflatten
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callable[[str], str]) -> Params:

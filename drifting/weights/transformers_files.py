@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from drifting.errors import InputError
+from drifting.networks.network import Params
 from drifting.runs.files import sha256
-from drifting.weights.artifact import Artifact, Params, existing, flatten, unflatten
+from drifting.weights.artifact import Artifact, existing, flatten, unflatten
 from drifting.weights.torch_names import from_torch
 
 TRANSFORMERS_CONFIG = "config.json"

@@ -30,17 +30,17 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import CacheBuild
 from drifting.data.latents.read import (
-    FACTS_FILE,
-    FORMAT,
+    CACHE_FACTS_FILE,
+    CACHE_FORMAT,
+    CACHE_VERSION,
     LABELS_FILE,
-    MAKE_AGAIN,
+    MAKE_CACHE_AGAIN,
     MANIFEST_FILE,
-    VERSION,
     record_type,
 )
 from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError
+from drifting.errors import CacheError, InputError, one_line
 from drifting.method.space import SampleSpace
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
@@ -92,7 +92,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         remedy = "make room or mend that, and run the same command again"
         raise CacheError(f"cache: a shard cannot be written ({reason}); finished shards stay; {remedy}") from error
 
@@ -217,7 +217,7 @@ class _Builder:
         return indices, batch, taken
 
     def _skip(self, index: int, error: InputError) -> None:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         logger.warning("cache: skipped image %d: %s", index, reason)
         self._made.bad.append({"index": index, "reason": reason})
         _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._config.max_bad, reason)
@@ -278,16 +278,16 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         flush(temporary)
     keys = ("file", "records", "bytes", "sha256")
     manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "facts": read_json(workdir / FACTS_FILE, MAKE_AGAIN),
+        "format": CACHE_FORMAT,
+        "version": CACHE_VERSION,
+        "facts": read_json(workdir / CACHE_FACTS_FILE, MAKE_CACHE_AGAIN),
         "images": len(labels),
         "bad": bad,
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
     write_json(workdir / MANIFEST_FILE, manifest)
-    remove_torn(workdir / CONFIG_FILE, workdir / FACTS_FILE)  # by now all processes have got past those
+    remove_torn(workdir / CONFIG_FILE, workdir / CACHE_FACTS_FILE)  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",

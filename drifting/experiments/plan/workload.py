@@ -27,7 +27,7 @@ from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingC
 from drifting.data import sources
 from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
-    Shape,
+    AbstractArray,
     _bytes,
     _compiled,
     _loss_memory,
@@ -144,7 +144,7 @@ class Workload:
         return [0, *sizes]
 
 
-def measure(config: TrainingConfig, compiler: bool = True) -> Workload:
+def measure_workload(config: TrainingConfig, compiler: bool = True) -> Workload:
     """The workload of a run's steps. `compiler=False` leaves out its figures, which take most of the time."""
     images = image_facts(config.data)
     space = sample_space(config.data.vae, images.shape, abstract=True)
@@ -207,10 +207,10 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
     def inputs(batch: int) -> Any:
         keys = partial(jax.random.split, jax.random.key(0), batch)
         noise = jax.eval_shape(lambda params: parts.generator.sample_noise(params, keys()), state.params)
-        return noise, Shape((batch,), jnp.int32), Shape((batch,), jnp.float32)
+        return noise, AbstractArray((batch,), jnp.int32), AbstractArray((batch,), jnp.float32)
 
-    def samples(batch: int) -> Shape:
-        return Shape((batch, *space.shape), jnp.float32)
+    def samples(batch: int) -> AbstractArray:
+        return AbstractArray((batch, *space.shape), jnp.float32)
 
     def generate(params: Any, inputs: Any) -> Any:
         return parts.generator(params, *inputs)
@@ -264,7 +264,7 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
 
     def inputs(batch: int) -> Any:
         mask = jax.eval_shape(lambda: mae_recipe_of(config).masks(key, (batch, *space.shape)))
-        return Shape((batch, *space.shape), jnp.float32), Shape((batch,), jnp.int32), mask
+        return AbstractArray((batch, *space.shape), jnp.float32), AbstractArray((batch,), jnp.int32), mask
 
     def losses(params: Any, inputs: Any) -> Any:
         return mae_loss(nnx.merge(graphdef, params)(*inputs), config.mae.lambda_cls)
@@ -292,12 +292,15 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
 def _loss_flops(objective: Any, config: Config, maps: dict[str, Any]) -> float:
     shapes = {name: _map_shapes(config, f) for name, f in maps.items()}
     gen, pos, unc = ({name: three[i] for name, three in shapes.items()} for i in range(3))
-    widths, weight = Shape((len(config.loss.widths),), jnp.float32), Shape((config.loss.labels,), jnp.float32)
+    widths, weight = (
+        AbstractArray((len(config.loss.widths),), jnp.float32),
+        AbstractArray((config.loss.labels,), jnp.float32),
+    )
     return flops(lambda *arguments: objective_loss(objective, *arguments), widths, gen, pos, unc, weight)
 
 
 def _vae_flops(space: SampleSpace, images: int) -> float:
-    new = Shape((images, *space.image_shape), jnp.float32)
+    new = AbstractArray((images, *space.image_shape), jnp.float32)
     return flops(space.moments, space.params, new)
 
 
@@ -309,7 +312,7 @@ def _encoding(space: SampleSpace, images: int) -> float:
 
 def _resident_bytes(config: Config, space: SampleSpace, images: ImageFacts) -> float:
     """All of the data as the source delivers them; of latents, mirrored images are encoded apart."""
-    delivered = space.record if space.as_delivered else Shape(space.image_shape, space.image_dtype)
+    delivered = space.record if space.as_delivered else AbstractArray(space.image_shape, space.image_dtype)
     views = 2 if space.encoded and config.data.flip else 1
     return float(images.samples * views * _bytes(delivered))
 

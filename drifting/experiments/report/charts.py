@@ -33,7 +33,7 @@ CHARACTER_WIDTH = 6.5
 TICK_SLACK = 0.12
 """By so much of a step a value may lie beyond the last tick."""
 
-MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+MARKER_SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Series:
         name: What it is called.
         points: `(x, y)`, in order of x.
         style: The class that gives it its colour, or a percentage of the ramp.
-        marker: The one of `MARKERS` that is drawn at each point. None: none is.
+        marker: The one of `MARKER_SHAPES` that is drawn at each point. None: none is.
         notes: What each point is, in words; points with notes can be reached with the keyboard.
         spans: Lowest and highest y at each point.
         entry: The entry of the legend that shows and hides it. '': its name.

@@ -11,7 +11,7 @@ import numpy as np
 from drifting.config.schema import to_dict
 from drifting.data.source import to_float
 from drifting.experiments.report.elements import image, score_title, settings_table, table
-from drifting.experiments.report.page import frame
+from drifting.experiments.report.page import page_html
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.grid import save_grid
@@ -43,7 +43,7 @@ def write_comparison(
         ("Samples", _picture_section(out, shown, pair, drawn)),
         ("Settings that differ", _setting_section(shown, pair)),
     ]
-    text = frame(" and ".join(shown), "A comparison of two drifting generative models", sections)
+    text = page_html(" and ".join(shown), "A comparison of two drifting generative models", sections)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -19,7 +19,7 @@ from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.runs.metrics import METRICS_FILE
 from drifting.scoring.results import latest_scores
 
-DAMAGED = "damaged"
+DAMAGED_STATUS = "damaged"
 """The state of a cell whose settings cannot be read."""
 
 LARGEST_SIDE = 960
@@ -90,7 +90,7 @@ class SweepData:
     rows: list[dict[str, Any]]
 
 
-def read(workdir: Path) -> RunData | SweepData:
+def read_folder(workdir: Path) -> RunData | SweepData:
     """The run or sweep in a folder, which is left as it is.
 
     Raises:
@@ -119,7 +119,7 @@ def _read_sweep(workdir: Path) -> SweepData:
         try:
             run = _read_run(folder, scores, row["status"], row["error"] or None)
         except DriftingError as error:  # the others are worth a page
-            row |= {"status": DAMAGED, "error": f"{row['error']} {error}".strip()}
+            row |= {"status": DAMAGED_STATUS, "error": f"{row['error']} {error}".strip()}
             continue
         varied = {name: cell.values[key] for key, name in names.items()}
         seed = cell.values["train.seed"] if "train.seed" in varying else None

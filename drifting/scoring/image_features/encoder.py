@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drifting.sampling.images import Shape
+from drifting.method.space import Shape
 
 
 @dataclass(frozen=True)
-class EncoderParts:
+class ScoreEncoderParts:
     """What a `ScoreEncoder` is made of.
 
     Attributes:
@@ -26,8 +26,8 @@ class EncoderParts:
 
 
 @dataclass(frozen=True)
-class EncoderKind:
-    """An entry of `ENCODERS`.
+class ScoreEncoderKind:
+    """An entry of `SCORE_ENCODERS`.
 
     Attributes:
         make: `(weights, shape)` to the parts of an encoder of images of that shape; `weights` is what stands behind the
@@ -35,10 +35,10 @@ class EncoderKind:
         widths: How many features of each kind there are for images of a shape, as far as that is known without weights.
     """
 
-    make: Callable[[str, Shape], EncoderParts]
+    make: Callable[[str, Shape], ScoreEncoderParts]
     widths: Callable[[Shape], dict[str, int]] = lambda _: {}
 
 
-def scaled(images: jax.Array) -> jax.Array:
+def scale_images(images: jax.Array) -> jax.Array:
     """uint8 images to float32 in [-1, 1], as the sources deliver them."""
     return images.astype(jnp.float32) / 127.5 - 1

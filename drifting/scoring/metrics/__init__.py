@@ -11,10 +11,20 @@ from drifting.scoring.metrics.density_coverage import DENSITY_COVERAGE
 from drifting.scoring.metrics.frechet import FRECHET, SPATIAL_FRECHET
 from drifting.scoring.metrics.inception_score import INCEPTION_SCORE
 from drifting.scoring.metrics.kid import KID
-from drifting.scoring.metrics.metric import HELDOUT, Metric, Score, Side
+from drifting.scoring.metrics.metric import HELDOUT_SUFFIX, ImageSet, Metric, Score
 from drifting.scoring.metrics.precision_recall import PRECISION_RECALL
 
-__all__ = ["HELDOUT", "METRICS", "Metric", "Score", "Side", "compared_scores", "known_scores", "rank", "ranked_by"]
+__all__ = [
+    "HELDOUT_SUFFIX",
+    "METRICS",
+    "ImageSet",
+    "Metric",
+    "Score",
+    "compared_scores",
+    "known_scores",
+    "rank",
+    "ranked_by",
+]
 
 METRICS: dict[str, Metric] = {
     "frechet": FRECHET,

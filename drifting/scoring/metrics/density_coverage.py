@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 from drifting.scoring.metrics.neighbours import TILE_ROWS, checked, present, squared_distances, squared_radii
 
 
@@ -56,7 +56,7 @@ def resampled_density_coverage(
     return drawn @ balls / (k * drawn.sum(axis=1)), covered / len(x)
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
     density, coverage = resampled_density_coverage(real.array("features"), fake.array("features"), counts, k)
     return {"density": density, "coverage": coverage}
 

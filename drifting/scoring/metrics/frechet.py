@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, one_by_one
 
-OWN_DISTANCES = {
+ENCODER_DISTANCES = {
     "inception": ("fid", Score("FID", "lower", headline=True)),
     "dinov2": ("fd_dinov2", Score("FD-DINOv2", "lower", headline=True)),
 }
@@ -50,19 +50,19 @@ def _factor(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def _frechet(real: Side, fake: Side, _: int) -> Mapping[str, float]:
-    name = OWN_DISTANCES[fake.encoder][0] if fake.encoder in OWN_DISTANCES else "frechet_distance"
+def _frechet(real: ImageSet, fake: ImageSet, _: int) -> Mapping[str, float]:
+    name = ENCODER_DISTANCES[fake.encoder][0] if fake.encoder in ENCODER_DISTANCES else "frechet_distance"
     return {name: frechet_distance(*real.gaussian("features"), *fake.gaussian("features"))}
 
 
-def _spatial(real: Side, fake: Side, _: int) -> Mapping[str, float]:
+def _spatial(real: ImageSet, fake: ImageSet, _: int) -> Mapping[str, float]:
     return {"sfid": frechet_distance(*real.gaussian("spatial"), *fake.gaussian("spatial"))}
 
 
 FRECHET = Metric(
     "Fréchet distance",
     {
-        **dict(OWN_DISTANCES.values()),
+        **dict(ENCODER_DISTANCES.values()),
         "frechet_distance": Score("Fréchet distance", "lower", headline=True, ratio="frechet_ratio"),
         "frechet_ratio": Score("times held-out", "neither", places=2),
     },

@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+FloatArray = NDArray[np.float64]
+
+Gaussian = tuple[FloatArray, FloatArray]
 """Mean `[D]` and covariance `[D, D]`."""
 
-CHUNK_ROWS = 512
+PRODUCT_ROWS = 512
 """Rows that are widened to float64 at a time."""
 
 
@@ -69,7 +71,7 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
 
-def moments(rows: NDArray[np.floating], counts: NDArray[np.integer] | None = None) -> Moments:
+def moments(rows: NDArray[np.floating], counts: NDArray[np.integer] | None = None) -> Gaussian:
     """Mean and unbiased covariance of `rows` `[N, D]`; memory beside the rows does not grow with N.
 
     Args:
@@ -80,7 +82,7 @@ def moments(rows: NDArray[np.floating], counts: NDArray[np.integer] | None = Non
         ValueError: There are fewer than two rows.
     """
     statistics = GaussianStatistics.empty(rows.shape[1])
-    for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
+    for start in range(0, len(rows), PRODUCT_ROWS):
+        chunk = slice(start, start + PRODUCT_ROWS)
         statistics.update(rows[chunk] if counts is None else np.repeat(rows[chunk], counts[chunk], axis=0))
     return statistics.mean, statistics.covariance

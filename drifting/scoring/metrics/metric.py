@@ -7,14 +7,14 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.scoring.metrics.gaussian import Moments, moments
+from drifting.scoring.metrics.gaussian import Gaussian, moments
 
-HELDOUT = "_heldout"
+HELDOUT_SUFFIX = "_heldout"
 """What is appended to the name of a score of held-out real images."""
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ImageSet:
     """Images as metrics see them: the real ones, or the generated ones.
 
     Attributes:
@@ -30,7 +30,7 @@ class Side:
     """
 
     rows: Mapping[str, NDArray[np.floating]]
-    statistics: Mapping[str, Moments] = field(default_factory=dict)
+    statistics: Mapping[str, Gaussian] = field(default_factory=dict)
     labels: NDArray[np.integer] | None = None
     encoder: str = ""
     counts: NDArray[np.integer] | None = None
@@ -51,7 +51,7 @@ class Side:
         rows = self.rows[kind]
         return rows if self.counts is None else np.repeat(rows, self.counts, axis=0)
 
-    def gaussian(self, kind: str) -> Moments:
+    def gaussian(self, kind: str) -> Gaussian:
         """Mean and covariance: the statistics that are known, or those of the rows."""
         return self.statistics[kind] if kind in self.statistics else moments(self.rows[kind], self.counts)
 
@@ -79,10 +79,10 @@ class Score:
     ratio: str = ""
 
 
-Compute = Callable[[Side, Side, int], Mapping[str, float]]
+Compute = Callable[[ImageSet, ImageSet, int], Mapping[str, float]]
 """`(real, generated, neighbours)` to numbers by name."""
 
-Resample = Callable[[Side, Side, NDArray[np.integer], int], Mapping[str, NDArray[np.float64]]]
+Resample = Callable[[ImageSet, ImageSet, NDArray[np.integer], int], Mapping[str, NDArray[np.float64]]]
 """`(real, generated, counts [S, N], neighbours)` to numbers `[S]` by name, for each resample of generated images."""
 
 
@@ -113,12 +113,12 @@ class Metric:
     neighbours: bool = False
     resample: Resample | None = None
 
-    def applies(self, real: Side, fake: Side) -> bool:
+    def applies(self, real: ImageSet, fake: ImageSet) -> bool:
         """Whether it is a score of such images at all."""
         labelled = real.labels is not None and fake.labels is not None
         return all(kind in fake.rows for kind in self.kinds) and (labelled or not self.labels)
 
-    def lacks(self, real: Side, fake: Side, k: int) -> str | None:
+    def lacks(self, real: ImageSet, fake: ImageSet, k: int) -> str | None:
         """What is missing, as words about the real images or the generated ones; None: nothing is."""
         known = {"nothing": set(self.kinds), "statistics": {*real.statistics, *real.rows}, "rows": set(real.rows)}
         for kind in self.kinds:
@@ -133,7 +133,9 @@ class Metric:
 def one_by_one(compute: Compute) -> Resample:
     """Computes a metric of each resample anew."""
 
-    def resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+    def resample(
+        real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int
+    ) -> Mapping[str, NDArray[np.float64]]:
         found = [compute(real, fake.drawn(row), k) for row in counts]
         return {name: np.asarray([numbers[name] for numbers in found]) for name in found[0]}
 
@@ -143,7 +145,7 @@ def one_by_one(compute: Compute) -> Resample:
 def undrawn(resample: Resample) -> Compute:
     """Computes a metric as the resample in which every image is there once."""
 
-    def compute(real: Side, fake: Side, k: int) -> Mapping[str, float]:
+    def compute(real: ImageSet, fake: ImageSet, k: int) -> Mapping[str, float]:
         found = resample(real, fake, np.ones((1, len(fake)), np.int64), k)
         return {name: float(values[0]) for name, values in found.items()}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 from drifting.scoring.metrics.neighbours import TILE_ROWS, checked, present, squared_distances, squared_radii
 
 
@@ -56,7 +56,7 @@ def f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
     precision, recall = resampled_precision_recall(real.array("features"), fake.array("features"), counts, k)
     both = np.asarray([f1(p, r) for p, r in zip(precision, recall, strict=True)])
     return {"precision": precision, "recall": recall, "f1": both}
