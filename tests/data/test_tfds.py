@@ -175,7 +175,7 @@ def test_damaged_files_are_one_line_and_spare_their_neighbours(data: Path, caplo
         np.testing.assert_array_equal(found, wanted)
     found = list(TfdsSplit(data, "train").attempts(range(10)))
     assert [isinstance(one, ValueError) for one in found] == [index == 4 for index in range(10)]
-    assert isinstance(write._read(source, 4), ValueError)  # which is how a cache skips and counts it
+    assert isinstance(write.read_or_error(source, 4), ValueError)  # which is how a cache skips and counts it
     lines = []
     for content in (whole[:1000], None):
         file.unlink() if content is None else file.write_bytes(content)
