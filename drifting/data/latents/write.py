@@ -295,6 +295,12 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
         f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
     )  # fmt: skip
+    _warn_of_gaps(bad, manifest["facts"]["classes"], set(labels.tolist()), workdir)
+    return True
+
+
+def _warn_of_gaps(bad: Sequence[dict[str, Any]], names: Sequence[str], present: set[int], workdir: Path) -> None:
+    """Warns of images that are left out, and of classes none of whose images can be read."""
     if bad:
         logger.warning(
             "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
@@ -303,14 +309,12 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
         )  # fmt: skip
         for image in bad[:LISTED_AT_MOST]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
-    names, present = manifest["facts"]["classes"], set(labels.tolist())
     if empty := [name for label, name in enumerate(names) if label not in present]:
         listed = ", ".join(empty[:LISTED_AT_MOST]) + (", .." if empty[LISTED_AT_MOST:] else "")
         logger.warning(
             "cache: %d of %d classes have no image that can be read, which training asks for: %s",
             len(empty), len(names), listed,
         )  # fmt: skip
-    return True
 
 
 def _size(count: float) -> str:

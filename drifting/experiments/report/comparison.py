@@ -18,7 +18,7 @@ from drifting.sampling.grid import save_grid
 from drifting.sampling.images import GeneratedImages
 from drifting.scoring.intervals import Comparison
 
-GRID_COLUMNS, GRID_CLASSES = 10, 10
+COMPARED_COLUMNS, COMPARED_CLASSES = 10, 10
 
 
 def write_comparison(
@@ -71,14 +71,14 @@ def _score_section(found: Comparison, names: Sequence[str]) -> str:
 def _picture_section(
     out: Path, names: Sequence[str], pair: Sequence[TrainedGenerator], drawn: Sequence[GeneratedImages]
 ) -> str:
-    classes = min(len(pair[0].usage.class_names), GRID_CLASSES)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), GRID_COLUMNS)
+    classes = min(len(pair[0].usage.class_names), COMPARED_CLASSES)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), COMPARED_COLUMNS)
     figures: list[str] = []
     for name, images in zip(names, drawn, strict=True):
         grid = images.of(labels)
         path = out.with_name(f".{out.name}.{len(figures)}.png")
         try:
-            save_grid(to_float(grid.part(range(len(labels)))), path, GRID_COLUMNS)
+            save_grid(to_float(grid.part(range(len(labels)))), path, COMPARED_COLUMNS)
             shown = image(path, f"Samples of {name}, a class each row")
         finally:
             path.unlink(missing_ok=True)
