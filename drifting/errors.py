@@ -25,7 +25,7 @@ class ArgumentError(ConfigError):
 
     Args:
         argument: the name of the argument, as the function has it.
-        value: what it is. None: it is missing, and the message leaves it out.
+        value: what it is; None: it is missing, and the message leaves it out.
         remedy: what is wrong with it or what would be right.
     """
 

@@ -83,9 +83,9 @@ def _configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # Of loops that end while something is still written, as on a full disk; what comes of it is our own message.
+    # It warns of loops that end while something is still written, as on a full disk; that becomes a message of ours.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # Its retries without a network, twenty lines of them; what comes of them is our own message.
+    # It reports its retries without a network in twenty lines; what comes of them is a message of ours.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 

@@ -85,7 +85,7 @@ def _define_settings(
             continue
         if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
             none.add(match[1])
-            # Of a key given twice the last value counts.
+            # The last value of a key that is given twice counts.
             rest = [other for other in rest if other.split("=")[0].lstrip("-") != f"config.{match[1]}"]
             continue
         if match:

@@ -42,7 +42,7 @@ def define_share(values: flags.FlagValues, what: str) -> None:
 
 def share_of(values: flags.FlagValues) -> tuple[int, int]:
     """Index and count of the processes that share a command's work."""
-    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
+    # They are those of a step of SLURM's; a batch script's own environment names tasks that do not run.
     index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     if values.process_index is None and values.process_count is None and index and count:
         return int(index), int(count)

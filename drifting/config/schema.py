@@ -91,7 +91,7 @@ class FeaturesConfig:
     `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
     """
 
-    encoders: tuple[str, ...] = ("mae",)  # of `drifting.method.encoders.ENCODERS`; (): the samples alone
+    encoders: tuple[str, ...] = ("mae",)  # keys of `drifting.method.encoders.ENCODERS`; (): the samples alone
     # What each encoder is told, by its name: `weights` and what else its options in `drifting.method.encoders` are.
     options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
@@ -285,7 +285,7 @@ class DiagnoseSettings:
     labels: int = 10
     generated: int = 32  # generated samples a label, the queries
     references: int = 256  # further samples of each distribution: generated, real of the class, real of any class
-    positions: int = 4  # of each feature map, evenly spread
+    positions: int = 4  # positions of each feature map, evenly spread
     kernel: str | None = None  # None: that of the loss
     widths: tuple[float, ...] = ()  # (): those of the loss
     alpha: float | None = None  # guidance scale; None: the generator's own

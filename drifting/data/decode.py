@@ -25,10 +25,10 @@ class EncodedSource(abc.ABC):
     palettes and 16 bits are understood, alpha is dropped.
 
     Args:
-        name: The source's name.
+        name: the source's name.
         labels: `[N]` integers.
-        class_names: One name for each class.
-        image_size: Height and width of the delivered images, in pixels.
+        class_names: one name for each class.
+        image_size: height and width of the delivered images, in pixels.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
@@ -48,7 +48,7 @@ class EncodedSource(abc.ABC):
 
     @abc.abstractmethod
     def encoded(self, indices: Indices) -> Iterable[tuple[str, Path | bytes]]:
-        """Of each image, what to call it in an error, and its file or its bytes."""
+        """Yields for each image what an error calls it, and its file or its bytes."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -89,7 +89,7 @@ class InMemory:
         return self.read(indices, np.zeros(len(indices), bool), None)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """As `drifting.data.source.read_records`, from memory."""
+        """Reads as `drifting.data.source.read_records` says, from memory."""
         rows = np.asarray(indices, dtype=np.int64)
         if self._records.shape[1] > 1:
             return self._records[rows, mirrored.astype(np.intp)], self.labels[rows]

@@ -24,13 +24,13 @@ class Delivery:
     """What `read_records` of a source delivers for each index.
 
     Attributes:
-        shape: of one array.
-        dtype: its dtype; images are `uint8`, or `float32` in [-1, 1].
+        shape: the shape of one array.
+        dtype: the dtype of the arrays; images are `uint8`, or `float32` in [-1, 1].
         vae: None where these are images. Otherwise they are moments of latents, mean and log-variance along the last
             axis, and this is a reference to the VAE that encoded them.
         vae_checksum: checksum of that VAE's weights.
         mirrored: whether mirror images can be had. Those of images are made by turning them, those of moments are read.
-        path: where they lie, for messages; '' if nowhere.
+        path: the folder they lie in, for messages; '' if there is none.
     """
 
     shape: tuple[int, int, int]
@@ -90,7 +90,7 @@ class AugmentingSource(Source, Protocol):
     """A source that delivers its images as it keeps them, and mirrors and crops them itself."""
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """As `read_records` below."""
+        """Reads as `read_records` says."""
 
 
 @runtime_checkable
@@ -117,9 +117,9 @@ def read_records(
     others the delivered images are cropped.
 
     Args:
-        source: where they come from.
-        indices: `[B]`, which ones.
-        mirrored: `[B]`, which of them to mirror left to right.
+        source: the source that delivers them.
+        indices: the numbers `[B]` of the images.
+        mirrored: `[B]`, which of them are mirrored left to right.
         crop_seeds: a seed for each random resized crop (`drifting.data.crop.random_box`); None: no random crops.
 
     Raises:
@@ -153,11 +153,11 @@ class ArraySource:
     Args:
         images: `[N, H, W, C]` or `[N, H, W]`, uint8, or float in [-1, 1]. They are kept and delivered in that dtype.
         labels: `[N]` integers from 0 on.
-        class_names: A name for each class; None: their numbers.
-        name: The source's name.
+        class_names: a name for each class; None: their numbers.
+        name: the source's name.
 
     Raises:
-        InputError: An array is not as described, or a label has no name.
+        InputError: an array is not as described, or a label has no name.
     """
 
     def __init__(

@@ -35,10 +35,10 @@ SHARDING_RULES: tuple[tuple[str, int | None], ...] = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies. Made by `layout`.
+    """Says where every array lies. Made by `layout`.
 
     Attributes:
-        mesh: axes `data` and `fsdp`.
+        mesh: the devices along the axes `data` and `fsdp`.
         banks_per_device: whether each device along `data` has sample banks of its own.
     """
 
@@ -185,7 +185,7 @@ def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layou
         remedy = f"their product must be the {count} devices there are"
         raise ConfigError(f"mesh.data={wanted}, mesh.fsdp={fsdp}: {remedy}; data=0 takes what fsdp leaves")
     shape = (data, fsdp)
-    # In the order of the processes, so that each one's rows of a batch are those of its own devices.
+    # The devices are in the order of the processes, so that each one's rows of a batch are those of its own devices.
     devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(shape)
     return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), banks_per_device)
 

@@ -120,7 +120,7 @@ def stop_requests() -> Iterator[StopRequests]:
         with interrupts() as interrupted:
             yield StopRequests(lambda step: interrupted(), interrupted.at_once)
         return
-    # With several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
+    # Where there are several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
     previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         yield StopRequests(multihost_utils.reached_preemption_sync_point, nullcontext)

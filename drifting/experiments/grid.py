@@ -52,7 +52,7 @@ class SweepCell:
     """One run of a sweep.
 
     Attributes:
-        index: its place in the grid.
+        index: the cell's place in the grid.
         name: the name of its folder.
         values: what it changes, by dotted key.
         steps: how many steps it trains.
@@ -66,7 +66,7 @@ class SweepCell:
     scoring: Mapping[str, Any]
 
     def folder(self, workdir: Path) -> Path:
-        """Its run directory."""
+        """The cell's run directory."""
         return workdir / self.name
 
     def scores(self, workdir: Path) -> dict[str, Any] | None:

@@ -251,7 +251,7 @@ class Inception(nnx.Module):
             return self._outputs((resize(images) - 128) / 128)
 
     def _outputs(self, x: jax.Array) -> InceptionOutputs:
-        """Of `[B, 299, 299, 3]` in [-1, 1)."""
+        """The outputs for images `[B, 299, 299, 3]` in [-1, 1)."""
         x = x.astype(self.dtype)
         for name in ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"):
             x = self.stem[name](x)

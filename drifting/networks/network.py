@@ -44,7 +44,7 @@ class Network:
 
     Attributes:
         graphdef: the network's structure.
-        params: its parameters.
+        params: the network's parameters.
         arguments: what its constructor was called with.
         checksum: SHA-256 of the weights, so that a run is only resumed with the same.
     """

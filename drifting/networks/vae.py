@@ -18,7 +18,7 @@ from drifting.errors import InputError, require_argument
 from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, attend, numbered
 
 LOG_VAR_RANGE = (-30.0, 20.0)
-"""To which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
+"""The range to which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
 
 _COMMON: dict[str, Any] = dict(in_channels=3, out_channels=3, latent_channels=4, scaling_factor=0.18215)
 
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
     """Gaussian posterior of each latent, not scaled; both float32 `[B, H/f, W/f, latent_channels]`.
 
     Attributes:
-        mean: of the latents.
+        mean: the mean of the latents.
         log_var: natural logarithm of their variance, within `LOG_VAR_RANGE`.
     """
 
@@ -224,12 +224,12 @@ class AutoencoderKL(nnx.Module):
     Latents outside of this class are scaled: multiplied by `scaling_factor`, which gives them about unit variance.
 
     Args:
-        in_channels, out_channels: of the images that are encoded and decoded.
-        latent_channels: of the latents.
-        block_channels: of each resolution, the highest first; each further one halves the sides.
+        in_channels, out_channels: channels of the images that are encoded and decoded.
+        latent_channels: channels of the latents.
+        block_channels: channels of each resolution, the highest first; each further one halves the sides.
         layers_per_block: residual blocks of each resolution of the encoder; the decoder has one more.
         norm_groups: groups of every group norm.
-        scaling_factor: of the latents; 0.18215 for Stable Diffusion 1 and 2.
+        scaling_factor: what the latents are multiplied by; 0.18215 for Stable Diffusion 1 and 2.
         use_quant_conv, use_post_quant_conv: 1x1 convolutions after the encoder and before the decoder.
         mid_attention: self-attention at the lowest resolution.
         dtype: what the networks compute in; parameters, norm statistics and results are float32.
@@ -278,7 +278,7 @@ class AutoencoderKL(nnx.Module):
         """Posterior of images `[B, H, W, in_channels]` in [-1, 1].
 
         Raises:
-            InputError: H or W is no multiple of `downsampling`.
+            InputError: h or W is no multiple of `downsampling`.
         """
         if any(side % self.downsampling for side in x.shape[1:3]):
             sides = " x ".join(map(str, x.shape[1:3]))

@@ -67,13 +67,13 @@ class TrainedGenerator:
 
     Attributes:
         generator: the network without its parameters.
-        params: its parameters.
+        params: the network's parameters.
         arguments: the arguments of the network's constructor, JSON-able.
         space: what its samples are: images, or latents that it decodes.
         usage: how it is used, see `Usage`.
         step: after which step of training it was taken; None: that is not known.
         ema_decay: the decay of the average that `params` are; None: they are no average.
-        facts: a run's facts about data and weights, see `Training.identity`; of published weights, all their metadata.
+        facts: a run's facts about data and weights, see `Run.identity`; of published weights, all their metadata.
         config: the run's settings; None for published weights.
     """
 
@@ -212,7 +212,7 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
     Args:
         reference: the folder of a run that `drifting train` wrote; or published weights, a folder or
             `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
-        average: of a run, the decay of the average of its parameters to use; None: see `ema_decay`.
+        average: the decay of the average of a run's parameters that is used; None: see `ema_decay`.
         vae: where the VAE of its latents lies, if not where the run or the weights say.
 
     Raises:
@@ -262,7 +262,7 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
 
 
 def _unstated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage, SampleSpace]:
-    """Of weights that do not say how to use them: samples are images, or latents of the VAE that is given.
+    """How weights are used that do not say so: samples are images, or latents of the VAE that is given.
 
     Classes are numbers, and nothing is claimed about the guidance scale.
     """

@@ -25,11 +25,11 @@ from drifting.sampling.sampler import SAMPLER_BLOCK
 Pixels = NDArray[np.uint8]
 
 Tick = Callable[[int], None]
-"""Told of so many more images; what it raises ends the work."""
+"""It is told of so many more images; what it raises ends the work."""
 
 ROUNDINGS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {"truncate": np.trunc, "round": np.rint}
-"""From [-1, 1] to levels: `(x + 1) * 127.5`, clipped to [0, 255], and then truncated, as the released evaluation and
-ADM's do, or rounded, which is half a level brighter."""
+"""How numbers in [-1, 1] become levels: `(x + 1) * 127.5`, clipped to [0, 255], and then truncated, as the released
+evaluation and ADM's do, or rounded, which is half a level brighter."""
 
 
 def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
@@ -58,7 +58,7 @@ class Images(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Where they are from, JSON-able."""
+        """What the images depend on and where they are from, JSON-able."""
 
     @property
     def labels(self) -> NDArray[np.integer] | None:

@@ -25,14 +25,14 @@ def own_data_judge(
     """What a run is scored against: all images that it was trained on, and those that were held out.
 
     Args:
-        config: The run's settings. None: the generator is of published weights, which have no data.
-        facts: What the run knows of its data, see `fingerprint.data_facts`.
-        name: What the person called the run.
-        neighbours: See `Judge`.
-        encoder: The features, as `score_encoder` takes them. None: the pixels.
+        config: the run's settings; None: the generator is of published weights, which have no data.
+        facts: what the run knows of its data, see `fingerprint.data_facts`.
+        name: what the person called the run.
+        neighbours: see `Judge`.
+        encoder: the features, as `score_encoder` takes them; None: the pixels.
 
     Raises:
-        ConfigError: Published weights have no data, there are too many or no held-out ones, or they have changed.
+        ConfigError: published weights have no data, there are too many or no held-out ones, or they have changed.
     """
     remedy = f"{name} needs statistics of real images, see `drifting reference`"
     require_argument(config is not None and config.data.vae is None, "reference", None, remedy)

@@ -15,13 +15,13 @@ def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: i
     """What images of `shape` are scored against: the statistics of a reference, and features of some of its images.
 
     Args:
-        path: The reference, see `reference.read_reference`.
-        encoder: The features, as `score_encoder` takes them. None: those that the reference says, or `inception`.
-        shape: Height, width and channels.
-        neighbours: See `Judge`.
+        path: the reference, see `reference.read_reference`.
+        encoder: the features, as `score_encoder` takes them; None: those that the reference says, or `inception`.
+        shape: height, width and channels.
+        neighbours: see `Judge`.
 
     Raises:
-        ConfigError: The reference cannot be read, or is of other images or another encoder.
+        ConfigError: the reference cannot be read, or is of other images or another encoder.
     """
     reference = read_reference(path)
     if reference.metadata is not None:

@@ -142,9 +142,9 @@ class Gathering:
     """Gathers the samples of every feature map, at most `positions` of its positions. Real samples are read once.
 
     Args:
-        found: What is diagnosed.
-        settings: How many samples there are.
-        alpha: The guidance scale of the generated ones.
+        found: what is diagnosed.
+        settings: how many samples there are.
+        alpha: the guidance scale of the generated ones.
     """
 
     def __init__(self, found: Subject, settings: DiagnoseSettings, alpha: float) -> None:
@@ -205,7 +205,7 @@ class Gathering:
 
 
 def _spread(x: Array, count: int) -> Array:
-    """At most `count` positions of `[B, positions, C]`, evenly spread."""
+    """Keeps at most `count` positions of `[B, positions, C]`, evenly spread."""
     positions = x.shape[1]
     return x[:, np.linspace(0, positions - 1, min(count, positions)).round().astype(int)]
 
@@ -234,8 +234,8 @@ class Diagnosis:
     """The four quantities of the paper's Figure 5 in the course of a training, for every map and width of its loss.
 
     Args:
-        found: What is trained.
-        alpha: The guidance scale.
+        found: what is trained.
+        alpha: the guidance scale.
     """
 
     def __init__(self, found: Subject, alpha: float) -> None:

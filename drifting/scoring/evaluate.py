@@ -50,15 +50,15 @@ def score(
     """Scores of a generator, by name; nothing is written.
 
     Args:
-        trained: The generator.
-        num: How many images. None: `eval.num_samples`, of published weights 50,000.
-        reference: Statistics of real images. None: `eval.reference`, or else a run's own data.
-        encoder: The features, see `judge_of`.
-        alpha: The guidance scale. None: the generator's own one.
-        seed: The seed of the first image. None: `eval.seed`.
+        trained: the generator.
+        num: how many images; None: `eval.num_samples`, of published weights 50,000.
+        reference: statistics of real images; None: `eval.reference`, or else a run's own data.
+        encoder: the features, see `judge_of`.
+        alpha: the guidance scale; None: the generator's own one.
+        seed: the seed of the first image; None: `eval.seed`.
 
     Raises:
-        ConfigError: Something cannot be had or does not fit.
+        ConfigError: something cannot be had or does not fit.
     """
     settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
     (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
@@ -83,20 +83,20 @@ def evaluate_generator(
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
     Args:
-        trained: The generator.
-        source: What the person called it.
-        out: The file. None: `eval-STEP.json` in the run's folder `source`, or here.
-        reference: Statistics of real images. None: `eval.reference`, or else a run's own data, pixel by pixel.
-        encoder: See `reference_judge`. None: `eval.encoder`.
-        settings: How to score.
-        share: Which of several processes this is; they need a reference.
-        replace: Whether `out` may hold scores by other settings.
+        trained: the generator.
+        source: what the person called it.
+        out: the file; None: `eval-STEP.json` in the run's folder `source`, or here.
+        reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
+        encoder: see `reference_judge`; None: `eval.encoder`.
+        settings: how to score.
+        share: which of several processes this is; they need a reference.
+        replace: whether `out` may hold scores by other settings.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
 
     Raises:
-        ConfigError: Something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
+        ConfigError: something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
             scores by other settings that are to stay.
     """
     settings, share = settings or ScoreSettings(), share or Share()
@@ -171,15 +171,15 @@ def judge_of(
     """What the images of a generator are scored against.
 
     Args:
-        config, facts: Those of a `TrainedGenerator`.
-        source: What the person called it.
-        shape: Height, width and channels of its images.
-        neighbours: See `Judge`.
-        reference: Statistics of real images. None: `eval.reference`, or else the run's own data.
-        encoder: The features. None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
+        config, facts: the attributes of a `TrainedGenerator`.
+        source: what the person called it.
+        shape: height, width and channels of its images.
+        neighbours: see `Judge`.
+        reference: statistics of real images; None: `eval.reference`, or else the run's own data.
+        encoder: the features; None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
 
     Raises:
-        ConfigError: As `reference_judge` and `own_data_judge` do.
+        ConfigError: as `reference_judge` and `own_data_judge` do.
     """
     evaluation = (config or Config()).eval
     if reference is None and evaluation.reference is not None:
@@ -202,7 +202,7 @@ def evaluate_files(
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
 
     Raises:
-        ConfigError: There are fewer images than `num`, the reference cannot be had or does not fit, or the file has
+        ConfigError: there are fewer images than `num`, the reference cannot be had or does not fit, or the file has
             scores by other settings.
     """
     count = len(images) if num is None else num

@@ -49,16 +49,16 @@ def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Sha
     """The same features, going on where an earlier call stopped.
 
     Args:
-        images: What to take them of.
-        encoder: What takes them.
-        work: A folder for what is under way, which the caller removes.
-        share: Which of several processes this is.
+        images: what to take them of.
+        encoder: what takes them.
+        work: a folder for what is under way, which the caller removes.
+        share: which of several processes this is.
 
     Returns:
         The features, or None while parts of other processes are missing.
 
     Raises:
-        ConfigError: Other images are under way in that folder.
+        ConfigError: other images are under way in that folder.
     """
     parts = Parts(work, len(images), EVALUATION_PART_IMAGES, ".npz")
     parts.claim(images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
@@ -76,10 +76,10 @@ def finish_parts(
     """Makes the parts of this process that are missing; returns whether those of all processes are there.
 
     Args:
-        parts: Files `.npz`.
-        share: Which of several processes this is.
-        label: What the progress bar and messages call the work.
-        make: Makes the arrays of a part, given its items and what to tell of finished ones.
+        parts: files `.npz`.
+        share: which of several processes this is.
+        label: what the progress bar and messages call the work.
+        make: makes the arrays of a part, given its items and what to tell of finished ones.
     """
     missing = parts.missing(share)
     with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:

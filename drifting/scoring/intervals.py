@@ -22,7 +22,7 @@ NORMAL_95 = 1.96
 RESAMPLES = 200
 
 WIDE_RESAMPLES, WIDE_FEATURES = 20, 512
-"""So many resamples where there are more features than these: each takes a covariance and its decomposition."""
+"""There are so many resamples where there are more features than these: each takes a covariance and decomposes it."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def intervals(
     """Scores of two sets of images, image by image of the same seeds, with intervals.
 
     Args:
-        sides: The two sets, which have as many images each.
-        real: What they are scored against.
-        neighbours: See `Metric`.
-        seed: The seed of the resamples.
-        name: What warnings call the real images.
-        resamples: How many. None: 200, or 20 where there are more than 512 features.
+        sides: the two sets, which have as many images each.
+        real: what they are scored against.
+        neighbours: see `Metric`.
+        seed: the seed of the resamples.
+        name: what warnings call the real images.
+        resamples: how many. None: 200, or 20 where there are more than 512 features.
     """
     num = len(sides[0])
     if resamples is None:

@@ -23,12 +23,12 @@ class Judge:
     """Real images in the features of one encoder, against which others get their scores.
 
     Args:
-        name: What warnings call the real images.
-        encoder: Takes the features of both.
-        neighbours: The nearest neighbour that some metrics look at.
-        facts: What scores depend on besides the images that are scored, JSON-able.
-        real: Makes the real images' side when it is first needed.
-        heldout: Makes that of real images which the generator was not trained on. None: there are none.
+        name: what warnings call the real images.
+        encoder: takes the features of both.
+        neighbours: the nearest neighbour that some metrics look at.
+        facts: what scores depend on besides the images that are scored, JSON-able.
+        real: makes the real images' side when it is first needed.
+        heldout: makes that of real images which the generator was not trained on; None: there are none.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Judge:
         """Scores of images, beside those of held-out ones where there are any.
 
         Args:
-            images: At least two.
-            work: A folder for what is under way, from which another call goes on; the caller removes it. None: nothing
+            images: what is scored, at least two.
+            work: a folder for what is under way, from which another call goes on; the caller removes it; None: nothing
                 is kept.
-            share: Which of several processes with the same `work` this is.
+            share: which of several processes with the same `work` this is.
 
         Returns:
             The scores, or None while parts of other processes are missing.
 
         Raises:
-            ConfigError: Other images are under way in that folder.
-            ValueError: A feature is not finite.
+            ConfigError: other images are under way in that folder.
+            ValueError: a feature is not finite.
         """
         if work is None:
             return self.of_side(self.side(images, "evaluate"))

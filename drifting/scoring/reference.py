@@ -70,11 +70,11 @@ class Reference:
     """Statistics of real images.
 
     Attributes:
-        path: The file.
-        gaussians: Mean and covariance of each kind of features.
+        path: the file.
+        gaussians: mean and covariance of each kind of features.
         features: `[M, D]` of some of the images, or None.
-        images: Such images themselves, or None.
-        metadata: What a reference of ours says that it is of. None: it is a published one.
+        images: such images themselves, or None.
+        metadata: what a reference of ours says that it is of; None: it is a published one.
     """
 
     path: Path
@@ -182,17 +182,17 @@ def make_reference(
     """Writes the statistics of real images, going on where an earlier call stopped.
 
     Args:
-        images: The real images.
-        encoder: What takes their features.
-        out: The `.npz`.
-        keep: How many images' features to keep for metrics that need them, spread over all images.
-        share: Which of several processes this is.
+        images: the real images.
+        encoder: what takes their features.
+        out: the `.npz`.
+        keep: how many images' features to keep for metrics that need them, spread over all images.
+        share: which of several processes this is.
 
     Returns:
         Whether it is written.
 
     Raises:
-        ConfigError: There is something else at `out`.
+        ConfigError: there is something else at `out`.
     """
     require_argument(out.suffix == ".npz", "out", str(out), "must end in .npz")
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)

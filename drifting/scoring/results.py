@@ -23,7 +23,7 @@ def latest_scores(workdir: Path) -> dict[str, Any] | None:
         The scores, and `step seed uint8 data`; the best are those of the best rank, see `metrics.rank`.
 
     Raises:
-        InputError: The file of that step holds no scores.
+        InputError: the file of that step holds no scores.
     """
     files = {int(match[1]): file for file in workdir.glob("eval-*.json") if (match := EVAL_FILE.fullmatch(file.name))}
     if not files:

@@ -15,9 +15,9 @@ def defined_metrics(real: ImageSet, fake: ImageSet, neighbours: int, name: str) 
     """The metrics that these images have, in the order of `METRICS`. Those that lack something are warned of.
 
     Args:
-        real, fake: The real images and the generated ones.
-        neighbours: See `Metric`.
-        name: What the warning calls the real images.
+        real, fake: the real images and the generated ones.
+        neighbours: see `Metric`.
+        name: what the warning calls the real images.
     """
     defined: list[Metric] = []
     missing: dict[str, list[str]] = {}
@@ -37,7 +37,7 @@ def scores_of(real: ImageSet, fake: ImageSet, neighbours: int, name: str) -> Sco
     """The number of images as `num`, and every number of every metric that they have; see `defined_metrics`.
 
     Raises:
-        ValueError: A feature is not finite, or those of the two do not fit together.
+        ValueError: a feature is not finite, or those of the two do not fit together.
     """
     scores: Scores = {"num": len(fake)}
     for metric in defined_metrics(real, fake, neighbours, name):

@@ -104,7 +104,10 @@ def figure(
     """A figure of a column's width and its axes, an array `[rows, columns]`; call it within `style`.
 
     Args:
-        height: inches. pictures: the axes keep their aspect, as in `plane`. arguments: of `Figure.subplots`.
+        rows, columns: how many axes there are.
+        height: the height of the figure in inches.
+        pictures: whether the axes keep their aspect, as in `plane`.
+        arguments: further arguments of `Figure.subplots`.
     """
     figure = Figure(figsize=(COLUMN_INCHES, height), layout="compressed" if pictures else "constrained", dpi=FIGURE_DPI)
     FigureCanvasAgg(figure)

@@ -64,7 +64,7 @@ def run(settings: ProfilesStudy) -> Result:
     rows, claims = [], []
     for name in config.kernels:
         for field, exponent in tail_exponents(y, KERNELS[name], config.width, far).items():
-            # Of a kernel that is not the papers' nothing is claimed.
+            # Nothing is claimed of a kernel that is not the papers'.
             wanted = TAIL_EXPONENTS.get((field, name), -np.inf if name in ALL_KERNELS else None)
             rows.append((plots.title(name), plots.title(field), exponent, wanted))
             text = f"{plots.title(field)}, {plots.title(name)}: exponent of the tail"
@@ -92,7 +92,7 @@ def draw(config: ProfilesSettings, y: np.ndarray) -> Figure:
             ("$k^\\#$", "--", kernel.log_sharp),
         ):
             profile = jnp.exp(log_profile(d, config.width))
-            # At one width: the flat of Laplace is infinite at zero.
+            # All are drawn at one width: the flat of Laplace is infinite at zero.
             top.plot(d / config.width, profile / jnp.interp(config.width, d, profile), line, label=label)
         top.set(title=plots.title(name), ylim=(0, 3), xlabel="$d/\\sigma$")
         density, edges = np.histogram(y, 60, density=True)

@@ -97,14 +97,14 @@ class Distances(NamedTuple):
 
 
 def float32_distances(method: str, x: np.ndarray, y: np.ndarray) -> Distances:
-    """What `losses.map_loss` computes ('centred': the mean of the positives is the origin), or without a centre."""
+    """What `map_loss` computes ('centred': the mean of the positives is the origin), or without a centre."""
     query, positives = jnp.asarray(x), jnp.asarray(y)
     centre = jnp.mean(positives, axis=0) if method == "centred" else 0.0
     return Distances(*(np.asarray(centred_distance(query - centre, a - centre)) for a in (positives, query)))
 
 
 def exact_distances(x: np.ndarray, y: np.ndarray) -> Distances:
-    """From the differences, in float64."""
+    """Distances from the differences of coordinates, in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     return Distances(*(np.stack([np.linalg.norm(row - a, axis=1) for row in x]) for a in (y, x)))
 

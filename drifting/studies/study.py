@@ -157,7 +157,7 @@ def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """With null for infinities (of open intervals, say) and NaN, which JSON does not have."""
+    """Puts null for infinities (of open intervals, say) and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -143,7 +143,7 @@ def _draw(graphdef: Any, noise_dim: int, params: Params, key: Array, n: int) -> 
 
 @partial(jax.jit, static_argnums=0)
 def _advance(setup: _Setup, carry: Carry, first: Array, width: Array, key: Array) -> Carry:
-    """So many steps as `setup.chunk` says, the first of them number `first`."""
+    """Trains `setup.chunk` steps, the first of which has the number `first`."""
     recipe, optimizer = setup.recipe, _adam(setup.recipe)
 
     def step(carry: Carry, t: Array) -> tuple[Carry, None]:

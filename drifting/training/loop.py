@@ -42,7 +42,7 @@ class Callbacks:
         draw: `(step, state)` draws pictures.
         remedy: what to do about a loss that is not finite, a clause.
         evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
-        evaluate_every: at which steps it is called; 0: never.
+        evaluate_every: scores are due every so many steps; 0: never.
         finish: `(step, state)` does what is left once all steps are trained, also where a call finds them trained
             already; None: nothing is.
     """

@@ -77,7 +77,7 @@ def _packed(banks: Banks | None, with_samples: bool) -> dict[str, dict[str, Any]
 
 
 def _dealt(layout: Layout, held: dict[str, Any]) -> dict[str, Any]:
-    """As many sets of banks as there are now, in turn those that there were."""
+    """Deals the saved sets of banks out, in turn, to as many sets as there are now."""
     sets = held["pushed"].shape[0]
     if sets == layout.replicas:
         return dict(held)

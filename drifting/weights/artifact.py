@@ -77,7 +77,7 @@ def save_artifact(
         kind, model_config, params: see `Artifact`; `model_config` must be JSON.
         step: training steps behind the weights; None = unknown.
         ema_decay: decay of the average that `params` is; None = not an average.
-        network: of a generator: its name in `NETWORKS`; every other kind is its own.
+        network: a generator's name in `NETWORKS`; every other kind is its own network.
         extra: further JSON metadata, whose keys must be new.
 
     Raises:

@@ -39,7 +39,7 @@ def model_card(
         parameters: how many numbers the model has.
         repo: `OWNER/NAME` of the hub, for the commands.
         settings: the run's `config.json`.
-        scores: of the run, by name.
+        scores: the scores of the run, by name.
         license_id: the hub's name of a license, such as `apache-2.0`; None says nothing, which is up to the owner.
 
     Returns:

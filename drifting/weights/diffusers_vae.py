@@ -23,7 +23,7 @@ VAE_CONFIG = "config.json"
 VAE_TENSORS = "diffusion_pytorch_model.safetensors"
 
 DEFAULT_SCALING_FACTOR = 0.18215
-"""Of Stable Diffusion's latents; `config.json` files older than the field mean this one."""
+"""The factor of Stable Diffusion's latents; `config.json` files older than the field mean this one."""
 
 
 def load_vae(directory: str | os.PathLike[str]) -> Artifact:

@@ -53,7 +53,7 @@ class Fetched:
 
     Attributes:
         path: the folder.
-        commit: of the repository it comes from; None for a folder that was local already.
+        commit: the commit of the repository it comes from; None for a folder that was local already.
     """
 
     path: Path

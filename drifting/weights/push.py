@@ -32,7 +32,7 @@ def push_weights(
         repo: `OWNER/NAME`.
         revision: the branch; None = the default one.
         private: whether a new repository is private; one that exists stays as it is.
-        message: of the commit; None says what is uploaded.
+        message: the message of the commit; None says what is uploaded.
 
     Returns:
         The address of the repository, or of the branch in it.

@@ -38,7 +38,7 @@ class WeightsFormat:
 
     Attributes:
         load: reads the folder, or the one file, and returns its artifact; it checks names and shapes of all tensors.
-        kind: the kind of network, for the description of a folder: JSON fields. None: only the tensors tell.
+        kind: the kind of network, for the description of a folder: JSON fields; None: only the tensors tell.
         tensors: the file with the tensors in a folder of this format.
         description: the JSON file that describes the folder; None: there is none, and a reference may also be the file
             with the tensors itself, under any name.

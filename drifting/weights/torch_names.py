@@ -17,7 +17,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callab
     tensors keep their axes.
 
     Args:
-        tensors: by PyTorch name; the caller drops those that have no counterpart.
+        tensors: arrays by PyTorch name; the caller drops those that have no counterpart.
         shapes: our nested parameters, of which only names and shapes count (`nnx.eval_shape`).
         naming: our flat name, such as `conv_in/kernel`, to the PyTorch name.
 

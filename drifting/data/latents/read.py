@@ -127,10 +127,11 @@ class LatentSource:
 
     Attributes:
         shape: height, width, channels of the images that were encoded.
-        sample_shape: of their latents.
+        sample_shape: height, width, channels of their latents.
         vae, vae_checksum: reference of the VAE, and checksum of its weights.
         flip: whether the mirror images' moments are there.
-        labels: `[N]` int32. class_names, num_classes: their meaning.
+        labels: the class of each image, `[N]` int32.
+        class_names, num_classes: the names of the classes, and how many there are.
         path: the folder.
     """
 
@@ -235,7 +236,8 @@ def latents(
     Args:
         path: the cache's folder.
         split: `train`; there is no other.
-        image_size, channels, classes: of the images that were encoded. The cache knows them: given, they are compared.
+        image_size, channels, classes: what the images that were encoded had. The cache knows it: where they are given,
+            they are compared.
 
     Raises:
         InputError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`

@@ -49,12 +49,12 @@ def synthetic(image_size: int, split: str = "train", channels: int = 3, classes:
     each class.
 
     Args:
-        image_size: Height and width, in pixels.
+        image_size: height and width, in pixels.
         split: `train` or `heldout`, which differ in the noise.
-        channels, classes: How many.
+        channels, classes: how many channels and classes there are.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: an argument is out of range.
     """
     check_split(split)
     for key, value in dict(image_size=image_size, channels=channels, classes=classes).items():

@@ -114,7 +114,7 @@ class TfdsSource(EncodedSource):
         self._records = records
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
-        """Of each image, its number and its bytes."""
+        """Yields for each image its number and its bytes."""
         for index, (data, _) in zip(indices, self._records(indices), strict=True):
             yield f"{index} of split {self._records.split!r} in {self._records.folder}", data
 

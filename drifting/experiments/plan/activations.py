@@ -14,7 +14,7 @@ AbstractArray = jax.ShapeDtypeStruct
 COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,  # quick: nothing is run
     "xla_llvm_disable_expensive_passes": True,
-    # In the order that needs the least memory, as the compilers for GPU and TPU do; the CPU's own spends it on threads.
+    # The compilers for GPU and TPU order operations so as to need the least memory; the CPU's own spends it on threads.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 

@@ -87,13 +87,16 @@ class Workload:
     """What a training step needs, whatever it runs on. Sizes are in bytes, operations those of one step.
 
     Attributes:
-        samples: whose activations can be split into micro-batches.
-        parameters: numbers in each network.
+        samples: how many samples' activations can be split into micro-batches.
+        parameters: how many numbers each network has.
         flops: the operations of each part of a step.
         again: the operations that micro-batches compute a second time.
-        sharded: split over the fsdp axis. replicated: on every device. spread: split over all devices.
+        sharded: what is split over the fsdp axis.
+        replicated: what lies on every device.
+        spread: what is split over all devices.
         copies: weights in the dtype that the networks compute in.
-        activations: of one sample, by network: kept by automatic differentiation, and the compiler's figure.
+        activations: those of one sample in each network: what automatic differentiation keeps, and the compiler's
+            figure.
         loss: working memory of the largest feature map's loss, all labels.
         encoding: activations of the VAE that encodes new images.
     """
@@ -126,7 +129,7 @@ class Workload:
         activations = self.copies + local * sum(max(pair) for pair in self.activations.values())
         whole = micro_batch in (0, self.samples)
         loss = self.loss / mesh.devices
-        # In micro-batches nothing but features outlives a network's pass; of a whole batch the activations do.
+        # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
         found["activations" if whole else f"activations of {micro_batch} samples"] = activations
         found["loss of the largest feature map"] = loss if whole else max(0.0, loss - activations)
         return found

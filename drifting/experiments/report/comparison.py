@@ -31,11 +31,11 @@ def write_comparison(
     """Writes the page, whole or not at all.
 
     Args:
-        out: The file.
-        names: What the person called the two.
-        pair: The two generators.
-        drawn: Images of each at the same seeds, of which others are drawn for the pictures.
-        found: Their scores.
+        out: the file.
+        names: what the person called the two.
+        pair: the two generators.
+        drawn: images of each at the same seeds, of which others are drawn for the pictures.
+        found: their scores.
     """
     shown = _distinct(names)
     sections = [

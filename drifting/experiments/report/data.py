@@ -38,14 +38,14 @@ class RunData:
     """A run.
 
     Attributes:
-        name: That of its folder.
-        config: Its settings.
-        metrics: The rows of `metrics.jsonl`.
-        scores: The latest ones, or None.
-        status, error: How far a sweep's cell is, and why it failed.
-        grids: Step and file of its sample grids, in order.
-        varied: The settings of a sweep's cell that vary besides `PLACED_SETTINGS`, by the last part of their key.
-        seed: The seed of training, where a sweep has several.
+        name: the name of its folder.
+        config: the settings of the run.
+        metrics: the rows of `metrics.jsonl`.
+        scores: the latest ones, or None.
+        status, error: how far a sweep's cell is, and why it failed.
+        grids: step and file of its sample grids, in order.
+        varied: the settings of a sweep's cell that vary besides `PLACED_SETTINGS`, by the last part of their key.
+        seed: the seed of training, where a sweep has several.
     """
 
     name: str
@@ -72,7 +72,7 @@ class RunData:
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Its kernel widths."""
+        """The kernel widths of the run."""
         return tuple(self.config["loss"]["widths"])
 
     def curve(self, name: str) -> list[tuple[float, float]]:
@@ -94,7 +94,7 @@ def read_folder(workdir: Path) -> RunData | SweepData:
     """The run or sweep in a folder, which is left as it is.
 
     Raises:
-        DriftingError: There is neither, or what there is cannot be read.
+        DriftingError: there is neither, or what there is cannot be read.
     """
     if (workdir / SWEEP_FILE).is_file():
         return _read_sweep(workdir)

@@ -20,7 +20,7 @@ class Group:
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Its kernel widths."""
+        """The kernel widths of the runs."""
         return self.runs[0].widths
 
     @property

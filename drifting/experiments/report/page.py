@@ -44,8 +44,8 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
     """The whole HTML of a report.
 
     Args:
-        data: What the page shows.
-        version: What a page that is served is known by: it asks now and then whether there is a newer one. None: it is
+        data: what the page shows.
+        version: what a page that is served is known by: it asks now and then whether there is a newer one; None: it is
             a file.
     """
     if isinstance(data, SweepData):
@@ -57,9 +57,9 @@ def page_html(name: str, what: str, parts: Sequence[tuple[str, str]], version: s
     """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
 
     Args:
-        name, what: The title at the head of the page and what it is of.
-        parts: The sections in order.
-        version: See `page`.
+        name, what: the title at the head of the page and what it is of.
+        parts: the sections in order.
+        version: see `page`.
     """
     sections = [(title, body) for title, body in parts if body]
     links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)

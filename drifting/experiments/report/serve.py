@@ -44,11 +44,11 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
     """A server of the page on this machine alone, not yet serving; the page is made anew when something has changed.
 
     Args:
-        workdir: The folder of the run or sweep.
-        port: Where to listen. 0: any that is free.
+        workdir: the folder of the run or sweep.
+        port: where to listen. 0: any that is free.
 
     Raises:
-        ConfigError: There is no run or sweep in `workdir`, or the port cannot be had.
+        ConfigError: there is no run or sweep in `workdir`, or the port cannot be had.
     """
     one_at_a_time = threading.Lock()
     made = "", ""

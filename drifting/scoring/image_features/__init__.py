@@ -46,11 +46,11 @@ class ScoreEncoder:
     """Images to features, in blocks of one size on all devices of this process.
 
     Attributes:
-        name: A key of `SCORE_ENCODERS`.
-        reference: Where its weights lie; '' for none.
-        checksum: That of the weights; pixels have the same on any machine.
-        shape: Height, width and channels of the images that it was made for.
-        blocks, placed: The function in blocks of one size, and its parameters on each device; see `BlockFunction`.
+        name: a key of `SCORE_ENCODERS`.
+        reference: where its weights lie; '' for none.
+        checksum: the checksum of the weights; pixels have the same on any machine.
+        shape: height, width and channels of the images that it was made for.
+        blocks, placed: the function in blocks of one size, and its parameters on each device; see `BlockFunction`.
     """
 
     name: str
@@ -61,8 +61,8 @@ class ScoreEncoder:
     placed: list[Any]
 
     def __call__(self, images: Pixels, tick: Tick = nothing) -> FeaturesByKind:
-        """Of uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception also `spatial` `[N, 2023]`
-        and `logits` `[N, 1008]`.
+        """The features of images, uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception network
+        also `spatial` `[N, 2023]` and `logits` `[N, 1008]`.
         """
         found = []
         for block in self.blocks(self.placed, (images,)):
@@ -95,11 +95,11 @@ def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
         given: `inception`, whose weights are downloaded, or `inception:WEIGHTS`; `pixels`; `mae:WEIGHTS`, of images;
             `dinov2:WEIGHTS`.
             `inception:random` is untrained: its numbers are no scores, but they try out everything else.
-        shape: Height, width and channels.
+        shape: height, width and channels.
 
     Raises:
-        ArgumentError: There is no such encoder, its weights cannot be used, or it is for other images.
-        HubError: Its weights cannot be fetched.
+        ArgumentError: there is no such encoder, its weights cannot be used, or it is for other images.
+        HubError: its weights cannot be fetched.
     """
     kind, _, weights = given.partition(":")
     require_argument(kind in SCORE_ENCODERS, "encoder", given, use_one_of(kind, SCORE_ENCODERS))

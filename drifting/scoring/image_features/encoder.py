@@ -15,9 +15,9 @@ class ScoreEncoderParts:
     """What a `ScoreEncoder` is made of.
 
     Attributes:
-        params: The network's parameters, a pytree.
+        params: the network's parameters, a pytree.
         function: `(params, uint8 [B, H, W, C])` to arrays `[B, D]` float32 by kind: `features`, and what else there is.
-        checksum: That of the weights.
+        checksum: the checksum of the weights.
     """
 
     params: Any
@@ -32,7 +32,7 @@ class ScoreEncoderKind:
     Attributes:
         make: `(weights, shape)` to the parts of an encoder of images of that shape; `weights` is what stands behind the
             colon, or ''. It raises `InputError` where the weights or the shape cannot be used.
-        widths: How many features of each kind there are for images of a shape, as far as that is known without weights.
+        widths: how many features of each kind there are for images of a shape, as far as that is known without weights.
     """
 
     make: Callable[[str, Shape], ScoreEncoderParts]

@@ -22,7 +22,7 @@ def class_accuracy(train_images: ArrayLike, train_labels: ArrayLike, images: Arr
         labels: `[M]`.
 
     Raises:
-        ValueError: A label is missing, the shapes do not fit, or a value is not finite.
+        ValueError: a label is missing, the shapes do not fit, or a value is not finite.
     """
     return float(_right(train_images, train_labels, images, labels).mean())
 

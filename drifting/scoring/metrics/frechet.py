@@ -26,11 +26,11 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     (fewer samples than features), where rounding noise of size e in an eigenvalue would otherwise weigh e^(1/2).
 
     Args:
-        mu1, mu2: Means `[D]`.
-        sigma1, sigma2: Covariances `[D, D]`, symmetric.
+        mu1, mu2: means `[D]`.
+        sigma1, sigma2: covariances `[D, D]`, symmetric.
 
     Raises:
-        ValueError: The shapes do not fit, or a value is not finite.
+        ValueError: the shapes do not fit, or a value is not finite.
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mu1, sigma1, mu2, sigma2))
     dim = m1.shape[0] if m1.ndim == 1 else 0

@@ -22,7 +22,7 @@ def inception_score(logits: ArrayLike) -> tuple[float, float]:
     so that numbers compare.
 
     Args:
-        logits: Classifier logits `[N, classes]`, N at least 10.
+        logits: classifier logits `[N, classes]`, N at least 10.
 
     Raises:
         ValueError: `logits` is not `[N, classes]` or has fewer than 10 rows.

@@ -26,11 +26,11 @@ def kid(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
     """Mean and population standard deviation of the squared discrepancy over subsets; see `resampled_kid`.
 
     Args:
-        real: Features `[N, D]`, N at least 2.
-        fake: Features `[M, D]`, M at least 2.
+        real: features `[N, D]`, N at least 2.
+        fake: features `[M, D]`, M at least 2.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     found = resampled_kid(real, fake, np.ones((1, len(np.asarray(fake)))))[:, 0]
     return float(found.mean()), float(found.std())
@@ -45,12 +45,12 @@ def resampled_kid(
     rows than a subset, there is one subset, which holds all rows of both.
 
     Args:
-        real, fake: See `kid`.
-        counts: How often each fake row is drawn in each resample, `[S, M]`; ones give the sets as they are.
-        subsets, size: How many subsets, and how many rows in each.
+        real, fake: see `kid`.
+        counts: how often each fake row is drawn in each resample, `[S, M]`; ones give the sets as they are.
+        subsets, size: how many subsets, and how many rows in each.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     x, y, drawn = np.asarray(real), np.asarray(fake), np.asarray(counts, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:

@@ -18,15 +18,15 @@ class ImageSet:
     """Images as metrics see them: the real ones, or the generated ones.
 
     Attributes:
-        rows: Arrays `[N, D]` by kind, a row for each image: `features`, and of the Inception network also `spatial` and
+        rows: arrays `[N, D]` by kind, a row for each image: `features`, and of the Inception network also `spatial` and
             `logits`. Real images may have some rows or none.
-        statistics: Mean `[D]` and covariance `[D, D]` by kind where they are known, of all images and not of the rows.
-        labels: `[N]`, the class of each row. Of generated images it is the class asked for. None: unknown.
-        encoder: The score encoder that took the features.
-        counts: `[N]`, how often each row is drawn in a resample. None: each is there once.
+        statistics: mean `[D]` and covariance `[D, D]` by kind where they are known, of all images and not of the rows.
+        labels: `[N]`, the class of each row. Of generated images it is the class asked for; None: unknown.
+        encoder: the score encoder that took the features.
+        counts: `[N]`, how often each row is drawn in a resample; None: each is there once.
 
     Raises:
-        ValueError: The arrays do not have one row for each image.
+        ValueError: the arrays do not have one row for each image.
     """
 
     rows: Mapping[str, NDArray[np.floating]]
@@ -65,11 +65,11 @@ class Score:
     """One of the numbers of a metric, for a person.
 
     Attributes:
-        title: What tables and charts call it.
-        better: Which end is the better one. `neither`: the number goes with another one and is not compared.
-        headline: Whether a page shows it at the top.
-        places: Digits behind the point in tables.
-        ratio: Name of the number that this score is divided by that of held-out real images; '': there is none.
+        title: what tables and charts call it.
+        better: which end is the better one. `neither`: the number goes with another one and is not compared.
+        headline: whether a page shows it at the top.
+        places: digits behind the point in tables.
+        ratio: name of the number that this score is divided by that of held-out real images; '': there is none.
     """
 
     title: str
@@ -91,16 +91,16 @@ class Metric:
     """A metric: it knows arrays, and yields numbers by name.
 
     Attributes:
-        title: What a sentence calls it.
-        scores: Every number that it may yield.
-        compute: Computes the numbers; the names are some of those in `scores`.
-        kinds: The kinds of rows that it needs of generated images. Where an encoder has them not, the metric is no
+        title: what a sentence calls it.
+        scores: every number that it may yield.
+        compute: computes the numbers; the names are some of those in `scores`.
+        kinds: the kinds of rows that it needs of generated images. Where an encoder has them not, the metric is no
             score of it and is left out without a word.
-        real: What it needs of real images in the same kinds: nothing, their mean and covariance, or their rows.
-        labels: Whether it needs the classes of both; it is left out without a word where they are unknown.
-        images: How many images it needs at least, of both where it needs real rows.
-        neighbours: Whether it looks at nearest neighbours, of which there must be more than `eval.neighbours`.
-        resample: Computes the numbers of many resamples, for intervals. None: that takes too long, there are none.
+        real: what it needs of real images in the same kinds: nothing, their mean and covariance, or their rows.
+        labels: whether it needs the classes of both; it is left out without a word where they are unknown.
+        images: how many images it needs at least, of both where it needs real rows.
+        neighbours: whether it looks at nearest neighbours, of which there must be more than `eval.neighbours`.
+        resample: computes the numbers of many resamples, for intervals; None: that takes too long, there are none.
     """
 
     title: str

@@ -17,7 +17,7 @@ def checked(
     """Both sets of features `[N, D]` and `[M, D]` and the counts `[S, M]` of the second's resamples, as float64.
 
     Raises:
-        ValueError: The shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
+        ValueError: the shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
     """
     x, y, drawn = np.asarray(real, np.float64), np.asarray(fake, np.float64), np.asarray(counts, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
