@@ -25,7 +25,7 @@ class ArgumentError(ConfigError):
 
     Args:
         argument: the name of the argument, as the function has it.
-        value: what it is. None: it is missing, and the message leaves it out.
+        value: what it is; None: it is missing, and the message leaves it out.
         remedy: what is wrong with it or what would be right.
     """
 
@@ -97,6 +97,11 @@ def use_one_of(value: Any, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(value), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close and value not in known else ""
     return f"use one of {', '.join(known)}{hint}"
+
+
+def one_line(error: object) -> str:
+    """What an error or its message says, without line breaks."""
+    return " ".join(str(error).split())
 
 
 def unusable(key: str, reference: str | None, error: ValueError) -> str:

@@ -22,7 +22,7 @@ from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.parse import parse
 from drifting.config.schema import Config, ModelConfig
-from drifting.devices.mesh import BATCH, Layout, shardings
+from drifting.devices.mesh import BATCH_AXES, Layout, shardings
 from drifting.method.step import train_step
 
 COUNTS = (2, 4, 8, 16, 32)
@@ -50,7 +50,7 @@ def collective_bytes(module: str) -> Counter[str]:
 def layout_of(data: int, fsdp: int = 1) -> Layout:
     """A layout of the first `data * fsdp` devices."""
     devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-    return Layout(Mesh(devices, BATCH, axis_types=(AxisType.Auto,) * 2))
+    return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2))
 
 
 def small(labels: int) -> Config:

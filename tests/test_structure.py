@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -187,6 +187,84 @@ def committed_text_files() -> Iterator[tuple[Path, str]]:
                 continue
 
 
+SHARED_NAMES = {
+    "COMMANDS": "cli",  # the commands of a module
+    "PRESETS": "networks",  # constructor arguments that have a name
+    "read": "method",  # how an entry of `ENCODERS` reads its network
+    "draw": "studies",  # the figure of a study
+    "run": "studies",  # what a study does
+}
+"""Names of one interface that several modules of a room have; anywhere else they would have a second meaning."""
+
+VAGUE_NAMES = {
+    "blocks", "common", "frozen", "helpers", "misc", "packing", "parts", "resident", "trained", "util", "utils",
+}  # fmt: skip
+"""Module names that do not say what is inside: drawers, participles, and nouns that could each mean the others."""
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+
+STILL_LONG = {("drift_loss.py", "drift_loss: 63 lines")}
+STILL_AMBIGUOUS = {"Batch", "Features", "Params", "Tree", "create", "drift_loss", "score"}
+"""Names of `drifting/method`, which are to say of what they are as well. The two lists only ever become shorter."""
+
+
+def long_functions(text: str) -> list[str]:
+    """The functions of a source that have too many lines, docstrings and signatures counted."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sizes = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    return [f"{name}: {size} lines" for name, size in sizes.items() if size > LONGEST_FUNCTION]
+
+
+def undocumented(text: str) -> list[str]:
+    """Public functions, classes and methods of a source that have no docstring. `@overload` has none to have."""
+    found = []
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node) and "overload" not in [
+                dotted(mark).rpartition(".")[2] for mark in node.decorator_list
+            ]:
+                found.append(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{node.name}.")
+
+    visit(ast.parse(text).body, "")
+    return found
+
+
+def defined_names(text: str) -> set[str]:
+    """The public names that a source defines at its top, by `def`, `class` or an assignment."""
+    names: set[str] = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def ambiguous_names(texts: dict[str, str]) -> list[str]:
+    """Public names that are defined in several modules, but for those of one interface (`SHARED_NAMES`)."""
+    homes: dict[str, list[str]] = {}
+    for module, text in texts.items():
+        for name in defined_names(text):
+            homes.setdefault(name, []).append(module)
+    found = []
+    for name, modules in sorted(homes.items()):
+        one_interface = {room(module) for module in modules} == {SHARED_NAMES.get(name)}
+        if len(modules) > 1 and name != "logger" and not one_interface:
+            found.append(f"{name}: {', '.join(sorted(modules))}")
+    return found
+
+
+def vague_modules(modules: Iterable[str]) -> list[str]:
+    """Modules with a name out of `VAGUE_NAMES`."""
+    return sorted(module for module in modules if VAGUE_NAMES & set(module.split(".")))
+
+
 # --- the code base ----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +292,27 @@ def test_a_library_speaks_of_its_arguments_and_not_of_flags():
     texts = {name: text for name, text in sources().items() if not any(f"{name}.".startswith(f"{s}.") for s in skipped)}
     assert len(texts) > 50
     assert not [f"{name}, {found}" for name, text in texts.items() for found in flags_in_strings(text, known)]
+
+
+@pytest.mark.parametrize("path", python_files("drifting"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= LONGEST_FILE
+    assert not [found for found in long_functions(text) if (path.name, found) not in STILL_LONG]
+
+
+@pytest.mark.parametrize("path", python_files("drifting"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_everything_public_is_documented(path):
+    assert not undocumented(path.read_text(encoding="utf-8"))
+
+
+def test_a_name_has_one_meaning_in_the_whole_package():
+    found = ambiguous_names(sources())
+    assert {line.partition(":")[0] for line in found} == STILL_AMBIGUOUS, found
+
+
+def test_module_names_say_what_is_inside():
+    assert not vague_modules(sources())
 
 
 LIGHT = (
@@ -367,3 +466,51 @@ def test_global_state_is_found(text, found):
 )
 def test_machine_names_are_found(line, found):
     assert bool(MACHINE.search(line)) == found
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ("def f():\n" + "    pass\n" * LONGEST_FUNCTION, ["f: 61 lines"]),
+        ("class A:\n    def f(self):\n" + "        pass\n" * LONGEST_FUNCTION, ["f: 61 lines"]),
+        ("def f():\n" + "    pass\n" * (LONGEST_FUNCTION - 1), []),
+    ],
+)
+def test_long_functions_are_found(text, found):
+    assert long_functions(text) == found
+
+
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ("def f(): pass\nclass A: pass", ["f", "A"]),
+        ("class A:\n    '''A.'''\n    def f(self): pass\n    def _g(self): pass\n    def __h__(self): pass", ["A.f"]),
+        ("def f():\n    '''F.'''\n    def g(): pass\ndef _h(): pass\nclass _B:\n    def f(self): pass", []),
+        ("@overload\ndef f(): ...\n@typing.overload\ndef f(): ...\ndef f():\n    '''F.'''", []),
+    ],
+)
+def test_what_is_undocumented_is_found(text, found):
+    assert undocumented(text) == found
+
+
+def test_ambiguous_names_are_found():
+    texts = {
+        "drifting.studies.a": "def run(): ...\ndef _f(): ...\nX, (Y, Z) = 1, (2, 3)\nfrom x import W",
+        "drifting.studies.b": "def run(): ...\ndef _f(): ...\nY: int = 2\ndef f():\n    X = 1\nW = 1",
+        "drifting.cli.c": "class COMMANDS: ...\nlogger = 1",
+        "drifting.data.d": "logger = 1\nCOMMANDS = 1",
+    }
+    assert ambiguous_names(texts) == [
+        "COMMANDS: drifting.cli.c, drifting.data.d",
+        "Y: drifting.studies.a, drifting.studies.b",
+    ]
+
+
+def test_vague_modules_are_found():
+    modules = [
+        "drifting.data.utils",
+        "drifting.packing.bank",
+        "drifting.devices.block_function",
+        "drifting.data.source",
+    ]
+    assert vague_modules(modules) == ["drifting.data.utils", "drifting.packing.bank"]

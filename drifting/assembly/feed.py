@@ -13,7 +13,7 @@ from drifting.config.schema import Config, DataConfig, has_banks
 from drifting.data import in_memory
 from drifting.data.batches import ClassBalanced, Constant, Feed, Pipeline, members_of
 from drifting.data.source import Delivery, LabelledSource
-from drifting.devices.blocks import Blocks, joined
+from drifting.devices.block_function import BlockFunction, join_blocks
 from drifting.devices.mesh import Layout, one_device
 from drifting.errors import ConfigError, InputError
 from drifting.method.space import VAE_SLICE, SampleSpace
@@ -59,7 +59,7 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     if has_banks(config):
         return Pipeline(source, min(config.bank.push, len(source)), seed, **how)
     if config.data.resident == "device":
-        samples = in_memory.load(source, config.data.flip, layout.batch, layout.devices, layout.take)
+        samples = in_memory.load_source(source, config.data.flip, layout.batch, layout.devices, layout.take)
         return Constant({"samples": samples})
     if config.data.resident == "host":
         source = in_memory.InMemory(source, config.data.flip)
@@ -74,11 +74,11 @@ def resident_source(data: DataConfig, source: LabelledSource, space: SampleSpace
     """
     if data.resident is None or space.as_delivered:
         return source, space
-    blocks = Blocks(space.records, VAE_SLICE, jax.local_devices())
+    blocks = BlockFunction(space.records, VAE_SLICE, jax.local_devices())
     placed = blocks.place(space.params)
 
     def encode(images: NDArray) -> NDArray:
-        moments: NDArray = joined(blocks(placed, (images,)))
+        moments: NDArray = join_blocks(blocks(placed, (images,)))
         return moments
 
     height, width, channels = space.record.shape

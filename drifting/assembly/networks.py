@@ -13,7 +13,7 @@ from drifting.config.schema import MAEConfig, ModelConfig
 from drifting.errors import ConfigError, one_of
 from drifting.networks import NETWORKS
 from drifting.networks.mae import MAE
-from drifting.networks.network import Generator, Params, create, generator_of
+from drifting.networks.network import Generator, Params, generator_of, make_network
 
 
 def check_model(model: ModelConfig) -> None:
@@ -57,7 +57,7 @@ def generator(
 
     def init() -> Params:
         rngs = nnx.Rngs(params=jax.random.key(seed))
-        return nnx.to_pure_dict(nnx.state(create(name, arguments, rngs)))
+        return nnx.to_pure_dict(nnx.state(make_network(name, arguments, rngs)))
 
     return generator_of(name, arguments, shape), init
 

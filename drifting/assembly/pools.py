@@ -50,10 +50,11 @@ def fill_banks(
 
     Args:
         config: the settings.
-        space: what is kept of a sample.
-        layout: where the banks lie.
-        source: the real samples. feed: their batches.
-        state: with banks; without, it is returned as it is.
+        space: says what the banks keep of a sample.
+        layout: says where the banks lie.
+        source: the real samples that the run trains on.
+        feed: yields batches of them.
+        state: the state whose banks are filled; one without banks is returned as it is.
         frozen: `space.params`.
 
     Raises:

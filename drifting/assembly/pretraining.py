@@ -36,11 +36,11 @@ class Pretraining:
 
     Attributes:
         config: the settings, with the VAE of cached latents named.
-        source: the real samples.
+        source: the real samples that the autoencoder trains on.
         arguments: constructor arguments of the autoencoder, JSON-able.
-        parts: the static parts of the step.
-        layout: where everything lies.
-        empty: jittable; makes the state before the first step.
+        parts: what the step is compiled for.
+        layout: says where every array lies.
+        empty: makes the state before the first step; it can be jitted.
         frozen: parameters of the VAE of latents, on all devices.
         key: the run's key.
         compiled: the jitted step, `(state, batch, frozen, key) -> (state, metrics)`; the state is donated.

@@ -46,11 +46,11 @@ class Run:
 
     Attributes:
         config: the settings, with the VAE of cached latents named.
-        source: the real samples.
-        encoder: the feature space.
-        parts: the static parts of the step.
-        layout: where everything lies.
-        empty: jittable; makes the state before the first step, its banks still empty.
+        source: the real samples that the run trains on.
+        encoder: the feature space of the loss.
+        parts: what the step is compiled for.
+        layout: says where every array lies.
+        empty: makes the state before the first step, its banks still empty; it can be jitted.
         frozen: parameters of the frozen networks, on all devices.
         widths, key: the other constants of the step.
         compiled: the jitted step, `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
@@ -96,7 +96,7 @@ class Run:
         """Images `[N, H, W, C]` float32 in [-1, 1] of the first average of the parameters.
 
         Args:
-            state: of this run.
+            state: a state of this run.
             labels: `[N]` class of each image.
             seed: image `i` depends on the seed `seed + i` alone.
             alpha: the guidance scale; None: `eval.alpha`.
@@ -184,8 +184,10 @@ def set_up(
 
     Args:
         config: the settings.
-        space: what a sample is. encoder: the feature space. num_classes: of the data.
-        layout: where arrays lie; None: on one device.
+        space: says what a sample is.
+        encoder: the feature space of the loss.
+        num_classes: how many classes the data have.
+        layout: says where arrays lie; None: on one device.
         network: see `prepare`.
     """
     if network is None:

@@ -13,11 +13,11 @@ from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
-from drifting.cli.messages import close_to, fail, one_line
+from drifting.cli.messages import close_to, fail
 from drifting.cli.settings import parse_flags
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
-from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError
+from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
 
@@ -83,9 +83,9 @@ def _configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # Of loops that end while something is still written, as on a full disk; what comes of it is our own message.
+    # It warns of loops that end while something is still written, as on a full disk; that becomes a message of ours.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    # Its retries without a network, twenty lines of them; what comes of them is our own message.
+    # It reports its retries without a network in twenty lines; what comes of them is a message of ours.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 

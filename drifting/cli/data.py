@@ -7,7 +7,7 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import fail
-from drifting.cli.shared import ENCODERS, SHARE_FLAGS, define_share, out_of, share_of, workdir_of
+from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, define_share, out_of, share_of, workdir_of
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, Config
 from drifting.errors import as_argument
@@ -52,7 +52,9 @@ def _define_reference(values: flags.FlagValues) -> None:
     files = "images of a folder or .npz, in place of --config, whose data are read"
     flags.DEFINE_string("images", None, files, flag_values=values)
     flags.DEFINE_string("split", "train", "of the data: train (default) or heldout", flag_values=values)
-    flags.DEFINE_string("encoder", "inception", f"features: {ENCODERS}; default inception", flag_values=values)
+    flags.DEFINE_string(
+        "encoder", "inception", f"features: {SCORE_ENCODER_HELP}; default inception", flag_values=values
+    )
     keep = "images whose features are kept for precision and recall; default 10000"
     flags.DEFINE_integer("keep", 10_000, keep, lower_bound=0, flag_values=values)
     define_share(values, "make one reference")

@@ -9,7 +9,7 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.settings import load_function, load_settings
-from drifting.cli.shared import WEIGHTS, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, out_of, workdir_of
 from drifting.config.parse import parse
 from drifting.errors import ConfigError
 from drifting.studies import STUDIES
@@ -49,9 +49,9 @@ def _sweep(values: flags.FlagValues) -> int:
     if not values.slurm:
         return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
     options = dict(_option(option) for option in values.slurm_options)
-    sweep.prepare(found, cells, workdir)
+    sweep.prepare_sweep(found, cells, workdir)
 
-    def command_of(cell: grid.Cell) -> list[str]:
+    def command_of(cell: grid.SweepCell) -> list[str]:
         given = [f"--config={values.config}", f"--workdir={workdir}", f"--index={cell.index}"]
         return [sys.executable, "-m", "drifting.cli", "sweep", *given]
 
@@ -95,7 +95,7 @@ def _define_study(values: flags.FlagValues) -> None:
 
 def _define_diagnose(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run", None, "run directory of `drifting train`, or give --weights", flag_values=values)
-    flags.DEFINE_string("weights", None, f"{WEIGHTS}, in place of --run", flag_values=values)
+    flags.DEFINE_string("weights", None, f"{WEIGHTS_HELP}, in place of --run", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
     _define_study(values)
 

@@ -6,14 +6,14 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import ENCODERS, SHARE_FLAGS, WEIGHTS, define_share, share_of
+from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, WEIGHTS_HELP, define_share, share_of
 from drifting.errors import ConfigError, as_argument
 
 
 def _define_images(values: flags.FlagValues) -> None:
     """Which images a generator draws."""
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
-    flags.DEFINE_string("weights", None, f"or {WEIGHTS}", flag_values=values)
+    flags.DEFINE_string("weights", None, f"or {WEIGHTS_HELP}", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
     flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
     flags.DEFINE_string("labels", None, "file with the label of each image, in place of --classes", flag_values=values)
@@ -112,7 +112,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_string("images", None, files, flag_values=values)
     reference = ".npz that `drifting reference` wrote, or ADM's; default: a run's own pixels"
     flags.DEFINE_string("reference", None, reference, flag_values=values)
-    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {SCORE_ENCODER_HELP}; default the reference's", flag_values=values)
     flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
     count = "images; default eval.num_samples, 50000 of --weights, all of --images"
     flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
@@ -133,11 +133,11 @@ def _evaluate(values: flags.FlagValues) -> int:
     from drifting.runs.shared_work import Share
     from drifting.scoring.evaluate import evaluate_generator
     from drifting.scoring.results import score_table
-    from drifting.scoring.settings import Settings
+    from drifting.scoring.settings import ScoreSettings
 
     if values.images:
         return _evaluate_files(values)
-    settings = Settings(
+    settings = ScoreSettings(
         num=values.num,
         alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
         seed=values.seed if values["seed"].present else None,
@@ -198,11 +198,11 @@ def _number(flag: str, text: str) -> float:
 
 def _define_compare(values: flags.FlagValues) -> None:
     for flag in ("a", "b"):
-        flags.DEFINE_string(flag, None, f"run directory, or {WEIGHTS}", flag_values=values)
+        flags.DEFINE_string(flag, None, f"run directory, or {WEIGHTS_HELP}", flag_values=values)
     flags.DEFINE_string("out", "compare.html", "HTML file to write; default compare.html here", flag_values=values)
     reference = ".npz that `drifting reference` wrote, or ADM's; default: A's own pixels"
     flags.DEFINE_string("reference", None, reference, flag_values=values)
-    flags.DEFINE_string("encoder", None, f"features: {ENCODERS}; default the reference's", flag_values=values)
+    flags.DEFINE_string("encoder", None, f"features: {SCORE_ENCODER_HELP}; default the reference's", flag_values=values)
     flags.DEFINE_integer("num", None, "images of each; default A's eval.num_samples", lower_bound=2, flag_values=values)
     flags.DEFINE_float("alpha", None, "guidance scale of both; default each one's own", flag_values=values)
     flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
@@ -213,10 +213,10 @@ def _define_compare(values: flags.FlagValues) -> None:
 def _compare(values: flags.FlagValues) -> int:
     if not values.a or not values.b:
         raise ConfigError("compare: give two runs or weights, drifting compare A B")
-    from drifting.experiments.compare import compare, comparison_table
+    from drifting.experiments.compare import compare_generators, comparison_table
 
     out = Path(values.out)
-    found = compare(
+    found = compare_generators(
         values.a,
         values.b,
         out,

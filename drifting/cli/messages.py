@@ -16,8 +16,3 @@ def close_to(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = [word for word in known if word.startswith(f"{name} ")] or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
-    return " ".join(str(error).split())

@@ -15,12 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from drifting.cli.command import Command
-from drifting.cli.messages import close_to, one_line
+from drifting.cli.messages import close_to
 from drifting.config.older import renamed
 from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of
 from drifting.config.sections import accepts_none, wrong_type
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_line
 
 
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:
@@ -85,7 +85,7 @@ def _define_settings(
             continue
         if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
             none.add(match[1])
-            # Of a key given twice the last value counts.
+            # The last value of a key that is given twice counts.
             rest = [other for other in rest if other.split("=")[0].lstrip("-") != f"config.{match[1]}"]
             continue
         if match:

@@ -7,9 +7,9 @@ from absl import flags
 
 from drifting.errors import ConfigError
 
-WEIGHTS = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
+WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
-ENCODERS = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
+SCORE_ENCODER_HELP = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
 
 
 SHARE_FLAGS = {"index": "process_index", "count": "process_count"}
@@ -42,7 +42,7 @@ def define_share(values: flags.FlagValues, what: str) -> None:
 
 def share_of(values: flags.FlagValues) -> tuple[int, int]:
     """Index and count of the processes that share a command's work."""
-    # In a step of SLURM's; a batch script's own environment names tasks that do not run.
+    # They are those of a step of SLURM's; a batch script's own environment names tasks that do not run.
     index, count = (os.environ.get(name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
     if values.process_index is None and values.process_count is None and index and count:
         return int(index), int(count)

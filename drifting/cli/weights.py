@@ -3,7 +3,7 @@
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import WEIGHTS, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, out_of, workdir_of
 from drifting.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def _export(values: flags.FlagValues) -> int:
 
 
 def _define_import(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("weights", None, WEIGHTS, flag_values=values)
+    flags.DEFINE_string("weights", None, WEIGHTS_HELP, flag_values=values)
     _define_out(values)
 
 
@@ -59,9 +59,9 @@ def _push(values: flags.FlagValues) -> int:
     weights = _weights(values)
     if not values.repo:
         raise ConfigError("--repo: give the repository, OWNER/NAME")
-    from drifting.weights.push import push
+    from drifting.weights.push import push_weights
 
-    print(push(weights, values.repo, revision=values.revision, private=values.private))
+    print(push_weights(weights, values.repo, revision=values.revision, private=values.private))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Settings: every key and its default (`schema`), read strictly (`parse`), checked together (`checks`).
 
-What files in `configs/` need is handed on here.
+What files in `configs/` need is handed on here. To add a setting: a field with its default in `schema`, and a rule in
+`checks` if not every value can work.
 """
 
 from drifting.config.parse import parse, to_config_dict

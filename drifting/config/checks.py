@@ -205,7 +205,10 @@ def check_layout(config: TrainingConfig, devices: int, processes: int, samples: 
     """What has to be divisible by the number of devices, over which every batch is spread.
 
     Args:
-        devices: of the mesh. processes: that share them. samples: real ones there are.
+        config: the settings.
+        devices: how many devices the mesh has.
+        processes: how many processes share them.
+        samples: how many real samples there are.
 
     Raises:
         ConfigError: naming the first setting that does not fit.

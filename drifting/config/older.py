@@ -5,7 +5,7 @@ from typing import Any
 
 from drifting.errors import ConfigError
 
-FEATURES: dict[str, tuple[str, str, Any]] = {
+RENAMED_FEATURES: dict[str, tuple[str, str, Any]] = {
     "mae": ("mae", "weights", None),
     "mae_size": ("mae", "size", None),
     "mae_dtype": ("mae", "dtype", "float32"),
@@ -25,8 +25,8 @@ FEATURES: dict[str, tuple[str, str, Any]] = {
 def renamed(path: str) -> str:
     """The key that a former key such as `features.mae_size` is now; any other key as it is."""
     section, _, key = path.partition(".")
-    if section == "features" and key in FEATURES:
-        encoder, option, _ = FEATURES[key]
+    if section == "features" and key in RENAMED_FEATURES:
+        encoder, option, _ = RENAMED_FEATURES[key]
         return f"features.options.{encoder}.{option}"
     return path
 
@@ -45,8 +45,8 @@ def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
         return found
     options = {name: dict(given) if isinstance(given, Mapping) else given
                for name, given in features.get("options", {}).items()}  # fmt: skip
-    for key in [key for key in features if key in FEATURES]:
-        encoder, option, default = FEATURES[key]
+    for key in [key for key in features if key in RENAMED_FEATURES]:
+        encoder, option, default = RENAMED_FEATURES[key]
         value = features.pop(key)
         if value == default or (isinstance(value, list) and tuple(value) == default):
             continue

@@ -1,4 +1,4 @@
-"""From a `ConfigDict` or nested keys and values to the dataclasses of settings, and back."""
+"""Makes the dataclasses of settings of a `ConfigDict` or of nested keys and values, and the other way round."""
 
 import dataclasses
 import typing

@@ -91,7 +91,7 @@ class FeaturesConfig:
     `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
     """
 
-    encoders: tuple[str, ...] = ("mae",)  # of `drifting.method.encoders.ENCODERS`; (): the samples alone
+    encoders: tuple[str, ...] = ("mae",)  # keys of `drifting.method.encoders.ENCODERS`; (): the samples alone
     # What each encoder is told, by its name: `weights` and what else its options in `drifting.method.encoders` are.
     options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
@@ -269,13 +269,13 @@ def to_dict(config: Settings) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
-OWNERS = {"study": "study", "cache": "cache", "mae": "pretrain"}
+SECTION_COMMANDS = {"study": "study", "cache": "cache", "mae": "pretrain"}
 """Sections that only the settings of one command have."""
 
 
 def command_of(settings: Mapping[str, Any]) -> str:
     """The command these settings belong to, by their sections: `train`, `pretrain`, `cache` or `study`."""
-    return next((name for section, name in OWNERS.items() if section in settings), "train")
+    return next((name for section, name in SECTION_COMMANDS.items() if section in settings), "train")
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class DiagnoseSettings:
     labels: int = 10
     generated: int = 32  # generated samples a label, the queries
     references: int = 256  # further samples of each distribution: generated, real of the class, real of any class
-    positions: int = 4  # of each feature map, evenly spread
+    positions: int = 4  # positions of each feature map, evenly spread
     kernel: str | None = None  # None: that of the loss
     widths: tuple[float, ...] = ()  # (): those of the loss
     alpha: float | None = None  # guidance scale; None: the generator's own

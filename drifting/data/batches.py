@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from drifting.data.source import LabelledSource, Source, delivery, read
+from drifting.data.source import LabelledSource, Source, delivery, read_records
 from drifting.errors import InputError, require_argument
 
 # Purposes of the random streams, so that no two draws of a run share one.
@@ -30,7 +30,7 @@ class Feed(Protocol):
     def __next__(self) -> dict[str, Any]: ...
 
     def state(self) -> dict[str, int]:
-        """Where it is, for JSON."""
+        """The position in the data, for JSON."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue where a feed of that state was."""
@@ -49,14 +49,14 @@ class Constant:
         return self._batch
 
     def state(self) -> dict[str, int]:
-        """Nothing."""
+        """There is no position: an empty dict."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        """Does nothing: there is no position."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing: nothing runs in the background."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ class Reading:
 class BatchIterator(abc.ABC):
     """An iterator of `{"image": [B, H, W, C], "label": int32 [B]}` that can be resumed at any batch.
 
-    Images are uint8, float32 in [-1, 1], or float16 moments of latents (`drifting.data.source.read`). `Pipeline` and
-    `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
+    Images are uint8, float32 in [-1, 1], or float16 moments of latents, see `drifting.data.source.read_records`.
+    `Pipeline` and `ClassBalanced` choose the indices of a batch; this class reads, crops, flips, prefetches and counts.
 
     Args:
-        source: The images.
-        batch_size: Images in a batch, over all processes.
-        num_batches: Where the iterator stops.
-        seed: Any non-negative integer; order, flips and crops follow from it.
-        reading: How images are read; neither it nor the number of processes changes what is delivered.
+        source: the images.
+        batch_size: images in a batch, over all processes.
+        num_batches: where the iterator stops.
+        seed: any non-negative integer; order, flips and crops follow from it.
+        reading: how images are read; neither it nor the number of processes changes what is delivered.
     """
 
     def __init__(self, source: Source, *, batch_size: int, num_batches: int, seed: int, reading: Reading) -> None:
@@ -146,7 +146,7 @@ class BatchIterator(abc.ABC):
                 mirrored[here] = coins[rows[here]]
         if self._reading.random_crop:
             crop_seeds = [(self.seed, _CROP, int(place)) for place in ids]
-        return read(self.source, indices, mirrored, crop_seeds)
+        return read_records(self.source, indices, mirrored, crop_seeds)
 
     def _start(self) -> Any:
         """Grain's iterator of the batches from the present position on."""
@@ -214,15 +214,15 @@ class Pipeline(BatchIterator):
     uint32: each image's place in the order, by which `recall` reads it again.
 
     Args:
-        source: The images.
-        batch_size: Images in a batch, over all processes; at most the size of the source.
-        seed: Any non-negative integer.
+        source: the images.
+        batch_size: images in a batch, over all processes; at most the size of the source.
+        seed: any non-negative integer.
         shuffle: False reads every epoch in the order of the source.
-        epochs: None for an endless pipeline.
-        reading: The fields of `Reading`.
+        epochs: how often every image is read; None for an endless pipeline.
+        reading: the fields of `Reading`.
 
     Raises:
-        ArgumentError: A count is out of range, `process_count` does not divide the batch, or the source is too small.
+        ArgumentError: a count is out of range, `process_count` does not divide the batch, or the source is too small.
     """
 
     def __init__(
@@ -278,16 +278,16 @@ class ClassBalanced(BatchIterator):
     recipe draws 5 classes x 96.
 
     Args:
-        source: The images; labels must be known in advance.
-        classes_per_batch: Groups in a batch.
-        samples_per_class: Images of its class in each.
-        seed: Any non-negative integer.
-        unconditional: Images of any class in each.
-        reading: The fields of `Reading`.
+        source: the images; labels must be known in advance.
+        classes_per_batch: groups in a batch.
+        samples_per_class: images of its class in each.
+        seed: any non-negative integer.
+        unconditional: images of any class in each.
+        reading: the fields of `Reading`.
 
     Raises:
-        ArgumentError: A count is out of range, or `process_count` does not divide the batch.
-        InputError: A class has no images.
+        ArgumentError: a count is out of range, or `process_count` does not divide the batch.
+        InputError: a class has no images.
     """
 
     def __init__(

@@ -71,7 +71,9 @@ def random_crop(pixels: NDArray[np.uint8], size: int, seed: Seed) -> NDArray[np.
 
 
 def random_crops(images: NDArray, seeds: Sequence[Seed]) -> NDArray:
-    """Of each image `[B, H, W, C]`, uint8 or float32 in [-1, 1], a random part by its own seed, resized to `H x W`."""
+    """Cuts a random part by its own seed out of each image `[B, H, W, C]` and resizes it to `H x W`.
+
+    Images are uint8 or float32 in [-1, 1]."""
     _, height, width, channels = images.shape
     out = np.empty_like(images)
     for row, seed in enumerate(seeds):

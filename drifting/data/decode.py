@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from drifting.data.crop import Seed, centre_crop, random_crop
-from drifting.data.source import Batch, Indices, Records, to_float
-from drifting.errors import InputError
+from drifting.data.source import Indices, LabelledImages, Records, to_float
+from drifting.errors import InputError, one_line
 
 LONGEST_RATIO = 50
 """Ratio of an image's sides from which on it is no picture: of a strip 2 pixels wide, resized before it is cropped, a
@@ -25,10 +25,10 @@ class EncodedSource(abc.ABC):
     palettes and 16 bits are understood, alpha is dropped.
 
     Args:
-        name: The source's name.
+        name: the source's name.
         labels: `[N]` integers.
-        class_names: One name for each class.
-        image_size: Height and width of the delivered images, in pixels.
+        class_names: one name for each class.
+        image_size: height and width of the delivered images, in pixels.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
@@ -48,7 +48,7 @@ class EncodedSource(abc.ABC):
 
     @abc.abstractmethod
     def encoded(self, indices: Indices) -> Iterable[tuple[str, Path | bytes]]:
-        """Of each image, what to call it in an error, and its file or its bytes."""
+        """Yields for each image what an error calls it, and its file or its bytes."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,12 +57,12 @@ class EncodedSource(abc.ABC):
         images, labels = self.__getitems__([range(len(self))[index]])
         return images[0], int(labels[0])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         images, labels = self.read(indices, np.zeros(len(indices), bool), None)
         return to_float(images), labels
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """Images uint8 and labels, mirrored and cropped as `drifting.data.source.read` says: of the whole images."""
+        """Images uint8 and labels; the whole images are mirrored and cropped, as `read_records` says."""
         images, size = np.empty((len(indices), *self.shape), np.uint8), self.shape[0]
         for row, (name, data) in enumerate(self.encoded(indices)):
             pixels = decode(name, data, self.shape[2])
@@ -102,5 +102,5 @@ def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB" if channels == 3 else "L"))
     # Pillow raises SyntaxError and ValueError, too, on damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"cannot read the image {name}: {reason}; repair or remove it") from error

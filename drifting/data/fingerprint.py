@@ -7,17 +7,17 @@ import numpy as np
 
 from drifting.data.source import LabelledSource
 
-PROBES = 32
+PROBED_IMAGES = 32
 """Images that the checksum of a data set covers."""
 
 
 def data_facts(source: LabelledSource) -> dict[str, Any]:
     """What a run depends on of its data, JSON-able: enough to use its model without them, and to tell others apart.
 
-    The checksum covers all labels and `PROBES` images spread over the data: cheap on any size, and a data set that was
-    exchanged or reordered under the same path is noticed.
+    The checksum covers all labels and `PROBED_IMAGES` images spread over the data: that is cheap on any size, and a
+    data set that was exchanged or reordered under the same path is noticed.
     """
-    images, _ = source.__getitems__(np.linspace(0, len(source) - 1, PROBES).astype(np.int64))
+    images, _ = source.__getitems__(np.linspace(0, len(source) - 1, PROBED_IMAGES).astype(np.int64))
     checksum = hashlib.sha256(source.labels.tobytes() + images.tobytes()).hexdigest()
     return {
         "data": source.name,

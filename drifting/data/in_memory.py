@@ -1,4 +1,7 @@
-"""A whole data set in memory: `InMemory` on the host, `load` on the devices, sorted by class; `Encoded` as latents."""
+"""A whole data set in memory.
+
+`InMemory` keeps it on the host, `load_source` puts it on the devices, sorted by class; `Encoded` makes latents of it.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,7 +15,16 @@ from numpy.typing import NDArray
 
 from drifting.data.batches import members_of
 from drifting.data.crop import Seed
-from drifting.data.source import Batch, Delivery, Indices, LabelledSource, Records, augmented, delivery, read
+from drifting.data.source import (
+    Delivery,
+    Indices,
+    LabelledImages,
+    LabelledSource,
+    Records,
+    augmented,
+    delivery,
+    read_records,
+)
 from drifting.method.all_samples import AllSamples, look_up
 from drifting.method.placement import Take
 
@@ -45,12 +57,12 @@ class Encoded:
         moments, labels = self.__getitems__([index])
         return moments[0], int(labels[0])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         return self.read(indices, np.zeros(len(indices), bool), None)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Moments of the images, mirrored and cropped before they are encoded, and labels."""
-        images, labels = read(self._source, indices, mirrored, crop_seeds)
+        images, labels = read_records(self._source, indices, mirrored, crop_seeds)
         return self._encode(images), labels
 
 
@@ -73,18 +85,18 @@ class InMemory:
     def __getitem__(self, index: int, /) -> tuple[NDArray, int]:
         return self._records[index, 0], int(self.labels[index])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         return self.read(indices, np.zeros(len(indices), bool), None)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """As `drifting.data.source.read`, from memory."""
+        """Reads as `drifting.data.source.read_records` says, from memory."""
         rows = np.asarray(indices, dtype=np.int64)
         if self._records.shape[1] > 1:
             return self._records[rows, mirrored.astype(np.intp)], self.labels[rows]
         return augmented(self._records[rows, 0], mirrored, crop_seeds), self.labels[rows]
 
 
-def load(
+def load_source(
     source: LabelledSource, flip: bool, sharding: Sharding | None = None, shards: int = 1, take: Take = look_up
 ) -> AllSamples:
     """All of a source on the devices; each process reads only what its own devices hold.
@@ -121,7 +133,7 @@ def views(source: LabelledSource, flip: bool) -> Callable[[NDArray[np.int64]], N
     kinds = (False, True) if flip and delivery(source).are_moments else (False,)
 
     def chunk(rows: NDArray[np.int64]) -> NDArray:
-        return np.stack([read(source, rows, np.full(len(rows), kind), None)[0] for kind in kinds], axis=1)
+        return np.stack([read_records(source, rows, np.full(len(rows), kind), None)[0] for kind in kinds], axis=1)
 
     def all_of(rows: NDArray[np.int64]) -> NDArray:
         first = chunk(rows[:1])

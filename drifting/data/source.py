@@ -12,7 +12,7 @@ from drifting.errors import InputError
 
 Indices = Sequence[int] | NDArray[np.integer]
 
-Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
+LabelledImages = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 Records = tuple[NDArray, NDArray[np.int32]]
 
@@ -21,16 +21,16 @@ SPLITS = ("train", "heldout")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What `read` of a source delivers for each index.
+    """What `read_records` of a source delivers for each index.
 
     Attributes:
-        shape: of one array.
-        dtype: its dtype; images are `uint8`, or `float32` in [-1, 1].
+        shape: the shape of one array.
+        dtype: the dtype of the arrays; images are `uint8`, or `float32` in [-1, 1].
         vae: None where these are images. Otherwise they are moments of latents, mean and log-variance along the last
             axis, and this is a reference to the VAE that encoded them.
         vae_checksum: checksum of that VAE's weights.
         mirrored: whether mirror images can be had. Those of images are made by turning them, those of moments are read.
-        path: where they lie, for messages; '' if nowhere.
+        path: the folder they lie in, for messages; '' if there is none.
     """
 
     shape: tuple[int, int, int]
@@ -73,7 +73,7 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         """Image `[H, W, C]` float32 in [-1, 1], and its label."""
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         """Images `[B, H, W, C]` float32 in [-1, 1], and labels `[B]` int32: the fast path for a batch."""
 
 
@@ -90,7 +90,7 @@ class AugmentingSource(Source, Protocol):
     """A source that delivers its images as it keeps them, and mirrors and crops them itself."""
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """As `read` below."""
+        """Reads as `read_records` says."""
 
 
 @runtime_checkable
@@ -102,12 +102,14 @@ class VerifiableSource(Source, Protocol):
 
 
 def delivery(source: Source) -> Delivery:
-    """What `read` of the source delivers."""
+    """What `read_records` of the source delivers."""
     found: Delivery = getattr(source, "delivers", None) or Delivery(source.shape)
     return found
 
 
-def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+def read_records(
+    source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None
+) -> Records:
     """Augmented images `[B, H, W, C]` as training takes them, and labels `[B]` int32.
 
     They are uint8 or float32 in [-1, 1], or of a cache of latents float16 moments: what is smaller on the way to the
@@ -115,9 +117,9 @@ def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_see
     others the delivered images are cropped.
 
     Args:
-        source: where they come from.
-        indices: `[B]`, which ones.
-        mirrored: `[B]`, which of them to mirror left to right.
+        source: the source that delivers them.
+        indices: the numbers `[B]` of the images.
+        mirrored: `[B]`, which of them are mirrored left to right.
         crop_seeds: a seed for each random resized crop (`drifting.data.crop.random_box`); None: no random crops.
 
     Raises:
@@ -130,7 +132,7 @@ def read(source: Source, indices: Indices, mirrored: NDArray[np.bool_], crop_see
 
 
 def augmented(images: NDArray, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> NDArray:
-    """Images `[B, H, W, C]` uint8 or float32, cropped and mirrored as `read` says."""
+    """Images `[B, H, W, C]` uint8 or float32, cropped and mirrored as `read_records` says."""
     if crop_seeds is not None:
         images = random_crops(images, crop_seeds)
     if mirrored.any():
@@ -151,11 +153,11 @@ class ArraySource:
     Args:
         images: `[N, H, W, C]` or `[N, H, W]`, uint8, or float in [-1, 1]. They are kept and delivered in that dtype.
         labels: `[N]` integers from 0 on.
-        class_names: A name for each class; None: their numbers.
-        name: The source's name.
+        class_names: a name for each class; None: their numbers.
+        name: the source's name.
 
     Raises:
-        InputError: An array is not as described, or a label has no name.
+        InputError: an array is not as described, or a label has no name.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class ArraySource:
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         return to_float(self._images[index]), int(self.labels[index])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         rows = np.asarray(indices, dtype=np.int64)
         return to_float(self._images[rows]), self.labels[rows]
 
@@ -208,13 +210,13 @@ class OneClass:
     def __getitem__(self, index: int, /) -> tuple[NDArray[np.float32], int]:
         return self._source[index][0], 0
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         images, labels = self._source.__getitems__(indices)
         return images, np.zeros_like(labels)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """The source's images, augmented by its own method where it has one."""
-        images, labels = read(self._source, indices, mirrored, crop_seeds)
+        images, labels = read_records(self._source, indices, mirrored, crop_seeds)
         return images, np.zeros_like(labels)
 
 

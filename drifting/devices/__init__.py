@@ -1,1 +1,4 @@
-"""Devices and processes: meshes, who does what, and how a run ends early."""
+"""Devices and processes: meshes and where arrays lie, functions in blocks of rows, who writes, how a run is stopped.
+
+To add a way to spread arrays: a rule in `mesh.SHARDING_RULES`, or a method of `mesh.Layout`.
+"""

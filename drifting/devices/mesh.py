@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from drifting.errors import ConfigError
 from drifting.method.state import TrainState
 
-BATCH = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")
 """The axes over which a batch is spread."""
 
 # Which axis of an array is spread over `fsdp`, by the end of its path; the first rule that matches. None: no axis. Of
 # other arrays it is the last, if they have several.
-RULES: tuple[tuple[str, int | None], ...] = (
+SHARDING_RULES: tuple[tuple[str, int | None], ...] = (
     (r"final/kernel$", -2),  # whose outputs are few
     (r"(bias|gain|count|step|neighbour_scale)$", None),  # small, though those of all blocks are one array
 )
@@ -35,10 +35,10 @@ RULES: tuple[tuple[str, int | None], ...] = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies. Made by `layout`.
+    """Says where every array lies. Made by `layout`.
 
     Attributes:
-        mesh: axes `data` and `fsdp`.
+        mesh: the devices along the axes `data` and `fsdp`.
         banks_per_device: whether each device along `data` has sample banks of its own.
     """
 
@@ -63,7 +63,7 @@ class Layout:
     @property
     def batch(self) -> NamedSharding:
         """The first axis spread over all devices."""
-        return NamedSharding(self.mesh, P(BATCH))
+        return NamedSharding(self.mesh, P(BATCH_AXES))
 
     @property
     def banks(self) -> NamedSharding:
@@ -71,12 +71,14 @@ class Layout:
         return NamedSharding(self.mesh, P("data") if self.replicas > 1 else P())
 
     def params(self, tree: Any) -> Any:
-        """The sharding of every leaf of parameters, averages or optimiser state, by `RULES`."""
+        """The sharding of every leaf of parameters, averages or optimiser state, by `SHARDING_RULES`."""
         return jax.tree_util.tree_map_with_path(self._param, tree)
 
     def _param(self, path: Any, leaf: Any) -> NamedSharding:
         name, size = jax.tree_util.keystr(path, simple=True, separator="/"), self.mesh.shape["fsdp"]
-        axis = next((axis for rule, axis in RULES if re.search(rule, name)), -1 if len(leaf.shape) > 1 else None)
+        axis = next(
+            (axis for rule, axis in SHARDING_RULES if re.search(rule, name)), -1 if len(leaf.shape) > 1 else None
+        )
         if axis is None or size == 1 or leaf.shape[axis] % size:
             return self.replicated
         spec: list[str | None] = [None] * len(leaf.shape)
@@ -138,10 +140,10 @@ class Layout:
 
         def local(params: Any, batch: Any) -> Any:
             outputs, total = function(params, batch)
-            return outputs, jax.lax.psum(total, BATCH)
+            return outputs, jax.lax.psum(total, BATCH_AXES)
 
         parts = jax.shard_map(
-            local, mesh=self.mesh, in_specs=(P(), P(BATCH)), out_specs=(P(BATCH), P()), check_vma=False
+            local, mesh=self.mesh, in_specs=(P(), P(BATCH_AXES)), out_specs=(P(BATCH_AXES), P()), check_vma=False
         )
         return parts(params, batch)
 
@@ -155,14 +157,14 @@ class Layout:
             return records[rows, views]
 
         def local(held: Array, rows: Array, views: Array) -> Array:
-            place = jax.lax.axis_index(BATCH)
+            place = jax.lax.axis_index(BATCH_AXES)
             mine = rows - place * held.shape[0]
             here = (mine >= 0) & (mine < held.shape[0])
             found = held[jnp.where(here, mine, 0), views]
             found = jnp.where(here.reshape(here.shape + (1,) * (found.ndim - here.ndim)), found, 0)
-            return jax.lax.psum_scatter(found, BATCH, scatter_dimension=0, tiled=True)
+            return jax.lax.psum_scatter(found, BATCH_AXES, scatter_dimension=0, tiled=True)
 
-        return jax.shard_map(local, mesh=self.mesh, in_specs=(P(BATCH), P(), P()), out_specs=P(BATCH))(
+        return jax.shard_map(local, mesh=self.mesh, in_specs=(P(BATCH_AXES), P(), P()), out_specs=P(BATCH_AXES))(
             records, rows, views
         )
 
@@ -183,14 +185,14 @@ def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layou
         remedy = f"their product must be the {count} devices there are"
         raise ConfigError(f"mesh.data={wanted}, mesh.fsdp={fsdp}: {remedy}; data=0 takes what fsdp leaves")
     shape = (data, fsdp)
-    # In the order of the processes, so that each one's rows of a batch are those of its own devices.
+    # The devices are in the order of the processes, so that each one's rows of a batch are those of its own devices.
     devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(shape)
-    return Layout(Mesh(devices, BATCH, axis_types=(AxisType.Auto,) * 2), banks_per_device)
+    return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), banks_per_device)
 
 
 def one_device() -> Layout:
     """The layout on the default device alone."""
-    return Layout(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH, axis_types=(AxisType.Auto,) * 2))
+    return Layout(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES, axis_types=(AxisType.Auto,) * 2))
 
 
 def shardings(layout: Layout, state: TrainState) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from drifting.devices.interrupts import interrupts
-from drifting.errors import ArgumentError, ConfigError, require_argument
+from drifting.errors import ArgumentError, ConfigError, one_line, require_argument
 
 logger = logging.getLogger("drifting")
 
@@ -70,7 +70,7 @@ def _initialise(timeout: int, **found: Any) -> None:
     try:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=timeout)
     except (RuntimeError, ValueError) as error:
-        reason, where = " ".join(str(error).split())[:200], found.get("coordinator_address", "auto")
+        reason, where = one_line(error)[:200], found.get("coordinator_address", "auto")
         raise ArgumentError("coordinator", where, f"the processes did not find one another ({reason})") from error
 
 
@@ -120,7 +120,7 @@ def stop_requests() -> Iterator[StopRequests]:
         with interrupts() as interrupted:
             yield StopRequests(lambda step: interrupted(), interrupted.at_once)
         return
-    # With several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
+    # Where there are several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
     previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         yield StopRequests(multihost_utils.reached_preemption_sync_point, nullcontext)

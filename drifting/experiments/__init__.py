@@ -1,1 +1,4 @@
-"""What is done with runs: sweeps, comparisons, reports, plans, exports."""
+"""What is done with runs once they are made: sweeps, comparisons, reports, plans, exports.
+
+To add one: a module with one function that does it, and a command in `drifting/cli/experiments.py`.
+"""

@@ -15,7 +15,7 @@ from drifting.scoring.evaluate import judge_of
 from drifting.scoring.intervals import Comparison, intervals
 
 
-def compare(
+def compare_generators(
     first: str,
     second: str,
     out: Path,
@@ -30,15 +30,15 @@ def compare(
     """Draws both at the same seeds and classes, scores them, and writes one HTML page.
 
     Args:
-        first, second: Runs' folders, or published weights as `drifting sample` takes them.
-        out: The page.
-        reference, encoder: See `judge_of`, of the first one.
-        num, alpha, seed: Images of each, guidance scale, seed of the first. None: the first one's `eval`, and each
+        first, second: runs' folders, or published weights as `drifting sample` takes them.
+        out: the page.
+        reference, encoder: what the first one is scored against, see `judge_of`.
+        num, alpha, seed: images of each, guidance scale, seed of the first; None: the first one's `eval`, and each
             one's own scale.
-        resamples: See `intervals`.
+        resamples: see `intervals`.
 
     Raises:
-        ConfigError: One cannot be had, they draw different things, or `num` is too small.
+        ConfigError: one cannot be had, they draw different things, or `num` is too small.
     """
     pair = [_open(side, name) for side, name in (("A", first), ("B", second))]
     for what in ("image_shape", "class_names"):

@@ -15,8 +15,8 @@ from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
 from drifting.training.encoder import ENCODER_FOLDER
-from drifting.weights.artifact import GENERATOR, Artifact, save_artifact
-from drifting.weights.card import README, TAGS, model_card
+from drifting.weights.artifact import GENERATOR_KIND, Artifact, save_artifact
+from drifting.weights.card import CARD_FILE, CARD_TAGS, model_card
 from drifting.weights.load import find_kind, load_weights
 from drifting.weights.released import save_released
 
@@ -84,7 +84,7 @@ def _generator(trained: TrainedGenerator) -> Artifact:
     metadata: dict[str, Any] = {"step": trained.step, "ema_decay": trained.ema_decay, "usage": asdict(trained.usage)}
     metadata |= {"network": trained.config.model.name}
     metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
-    return Artifact(GENERATOR, trained.arguments, jax.device_get(trained.params), metadata)
+    return Artifact(GENERATOR_KIND, trained.arguments, jax.device_get(trained.params), metadata)
 
 
 # These metadata are written anew for the new folder; everything else that an artifact's metadata say goes along.
@@ -108,12 +108,12 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
             network=artifact.network,
             extra=kept,
         )
-    if artifact.kind not in TAGS:
+    if artifact.kind not in CARD_TAGS:
         return
     count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
     described = metadata | {"kind": artifact.kind, "network": artifact.network, "model_config": artifact.model_config}
     card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
-    with atomic_path(out / README) as temporary:
+    with atomic_path(out / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf-8")
 
 

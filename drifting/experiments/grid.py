@@ -18,13 +18,13 @@ from drifting.runs.directory import check_config
 from drifting.runs.files import atomic_path, read_json
 from drifting.scoring.metrics import rank, ranked_by
 
-SWEEP_FILE, TABLE, ERROR, COMPILED = "sweep.json", "sweep.csv", "error.txt", "compiled"
+SWEEP_FILE, TABLE_FILE, ERROR_FILE, COMPILED_FOLDER = "sweep.json", "sweep.csv", "error.txt", "compiled"
 
 CELL_SCORES = "sweep-scores.json"
 """A cell's scores as the sweep asked for them: `drifting evaluate` of a cell writes `eval-STEP.json` anew."""
 
-UINT8 = "truncate"
-"""How the images of a cell become uint8 before they are scored, see `sampling.images.UINT8`."""
+CELL_ROUNDING = "truncate"
+"""How the images of a cell become uint8 before they are scored, see `sampling.images.ROUNDINGS`."""
 
 FINISHED, FAILED, STARTED, WAITING = "finished", "failed", "started", "waiting"
 
@@ -48,11 +48,11 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class SweepCell:
     """One run of a sweep.
 
     Attributes:
-        index: its place in the grid.
+        index: the cell's place in the grid.
         name: the name of its folder.
         values: what it changes, by dotted key.
         steps: how many steps it trains.
@@ -66,7 +66,7 @@ class Cell:
     scoring: Mapping[str, Any]
 
     def folder(self, workdir: Path) -> Path:
-        """Its run directory."""
+        """The cell's run directory."""
         return workdir / self.name
 
     def scores(self, workdir: Path) -> dict[str, Any] | None:
@@ -93,7 +93,7 @@ class Cell:
 
     def error(self, workdir: Path) -> str | None:
         """Why it failed; None if it has not."""
-        path = self.folder(workdir) / ERROR
+        path = self.folder(workdir) / ERROR_FILE
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
     def status(self, workdir: Path) -> str:
@@ -105,7 +105,7 @@ class Cell:
         return STARTED if self.folder(workdir).is_dir() else WAITING
 
 
-def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
+def cells_of(sweep: Sweep, base: ConfigDict) -> dict[SweepCell, Config]:
     """All cells of a sweep over the experiment `base`, with their settings.
 
     Raises:
@@ -117,7 +117,7 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
         if not len(values):
             raise ConfigError(f"grid {', '.join(names)}: has no values, give at least one")
         axes.append([dict(zip(names, v if isinstance(keys, tuple) else (v,), strict=True)) for v in values])
-    cells: dict[Cell, Config] = {}
+    cells: dict[SweepCell, Config] = {}
     for index, combination in enumerate(itertools.product(*axes)):
         changed = {key: value for part in combination for key, value in part.items()}
         config = parse(_changed(base, {**sweep.settings, **changed}))
@@ -126,7 +126,7 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[Cell, Config]:
             check(config)
         except ConfigError as error:
             raise ConfigError(f"cell {name}: {error}") from error
-        cells[Cell(index, name, changed, config.train.steps, _scoring(sweep, config))] = config
+        cells[SweepCell(index, name, changed, config.train.steps, _scoring(sweep, config))] = config
     folders = [cell.name for cell in cells]
     if twice := next((name for name in folders if folders.count(name) > 1), None):
         raise ConfigError(f"grid: two cells are {twice!r}, give each value once")
@@ -142,11 +142,11 @@ def _scoring(sweep: Sweep, config: Config) -> dict[str, Any]:
         "reference": wanted.reference,
         "neighbours": wanted.neighbours,
         "ema_decay": ema_decay(config),
-        "uint8": UINT8,
+        "uint8": CELL_ROUNDING,
     }
 
 
-def check_cells(cells: Mapping[Cell, Config], workdir: Path) -> None:
+def check_cells(cells: Mapping[SweepCell, Config], workdir: Path) -> None:
     """Checks that the cells that have begun have these settings, but for those that may change on resuming.
 
     Raises:
@@ -176,7 +176,7 @@ def _text(key: str, value: Any) -> str:
     return f"{key.rpartition('.')[2].removesuffix('s')}{shown}".replace("/", "_")
 
 
-def read_cells(workdir: Path) -> list[Cell]:
+def read_cells(workdir: Path) -> list[SweepCell]:
     """The cells of a sweep that has begun.
 
     Raises:
@@ -185,12 +185,12 @@ def read_cells(workdir: Path) -> list[Cell]:
     try:
         listed = read_json(workdir / SWEEP_FILE)["cells"]
         # Older sweeps do not say how they are scored.
-        return [Cell(i, c["name"], c["values"], c["steps"], c.get("scoring", {})) for i, c in enumerate(listed)]
+        return [SweepCell(i, c["name"], c["values"], c["steps"], c.get("scoring", {})) for i, c in enumerate(listed)]
     except (InputError, KeyError, TypeError) as error:
         raise ArgumentError("workdir", workdir, f"holds no sweep that can be read ({error})") from error
 
 
-def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
+def rows_of(cells: Sequence[SweepCell], workdir: Path) -> list[dict[str, Any]]:
     """A row for each cell: its settings, state and best scores."""
     rows = []
     for cell in cells:
@@ -200,11 +200,11 @@ def rows_of(cells: Sequence[Cell], workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def collect(cells: Sequence[Cell], workdir: Path) -> None:
+def collect(cells: Sequence[SweepCell], workdir: Path) -> None:
     """Writes `sweep.csv`, the rows of all cells."""
     rows = rows_of(cells, workdir)
     names = [*dict.fromkeys(name for row in rows for name in row if name != "error"), "error"]
-    with atomic_path(workdir / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(workdir / TABLE_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -214,7 +214,7 @@ def _cell_text(value: Any) -> Any:
     return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple | list) else value
 
 
-def listing(cells: Sequence[Cell], workdir: Path) -> str:
+def listing(cells: Sequence[SweepCell], workdir: Path) -> str:
     """A line for each cell: index, state, the score that cells are ranked by, name."""
     found = [cell.scores(workdir) for cell in cells]
     name = next((ranked_by(scores) for scores in found if scores), "score")

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drifting.errors import ArgumentError, ConfigError
-from drifting.experiments.grid import FAILED, FINISHED, Cell
+from drifting.errors import ArgumentError, ConfigError, one_line
+from drifting.experiments.grid import FAILED, FINISHED, SweepCell
 
 
 def submit(
-    cells: Sequence[Cell],
+    cells: Sequence[SweepCell],
     workdir: Path,
-    command_of: Callable[[Cell], Sequence[str]],
+    command_of: Callable[[SweepCell], Sequence[str]],
     options: Mapping[str, Any],
     retry: bool,
 ) -> list[str]:
@@ -38,7 +38,7 @@ def submit(
         executor = submitit.AutoExecutor(folder=workdir / "slurm", cluster=options.get("cluster"))
         executor.update_parameters(name="drifting", **{key: v for key, v in options.items() if key != "cluster"})
     except (TypeError, NameError, RuntimeError, ValueError) as error:
-        raise ArgumentError("options", None, " ".join(str(error).split())) from error
+        raise ArgumentError("options", None, one_line(error)) from error
     with executor.batch():
         run: Callable[[list[str]], Any] = submitit.helpers.CommandFunction
         jobs = [executor.submit(run(list(command_of(cell)))) for cell in todo]

@@ -18,16 +18,16 @@ import jax
 from drifting.config.schema import Config
 from drifting.errors import require_argument
 from drifting.experiments.grid import (
+    CELL_ROUNDING,
     CELL_SCORES,
-    COMPILED,
-    ERROR,
+    COMPILED_FOLDER,
+    ERROR_FILE,
     FAILED,
     FINISHED,
     SWEEP_FILE,
-    TABLE,
-    UINT8,
-    Cell,
+    TABLE_FILE,
     Sweep,
+    SweepCell,
     check_cells,
     collect,
 )
@@ -35,7 +35,7 @@ from drifting.runs.files import atomic_path, write_json
 from drifting.runs.progress import duration
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.evaluate import evaluate_generator
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 from drifting.training.generator import train
 
 logger = logging.getLogger("drifting")
@@ -44,7 +44,7 @@ CACHED_SECONDS = 0.3
 """Programs that take longer to compile are kept."""
 
 
-def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str) -> bool:
+def run_cell(sweep: Sweep, cell: SweepCell, config: Config, workdir: Path, label: str) -> bool:
     """Trains and scores a cell, going on where it was stopped; returns False if it was asked to stop.
 
     `label` is what progress and messages call it.
@@ -53,13 +53,13 @@ def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str
         Exception: whatever went wrong.
     """
     folder = cell.folder(workdir)
-    (folder / ERROR).unlink(missing_ok=True)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     if train(config, folder, label=label) < config.train.steps:
         return False
     evaluate_generator(
         TrainedGenerator.from_run(folder),
         str(folder),
-        settings=Settings(alphas=list(sweep.alphas) or None, uint8=UINT8),
+        settings=ScoreSettings(alphas=list(sweep.alphas) or None, uint8=CELL_ROUNDING),
     )
     with atomic_path(folder / CELL_SCORES) as temporary:
         shutil.copyfile(folder / f"eval-{cell.steps}.json", temporary)
@@ -67,7 +67,7 @@ def run_cell(sweep: Sweep, cell: Cell, config: Config, workdir: Path, label: str
 
 
 def run_sweep(
-    sweep: Sweep, cells: Mapping[Cell, Config], workdir: Path, *, index: int | None = None, retry: bool = False
+    sweep: Sweep, cells: Mapping[SweepCell, Config], workdir: Path, *, index: int | None = None, retry: bool = False
 ) -> int:
     """Runs the cells that are not finished, one after the other; returns how many have failed.
 
@@ -83,7 +83,7 @@ def run_sweep(
     """
     known = index is None or 0 <= index < len(cells)
     require_argument(known, "index", index, f"cells are numbered from 0 to {len(cells) - 1}")
-    prepare(sweep, cells, workdir)
+    prepare_sweep(sweep, cells, workdir)
     counts = CompileCounts()
     wanted = [cell for cell in cells if index in (None, cell.index)]
     states = (FINISHED,) if retry or index is not None else (FINISHED, FAILED)
@@ -108,22 +108,22 @@ def run_sweep(
         if cell not in todo:  # those of this time have been told of
             _warn_of(cell, workdir)
     finished, remedy = len(wanted) - len(failed), " (a retry runs them again)" if failed else ""
-    logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE)
+    logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE_FILE)
     return len(failed)
 
 
-def _note_failure(cell: Cell, workdir: Path, error: Exception) -> None:
+def _note_failure(cell: SweepCell, workdir: Path, error: Exception) -> None:
     cell.folder(workdir).mkdir(parents=True, exist_ok=True)
-    with atomic_path(cell.folder(workdir) / ERROR) as temporary:
+    with atomic_path(cell.folder(workdir) / ERROR_FILE) as temporary:
         temporary.write_text(f"{type(error).__name__}: {' '.join(str(error).split())}\n", encoding="utf-8")
     _warn_of(cell, workdir)
 
 
-def _warn_of(cell: Cell, workdir: Path) -> None:
+def _warn_of(cell: SweepCell, workdir: Path) -> None:
     logger.warning("sweep: cell %d, %s has failed: %s", cell.index, cell.name, cell.error(workdir))
 
 
-def prepare(sweep: Sweep, cells: Mapping[Cell, Config], workdir: Path) -> None:
+def prepare_sweep(sweep: Sweep, cells: Mapping[SweepCell, Config], workdir: Path) -> None:
     """Writes what the sweep is, for `drifting report`, and keeps what is compiled, unless a place is set already.
 
     Raises:
@@ -135,7 +135,7 @@ def prepare(sweep: Sweep, cells: Mapping[Cell, Config], workdir: Path) -> None:
     write_json(workdir / SWEEP_FILE, {"config": sweep.config, "cells": listed})
     collect(list(cells), workdir)
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str((workdir / COMPILED).absolute()))
+        jax.config.update("jax_compilation_cache_dir", str((workdir / COMPILED_FOLDER).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", CACHED_SECONDS)
 
 

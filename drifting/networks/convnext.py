@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from drifting.errors import require_argument
 from drifting.networks.layers import EPSILON, Conv, LayerNorm, Linear, numbered
 
-STEM = 4
+STEM_SIDE = 4
 """Side of the squares of pixels that the first convolution makes into positions."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ class ResponseNorm(nnx.Module):
         return (y * (1 + self.gain[...] * norm) + self.bias[...]).astype(x.dtype)
 
 
-class Block(nnx.Module):
+class ConvNeXtBlock(nnx.Module):
     """Residual block: depthwise 7x7 convolution, layer norm, MLP of four times the width with response norm."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -67,7 +67,7 @@ class Block(nnx.Module):
         return x + self.mlp_out(self.response_norm(y))
 
 
-class Stage(nnx.Module):
+class ConvNeXtStage(nnx.Module):
     """Blocks of one resolution; all but the first stage begin by halving the sides."""
 
     def __init__(
@@ -80,8 +80,8 @@ class Stage(nnx.Module):
         # All blocks are one, with a leading axis of depth in its parameters: compiled once, however many they are.
         @nnx.split_rngs(splits=blocks)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def make(rngs: nnx.Rngs) -> Block:
-            return Block(outputs, dtype=dtype, rngs=rngs)
+        def make(rngs: nnx.Rngs) -> ConvNeXtBlock:
+            return ConvNeXtBlock(outputs, dtype=dtype, rngs=rngs)
 
         self.blocks = make(rngs)
 
@@ -125,12 +125,14 @@ class ConvNeXtV2(nnx.Module):
         same = len(dims) == len(depths) > 0
         require_argument(same, "depths", list(depths), f"must have one number for each stage, as dims {list(dims)}")
         dtype = jnp.dtype(dtype)
-        self.stem = _shrink(in_channels, dims[0], STEM, dtype=dtype, rngs=rngs)
+        self.stem = _shrink(in_channels, dims[0], STEM_SIDE, dtype=dtype, rngs=rngs)
         self.stem_norm = LayerNorm(dims[0], affine=True)
-        self.levels: nnx.Dict[Stage] = nnx.Dict()
+        self.levels: nnx.Dict[ConvNeXtStage] = nnx.Dict()
         for k, (channels, blocks) in enumerate(zip(dims, depths, strict=True), start=1):
             inputs = dims[max(k - 2, 0)]
-            self.levels[f"stage{k}"] = Stage(inputs, channels, blocks, down=k > 1, dtype=dtype, remat=remat, rngs=rngs)
+            self.levels[f"stage{k}"] = ConvNeXtStage(
+                inputs, channels, blocks, down=k > 1, dtype=dtype, remat=remat, rngs=rngs
+            )
         # Not the fast variance: it is the difference of two squares.
         self.norm = nnx.LayerNorm(dims[-1], epsilon=pooled_epsilon, use_fast_variance=False, rngs=rngs)
 

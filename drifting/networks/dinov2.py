@@ -66,7 +66,7 @@ class PatchEmbedding(nnx.Module):
         return y.reshape(x.shape[0], -1, outputs)
 
 
-class Block(nnx.Module):
+class DINOv2Block(nnx.Module):
     """Pre-norm transformer block; a learned factor for each channel scales what its two halves add (layer scale)."""
 
     def __init__(
@@ -153,8 +153,10 @@ class DINOv2(nnx.Module):
         # All blocks are one, with a leading axis of depth in its parameters: compiled once, however many they are.
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def make(rngs: nnx.Rngs) -> Block:
-            return Block(hidden_size, num_heads, width, qkv_bias=qkv_bias, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        def make(rngs: nnx.Rngs) -> DINOv2Block:
+            return DINOv2Block(
+                hidden_size, num_heads, width, qkv_bias=qkv_bias, epsilon=epsilon, dtype=dtype, rngs=rngs
+            )
 
         self.blocks = make(rngs)
         self.norm = LayerNorm(hidden_size, affine=True, epsilon=epsilon)

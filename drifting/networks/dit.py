@@ -46,7 +46,7 @@ ALPHA_FEATURES = 256
 ALPHA_WEIGHT = 0.02
 """Weight of the guidance scale in the condition (released recipe): the size of the class and style embeddings."""
 
-OWN_SETTINGS = (
+DIT_SETTINGS = (
     "patch_size",
     "mlp_ratio",
     "register_tokens",
@@ -74,7 +74,7 @@ def swiglu_width(hidden_size: int, mlp_ratio: float) -> int:
     return -(-int(2 / 3 * mlp_ratio * hidden_size) // 32) * 32
 
 
-class Block(nnx.Module):
+class DiTBlock(nnx.Module):
     """One transformer block; its adaLN modulation is computed outside, for all blocks at once."""
 
     def __init__(
@@ -186,18 +186,15 @@ class DiT(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         _check_sizes(input_size, patch_size, hidden_size, num_heads, rope, num_classes, style_tokens, style_codebook)
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.sample_shape = (input_size, input_size, out_channels)
+        self.remat, self.dtype = remat, jnp.dtype(dtype)
 
-        dtype = jnp.dtype(dtype)
-
-        def linear(inputs: int, outputs: int, init: nnx.Initializer, compute: DTypeLike = dtype) -> Linear:
+        def linear(inputs: int, outputs: int, init: nnx.Initializer, compute: DTypeLike = self.dtype) -> Linear:
             return Linear(inputs, outputs, dtype=compute, init=init, rngs=rngs)
 
         def table(*shape: int) -> nnx.Param[jax.Array]:
             return nnx.Param(_normal(rngs.params(), shape, jnp.float32))
-
-        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
-        self.sample_shape = (input_size, input_size, out_channels)
-        self.remat, self.dtype = remat, dtype
 
         self.label_embed = table(num_classes, cond_dim)
         self.style_embed = table(style_tokens, style_codebook, cond_dim) if style_tokens else None
@@ -212,7 +209,7 @@ class DiT(nnx.Module):
         self.register_embed = table(register_tokens, hidden_size) if register_tokens else None
 
         block: dict[str, Any] = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm)
-        block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=dtype, attention_dtype=attention_dtype)
+        block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=self.dtype, attention_dtype=attention_dtype)
         # One array each for all blocks, so that one matrix product modulates them all.
         self.modulation_kernel = nnx.Param(jnp.zeros((depth, cond_dim, 6 * hidden_size), jnp.float32))
         self.modulation_bias = nnx.Param(jnp.zeros((depth, 6 * hidden_size), jnp.float32))
@@ -345,7 +342,7 @@ class DiT(nnx.Module):
         require_setting(height % settings["patch_size"] == 0, "patch_size", settings["patch_size"], remedy)
         chosen = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
         sizes = PRESETS[settings["preset"]] if settings["preset"] else chosen
-        return {**sizes, **{key: settings[key] for key in OWN_SETTINGS}} | dict(
+        return {**sizes, **{key: settings[key] for key in DIT_SETTINGS}} | dict(
             input_size=height,
             in_channels=channels,
             out_channels=channels,
@@ -354,13 +351,13 @@ class DiT(nnx.Module):
         )
 
 
-def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> Block:
-    """`depth` blocks as one `Block` whose parameters have a leading depth axis, each drawn from its own key."""
+def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> DiTBlock:
+    """`depth` blocks as one `DiTBlock` whose parameters have a leading depth axis, each drawn from its own key."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0)
-    def make(rngs: nnx.Rngs) -> Block:
-        return Block(**options, rngs=rngs)
+    def make(rngs: nnx.Rngs) -> DiTBlock:
+        return DiTBlock(**options, rngs=rngs)
 
     return make(rngs)
 

@@ -16,10 +16,10 @@ from jax.typing import DTypeLike
 from drifting.errors import InputError
 from drifting.networks.layers import Conv, Linear
 
-RESOLUTION = 299
+INCEPTION_SIDE = 299
 """Side of the images that the network sees."""
 
-LOGITS = 1008
+INCEPTION_LOGITS = 1008
 """Outputs of the classifier: the thousand classes of ImageNet and eight without a meaning."""
 
 SPATIAL_CHANNELS = 7
@@ -236,7 +236,7 @@ class Inception(nnx.Module):
         for name, (rows, pooling) in _blocks().items():
             self.blocks[name] = block = Mixed(channels, rows, pooling, dtype=dtype, rngs=rngs)
             channels = block.outputs
-        self.fc = Linear(channels, LOGITS, dtype=jnp.float32, init=nnx.initializers.lecun_normal(), rngs=rngs)
+        self.fc = Linear(channels, INCEPTION_LOGITS, dtype=jnp.float32, init=nnx.initializers.lecun_normal(), rngs=rngs)
 
     def __call__(self, images: jax.Array) -> InceptionOutputs:
         """Features and logits of `[B, H, W, 3]` uint8, or floats in [0, 255], which are not rounded.
@@ -251,7 +251,7 @@ class Inception(nnx.Module):
             return self._outputs((resize(images) - 128) / 128)
 
     def _outputs(self, x: jax.Array) -> InceptionOutputs:
-        """Of `[B, 299, 299, 3]` in [-1, 1)."""
+        """The outputs for images `[B, 299, 299, 3]` in [-1, 1)."""
         x = x.astype(self.dtype)
         for name in ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"):
             x = self.stem[name](x)
@@ -280,10 +280,10 @@ def resize_matrix(side: int) -> np.ndarray:
     Output `i` is at the input's `i * side / 299`, without half-pixel offset or antialiasing, and beyond the last pixel
     is that pixel: the `align_corners=False` of TensorFlow 1, in its float32.
     """
-    position = np.arange(RESOLUTION, dtype=np.float32) * np.float32(side / RESOLUTION)
+    position = np.arange(INCEPTION_SIDE, dtype=np.float32) * np.float32(side / INCEPTION_SIDE)
     low = position.astype(int)
     above = position - low.astype(np.float32)
-    matrix = np.zeros((RESOLUTION, side), np.float32)
-    np.add.at(matrix, (np.arange(RESOLUTION), low), 1 - above)
-    np.add.at(matrix, (np.arange(RESOLUTION), np.minimum(low + 1, side - 1)), above)
+    matrix = np.zeros((INCEPTION_SIDE, side), np.float32)
+    np.add.at(matrix, (np.arange(INCEPTION_SIDE), low), 1 - above)
+    np.add.at(matrix, (np.arange(INCEPTION_SIDE), np.minimum(low + 1, side - 1)), above)
     return matrix

@@ -107,7 +107,7 @@ class Conv(nnx.Module):
     Args:
         inputs, outputs: channels.
         size: height and width of the kernel, one number for both.
-        stride: of both axes.
+        stride: the stride of both axes.
         padding: zeros before and after each spatial axis; None = half the kernel, rounded down, on all sides.
         groups: the inputs are split into so many groups, each convolved by itself; `groups=inputs` is depthwise.
         bias: add a learned one.

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """The released encoders, and two small enough to try out a machine with."""
 
 
-class ResidualBlock(nnx.Module):
+class MAEResidualBlock(nnx.Module):
     """Basic ResNet block with group norm; the shortcut is projected where shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -42,7 +42,7 @@ class ResidualBlock(nnx.Module):
         return jax.nn.relu(x + y)
 
 
-class Stage(nnx.Module):
+class MAEStage(nnx.Module):
     """Residual blocks of one resolution and the group norm through which their output goes on."""
 
     def __init__(
@@ -50,9 +50,9 @@ class Stage(nnx.Module):
     ) -> None:
         widths = [inputs] + [outputs] * (blocks - 1)
         strides = [stride] + [1] * (blocks - 1)
-        self.blocks: nnx.Dict[ResidualBlock] = nnx.Dict()
+        self.blocks: nnx.Dict[MAEResidualBlock] = nnx.Dict()
         for k in range(blocks):
-            block = ResidualBlock(widths[k], outputs, stride=strides[k], dtype=dtype, rngs=rngs)
+            block = MAEResidualBlock(widths[k], outputs, stride=strides[k], dtype=dtype, rngs=rngs)
             self.blocks[f"blk{k + 1}"] = block
         self.norm = GroupNorm(outputs)
         self.remat = remat
@@ -65,7 +65,7 @@ class Stage(nnx.Module):
         return self.norm(x), outputs
 
 
-class Encoder(nnx.Module):
+class MAEEncoder(nnx.Module):
     """ResNet encoder without stem downsampling; complete in itself, for use as a frozen feature extractor."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Encoder(nnx.Module):
         self.conv1 = Conv(in_channels * input_patch_size**2, base_channels, 3, dtype=dtype, rngs=rngs)
         self.norm1 = GroupNorm(base_channels)
         stages = (
-            Stage(widths[s], widths[s + 1], n, stride=1 if s == 0 else 2, dtype=dtype, remat=remat, rngs=rngs)
+            MAEStage(widths[s], widths[s + 1], n, stride=1 if s == 0 else 2, dtype=dtype, remat=remat, rngs=rngs)
             for s, n in enumerate(layers)
         )
         self.stages = nnx.Dict({f"layer{s}": stage for s, stage in enumerate(stages, start=1)})
@@ -124,7 +124,7 @@ class ConvNormReLU(nnx.Module):
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
-class Up(nnx.Module):
+class MAEUp(nnx.Module):
     """One U-Net step: upsample to the skip connection's size, concatenate, normalise, two convolutions."""
 
     def __init__(self, inputs: int, skip: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -138,7 +138,7 @@ class Up(nnx.Module):
         return self.refine(self.proj(self.norm(jnp.concatenate([x, skip], axis=-1))))
 
 
-class Decoder(nnx.Module):
+class MAEDecoder(nnx.Module):
     """U-Net decoder over the encoder's stage outputs."""
 
     def __init__(self, *, channels: int, base_channels: int, stages: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -146,10 +146,10 @@ class Decoder(nnx.Module):
         self.bridge = ConvNormReLU(widths[-1], widths[-1], dtype=dtype, rngs=rngs)
         # up43 joins layer4 and layer3, ..., up10 layer1 and conv1; the last two are equally wide.
         skips = [*reversed(widths[:-1]), base_channels]
-        self.ups: nnx.Dict[Up] = nnx.Dict()
+        self.ups: nnx.Dict[MAEUp] = nnx.Dict()
         inputs = widths[-1]
         for level, skip in zip(range(stages, 0, -1), skips, strict=True):
-            self.ups[f"up{level}{level - 1}"] = Up(inputs, skip, skip, dtype=dtype, rngs=rngs)
+            self.ups[f"up{level}{level - 1}"] = MAEUp(inputs, skip, skip, dtype=dtype, rngs=rngs)
             inputs = skip
         self.head = Conv(base_channels, channels, 1, bias=True, dtype=dtype, rngs=rngs)
 
@@ -191,7 +191,7 @@ class MAE(nnx.Module):
     ) -> None:
         self.patch_size, dtype = patch_size, jnp.dtype(dtype)
         tokens = in_channels * input_patch_size**2
-        self.encoder = Encoder(
+        self.encoder = MAEEncoder(
             in_channels=in_channels,
             base_channels=base_channels,
             layers=layers,
@@ -201,13 +201,13 @@ class MAE(nnx.Module):
             rngs=rngs,
         )
         stages = len(layers)
-        self.decoder = Decoder(channels=tokens, base_channels=base_channels, stages=stages, dtype=dtype, rngs=rngs)
+        self.decoder = MAEDecoder(channels=tokens, base_channels=base_channels, stages=stages, dtype=dtype, rngs=rngs)
         top = base_channels * 2 ** (stages - 1)
         init = nnx.initializers.lecun_normal()
         self.classifier = Linear(top, num_classes, dtype=dtype, init=init, rngs=rngs) if num_classes else None
 
     def encode(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Feature maps of unmasked `[B, H, W, C]`, see `Encoder.maps`."""
+        """Feature maps of unmasked `[B, H, W, C]`, see `MAEEncoder.maps`."""
         return self.encoder(x)
 
     def __call__(self, x: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:

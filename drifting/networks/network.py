@@ -13,6 +13,7 @@ from drifting.errors import require_argument, use_one_of
 from drifting.networks import NETWORKS
 
 Params = dict[str, Any]
+"""Nested parameters: `nnx.to_pure_dict` of a module's state."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Network:
 
     Attributes:
         graphdef: the network's structure.
-        params: its parameters.
+        params: the network's parameters.
         arguments: what its constructor was called with.
         checksum: SHA-256 of the weights, so that a run is only resumed with the same.
     """
@@ -54,7 +55,7 @@ class Network:
     checksum: str
 
 
-def create(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:
+def make_network(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:
     """The network `NETWORKS[name]` with those constructor arguments; parameters are drawn from `rngs`, or seed 0.
 
     Raises:
@@ -65,26 +66,28 @@ def create(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None
 
 
 def structure(name: str, arguments: Mapping[str, Any]) -> tuple[Any, Params]:
-    """The graph definition of `create(name, arguments)` and its parameters as shapes and dtypes; nothing is computed.
+    """The graph definition of `make_network(name, arguments)`, and its parameters as shapes and dtypes.
+
+    Nothing is computed.
 
     Raises:
-        ArgumentError: see `create`.
+        ArgumentError: see `make_network`.
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: create(name, arguments)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make_network(name, arguments)))
     return graphdef, nnx.to_pure_dict(state)
 
 
 def sample_shape(name: str, arguments: Mapping[str, Any]) -> tuple[int, ...]:
-    """What the generator `create(name, arguments)` draws: height, width, channels, or one number: so many numbers."""
-    network: Any = nnx.eval_shape(lambda: create(name, arguments))
+    """What a generator draws: height, width and channels, or one number where it draws so many numbers."""
+    network: Any = nnx.eval_shape(lambda: make_network(name, arguments))
     return tuple(network.sample_shape)
 
 
 def generator_of(name: str, arguments: Mapping[str, Any], shape: tuple[int, int, int]) -> Generator:
-    """The generator `create(name, arguments)` without parameters, for samples of `shape` (height, width, channels).
+    """The generator of that name without parameters, for samples of `shape` (height, width, channels).
 
     Raises:
-        ArgumentError: see `create`; or the network draws samples of another shape.
+        ArgumentError: see `make_network`; or the network draws samples of another shape.
     """
     drawn = sample_shape(name, arguments)
     fits = drawn == shape or drawn == (math.prod(shape),)

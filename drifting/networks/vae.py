@@ -18,7 +18,7 @@ from drifting.errors import InputError, require_argument
 from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, attend, numbered
 
 LOG_VAR_RANGE = (-30.0, 20.0)
-"""To which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
+"""The range to which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
 
 _COMMON: dict[str, Any] = dict(in_channels=3, out_channels=3, latent_channels=4, scaling_factor=0.18215)
 
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
     """Gaussian posterior of each latent, not scaled; both float32 `[B, H/f, W/f, latent_channels]`.
 
     Attributes:
-        mean: of the latents.
+        mean: the mean of the latents.
         log_var: natural logarithm of their variance, within `LOG_VAR_RANGE`.
     """
 
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
     log_var: jax.Array
 
 
-class ResidualBlock(nnx.Module):
+class VAEResidualBlock(nnx.Module):
     """Pre-activation residual block: twice group norm, SiLU, 3x3 convolution; 1x1 shortcut where channels differ."""
 
     def __init__(self, inputs: int, outputs: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -60,7 +60,7 @@ class ResidualBlock(nnx.Module):
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-class Attention(nnx.Module):
+class VAEAttention(nnx.Module):
     """Residual self-attention with one head between all positions of a map."""
 
     def __init__(self, channels: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -78,13 +78,13 @@ class Attention(nnx.Module):
         return x + y.reshape(x.shape)
 
 
-class Middle(nnx.Module):
+class VAEMiddle(nnx.Module):
     """Two residual blocks at the lowest resolution, with attention between them."""
 
     def __init__(self, channels: int, *, groups: int, attention: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.block1 = ResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
-        self.attention = Attention(channels, groups=groups, dtype=dtype, rngs=rngs) if attention else None
-        self.block2 = ResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
+        self.block1 = VAEResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
+        self.attention = VAEAttention(channels, groups=groups, dtype=dtype, rngs=rngs) if attention else None
+        self.block2 = VAEResidualBlock(channels, channels, groups=groups, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, remat: bool) -> jax.Array:
         """`[B, H, W, C]` to the same shape."""
@@ -93,7 +93,7 @@ class Middle(nnx.Module):
         return x
 
 
-class Level(nnx.Module):
+class VAELevel(nnx.Module):
     """Residual blocks of one resolution, then the convolution to the next one: stride 2, or on doubled sides."""
 
     def __init__(
@@ -108,9 +108,9 @@ class Level(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         widths = [inputs] + [outputs] * blocks
-        self.blocks: nnx.Dict[ResidualBlock] = nnx.Dict()
+        self.blocks: nnx.Dict[VAEResidualBlock] = nnx.Dict()
         for k in range(blocks):
-            block = ResidualBlock(widths[k], widths[k + 1], groups=groups, dtype=dtype, rngs=rngs)
+            block = VAEResidualBlock(widths[k], widths[k + 1], groups=groups, dtype=dtype, rngs=rngs)
             self.blocks[f"block{k + 1}"] = block
         # Halving pads after the last row and column only.
         conv = partial(Conv, outputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
@@ -136,17 +136,17 @@ def _levels(
     groups: int,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
-) -> nnx.Dict[Level]:
+) -> nnx.Dict[VAELevel]:
     """Levels `level1` .. of these channels, with a change of resolution between each two."""
-    levels: nnx.Dict[Level] = nnx.Dict()
+    levels: nnx.Dict[VAELevel] = nnx.Dict()
     for k, (inputs, outputs) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
         change = resample if k < len(widths) else None
-        level = Level(inputs, outputs, blocks, resample=change, groups=groups, dtype=dtype, rngs=rngs)
+        level = VAELevel(inputs, outputs, blocks, resample=change, groups=groups, dtype=dtype, rngs=rngs)
         levels[f"level{k}"] = level
     return levels
 
 
-class Head(nnx.Module):
+class VAEHead(nnx.Module):
     """Group norm, SiLU, 3x3 convolution."""
 
     def __init__(self, inputs: int, outputs: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
@@ -157,7 +157,7 @@ class Head(nnx.Module):
         return self.conv(jax.nn.silu(self.norm(x)))
 
 
-class Encoder(nnx.Module):
+class VAEEncoder(nnx.Module):
     """Convolution, levels of falling resolution, middle, head."""
 
     def __init__(
@@ -176,8 +176,8 @@ class Encoder(nnx.Module):
         self.remat = remat
         self.conv_in = Conv(inputs, channels[0], 3, bias=True, dtype=dtype, rngs=rngs)
         self.levels = _levels(channels, blocks, "down", groups=groups, dtype=dtype, rngs=rngs)
-        self.middle = Middle(channels[-1], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
-        self.head = Head(channels[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+        self.middle = VAEMiddle(channels[-1], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
+        self.head = VAEHead(channels[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, inputs]` to `[B, H/f, W/f, outputs]` in the compute dtype."""
@@ -187,7 +187,7 @@ class Encoder(nnx.Module):
         return apply_remat(self.head, self.middle(x, self.remat), self.remat)
 
 
-class Decoder(nnx.Module):
+class VAEDecoder(nnx.Module):
     """Convolution, middle, levels of rising resolution, head."""
 
     def __init__(
@@ -206,9 +206,9 @@ class Decoder(nnx.Module):
         self.remat = remat
         widths = list(reversed(channels))
         self.conv_in = Conv(inputs, widths[0], 3, bias=True, dtype=dtype, rngs=rngs)
-        self.middle = Middle(widths[0], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
+        self.middle = VAEMiddle(widths[0], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
         self.levels = _levels(widths, blocks, "up", groups=groups, dtype=dtype, rngs=rngs)
-        self.head = Head(widths[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+        self.head = VAEHead(widths[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, h, w, inputs]` to `[B, f h, f w, outputs]` in the compute dtype."""
@@ -224,12 +224,12 @@ class AutoencoderKL(nnx.Module):
     Latents outside of this class are scaled: multiplied by `scaling_factor`, which gives them about unit variance.
 
     Args:
-        in_channels, out_channels: of the images that are encoded and decoded.
-        latent_channels: of the latents.
-        block_channels: of each resolution, the highest first; each further one halves the sides.
+        in_channels, out_channels: channels of the images that are encoded and decoded.
+        latent_channels: channels of the latents.
+        block_channels: channels of each resolution, the highest first; each further one halves the sides.
         layers_per_block: residual blocks of each resolution of the encoder; the decoder has one more.
         norm_groups: groups of every group norm.
-        scaling_factor: of the latents; 0.18215 for Stable Diffusion 1 and 2.
+        scaling_factor: what the latents are multiplied by; 0.18215 for Stable Diffusion 1 and 2.
         use_quant_conv, use_post_quant_conv: 1x1 convolutions after the encoder and before the decoder.
         mid_attention: self-attention at the lowest resolution.
         dtype: what the networks compute in; parameters, norm statistics and results are float32.
@@ -269,16 +269,16 @@ class AutoencoderKL(nnx.Module):
 
         common: dict[str, Any] = dict(channels=block_channels, groups=norm_groups, attention=mid_attention)
         common |= dict(dtype=dtype, remat=remat, rngs=rngs)
-        self.encoder = Encoder(in_channels, moments, blocks=layers_per_block, **common)
+        self.encoder = VAEEncoder(in_channels, moments, blocks=layers_per_block, **common)
         self.quant_conv = conv(moments) if use_quant_conv else None
         self.post_quant_conv = conv(latent_channels) if use_post_quant_conv else None
-        self.decoder = Decoder(latent_channels, out_channels, blocks=layers_per_block + 1, **common)
+        self.decoder = VAEDecoder(latent_channels, out_channels, blocks=layers_per_block + 1, **common)
 
     def encode(self, x: jax.Array) -> Moments:
         """Posterior of images `[B, H, W, in_channels]` in [-1, 1].
 
         Raises:
-            InputError: H or W is no multiple of `downsampling`.
+            InputError: h or W is no multiple of `downsampling`.
         """
         if any(side % self.downsampling for side in x.shape[1:3]):
             sides = " x ".join(map(str, x.shape[1:3]))

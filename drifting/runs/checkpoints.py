@@ -17,14 +17,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from drifting.errors import CheckpointError, InputError
-from drifting.runs.files import read_json, sha256, write_json
+from drifting.errors import CheckpointError, InputError, one_line
+from drifting.runs.files import HASH_THREADS, read_json, sha256, write_json
 
 logger = logging.getLogger("drifting")
 
 CHECKPOINTS, SEALS, DAMAGED = "checkpoints", "seals", "damaged"
-
-HASH_THREADS = 16
 
 
 class Checkpoints:
@@ -165,7 +163,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._unsealed = None
-            text = " ".join(f"{type(error).__name__}: {error}".split())
+            text = one_line(f"{type(error).__name__}: {error}")
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
             reason = "no space is left on the disk" if full else text[:300]
             kept = self.steps()
@@ -217,7 +215,7 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
                 return reader.restore(path, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
-            message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            message = one_line(f"{type(error).__name__}: {error}")[:300]
             remedy = "remove that folder to use the one before"
             raise InputError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
 

@@ -12,7 +12,7 @@ from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig
 from drifting.errors import ArgumentError, ConfigError, InputError, require_argument
 from drifting.runs.files import atomic_path, read_json
 
-RunConfig = TypeVar("RunConfig", bound=AnyConfig)
+_RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
@@ -93,7 +93,7 @@ def read_config(workdir: Path) -> Config: ...
 
 
 @overload
-def read_config(workdir: Path, kind: type[RunConfig]) -> RunConfig: ...
+def read_config(workdir: Path, kind: type[_RunKind]) -> _RunKind: ...
 
 
 def read_config(workdir: Path, kind: Any = Config) -> Any:
@@ -134,7 +134,17 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> d
     return out
 
 
-def _check_identity(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+def check_identity(workdir: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Checks that a run goes on with the data and weights that it was trained with.
+
+    Args:
+        workdir: the run's folder, for the message.
+        saved: the facts that the run's checkpoint has of them.
+        now: the same facts as they are now.
+
+    Raises:
+        ConfigError: one differs; says which.
+    """
     for name, value in now.items():
         change = f"was trained with {name} {reprlib.repr(saved.get(name))}, now it is {reprlib.repr(value)}"
         remedy = "put back what it was trained with, or choose another workdir"

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from drifting.errors import InputError
 
+HASH_THREADS = 16
+"""Files whose checksums are computed at a time; hashing and reading leave the interpreter's lock."""
+
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""

@@ -102,7 +102,7 @@ class MetricsWriter:
             last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
 
         Raises:
-            ConfigError: W&B is asked for and is not installed.
+            ConfigError: w&B is asked for and is not installed.
         """
         self.directory = Path(directory)
         wandb = _import_wandb() if wandb_project else None

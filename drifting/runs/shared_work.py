@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.runs.files import atomic_path, read_json, remove_torn, write_json
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
-FACTS_FILE = "facts.json"
+PARTS_FACTS_FILE = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Share:
         remedy = f"must lie in [0, count={self.count})"
         require_argument(0 <= self.index < self.count, "index", self.index, remedy)
 
-    def of(self, work: Sequence[Item]) -> Sequence[Item]:
+    def of(self, work: Sequence[_Item]) -> Sequence[_Item]:
         """What this process does of the work."""
         return work[self.index :: self.count]
 
@@ -75,10 +75,10 @@ class Parts:
         Raises:
             ArgumentError: the folder, of the argument `out`, holds parts of other work.
         """
-        check_facts(self.folder, self.folder / FACTS_FILE, facts, ignored)
+        check_facts(self.folder, self.folder / PARTS_FACTS_FILE, facts, ignored)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / FACTS_FILE).exists():
-            write_json(self.folder / FACTS_FILE, facts)
+        if not (self.folder / PARTS_FACTS_FILE).exists():
+            write_json(self.folder / PARTS_FACTS_FILE, facts)
 
     def missing(self, share: Share) -> list[int]:
         """The parts that this process still has to make, and removes what a killed one left of them."""

@@ -15,12 +15,12 @@ from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
 
-FOLDER = "processes"
+WATCH_FOLDER = "processes"
 
-INTERVAL = 10.0
+WATCH_SECONDS = 10.0
 """Seconds between two signs of a process."""
 
-STUCK = 3
+STUCK_EXIT_CODE = 3
 """Exit code of a process that ends because one is stuck."""
 
 
@@ -36,7 +36,7 @@ class Watch:
     """
 
     def __init__(self, workdir: Path, seconds: float) -> None:
-        self._folder, self._seconds = workdir / FOLDER, seconds
+        self._folder, self._seconds = workdir / WATCH_FOLDER, seconds
         self._step, self._since = 0, time.monotonic()
         self._first_sign = 0.0
         self._ended = threading.Event()
@@ -59,13 +59,13 @@ class Watch:
         self._step, self._since = step, time.monotonic()
 
     def _run(self) -> None:
-        while not self._ended.wait(min(INTERVAL, self._seconds / 4)):
+        while not self._ended.wait(min(WATCH_SECONDS, self._seconds / 4)):
             waited = time.monotonic() - self._since
             self._write(waited)
             if waited > self._seconds:
                 logger.error("%s", self._verdict(waited))
                 logging.shutdown()
-                os._exit(STUCK)
+                os._exit(STUCK_EXIT_CODE)
 
     def _write(self, waited: float) -> float | None:
         """Says where this process is; returns the time by the clock of the folder's file system."""
@@ -86,7 +86,7 @@ class Watch:
             path = self._folder / f"{index}.json"
             try:
                 facts = json.loads(path.read_text(encoding="utf-8"))
-                old = path.stat().st_mtime < self._first_sign - 2 * INTERVAL  # of a process of an earlier call
+                old = path.stat().st_mtime < self._first_sign - 2 * WATCH_SECONDS  # of a process of an earlier call
             except (OSError, ValueError):
                 old = True
             found[index] = {"host": "an unknown host", "step": -1} if old else facts

@@ -21,10 +21,11 @@ from PIL import Image
 from drifting import __version__
 from drifting.devices.interrupts import interrupts
 from drifting.errors import require_argument
+from drifting.method.space import Shape
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share, check_facts
-from drifting.sampling.images import GeneratedImages, Pixels, Shape
+from drifting.sampling.images import GeneratedImages, Pixels
 
 logger = logging.getLogger("drifting")
 
@@ -34,9 +35,9 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 IMAGES_A_PART = 512
 """How many images a part of a file has: a process that is killed may have to draw as many again."""
 
-METADATA = "metadata.json"
+IMAGES_METADATA = "metadata.json"
 
-MAY_CHANGE = ("source", "software")
+CHANGEABLE_FACTS = ("source", "software")
 """Metadata that two calls which make one file may differ in: `weights` says whose images they are."""
 
 
@@ -109,17 +110,17 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     """
     share = share or Share()
     folder = out.suffix != ".npz"
-    record = out / METADATA if folder else out.with_suffix(".json")
+    record = out / IMAGES_METADATA if folder else out.with_suffix(".json")
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), IMAGES_A_PART, ".done" if folder else ".npy")
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
-    if check_facts(out, record, facts, MAY_CHANGE) and (folder or out.exists()):
+    if check_facts(out, record, facts, CHANGEABLE_FACTS) and (folder or out.exists()):
         logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
         _tidy(parts, out, record)
         return True
     strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
     remedy = "is there and not known to be these images; choose another, or remove it"
     require_argument(not strange, "out", out, remedy)
-    parts.claim(facts, MAY_CHANGE)
+    parts.claim(facts, CHANGEABLE_FACTS)
     if folder:
         out.mkdir(exist_ok=True)
     if not _draw_parts(images, parts, share, out if folder else None):

@@ -23,8 +23,8 @@ from drifting.networks.network import Generator, Params, generator_of, sample_sh
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.sampling.labels import class_labels
-from drifting.sampling.sampler import BLOCK, Sampler
-from drifting.weights.artifact import GENERATOR, Artifact
+from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
+from drifting.weights.artifact import GENERATOR_KIND, Artifact
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
 
@@ -67,7 +67,7 @@ class TrainedGenerator:
 
     Attributes:
         generator: the network without its parameters.
-        params: its parameters.
+        params: the network's parameters.
         arguments: the arguments of the network's constructor, JSON-able.
         space: what its samples are: images, or latents that it decodes.
         usage: how it is used, see `Usage`.
@@ -140,7 +140,7 @@ class TrainedGenerator:
             ArgumentError: `vae` is missing, cannot be had, or is for other samples.
             HubError: they cannot be downloaded.
         """
-        artifact = load_weights(weights, GENERATOR)
+        artifact = load_weights(weights, GENERATOR_KIND)
         described = _stated if artifact.metadata.get("usage") is not None else _unstated
         usage, space = described(weights, artifact, vae)
         return cls(
@@ -177,7 +177,7 @@ class TrainedGenerator:
 
     def sampler(self, batch_size: int, count: int) -> Sampler:
         """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
-        devices = jax.local_devices()[: max(1, -(-count // BLOCK))]
+        devices = jax.local_devices()[: max(1, -(-count // SAMPLER_BLOCK))]
         return Sampler(self.generator, self.space, batch_size, devices)
 
     def sample(
@@ -212,7 +212,7 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
     Args:
         reference: the folder of a run that `drifting train` wrote; or published weights, a folder or
             `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
-        average: of a run, the decay of the average of its parameters to use; None: see `ema_decay`.
+        average: the decay of the average of a run's parameters that is used; None: see `ema_decay`.
         vae: where the VAE of its latents lies, if not where the run or the weights say.
 
     Raises:
@@ -262,7 +262,7 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
 
 
 def _unstated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage, SampleSpace]:
-    """Of weights that do not say how to use them: samples are images, or latents of the VAE that is given.
+    """How weights are used that do not say so: samples are images, or latents of the VAE that is given.
 
     Classes are numbers, and nothing is claimed about the guidance scale.
     """

@@ -16,25 +16,24 @@ from PIL import Image
 
 from drifting.config.schema import SEED_LIMIT
 from drifting.errors import InputError, require_argument, use_one_of
+from drifting.method.space import Shape
 from drifting.networks.network import Params
 from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.sampler import BLOCK
+from drifting.sampling.sampler import SAMPLER_BLOCK
 
 Pixels = NDArray[np.uint8]
 
-Shape = tuple[int, int, int]
-
 Tick = Callable[[int], None]
-"""Told of so many more images; what it raises ends the work."""
+"""It is told of so many more images; what it raises ends the work."""
 
-UINT8: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {"truncate": np.trunc, "round": np.rint}
-"""From [-1, 1] to levels: `(x + 1) * 127.5`, clipped to [0, 255], and then truncated, as the released evaluation and
-ADM's do, or rounded, which is half a level brighter."""
+ROUNDINGS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {"truncate": np.trunc, "round": np.rint}
+"""How numbers in [-1, 1] become levels: `(x + 1) * 127.5`, clipped to [0, 255], and then truncated, as the released
+evaluation and ADM's do, or rounded, which is half a level brighter."""
 
 
 def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
-    """Images in [-1, 1] as uint8; `how` is a key of `UINT8`, `first` the number of the first image, for the error.
+    """Images in [-1, 1] as uint8; `how` is a key of `ROUNDINGS`, `first` the number of the first image, for the error.
 
     Raises:
         InputError: a pixel is not finite.
@@ -43,7 +42,7 @@ def to_uint8(images: NDArray[np.float32], how: str, first: int = 0) -> Pixels:
     if not finite.all():
         raise InputError(f"image {first + int(finite.argmin())} has a pixel that is not finite")
     levels = ((images.astype(np.float32) + np.float32(1)) * np.float32(127.5)).clip(0, 255)
-    return UINT8[how](levels).astype(np.uint8)
+    return ROUNDINGS[how](levels).astype(np.uint8)
 
 
 def nothing(count: int) -> None:
@@ -59,7 +58,7 @@ class Images(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Where they are from, JSON-able."""
+        """What the images depend on and where they are from, JSON-able."""
 
     @property
     def labels(self) -> NDArray[np.integer] | None:
@@ -206,7 +205,7 @@ class GeneratedImages:
         source: what the person called the generator.
         seed: the seed of the first image; the others count on.
         alpha: the guidance scale.
-        uint8: a key of `UINT8`.
+        uint8: a key of `ROUNDINGS`.
         batch_size: how many images are in flight.
 
     Raises:
@@ -224,7 +223,7 @@ class GeneratedImages:
         uint8: str = "truncate",
         batch_size: int = 64,
     ) -> None:
-        require_argument(uint8 in UINT8, "uint8", uint8, use_one_of(uint8, UINT8))
+        require_argument(uint8 in ROUNDINGS, "uint8", uint8, use_one_of(uint8, ROUNDINGS))
         remedy = f"with {len(labels):,} images the last seed must lie below 2^32"
         require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, remedy)
         self._trained, self._seed, self._alpha, self._uint8 = trained, seed, alpha, uint8
@@ -278,7 +277,7 @@ class GeneratedImages:
         Raises:
             InputError: a pixel is not finite.
         """
-        assert items.start % BLOCK == 0
+        assert items.start % SAMPLER_BLOCK == 0
         seeds, labels = np.arange(items.start, items.stop) + self._seed, self.labels[items.start : items.stop]
         drawn, first = [], items.start
         for block in self._sampler.stream(self._trained.params, labels, seeds, self._alpha):

@@ -1,9 +1,9 @@
 """Images from a generator: each depends on its own seed, its class and the guidance scale, and on nothing else.
 
-The network always sees `BLOCK` images, and image `i` always stands in block `i // BLOCK`, see `devices/blocks.py`: a
-file of images is the same to the last byte whatever the batch, the number of devices and processes, and however often
-it was killed, on machines that compile alike. The same seed in another file, beside other images, may differ in
-the rounding of float32.
+The network always sees `SAMPLER_BLOCK` images, and image `i` always stands in block `i // SAMPLER_BLOCK`, see
+`devices/block_function.py`: a file of images is the same to the last byte whatever the batch, the number of devices and
+processes, and however often it was killed, on machines that compile alike. The same seed in another file, beside other
+images, may differ in the rounding of float32.
 """
 
 import logging
@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from drifting.devices.blocks import Blocks
+from drifting.devices.block_function import BlockFunction
 from drifting.method.images import generate_images
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
 
 logger = logging.getLogger("drifting")
 
-BLOCK = 16
+SAMPLER_BLOCK = 16
 """Images a call of the network; the VAE decodes as many at a time."""
 
 
@@ -43,8 +43,8 @@ class Sampler:
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         self._generator, self._space = generator, space
-        in_flight = -(-batch_size // (BLOCK * len(devices or [None])))
-        self._blocks = Blocks(self._draw_block, BLOCK, devices, in_flight)
+        in_flight = -(-batch_size // (SAMPLER_BLOCK * len(devices or [None])))
+        self._blocks = BlockFunction(self._draw_block, SAMPLER_BLOCK, devices, in_flight)
         self._placed: tuple[Params, list[Any]] | None = None
 
     def _draw_block(self, params: tuple[Params, Params], seeds: Array, labels: Array, alpha: Array) -> Array:
@@ -56,7 +56,7 @@ class Sampler:
         return np.concatenate(images) if images else np.zeros((0, *self._space.image_shape), np.float32)
 
     def stream(self, params: Params, labels: np.ndarray, seeds: np.ndarray, alpha: float) -> Iterator[np.ndarray]:
-        """The same images, `BLOCK` at a time."""
+        """The same images, `SAMPLER_BLOCK` at a time."""
         labels, seeds = np.asarray(labels, np.int32), np.asarray(seeds, np.uint32)
         if self._placed is None or self._placed[0] is not params:
             self._placed = params, self._blocks.place((params, self._space.params))

@@ -11,7 +11,7 @@ from drifting.errors import ConfigError, require_argument
 from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.judge import Judge
-from drifting.scoring.metrics import Side
+from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.reference import SourceImages
 
@@ -25,14 +25,14 @@ def own_data_judge(
     """What a run is scored against: all images that it was trained on, and those that were held out.
 
     Args:
-        config: The run's settings. None: the generator is of published weights, which have no data.
-        facts: What the run knows of its data, see `fingerprint.data_facts`.
-        name: What the person called the run.
-        neighbours: See `Judge`.
-        encoder: The features, as `score_encoder` takes them. None: the pixels.
+        config: the run's settings; None: the generator is of published weights, which have no data.
+        facts: what the run knows of its data, see `fingerprint.data_facts`.
+        name: what the person called the run.
+        neighbours: see `Judge`.
+        encoder: the features, as `score_encoder` takes them; None: the pixels.
 
     Raises:
-        ConfigError: Published weights have no data, there are too many or no held-out ones, or they have changed.
+        ConfigError: published weights have no data, there are too many or no held-out ones, or they have changed.
     """
     remedy = f"{name} needs statistics of real images, see `drifting reference`"
     require_argument(config is not None and config.data.vae is None, "reference", None, remedy)
@@ -48,13 +48,13 @@ def own_data_judge(
     return Judge(name, found, neighbours, about, lambda: _real(train, found), lambda: _side(heldout, found))
 
 
-def _real(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+def _real(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:
     """The training images, with the statistics that every scoring needs."""
     side = _side(source, encoder)
     return replace(side, statistics={"features": moments(side.rows["features"])})
 
 
-def _side(source: LabelledSource, encoder: ScoreEncoder) -> Side:
+def _side(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:
     """All images; they have the levels that files have, as the generated ones and those of a reference."""
     rows = features_of(SourceImages(source, {}), encoder, "real images")
-    return Side(rows, labels=source.labels, encoder=encoder.name)
+    return ImageSet(rows, labels=source.labels, encoder=encoder.name)

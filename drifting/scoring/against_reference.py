@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from drifting.errors import require_argument
-from drifting.sampling.images import Shape
+from drifting.method.space import Shape
 from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, known_widths, score_encoder
 from drifting.scoring.judge import Judge
-from drifting.scoring.metrics import Side
+from drifting.scoring.metrics import ImageSet
 from drifting.scoring.reference import Reference, read_reference
 
 
@@ -15,13 +15,13 @@ def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: i
     """What images of `shape` are scored against: the statistics of a reference, and features of some of its images.
 
     Args:
-        path: The reference, see `reference.read_reference`.
-        encoder: The features, as `score_encoder` takes them. None: those that the reference says, or `inception`.
-        shape: Height, width and channels.
-        neighbours: See `Judge`.
+        path: the reference, see `reference.read_reference`.
+        encoder: the features, as `score_encoder` takes them; None: those that the reference says, or `inception`.
+        shape: height, width and channels.
+        neighbours: see `Judge`.
 
     Raises:
-        ConfigError: The reference cannot be read, or is of other images or another encoder.
+        ConfigError: the reference cannot be read, or is of other images or another encoder.
     """
     reference = read_reference(path)
     if reference.metadata is not None:
@@ -36,9 +36,9 @@ def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: i
     return Judge(str(path), found, neighbours, facts, lambda: _real(reference, found))
 
 
-def _real(reference: Reference, encoder: ScoreEncoder) -> Side:
+def _real(reference: Reference, encoder: ScoreEncoder) -> ImageSet:
     """The real images; the features of those that the reference holds are taken here."""
     rows = {} if reference.features is None else {"features": reference.features}
     if reference.images is not None and not rows:
         rows = {"features": features_of(reference.images, encoder, "reference")["features"]}
-    return Side(rows, reference.gaussians, encoder=encoder.name)
+    return ImageSet(rows, reference.gaussians, encoder=encoder.name)

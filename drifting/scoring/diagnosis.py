@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from drifting.config.schema import DiagnoseSettings, LossConfig
-from drifting.data.source import LabelledSource, read
+from drifting.data.source import LabelledSource, read_records
 from drifting.errors import require
 from drifting.method.alignment import Alignment, Side, compare, sides
 from drifting.method.encoders import FeatureEncoder
@@ -28,15 +28,15 @@ from drifting.networks.network import Generator, Params
 
 logger = logging.getLogger("drifting")
 
-BLOCKS = ("generated", "unconditional", "positive")
-"""The names of the blocks of samples, in the order of the arrays of `Blocks`."""
+BLOCK_NAMES = ("generated", "unconditional", "positive")
+"""The names of the blocks of samples, in the order of the arrays of `BlockMeans`."""
 
-QUANTITIES = ("effective", "eps_sym²", "eps_mc²")
-"""The names of the quantities of each block, in the order of the attributes of `Blocks`."""
+BLOCK_QUANTITIES = ("effective", "eps_sym²", "eps_mc²")
+"""The names of the quantities of each block, in the order of the attributes of `BlockMeans`."""
 
 _map_loss = jax.jit(map_loss, static_argnums=0)
 
-LOGGED = ("relative_error", "cosine", "preconditioner_ratio", "residual_gap")
+LOGGED_QUANTITIES = ("relative_error", "cosine", "preconditioner_ratio", "residual_gap")
 """What is looked at first, and logged in training: the four panels of the paper's Figure 5."""
 
 
@@ -78,8 +78,8 @@ class Problem(NamedTuple):
     ref_u: Array
 
 
-class Blocks(NamedTuple):
-    """Means over queries and problems for the blocks of negatives and positives, `[3]` each in the order of `BLOCKS`.
+class BlockMeans(NamedTuple):
+    """Means over queries and problems of each block of negatives and positives, `[3]` in the order of `BLOCK_NAMES`.
 
     Attributes:
         effective: effective sample size `1 / sum w^2` of the softmax over targets within the block.
@@ -92,7 +92,7 @@ class Blocks(NamedTuple):
     pool: Array
 
 
-def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, Blocks]:
+def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Side, Side, BlockMeans]:
     """Both sides of a problem, `[N, ...]`, and the blocks of its training pools, `[3, N]`. For p stand all real samples
     of the class, for q the further generated ones."""
     centre = jnp.mean(problem.pos, axis=0)
@@ -121,11 +121,11 @@ def one_problem(problem: Problem, kernel: Kernel, width: ArrayLike) -> tuple[Sid
         return jnp.stack([jnp.sum(jnp.square(u - v), axis=1) for u, v in zip(a, b, strict=True)])
 
     effective = jnp.stack([1 / jnp.sum(jnp.square(w), axis=1) for w in row])
-    return p, q, Blocks(effective, squared(mean_both, mean_row), squared(mean_row, oracle))
+    return p, q, BlockMeans(effective, squared(mean_both, mean_row), squared(mean_row, oracle))
 
 
 @partial(jax.jit, static_argnames="kernel")
-def measure(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -> tuple[Alignment, Blocks]:
+def measure_map(maps: Problem, kernel: Kernel, width: ArrayLike, scale: ArrayLike) -> tuple[Alignment, BlockMeans]:
     """The quantities of one feature map, all labels and positions together, in units of its feature scale."""
 
     def problems(a: Array) -> Array:
@@ -142,9 +142,9 @@ class Gathering:
     """Gathers the samples of every feature map, at most `positions` of its positions. Real samples are read once.
 
     Args:
-        found: What is diagnosed.
-        settings: How many samples there are.
-        alpha: The guidance scale of the generated ones.
+        found: what is diagnosed.
+        settings: how many samples there are.
+        alpha: the guidance scale of the generated ones.
     """
 
     def __init__(self, found: Subject, settings: DiagnoseSettings, alpha: float) -> None:
@@ -173,7 +173,7 @@ class Gathering:
             return {name: np.asarray(_spread(f, settings.positions), np.float32) for name, f in maps.items()}
 
         def real(rows: np.ndarray, number: int) -> dict[str, np.ndarray]:
-            images, _ = read(source, rows, np.zeros(len(rows), bool), None)
+            images, _ = read_records(source, rows, np.zeros(len(rows), bool), None)
             return maps_of(draw(found.space.params, images, jax.random.fold_in(key_draw, number)))
 
         @jax.jit
@@ -205,20 +205,20 @@ class Gathering:
 
 
 def _spread(x: Array, count: int) -> Array:
-    """At most `count` positions of `[B, positions, C]`, evenly spread."""
+    """Keeps at most `count` positions of `[B, positions, C]`, evenly spread."""
     positions = x.shape[1]
     return x[:, np.linspace(0, positions - 1, min(count, positions)).round().astype(int)]
 
 
-class Measured(NamedTuple):
-    """A feature map: what training would log of it, and for each width the quantities of `measure`."""
+class MapMeasures(NamedTuple):
+    """A feature map: what training would log of it, and for each width the quantities of `measure_map`."""
 
     own: MapMetrics
     scale: float
-    quantities: list[tuple[Alignment, Blocks]]
+    quantities: list[tuple[Alignment, BlockMeans]]
 
 
-def measured(found: Subject, maps: Problem, kernel: Kernel, widths: Sequence[float], alpha: float) -> Measured:
+def measures_of(found: Subject, maps: Problem, kernel: Kernel, widths: Sequence[float], alpha: float) -> MapMeasures:
     """All quantities of one map; its own loss, gap and norms are those of the loss trained with."""
     labels, n = maps.x.shape[:2]
     w_unc = unconditional_weight(jnp.full(labels, alpha), n, maps.unc.shape[1])
@@ -227,15 +227,15 @@ def measured(found: Subject, maps: Problem, kernel: Kernel, widths: Sequence[flo
     samples = (maps.x, maps.pos, maps.unc)
     own = _map_loss(found.objective, jnp.asarray(widths, jnp.float32), *samples, *weights)[1]
     scale = max(float(own.scale), 1e-3)
-    return Measured(own, scale, [measure(maps, kernel, width, scale) for width in widths])
+    return MapMeasures(own, scale, [measure_map(maps, kernel, width, scale) for width in widths])
 
 
 class Diagnosis:
     """The four quantities of the paper's Figure 5 in the course of a training, for every map and width of its loss.
 
     Args:
-        found: What is trained.
-        alpha: The guidance scale.
+        found: what is trained.
+        alpha: the guidance scale.
     """
 
     def __init__(self, found: Subject, alpha: float) -> None:
@@ -247,7 +247,9 @@ class Diagnosis:
         loss = self._found.loss
         flat: dict[str, float] = {}
         for name, maps in self._gather(params).items():
-            quantities = measured(self._found, maps, self._found.objective.kernel, loss.widths, self._alpha).quantities
+            quantities = measures_of(
+                self._found, maps, self._found.objective.kernel, loss.widths, self._alpha
+            ).quantities
             for width, (alignment, _) in zip(loss.widths, quantities, strict=True):
-                flat |= {f"diagnose/{q}/{name}/{width:g}": float(getattr(alignment, q)) for q in LOGGED}
+                flat |= {f"diagnose/{q}/{name}/{width:g}": float(getattr(alignment, q)) for q in LOGGED_QUANTITIES}
         return flat

@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 
 from drifting.config.schema import Config
 from drifting.errors import ArgumentError, require_argument
+from drifting.method.space import Shape
 from drifting.runs.files import write_json
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import software
 from drifting.sampling.generator import TrainedGenerator
-from drifting.sampling.images import GeneratedImages, Images, Shape
+from drifting.sampling.images import GeneratedImages, Images
 from drifting.sampling.labels import wanted_labels
 from drifting.scoring.against_own_data import own_data_judge
 from drifting.scoring.against_reference import reference_judge
 from drifting.scoring.judge import PUBLISHED_IMAGES, Judge
 from drifting.scoring.scores import Scores
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 
 logger = logging.getLogger("drifting")
 
-FORMAT, VERSION = "drifting-scores", 1
+SCORES_FORMAT, SCORES_VERSION = "drifting-scores", 1
 
 CHOSEN_FACTS = ("num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours")
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
@@ -49,17 +50,17 @@ def score(
     """Scores of a generator, by name; nothing is written.
 
     Args:
-        trained: The generator.
-        num: How many images. None: `eval.num_samples`, of published weights 50,000.
-        reference: Statistics of real images. None: `eval.reference`, or else a run's own data.
-        encoder: The features, see `judge_of`.
-        alpha: The guidance scale. None: the generator's own one.
-        seed: The seed of the first image. None: `eval.seed`.
+        trained: the generator.
+        num: how many images; None: `eval.num_samples`, of published weights 50,000.
+        reference: statistics of real images; None: `eval.reference`, or else a run's own data.
+        encoder: the features, see `judge_of`.
+        alpha: the guidance scale; None: the generator's own one.
+        seed: the seed of the first image; None: `eval.seed`.
 
     Raises:
-        ConfigError: Something cannot be had or does not fit.
+        ConfigError: something cannot be had or does not fit.
     """
-    settings = Settings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
+    settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
     (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
     k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
@@ -75,30 +76,30 @@ def evaluate_generator(
     *,
     reference: Path | None = None,
     encoder: str | None = None,
-    settings: Settings | None = None,
+    settings: ScoreSettings | None = None,
     share: Share | None = None,
     replace: bool = True,
 ) -> list[Scores] | None:
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
     Args:
-        trained: The generator.
-        source: What the person called it.
-        out: The file. None: `eval-STEP.json` in the run's folder `source`, or here.
-        reference: Statistics of real images. None: `eval.reference`, or else a run's own data, pixel by pixel.
-        encoder: See `reference_judge`. None: `eval.encoder`.
-        settings: How to score.
-        share: Which of several processes this is; they need a reference.
-        replace: Whether `out` may hold scores by other settings.
+        trained: the generator.
+        source: what the person called it.
+        out: the file; None: `eval-STEP.json` in the run's folder `source`, or here.
+        reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
+        encoder: see `reference_judge`; None: `eval.encoder`.
+        settings: how to score.
+        share: which of several processes this is; they need a reference.
+        replace: whether `out` may hold scores by other settings.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
 
     Raises:
-        ConfigError: Something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
+        ConfigError: something cannot be had or does not fit, `num` is too small for the neighbours, or the file has
             scores by other settings that are to stay.
     """
-    settings, share = settings or Settings(), share or Share()
+    settings, share = settings or ScoreSettings(), share or Share()
     evaluation = (trained.config or Config()).eval
     k, named = settings.neighbours, "neighbours"
     if k is None:
@@ -125,7 +126,7 @@ def evaluate_generator(
     return found
 
 
-def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
+def _labels(trained: TrainedGenerator, settings: ScoreSettings) -> NDArray[np.int32]:
     """The class of each image to draw."""
     num = settings.num
     if num is None and settings.labels is None:
@@ -134,7 +135,7 @@ def _labels(trained: TrainedGenerator, settings: Settings) -> NDArray[np.int32]:
 
 
 def _drawn(
-    trained: TrainedGenerator, source: str, labels: NDArray[np.int32], settings: Settings
+    trained: TrainedGenerator, source: str, labels: NDArray[np.int32], settings: ScoreSettings
 ) -> list[GeneratedImages]:
     """The images at each guidance scale; one compiled sampler draws all of them."""
     evaluation = (trained.config or Config()).eval
@@ -170,15 +171,15 @@ def judge_of(
     """What the images of a generator are scored against.
 
     Args:
-        config, facts: Those of a `TrainedGenerator`.
-        source: What the person called it.
-        shape: Height, width and channels of its images.
-        neighbours: See `Judge`.
-        reference: Statistics of real images. None: `eval.reference`, or else the run's own data.
-        encoder: The features. None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
+        config, facts: the attributes of a `TrainedGenerator`.
+        source: what the person called it.
+        shape: height, width and channels of its images.
+        neighbours: see `Judge`.
+        reference: statistics of real images; None: `eval.reference`, or else the run's own data.
+        encoder: the features; None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
 
     Raises:
-        ConfigError: As `reference_judge` and `own_data_judge` do.
+        ConfigError: as `reference_judge` and `own_data_judge` do.
     """
     evaluation = (config or Config()).eval
     if reference is None and evaluation.reference is not None:
@@ -201,7 +202,7 @@ def evaluate_files(
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
 
     Raises:
-        ConfigError: There are fewer images than `num`, the reference cannot be had or does not fit, or the file has
+        ConfigError: there are fewer images than `num`, the reference cannot be had or does not fit, or the file has
             scores by other settings.
     """
     count = len(images) if num is None else num
@@ -273,4 +274,6 @@ def _chosen(content: Mapping[str, Any], alphas: Sequence[float | None]) -> dict[
 
 
 def _write(out: Path, about: Mapping[str, Any], scores: list[Scores]) -> None:
-    write_json(out, {"format": FORMAT, "version": VERSION, **about, "software": software(), "scores": scores})
+    write_json(
+        out, {"format": SCORES_FORMAT, "version": SCORES_VERSION, **about, "software": software(), "scores": scores}
+    )

@@ -11,11 +11,11 @@ import numpy as np
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.images import Images, Tick
-from drifting.scoring.image_features import Features, ScoreEncoder
+from drifting.scoring.image_features import FeaturesByKind, ScoreEncoder
 
 logger = logging.getLogger("drifting")
 
-PART_IMAGES = 512
+EVALUATION_PART_IMAGES = 512
 """Images a part of an evaluation; a multiple of the blocks of generator and encoders."""
 
 PLACE_FACTS = ("source", "images")
@@ -37,30 +37,30 @@ def image_progress(total: int, label: str) -> Iterator[Tick]:
         yield tick
 
 
-def features_of(images: Images, encoder: ScoreEncoder, label: str) -> Features:
+def features_of(images: Images, encoder: ScoreEncoder, label: str) -> FeaturesByKind:
     """The features of all images, arrays `[N, D]` by kind. `label`: what the progress bar calls them."""
-    starts = range(0, len(images), PART_IMAGES)
+    starts = range(0, len(images), EVALUATION_PART_IMAGES)
     with image_progress(len(images), label) as tick:
-        parts = [encoder(images.part(range(i, min(i + PART_IMAGES, len(images)))), tick) for i in starts]
+        parts = [encoder(images.part(range(i, min(i + EVALUATION_PART_IMAGES, len(images)))), tick) for i in starts]
     return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
 
 
-def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Share) -> Features | None:
+def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Share) -> FeaturesByKind | None:
     """The same features, going on where an earlier call stopped.
 
     Args:
-        images: What to take them of.
-        encoder: What takes them.
-        work: A folder for what is under way, which the caller removes.
-        share: Which of several processes this is.
+        images: what to take them of.
+        encoder: what takes them.
+        work: a folder for what is under way, which the caller removes.
+        share: which of several processes this is.
 
     Returns:
         The features, or None while parts of other processes are missing.
 
     Raises:
-        ConfigError: Other images are under way in that folder.
+        ConfigError: other images are under way in that folder.
     """
-    parts = Parts(work, len(images), PART_IMAGES, ".npz")
+    parts = Parts(work, len(images), EVALUATION_PART_IMAGES, ".npz")
     parts.claim(images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
     if not finish_parts(parts, share, "evaluate", lambda items, tick: encoder(images.part(items), tick)):
         return None
@@ -76,10 +76,10 @@ def finish_parts(
     """Makes the parts of this process that are missing; returns whether those of all processes are there.
 
     Args:
-        parts: Files `.npz`.
-        share: Which of several processes this is.
-        label: What the progress bar and messages call the work.
-        make: Makes the arrays of a part, given its items and what to tell of finished ones.
+        parts: files `.npz`.
+        share: which of several processes this is.
+        label: what the progress bar and messages call the work.
+        make: makes the arrays of a part, given its items and what to tell of finished ones.
     """
     missing = parts.missing(share)
     with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:

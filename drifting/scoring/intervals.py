@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.scoring.metrics import Metric, Side
+from drifting.scoring.metrics import ImageSet, Metric
+from drifting.scoring.metrics.gaussian import FloatArray
 from drifting.scoring.scores import defined_metrics
 
 NORMAL_95 = 1.96
@@ -21,9 +22,7 @@ NORMAL_95 = 1.96
 RESAMPLES = 200
 
 WIDE_RESAMPLES, WIDE_FEATURES = 20, 512
-"""So many resamples where there are more features than these: each takes a covariance and its decomposition."""
-
-Array = NDArray[np.float64]
+"""There are so many resamples where there are more features than these: each takes a covariance and decomposes it."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class Comparison:
 
 
 def intervals(
-    sides: Sequence[Side], real: Side, *, neighbours: int, seed: int, name: str, resamples: int | None = None
+    sides: Sequence[ImageSet], real: ImageSet, *, neighbours: int, seed: int, name: str, resamples: int | None = None
 ) -> Comparison:
     """Scores of two sets of images, image by image of the same seeds, with intervals.
 
     Args:
-        sides: The two sets, which have as many images each.
-        real: What they are scored against.
-        neighbours: See `Metric`.
-        seed: The seed of the resamples.
-        name: What warnings call the real images.
-        resamples: How many. None: 200, or 20 where there are more than 512 features.
+        sides: the two sets, which have as many images each.
+        real: what they are scored against.
+        neighbours: see `Metric`.
+        seed: the seed of the resamples.
+        name: what warnings call the real images.
+        resamples: how many. None: 200, or 20 where there are more than 512 features.
     """
     num = len(sides[0])
     if resamples is None:
@@ -82,13 +81,13 @@ def intervals(
     return Comparison(scores, num, resamples)
 
 
-def _values(metric: Metric, real: Side, side: Side, counts: NDArray[np.int64], k: int) -> dict[str, Array]:
+def _values(metric: Metric, real: ImageSet, side: ImageSet, counts: NDArray[np.int64], k: int) -> dict[str, FloatArray]:
     """Each score of the images as they are, and where it can be had of every resample of them."""
     if metric.resample is not None:
         return dict(metric.resample(real, side, counts, k))
     return {name: np.asarray([value]) for name, value in metric.compute(real, side, k).items()}
 
 
-def _interval(values: Array, places: int) -> Interval:
+def _interval(values: FloatArray, places: int) -> Interval:
     half = NORMAL_95 * float(np.nanstd(values[1:], ddof=1)) if len(values) > 1 else math.nan
     return Interval(float(values[0]), half, places)

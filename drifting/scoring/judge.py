@@ -9,8 +9,8 @@ from typing import Any
 from drifting.runs.shared_work import Share
 from drifting.sampling.images import Images
 from drifting.scoring.extraction import features_of, saved_features
-from drifting.scoring.image_features import Features, ScoreEncoder
-from drifting.scoring.metrics import Side
+from drifting.scoring.image_features import FeaturesByKind, ScoreEncoder
+from drifting.scoring.metrics import ImageSet
 from drifting.scoring.scores import Scores, beside_heldout, scores_of
 
 logger = logging.getLogger("drifting")
@@ -23,12 +23,12 @@ class Judge:
     """Real images in the features of one encoder, against which others get their scores.
 
     Args:
-        name: What warnings call the real images.
-        encoder: Takes the features of both.
-        neighbours: The nearest neighbour that some metrics look at.
-        facts: What scores depend on besides the images that are scored, JSON-able.
-        real: Makes the real images' side when it is first needed.
-        heldout: Makes that of real images which the generator was not trained on. None: there are none.
+        name: what warnings call the real images.
+        encoder: takes the features of both.
+        neighbours: the nearest neighbour that some metrics look at.
+        facts: what scores depend on besides the images that are scored, JSON-able.
+        real: makes the real images' side when it is first needed.
+        heldout: makes that of real images which the generator was not trained on; None: there are none.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class Judge:
         encoder: ScoreEncoder,
         neighbours: int,
         facts: dict[str, Any],
-        real: Callable[[], Side],
-        heldout: Callable[[], Side] | None = None,
+        real: Callable[[], ImageSet],
+        heldout: Callable[[], ImageSet] | None = None,
     ) -> None:
         self.name, self.encoder, self.neighbours, self.facts = name, encoder, neighbours, facts
         self._make_real, self._make_heldout = real, heldout
 
     @cached_property
-    def real(self) -> Side:
+    def real(self) -> ImageSet:
         """The real images."""
         return self._make_real()
 
@@ -53,7 +53,7 @@ class Judge:
         """The scores of held-out real images. None: there are none."""
         return None if self._make_heldout is None else self._scores(self._make_heldout())
 
-    def side(self, images: Images, label: str) -> Side:
+    def side(self, images: Images, label: str) -> ImageSet:
         """Images in the judge's features. `label`: what the progress bar calls them."""
         return self._side(images, features_of(images, self.encoder, label))
 
@@ -61,32 +61,32 @@ class Judge:
         """Scores of images, beside those of held-out ones where there are any.
 
         Args:
-            images: At least two.
-            work: A folder for what is under way, from which another call goes on; the caller removes it. None: nothing
+            images: what is scored, at least two.
+            work: a folder for what is under way, from which another call goes on; the caller removes it; None: nothing
                 is kept.
-            share: Which of several processes with the same `work` this is.
+            share: which of several processes with the same `work` this is.
 
         Returns:
             The scores, or None while parts of other processes are missing.
 
         Raises:
-            ConfigError: Other images are under way in that folder.
-            ValueError: A feature is not finite.
+            ConfigError: other images are under way in that folder.
+            ValueError: a feature is not finite.
         """
         if work is None:
             return self.of_side(self.side(images, "evaluate"))
         features = saved_features(images, self.encoder, work, share or Share())
         return None if features is None else self.of_side(self._side(images, features))
 
-    def of_side(self, fake: Side) -> Scores:
+    def of_side(self, fake: ImageSet) -> Scores:
         """Scores of images in the judge's features."""
         scores = self._scores(fake)
         if "fid" in scores and len(fake) < PUBLISHED_IMAGES:
             logger.warning("FID of %s images: it falls with their number, compare equal ones only", f"{len(fake):,}")
         return scores if self.heldout_scores is None else beside_heldout(scores, self.heldout_scores)
 
-    def _scores(self, fake: Side) -> Scores:
+    def _scores(self, fake: ImageSet) -> Scores:
         return scores_of(self.real, fake, self.neighbours, self.name)
 
-    def _side(self, images: Images, features: Features) -> Side:
-        return Side(features, labels=images.labels, encoder=self.encoder.name)
+    def _side(self, images: Images, features: FeaturesByKind) -> ImageSet:
+        return ImageSet(features, labels=images.labels, encoder=self.encoder.name)

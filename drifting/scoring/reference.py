@@ -24,20 +24,20 @@ from drifting.sampling.files import software
 from drifting.sampling.images import Images, NpzImages, Pixels, Tick, nothing, open_member, to_uint8
 from drifting.scoring.extraction import finish_parts, save_arrays
 from drifting.scoring.image_features import ScoreEncoder
-from drifting.scoring.metrics.gaussian import GaussianStatistics, Moments
+from drifting.scoring.metrics.gaussian import Gaussian, GaussianStatistics
 
-FORMAT, VERSION = "drifting-reference", 1
+REFERENCE_FORMAT, REFERENCE_VERSION = "drifting-reference", 1
 
 KEPT_FEATURES = 10_000
 """Images whose features are kept for metrics that need real features, as many as ADM's reference batches hold."""
 
-PART_IMAGES = 8192
+REFERENCE_PART_IMAGES = 8192
 """Images a part: the statistics of each take 67 MB with the Inception."""
 
-CHUNK_IMAGES = 512
+ENCODED_AT_ONCE = 512
 """Images that are read and encoded at a time."""
 
-STATISTICS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+STATISTICS_KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """What an `.npz` calls mean and covariance of each kind of features."""
 
 KIND_TITLES = {"features": "features", "spatial": "spatial features"}
@@ -70,15 +70,15 @@ class Reference:
     """Statistics of real images.
 
     Attributes:
-        path: The file.
-        gaussians: Mean and covariance of each kind of features.
+        path: the file.
+        gaussians: mean and covariance of each kind of features.
         features: `[M, D]` of some of the images, or None.
-        images: Such images themselves, or None.
-        metadata: What a reference of ours says that it is of. None: it is a published one.
+        images: such images themselves, or None.
+        metadata: what a reference of ours says that it is of; None: it is a published one.
     """
 
     path: Path
-    gaussians: dict[str, Moments]
+    gaussians: dict[str, Gaussian]
     features: NDArray[np.float32] | None
     images: NpzImages | None
     metadata: dict[str, Any] | None
@@ -137,7 +137,7 @@ def read_reference(path: Path) -> Reference:
     except ValueError as error:
         raise ArgumentError("reference", str(path), str(error).removeprefix(f"{path}: ")) from error
     gaussians = {}
-    for kind, names in STATISTICS.items():
+    for kind, names in STATISTICS_KEYS.items():
         mean, covariance = (None if found[name] is None else np.asarray(found[name], np.float64) for name in names)
         if mean is not None and covariance is not None:
             _check_moments(path, names, mean, covariance)
@@ -182,35 +182,39 @@ def make_reference(
     """Writes the statistics of real images, going on where an earlier call stopped.
 
     Args:
-        images: The real images.
-        encoder: What takes their features.
-        out: The `.npz`.
-        keep: How many images' features to keep for metrics that need them, spread over all images.
-        share: Which of several processes this is.
+        images: the real images.
+        encoder: what takes their features.
+        out: the `.npz`.
+        keep: how many images' features to keep for metrics that need them, spread over all images.
+        share: which of several processes this is.
 
     Returns:
         Whether it is written.
 
     Raises:
-        ConfigError: There is something else at `out`.
+        ConfigError: there is something else at `out`.
     """
     require_argument(out.suffix == ".npz", "out", str(out), "must end in .npz")
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), PART_IMAGES, ".npz")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), REFERENCE_PART_IMAGES, ".npz")
     parts.claim(facts)
 
     def make(items: range, tick: Tick) -> dict[str, np.ndarray]:
         found: dict[str, Any] = {}
-        for start in range(items.start, items.stop, CHUNK_IMAGES):
-            chunk = range(start, min(start + CHUNK_IMAGES, items.stop))
+        for start in range(items.start, items.stop, ENCODED_AT_ONCE):
+            chunk = range(start, min(start + ENCODED_AT_ONCE, items.stop))
             _add(found, encoder(images.part(chunk)), np.isin(chunk, kept))
             tick(len(chunk))
         return _arrays(found)
 
     if not finish_parts(parts, share or Share(), "reference", make):
         return False
-    metadata = facts | {"encoder_reference": encoder.reference, "format": FORMAT, "version": VERSION}
+    metadata = facts | {
+        "encoder_reference": encoder.reference,
+        "format": REFERENCE_FORMAT,
+        "version": REFERENCE_VERSION,
+    }
     try:
         arrays = _merged(parts) | {"metadata": np.asarray(json.dumps(metadata | {"software": software()}))}
         with atomic_path(out) as temporary:
@@ -225,7 +229,7 @@ def make_reference(
 
 def _add(found: dict[str, Any], features: Mapping[str, np.ndarray], kept: NDArray[np.bool_]) -> None:
     """Adds a chunk's features to a part's statistics, and those to keep to the others."""
-    for kind in STATISTICS:
+    for kind in STATISTICS_KEYS:
         if kind in features:
             found.setdefault(kind, GaussianStatistics.empty(features[kind].shape[1])).update(features[kind])
     found.setdefault("kept", []).append(features["features"][kept])
@@ -233,7 +237,7 @@ def _add(found: dict[str, Any], features: Mapping[str, np.ndarray], kept: NDArra
 
 def _arrays(found: dict[str, Any]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {"kept": np.concatenate(found["kept"])}
-    for kind in STATISTICS:
+    for kind in STATISTICS_KEYS:
         if kind in found:
             s = found[kind]
             arrays |= {f"{kind}/count": np.asarray(s.count), f"{kind}/mean": s.mean, f"{kind}/scatter": s.scatter}
@@ -246,13 +250,13 @@ def _merged(parts: Parts) -> dict[str, np.ndarray]:
     for number in range(len(parts.ranges)):
         with np.load(parts.path(number), allow_pickle=False) as part:
             kept.append(part["kept"])
-            for kind in STATISTICS:
+            for kind in STATISTICS_KEYS:
                 if f"{kind}/count" in part.files:
                     mean = part[f"{kind}/mean"]
                     statistics = GaussianStatistics(int(part[f"{kind}/count"]), mean, part[f"{kind}/scatter"])
                     whole.setdefault(kind, GaussianStatistics.empty(len(mean))).merge(statistics)
     arrays: dict[str, np.ndarray] = {"features": np.concatenate(kept)}
     for kind, statistics in whole.items():
-        mean_name, covariance_name = STATISTICS[kind]
+        mean_name, covariance_name = STATISTICS_KEYS[kind]
         arrays |= {mean_name: statistics.mean, covariance_name: statistics.covariance}
     return arrays

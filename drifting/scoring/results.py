@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drifting.errors import InputError
-from drifting.scoring.metrics import HELDOUT, compared_scores, known_scores, rank
+from drifting.scoring.metrics import HELDOUT_SUFFIX, compared_scores, known_scores, rank
 from drifting.scoring.metrics.metric import Score
 
 EVAL_FILE = re.compile(r"eval-(\d+)\.json")
@@ -23,7 +23,7 @@ def latest_scores(workdir: Path) -> dict[str, Any] | None:
         The scores, and `step seed uint8 data`; the best are those of the best rank, see `metrics.rank`.
 
     Raises:
-        InputError: The file of that step holds no scores.
+        InputError: the file of that step holds no scores.
     """
     files = {int(match[1]): file for file in workdir.glob("eval-*.json") if (match := EVAL_FILE.fullmatch(file.name))}
     if not files:
@@ -40,7 +40,7 @@ def latest_scores(workdir: Path) -> dict[str, Any] | None:
 
 def score_table(scores: Sequence[dict[str, Any]]) -> str:
     """The scores of each guidance scale; against a run's own data, beside those of held-out real images."""
-    if any(name.endswith(HELDOUT) for name in scores[0]):
+    if any(name.endswith(HELDOUT_SUFFIX) for name in scores[0]):
         return "\n\n".join(_heldout_table(one) for one in scores)
     shown = {name: score for name, score in compared_scores().items() if name in scores[0]}
     widths = [max(len(name), LEAST_COLUMN) + 2 for name in ("alpha", "images", *shown)]
@@ -55,8 +55,8 @@ def _heldout_table(scores: dict[str, Any]) -> str:
     lines = [f"{'':18}{'generated':>12}{'held-out':>12}"]
     known = known_scores()
     for name, score in compared_scores().items():
-        if f"{name}{HELDOUT}" in scores:
-            lines.append(f"{name:18}{_text(scores[name], score):>12}{_text(scores[name + HELDOUT], score):>12}")
+        if f"{name}{HELDOUT_SUFFIX}" in scores:
+            lines.append(f"{name:18}{_text(scores[name], score):>12}{_text(scores[name + HELDOUT_SUFFIX], score):>12}")
     for ratio in (score.ratio for score in known.values() if score.ratio in scores):
         lines.append(f"{ratio:18}{_text(scores[ratio], known[ratio]):>12}{_text(1, known[ratio]):>12}")
     lines.append(f"{scores['num']} images, alpha {scores['alpha']:g}")

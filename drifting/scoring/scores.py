@@ -4,20 +4,20 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from drifting.scoring.metrics import HELDOUT, METRICS, Metric, Side, known_scores
+from drifting.scoring.metrics import HELDOUT_SUFFIX, METRICS, ImageSet, Metric, known_scores
 
 logger = logging.getLogger("drifting")
 
 Scores = dict[str, Any]
 
 
-def defined_metrics(real: Side, fake: Side, neighbours: int, name: str) -> list[Metric]:
+def defined_metrics(real: ImageSet, fake: ImageSet, neighbours: int, name: str) -> list[Metric]:
     """The metrics that these images have, in the order of `METRICS`. Those that lack something are warned of.
 
     Args:
-        real, fake: The real images and the generated ones.
-        neighbours: See `Metric`.
-        name: What the warning calls the real images.
+        real, fake: the real images and the generated ones.
+        neighbours: see `Metric`.
+        name: what the warning calls the real images.
     """
     defined: list[Metric] = []
     missing: dict[str, list[str]] = {}
@@ -33,11 +33,11 @@ def defined_metrics(real: Side, fake: Side, neighbours: int, name: str) -> list[
     return defined
 
 
-def scores_of(real: Side, fake: Side, neighbours: int, name: str) -> Scores:
+def scores_of(real: ImageSet, fake: ImageSet, neighbours: int, name: str) -> Scores:
     """The number of images as `num`, and every number of every metric that they have; see `defined_metrics`.
 
     Raises:
-        ValueError: A feature is not finite, or those of the two do not fit together.
+        ValueError: a feature is not finite, or those of the two do not fit together.
     """
     scores: Scores = {"num": len(fake)}
     for metric in defined_metrics(real, fake, neighbours, name):
@@ -50,7 +50,7 @@ def beside_heldout(scores: Mapping[str, Any], heldout: Mapping[str, Any]) -> Sco
 
     1 is as close to the training set as new real images are.
     """
-    beside = {f"{name}{HELDOUT}": value for name, value in heldout.items() if name != "num"}
+    beside = {f"{name}{HELDOUT_SUFFIX}": value for name, value in heldout.items() if name != "num"}
     ratios = {}
     for name, score in known_scores().items():
         if score.ratio and name in scores and name in heldout:

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """How to score.
 
     Attributes:
-        num: How many images. None: `eval.num_samples`, of published weights 50,000, or as many as there are labels.
-        alphas: The guidance scales. None: the generator's own one.
-        seed: The seed of the first image. None: `eval.seed`.
-        classes, labels: Which classes to draw, see `sampling.labels.wanted_labels`.
-        uint8: How images become bytes, see `sampling.images.UINT8`.
-        batch_size: Images in flight. None: `eval.batch_size`.
-        neighbours: The nearest neighbour that some metrics look at. None: `eval.neighbours`.
+        num: how many images; None: `eval.num_samples`, of published weights 50,000, or as many as there are labels.
+        alphas: the guidance scales; None: the generator's own one.
+        seed: the seed of the first image; None: `eval.seed`.
+        classes, labels: which classes to draw, see `sampling.labels.wanted_labels`.
+        uint8: how images become bytes, see `sampling.images.ROUNDINGS`.
+        batch_size: images in flight; None: `eval.batch_size`.
+        neighbours: the nearest neighbour that some metrics look at; None: `eval.neighbours`.
     """
 
     num: int | None = None

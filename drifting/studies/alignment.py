@@ -17,8 +17,8 @@ from drifting.method.fields import Pairs
 from drifting.method.kernels import KERNELS, Kernel, pairwise_distance
 from drifting.studies import plots
 from drifting.studies.settings import AlignmentSettings, AlignmentStudy
-from drifting.studies.study import Cell, Claim, Result, Table, loglog_slope
-from drifting.studies.targets import PAIRS
+from drifting.studies.study import Claim, Result, Table, TableCell, loglog_slope
+from drifting.studies.targets import MIXTURE_PAIRS
 
 logger = logging.getLogger("drifting")
 
@@ -38,13 +38,13 @@ def one_trial(config: AlignmentSettings, mixture: str, dimension: int, key: Arra
     """Oracles drawn anew and their samples: queries and references from q, references from p. Zeros fill them up to the
     largest of the dimensions: they change no distance and no field, and one compilation serves all."""
     oracle, *keys = jax.random.split(key, 4)
-    p, q = PAIRS[mixture](oracle, dimension)
+    p, q = MIXTURE_PAIRS[mixture](oracle, dimension)
     drawn = q(keys[0], config.queries), p(keys[1], config.references), q(keys[2], config.references)
     x, y_pos, y_neg = (jnp.pad(a, ((0, 0), (0, max(config.dimensions) - dimension))) for a in drawn)
     return x, y_pos, y_neg
 
 
-def measure(config: AlignmentSettings, mixture: str) -> Alignment:
+def measure_alignment(config: AlignmentSettings, mixture: str) -> Alignment:
     """Means over the trials, `[dimensions]` each."""
 
     def compute(x: Array, y_pos: Array, y_neg: Array) -> Alignment:
@@ -74,10 +74,10 @@ def run(settings: AlignmentStudy) -> Result:
     usable = sum(dimension >= config.fit_from for dimension in config.dimensions)
     require(usable > 1, "study.fit_from", config.fit_from, "two or more of study.dimensions must reach it")
     for mixture in config.mixtures:
-        one_of("study.mixtures", mixture, PAIRS)
-    found = {mixture: measure(config, mixture) for mixture in config.mixtures}
-    rows: list[tuple[Cell, ...]] = []
-    slopes: list[tuple[Cell, ...]] = []
+        one_of("study.mixtures", mixture, MIXTURE_PAIRS)
+    found = {mixture: measure_alignment(config, mixture) for mixture in config.mixtures}
+    rows: list[tuple[TableCell, ...]] = []
+    slopes: list[tuple[TableCell, ...]] = []
     claims = []
     for mixture, values in found.items():
         rows += [(mixture, *row) for row in zip(config.dimensions, *(v.tolist() for v in values), strict=True)]

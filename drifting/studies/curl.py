@@ -20,12 +20,12 @@ from drifting.studies.targets import circle, mixture
 
 PointField = Callable[[Array], Array]
 
-ONE_SIDED = ("mean_shift", "sharp", "mmd", "score", "coulomb")
+ONE_SIDED_FIELDS = ("mean_shift", "sharp", "mmd", "score", "coulomb")
 """Fields whose attraction to p does not depend on q, so that it can be looked at alone, as in the paper's figure."""
 
-CONSERVATIVE = ("sharp", "mmd", "score", "coulomb")
+CONSERVATIVE_FIELDS = ("sharp", "mmd", "score", "coulomb")
 
-WITH_GAUSS = ("mean_shift", "drift_row")
+CONSERVATIVE_WITH_GAUSS = ("mean_shift", "drift_row")
 """Conservative with the Gaussian kernel alone. The row-normalised drift is `pq/(p+q)^2 (mean shift)`: a function of the
 ratio p/q times the gradient of its logarithm."""
 
@@ -52,10 +52,10 @@ def attraction(name: str, y: Array, kernel: str, width: ArrayLike) -> PointField
     """The positive part of a field, towards samples `y` `[P, D]`, as a function of one point.
 
     Raises:
-        ArgumentError: `name` is not in `ONE_SIDED`.
+        ArgumentError: `name` is not in `ONE_SIDED_FIELDS`.
     """
-    remedy = f"has no attraction of its own: use one of {', '.join(ONE_SIDED)}"
-    require_argument(name in ONE_SIDED, "name", name, remedy)
+    remedy = f"has no attraction of its own: use one of {', '.join(ONE_SIDED_FIELDS)}"
+    require_argument(name in ONE_SIDED_FIELDS, "name", name, remedy)
 
     def field(x: Array) -> Array:
         # The point is the origin: beside a sample its displacement is then not the difference of two large numbers.
@@ -84,10 +84,10 @@ def relative_curl(jacobians: Array) -> tuple[Array, Array]:
 
 def vanishes(name: str, kernel: str) -> bool:
     """Whether the theory says that a field has no curl."""
-    return name in CONSERVATIVE or (name in WITH_GAUSS and kernel == "gaussian")
+    return name in CONSERVATIVE_FIELDS or (name in CONSERVATIVE_WITH_GAUSS and kernel == "gaussian")
 
 
-def samples(settings: CurlSettings) -> tuple[Array, Array]:
+def curl_samples(settings: CurlSettings) -> tuple[Array, Array]:
     """Positives from three modes and negatives from two, `[samples, 2]` each."""
     key_p, key_q = jax.random.split(jax.random.key(settings.seed))
     p = mixture(circle(3, 0.5 * settings.extent), 0.2 * settings.extent)
@@ -98,14 +98,14 @@ def samples(settings: CurlSettings) -> tuple[Array, Array]:
 def run(settings: CurlStudy) -> Result:
     """Curl of every field and kernel on a grid; the first two fields of the paper's figure are drawn."""
     config = settings.study
-    y_pos, y_neg = samples(config)
+    y_pos, y_neg = curl_samples(config)
     side = jnp.linspace(-config.extent, config.extent, config.grid)
     points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
 
     rows, claims, pictures = [], [], {}
     for name in config.fields:
         for kernel in config.kernels:
-            if name in ONE_SIDED:
+            if name in ONE_SIDED_FIELDS:
                 part, field = "attraction", attraction(name, y_pos, kernel, config.width)
             else:
                 part, field = "whole", point_field(name, y_pos, y_neg, kernel, config.width)
@@ -135,7 +135,7 @@ def draw(config: CurlSettings, pictures: dict[tuple[str, str], np.ndarray], y: n
                 pictures[name, kernel].reshape(config.grid, config.grid),
                 extent=(-config.extent, config.extent) * 2,
                 origin="lower",
-                cmap=plots.DIVERGING,
+                cmap=plots.DIVERGING_COLOURS,
                 vmin=-limit,
                 vmax=limit,
             )

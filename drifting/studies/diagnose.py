@@ -18,10 +18,18 @@ from drifting.errors import require
 from drifting.method.alignment import Alignment, sides
 from drifting.method.exact_pairs import independent_pairs
 from drifting.method.kernels import KERNELS, Kernel
-from drifting.scoring.diagnosis import BLOCKS, LOGGED, QUANTITIES, Blocks, Gathering, Problem, measured
+from drifting.scoring.diagnosis import (
+    BLOCK_NAMES,
+    BLOCK_QUANTITIES,
+    LOGGED_QUANTITIES,
+    BlockMeans,
+    Gathering,
+    Problem,
+    measures_of,
+)
 from drifting.studies import plots
 from drifting.studies.settings import DiagnoseStudy
-from drifting.studies.study import Cell, Result, Table
+from drifting.studies.study import Result, Table, TableCell
 from drifting.studies.subject import subject
 
 logger = logging.getLogger("drifting")
@@ -40,24 +48,26 @@ def run(
     if kernel_name == "gaussian":
         logger.info("with Gauss, mean shift and score are equal up to a factor: try study.kernel=laplace")
     widths = config.widths or found.loss.widths
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     figures: dict[str, Figure] = {}
     for name, maps in Gathering(found, config, alpha)(trained.params).items():
-        own, scale, quantities = measured(found, maps, kernel, widths, alpha)
+        own, scale, quantities = measures_of(found, maps, kernel, widths, alpha)
         for width, norm, (alignment, blocks) in zip(widths, own.field_norm, quantities, strict=True):
             numbers = [float(value) for value in (*alignment, *blocks.effective, *blocks.symmetry, *blocks.pool)]
             rows.append((name, maps.x.shape[-1], float(width), float(norm), float(own.gap), scale, *numbers))
         figures[f"map_{name.replace('/', '_')}.png"] = draw_map(name, maps, kernel, widths, scale, quantities)
         logger.info("%s: cosine %s", name, ", ".join(f"{float(a.cosine):.4f}" for a, _ in quantities))
     first = ("map", "channels", "width", "own field norm", "own gap", "feature scale")
-    by_block = [f"{quantity}, {block}" for quantity in QUANTITIES for block in BLOCKS]
+    by_block = [f"{quantity}, {block}" for quantity in BLOCK_QUANTITIES for block in BLOCK_NAMES]
     table = Table([*first, *Alignment._fields, *by_block], rows)
-    shown = dict(zip(LOGGED, ("relative error", "cosine", "ratio", "gap"), strict=True))
+    shown = dict(zip(LOGGED_QUANTITIES, ("relative error", "cosine", "ratio", "gap"), strict=True))
     picked = Table(("map", "width", *shown.values(), "own field norm"), table.of("map", "width", *shown, first[3]))
-    of_blocks = [table.of("map", "width", *(f"{quantity}, {block}" for quantity in QUANTITIES)) for block in BLOCKS]
+    of_blocks = [
+        table.of("map", "width", *(f"{quantity}, {block}" for quantity in BLOCK_QUANTITIES)) for block in BLOCK_NAMES
+    ]
     by_map = zip(*of_blocks, strict=True)
-    long = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCKS, same, strict=True)]
-    more = {"blocks.csv": Table(("map", "width", "block", *QUANTITIES), long)}
+    long = [(*row[:2], block, *row[2:]) for same in by_map for block, row in zip(BLOCK_NAMES, same, strict=True)]
+    more = {"blocks.csv": Table(("map", "width", "block", *BLOCK_QUANTITIES), long)}
     overview = {"figure.png": draw(table, plots.title(kernel_name))}
     return Result(picked, [], {**overview, **figures}, more, table)
 
@@ -69,7 +79,7 @@ def draw(table: Table, kernel: str) -> Figure:
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     widths = list(dict.fromkeys(row[2] for row in table.rows))
     figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
-    for ax, quantity, label in zip(axes.flat, LOGGED, labels, strict=True):
+    for ax, quantity, label in zip(axes.flat, LOGGED_QUANTITIES, labels, strict=True):
         for width, marker, _ in plots.styled(widths):
             values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
             ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
@@ -92,7 +102,7 @@ def draw_map(
     kernel: Kernel,
     widths: Sequence[float],
     scale: float,
-    measured: Sequence[tuple[Alignment, Blocks]],
+    measured: Sequence[tuple[Alignment, BlockMeans]],
 ) -> Figure:
     """One problem of a map, real and generated samples and the mean shift between them; effective sample sizes."""
     problem = Problem(*(a[0, :, 0] / scale for a in maps))
@@ -102,31 +112,31 @@ def draw_map(
     p, q = sides(pairs, x, real, fake, kernel, widths[len(widths) // 2])
     figure, axes = plots.figure(1, 2, height=2.3, width_ratios=(1.25, 1))
     left, right = axes[0]
-    draw_samples(left, name, *(np.asarray(a) for a in (real, x, p.mean_shift - q.mean_shift)))
-    for i, (block, marker, _) in enumerate(plots.styled(BLOCKS)):
+    draw_plane(left, name, *(np.asarray(a) for a in (real, x, p.mean_shift - q.mean_shift)))
+    for i, (block, marker, _) in enumerate(plots.styled(BLOCK_NAMES)):
         right.plot(widths, [float(b.effective[i]) for _, b in measured], marker + "-", label=block)
     right.set(xlabel="kernel width", ylabel="effective sample size", xscale="log", ylim=(0, None))
     right.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
     right.minorticks_off()
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    labels = ["real", "generated", *(f"block {block}" for block in BLOCKS)]
+    labels = ["real", "generated", *(f"block {block}" for block in BLOCK_NAMES)]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.4)
     return figure
 
 
-def draw_samples(ax: Axes, name: str, real: np.ndarray, fake: np.ndarray, v: np.ndarray) -> None:
+def draw_plane(ax: Axes, name: str, real: np.ndarray, fake: np.ndarray, v: np.ndarray) -> None:
     """Real and generated samples `[P, C]`, `[N, C]` and the mean shift `[N, C]` in the plane of the real samples' two
     main directions; of one channel, which has no plane, the mean shift by place."""
     if real.shape[1] == 1:
         ax.plot(real[:, 0], np.zeros(len(real)), "|", color=plots.ORANGE, markersize=7, alpha=0.6, label="real")
-        ax.plot(fake[:, 0], v[:, 0], "o", color=plots.GENERATED, markersize=2, label="generated")
+        ax.plot(fake[:, 0], v[:, 0], "o", color=plots.GENERATED_COLOUR, markersize=2, label="generated")
         ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         ax.set(xlabel="the one channel", ylabel="mean shift", title=name)
         return
     main = np.linalg.svd(real, full_matrices=False)[2][:2].T
     real, fake, v = (a @ main for a in (real, fake, v))
     ax.plot(*real.T, "o", color=plots.ORANGE, markersize=2, alpha=0.6, label="real")
-    ax.plot(*fake.T, "o", color=plots.GENERATED, markersize=2, label="generated")
+    ax.plot(*fake.T, "o", color=plots.GENERATED_COLOUR, markersize=2, label="generated")
     # The longest arrow is a quarter of the picture's width, whatever is left of the field.
     longest = float(np.linalg.norm(v, axis=1).max())
     ax.quiver(*fake.T, *v.T, color="0.2", width=0.007, angles="xy", scale=4 * longest, zorder=3)

@@ -87,7 +87,7 @@ def powers_of_two(count: int) -> np.ndarray:
     return 2 ** np.arange(int(np.log2(count)) + 1)
 
 
-def measure(config: EquilibriumSettings, field: str, shift: float) -> tuple[np.ndarray, float]:
+def measure_norms(config: EquilibriumSettings, field: str, shift: float) -> tuple[np.ndarray, float]:
     """Norm after 1, 2, 4, .. draws, its root mean square over the repeats, and the deviation of a draw."""
 
     def batch(key: Array, mean: float) -> Array:
@@ -112,8 +112,8 @@ def run(settings: EquilibriumStudy) -> Result:
     draws = powers_of_two(config.draws)
     rows, claims, curves = [], [], {}
     for field in config.fields:
-        equal, noise = measure(config, field, 0.0)
-        apart, _ = measure(config, field, config.shift)
+        equal, noise = measure_norms(config, field, 0.0)
+        apart, _ = measure_norms(config, field, config.shift)
         curves[field] = equal / noise, apart / noise
         slope = loglog_slope(draws, equal)
         rows += [

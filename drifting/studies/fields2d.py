@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from drifting.method.fields import FIELDS, drift_field
 from drifting.studies import plots
 from drifting.studies.settings import Fields2dSettings, Fields2dStudy
-from drifting.studies.study import Cell, Claim, Result, Table
+from drifting.studies.study import Claim, Result, Table, TableCell
 from drifting.studies.targets import circle, mixture
 
 
-def samples(config: Fields2dSettings) -> tuple[Array, Array]:
+def turned_mixtures(config: Fields2dSettings) -> tuple[Array, Array]:
     """Positives and negatives, `[samples, 2]` each."""
     keys = jax.random.split(jax.random.key(config.seed))
     angles = (jnp.pi / 2, jnp.pi / 2 + config.angle)
@@ -40,10 +40,10 @@ def best_scale(a: Array, b: Array) -> tuple[float, float]:
 def run(settings: Fields2dStudy) -> Result:
     """Length of each field, how it lies to the score, and whether it changes sign with p and q exchanged."""
     config = settings.study
-    p, q = samples(config)
+    p, q = turned_mixtures(config)
     side = jnp.linspace(-config.extent, config.extent, config.grid)
     points = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     claims, values = [], {}
     for kernel in config.kernels:
         for name in FIELDS:

@@ -29,22 +29,22 @@ from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.studies import plots, small_widths
 from drifting.studies.settings import LinksSettings, LinksStudy
-from drifting.studies.study import Cell, Result, Table
-from drifting.studies.targets import TARGETS, Sampler
-from drifting.studies.toy_training import Recipe, Start, sliced_wasserstein, train
+from drifting.studies.study import Result, Table, TableCell
+from drifting.studies.targets import TARGETS, PointSampler
+from drifting.studies.toy_training import Start, ToyRecipe, sliced_wasserstein, train_toy
 
 logger = logging.getLogger("drifting")
 
-SMALL = (("log_kde", "gaussian"), ("log_kde", "laplace"), ("drift", "laplace"))
+SMALL_WIDTH_OBJECTIVES = (("log_kde", "gaussian"), ("log_kde", "laplace"), ("drift", "laplace"))
 """Objectives that are trained at small widths."""
 
 
 def textbook_distance(x: Array, y: Array) -> Array:
-    """By the expansion `|x|^2 + |y|^2 - 2 x.y` of the points as they are: `[N, D]` and `[M, D]` to `[N, M]`."""
+    """Distances by `|x|^2 + |y|^2 - 2 x.y` of the points as they are: `[N, D]` and `[M, D]` to `[N, M]`."""
     return centred_distance(x, y)  # which relies on its caller to have centred them
 
 
-DISTANCES = {"centred": pairwise_distance, "textbook": textbook_distance}
+POINT_DISTANCES = {"centred": pairwise_distance, "textbook": textbook_distance}
 """Distances as the package takes them, which centres the points first, and without that."""
 
 
@@ -55,7 +55,7 @@ class Digits(NamedTuple):
     heldout: np.ndarray
 
 
-def digits() -> Digits:
+def load_digits() -> Digits:
     """The digits of scikit-learn."""
     splits = [sources.source(DataConfig(name="digits"), split=split) for split in ("train", "heldout")]
     train, heldout = (s.__getitems__(range(len(s)))[0].reshape(len(s), -1) for s in splits)
@@ -64,7 +64,7 @@ def digits() -> Digits:
     return Digits(np.asarray(train, np.float32) / unit, np.asarray(heldout, np.float32) / unit)
 
 
-def resample(points: Array) -> Sampler:
+def resample(points: Array) -> PointSampler:
     """Draws rows of `points` with replacement."""
     return lambda key, n: points[jax.random.randint(key, (n,), 0, points.shape[0])]
 
@@ -84,10 +84,10 @@ def best(score: Callable[[float], tuple[float, ...]], rates: Sequence[float]) ->
 
 def on_toy(config: LinksSettings, name: str, kernel: str, width: float, rate: float) -> tuple[float]:
     """Sliced Wasserstein distance of a generator of `target`."""
-    recipe = Recipe(config.toy_steps, config.batch, rate, config.hidden_size)
+    recipe = ToyRecipe(config.toy_steps, config.batch, rate, config.hidden_size)
     objective = Objective(name, KERNELS[kernel], normalise_field=False, feature_scale="none")
     target = TARGETS[config.target]
-    trained = train(objective, width, target, recipe, start=Start(0.0, 0.7), seed=config.seed)
+    trained = train_toy(objective, width, target, recipe, start=Start(0.0, 0.7), seed=config.seed)
     keys = jax.random.split(jax.random.key(config.seed + 1), 3)
     return (float(sliced_wasserstein(trained.sample(keys[0], 5000), target(keys[1], 5000), keys[2])),)
 
@@ -99,16 +99,16 @@ def on_digits(
     width: float,
     rate: float,
     *,
-    real: Sampler,
+    real: PointSampler,
     offset: np.ndarray,
     distance: str,
 ) -> np.ndarray:
     """Digits drawn by a generator trained on `real`, which are `offset` away from where they belong; `[N, 64]`."""
-    recipe = Recipe(config.digits_steps, config.batch, rate, 2 * config.hidden_size)
+    recipe = ToyRecipe(config.digits_steps, config.batch, rate, 2 * config.hidden_size)
     objective = Objective(name, KERNELS[kernel], normalise_field=True, feature_scale="none")
     start = Start(tuple(offset.tolist()), 0.1)
-    trained = train(
-        objective, width, real, recipe, dimension=64, start=start, distance=DISTANCES[distance], seed=config.seed
+    trained = train_toy(
+        objective, width, real, recipe, dimension=64, start=start, distance=POINT_DISTANCES[distance], seed=config.seed
     )
     return np.asarray(trained.sample(jax.random.key(config.seed + 1), config.samples)) - offset
 
@@ -117,8 +117,8 @@ def run(settings: LinksStudy) -> Result:
     """Links on the toy and on the digits, small widths with both kinds of distances, and accuracy by itself."""
     config = settings.study
     one_of("study.target", config.target, TARGETS)
-    data = digits()
-    rows: list[tuple[Cell, ...]] = []
+    data = load_digits()
+    rows: list[tuple[TableCell, ...]] = []
     curves: dict[tuple[str, ...], list[float]] = {}
 
     def note(what: str, name: str, kernel: str, distance: str, width: float, score: Callable, rates: tuple) -> None:
@@ -153,8 +153,8 @@ def run(settings: LinksStudy) -> Result:
         for kernel in config.kernels:
             for width in config.digits_widths:
                 note_digits("digits", name, kernel, "centred", width)
-    for name, kernel in SMALL:
-        for distance in DISTANCES:
+    for name, kernel in SMALL_WIDTH_OBJECTIVES:
+        for distance in POINT_DISTANCES:
             for width in config.small_widths:
                 note_digits("far digits", name, kernel, distance, width)
     columns = ("data", "objective", "kernel", "distances", "width", "rate", "SWD", "Fréchet", "F1")
@@ -168,7 +168,7 @@ def run(settings: LinksStudy) -> Result:
 @plots.style()
 def draw(config: LinksSettings, curves: dict[tuple[str, ...], list[float]], floor: float) -> Figure:
     """Toy, digits, and digits far from the origin; distance to the real samples against kernel width."""
-    figure, axes = plots.figure(3, max(len(config.kernels), len(DISTANCES)), height=4.9, sharey="row")
+    figure, axes = plots.figure(3, max(len(config.kernels), len(POINT_DISTANCES)), height=4.9, sharey="row")
 
     def finish(ax: Axes, title: str, widths: tuple[float, ...]) -> None:
         ax.set(xscale="log", yscale="log", xlabel="kernel width", title=title)
@@ -183,8 +183,10 @@ def draw(config: LinksSettings, curves: dict[tuple[str, ...], list[float]], floo
             if what == "digits":
                 ax.axhline(floor, color="0.6", linewidth=0.8, zorder=0)
             finish(ax, f"{title}, {plots.title(kernel)}", widths)
-    for ax, distance in zip(axes[2], DISTANCES, strict=False):
-        for (name, kernel), look, colour in zip(SMALL, ("^-", "v--", "D:"), plots.CYCLE[3:6], strict=False):
+    for ax, distance in zip(axes[2], POINT_DISTANCES, strict=False):
+        for (name, kernel), look, colour in zip(
+            SMALL_WIDTH_OBJECTIVES, ("^-", "v--", "D:"), plots.COLOUR_CYCLE[3:6], strict=False
+        ):
             y = curves["far digits", name, kernel, distance]
             label = f"{plots.title(name)}, {plots.title(kernel)}"
             ax.plot(config.small_widths, y, look, color=colour, label=label)

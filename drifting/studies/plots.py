@@ -20,30 +20,30 @@ from PIL import Image
 
 from drifting.runs.files import atomic_path
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
-COLUMN = 3.3  # inches: a column of a two-column page
+COLUMN_INCHES = 3.3  # inches: a column of a two-column page
 
-DPI = 300
+FIGURE_DPI = 300
 
 # Okabe & Ito's palette, told apart with every kind of colour blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442",
 )  # fmt: skip
 
-CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", YELLOW)
+COLOUR_CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", YELLOW)
 
-LINES = ("-", "--", ":", "-.")
+LINE_STYLES = ("-", "--", ":", "-.")
 
-MARKERS = "osD^vPX*"
+PLOT_MARKERS = "osD^vPX*"
 
-REAL, GENERATED = "0.55", BLUE
+REAL_COLOUR, GENERATED_COLOUR = "0.55", BLUE
 
-DIVERGING = "PuOr"
+DIVERGING_COLOURS = "PuOr"
 
-LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
 
-STYLE: dict[Any, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -58,10 +58,10 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.2,
     "lines.markersize": 3,
-    "axes.prop_cycle": cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=COLOUR_CYCLE),
 }
 
-TITLES = {
+PLOT_TITLES = {
     "gaussian": "Gauss",
     "laplace": "Laplace",
     "rational_quadratic": "rat. quadratic",
@@ -85,17 +85,17 @@ class Animation:
 
 def title(name: str) -> str:
     """A registry's name as it is read."""
-    return TITLES.get(name, name.replace("_", " "))
+    return PLOT_TITLES.get(name, name.replace("_", " "))
 
 
-def styled(items: Iterable[Item]) -> Iterator[tuple[Item, str, str]]:
+def styled(items: Iterable[_Item]) -> Iterator[tuple[_Item, str, str]]:
     """Items, each with its marker and its line, from the first again where those run out."""
-    return zip(items, cycle(MARKERS), cycle(LINES))
+    return zip(items, cycle(PLOT_MARKERS), cycle(LINE_STYLES))
 
 
 def style() -> Any:
     """The look: a context manager for a block, or a decorator of a function that draws."""
-    return mpl.rc_context(STYLE)
+    return mpl.rc_context(FIGURE_STYLE)
 
 
 def figure(
@@ -104,9 +104,12 @@ def figure(
     """A figure of a column's width and its axes, an array `[rows, columns]`; call it within `style`.
 
     Args:
-        height: inches. pictures: the axes keep their aspect, as in `plane`. arguments: of `Figure.subplots`.
+        rows, columns: how many axes there are.
+        height: the height of the figure in inches.
+        pictures: whether the axes keep their aspect, as in `plane`.
+        arguments: further arguments of `Figure.subplots`.
     """
-    figure = Figure(figsize=(COLUMN, height), layout="compressed" if pictures else "constrained", dpi=DPI)
+    figure = Figure(figsize=(COLUMN_INCHES, height), layout="compressed" if pictures else "constrained", dpi=FIGURE_DPI)
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)  # type: ignore[union-attr, call-arg]
     return figure, figure.subplots(rows, columns, squeeze=False, **arguments)
@@ -148,4 +151,4 @@ def save(figure: Figure | Animation, path: Path) -> None:
             )
         else:
             with style():
-                figure.savefig(temporary, format="png", dpi=DPI)
+                figure.savefig(temporary, format="png", dpi=FIGURE_DPI)

@@ -16,9 +16,9 @@ from drifting.studies.settings import ALL_KERNELS, ProfilesSettings, ProfilesStu
 from drifting.studies.study import Claim, Result, Table
 from drifting.studies.targets import mixture
 
-FIELDS = ("mmd", "mean_shift", "sharp")
+PROFILED_FIELDS = ("mmd", "mean_shift", "sharp")
 
-TAILS: dict[tuple[str, str], float] = {
+TAIL_EXPONENTS: dict[tuple[str, str], float] = {
     ("mean_shift", "gaussian"): 1.0,
     ("mean_shift", "laplace"): 1.0,
     ("mean_shift", "rational_quadratic"): 1.0,
@@ -31,7 +31,7 @@ TAILS: dict[tuple[str, str], float] = {
 
 
 def log_magnitudes(x: Array, y: Array, kernel: Kernel, width: ArrayLike) -> dict[str, Array]:
-    """`log |V(x)|` of the positive field of one-dimensional samples, `[N]` and `[P]` to `[N]` for each of `FIELDS`.
+    """`log |V(x)|` of one-dimensional samples, `[N]` and `[P]` to `[N]`, for the positive part of `PROFILED_FIELDS`.
 
     In logarithms, because far out the kernels themselves underflow. The sum of displacements may have either sign.
     """
@@ -64,8 +64,8 @@ def run(settings: ProfilesStudy) -> Result:
     rows, claims = [], []
     for name in config.kernels:
         for field, exponent in tail_exponents(y, KERNELS[name], config.width, far).items():
-            # Of a kernel that is not the papers' nothing is claimed.
-            wanted = TAILS.get((field, name), -np.inf if name in ALL_KERNELS else None)
+            # Nothing is claimed of a kernel that is not the papers'.
+            wanted = TAIL_EXPONENTS.get((field, name), -np.inf if name in ALL_KERNELS else None)
             rows.append((plots.title(name), plots.title(field), exponent, wanted))
             text = f"{plots.title(field)}, {plots.title(name)}: exponent of the tail"
             if wanted is None:
@@ -92,12 +92,12 @@ def draw(config: ProfilesSettings, y: np.ndarray) -> Figure:
             ("$k^\\#$", "--", kernel.log_sharp),
         ):
             profile = jnp.exp(log_profile(d, config.width))
-            # At one width: the flat of Laplace is infinite at zero.
+            # All are drawn at one width: the flat of Laplace is infinite at zero.
             top.plot(d / config.width, profile / jnp.interp(config.width, d, profile), line, label=label)
         top.set(title=plots.title(name), ylim=(0, 3), xlabel="$d/\\sigma$")
         density, edges = np.histogram(y, 60, density=True)
         bottom.fill_between(edges[:-1], density / density.max(), step="post", color="0.85", linewidth=0)
-        for field, line in zip(FIELDS, (":", "-", "--"), strict=True):
+        for field, line in zip(PROFILED_FIELDS, (":", "-", "--"), strict=True):
             size = jnp.exp(log_magnitudes(x, jnp.asarray(y), kernel, config.width)[field])
             near = float(jnp.max(jnp.where(jnp.abs(x) < 2, size, 0)))
             bottom.plot(x, size / near, line, label=plots.title(field))

@@ -107,7 +107,7 @@ class AlignmentSettings:
     fit_from: int = 6  # the slope is fitted from this dimension on
     references: int = 3000
     queries: int = 500
-    width: float = 0.3  # in mean norms of the queries
+    width: float = 0.3  # kernel width in mean norms of the queries
     trials: int = 4  # independent planes, directions and samples, averaged
     seed: int = 0
 
@@ -136,7 +136,7 @@ class Toy2dSettings:
     batch: int = 256  # samples a side
     learning_rate: float = 0.01
     hidden_size: int = 128
-    start_scale: float = 0.7  # of the untrained network's output
+    start_scale: float = 0.7  # scale of the untrained network's output
     points: int = 5000
     projections: int = 200
     evaluations: int = 10  # draws that the SWD is averaged over

@@ -24,7 +24,7 @@ from drifting.method.potentials import LOSSES
 from drifting.runs.files import atomic_path
 from drifting.studies import plots
 
-Cell = str | int | float | None  # None: does not apply
+TableCell = str | int | float | None  # None: does not apply
 
 KNOWN_NAMES: dict[str, Iterable[str]] = {
     "kernel": KERNELS,
@@ -36,7 +36,7 @@ KNOWN_NAMES: dict[str, Iterable[str]] = {
 }
 """Settings that name entries of a registry, in every study."""
 
-MAY_BE_ZERO = ("angle", "offset")
+ZERO_SETTINGS = ("angle", "offset")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Table:
     """Rows of text and numbers under named columns."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
 
-    def of(self, *columns: str) -> list[tuple[Cell, ...]]:
+    def of(self, *columns: str) -> list[tuple[TableCell, ...]]:
         """The rows of these columns alone."""
         places = [list(self.columns).index(column) for column in columns]
         return [tuple(row[place] for place in places) for row in self.rows]
@@ -104,7 +104,7 @@ def run_study(name: str, settings: StudyRun, out: Path, **arguments: Any) -> Res
     Raises:
         ConfigError: a setting or an argument cannot be.
     """
-    check_settings(to_dict(settings)["study"])
+    check_study(to_dict(settings)["study"])
     require_argument(not out.is_file(), "out", out, "is a file: give a folder")
     result: Result = importlib.import_module(f"drifting.studies.{name}").run(settings, **arguments)
     write(result, name, settings, out)
@@ -112,7 +112,7 @@ def run_study(name: str, settings: StudyRun, out: Path, **arguments: Any) -> Res
     return result
 
 
-def check_settings(section: Mapping[str, Any]) -> None:
+def check_study(section: Mapping[str, Any]) -> None:
     """Raises `ConfigError` unless numbers are positive and finite, tuples not empty and names known."""
     for key, value in section.items():
         values = value if isinstance(value, tuple) else (value,)
@@ -124,7 +124,7 @@ def check_settings(section: Mapping[str, Any]) -> None:
                 one_of(f"study.{key}", one, KNOWN_NAMES[key])
             elif key == "seed":
                 require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
-            elif key in MAY_BE_ZERO:
+            elif key in ZERO_SETTINGS:
                 require(0 <= one < math.inf, f"study.{key}", value, "use 0 or a positive number")
             elif isinstance(one, int | float) and not isinstance(one, bool):
                 require(0 < one < math.inf, f"study.{key}", value, "use a positive number")
@@ -157,7 +157,7 @@ def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """With null for infinities (of open intervals, say) and NaN, which JSON does not have."""
+    """Puts null for infinities (of open intervals, say) and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -201,7 +201,7 @@ def _print(console: Console, title: str, file: str, table: Table) -> None:
         console.print(f"more in {file}: {', '.join(table.columns[shown:])}")
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: TableCell) -> str:
     if cell is None:
         return ""
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-Sampler = Callable[[Array, int], Array]
+PointSampler = Callable[[Array, int], Array]
 
 
-def mixture(centres: Array, noise: float) -> Sampler:
+def mixture(centres: Array, noise: float) -> PointSampler:
     """A mixture of equal Gaussians of standard deviation `noise` at `centres` `[K, D]`; samples `[N, D]`."""
 
     def sample(key: Array, n: int) -> Array:
@@ -29,7 +29,7 @@ def circle(modes: int, radius: float = 1.0, angle: float = 0.0) -> Array:
     return radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
-def ring_pair(key: Array, dimension: int) -> tuple[Sampler, Sampler]:
+def ring_pair(key: Array, dimension: int) -> tuple[PointSampler, PointSampler]:
     """The Ring mixtures p and q ("A Unified View", App. C.1 A): six modes on a circle of radius 3 in a random plane,
     noise 0.40, and the same turned by pi/6 in that plane."""
     plane, _ = jnp.linalg.qr(jax.random.normal(key, (dimension, 2)))
@@ -37,10 +37,10 @@ def ring_pair(key: Array, dimension: int) -> tuple[Sampler, Sampler]:
     return p, q
 
 
-def raw_pair(key: Array, dimension: int) -> tuple[Sampler, Sampler]:
+def raw_pair(key: Array, dimension: int) -> tuple[PointSampler, PointSampler]:
     """The Raw mixtures p and q (App. C.1 B): six and four modes at several radii in random directions, noise 0.5."""
 
-    def one(key: Array, radii: tuple[float, ...]) -> Sampler:
+    def one(key: Array, radii: tuple[float, ...]) -> PointSampler:
         directions = jax.random.normal(key, (len(radii), dimension))
         directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
         return mixture(jnp.asarray(radii)[:, None] * directions, 0.5)
@@ -49,7 +49,7 @@ def raw_pair(key: Array, dimension: int) -> tuple[Sampler, Sampler]:
     return one(key_p, (1.5, 2.5, 3.0, 4.0, 5.0, 6.0)), one(key_q, (2.0, 3.5, 4.0, 5.5))
 
 
-PAIRS = {"ring": ring_pair, "raw": raw_pair}
+MIXTURE_PAIRS = {"ring": ring_pair, "raw": raw_pair}
 
 
 def swiss_roll(key: Array, n: int) -> Array:
@@ -81,7 +81,7 @@ def two_moons(key: Array, n: int) -> Array:
 
 # The ring is App. C.1's, three times smaller: as large as the other shapes. At its own size two sets of 5000 real
 # samples are 0.06 apart in sliced Wasserstein distance already.
-TARGETS: dict[str, Sampler] = {
+TARGETS: dict[str, PointSampler] = {
     "ring": mixture(circle(6), 0.40 / 3),
     "swiss_roll": swiss_roll,
     "checkerboard": checkerboard,

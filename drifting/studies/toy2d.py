@@ -12,25 +12,27 @@ from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective
 from drifting.studies import plots
 from drifting.studies.settings import Toy2dSettings, Toy2dStudy
-from drifting.studies.study import Cell, Claim, Result, Table
-from drifting.studies.targets import TARGETS, Sampler
-from drifting.studies.toy_training import Recipe, Start, rbf_mmd, sliced_wasserstein, train
+from drifting.studies.study import Claim, Result, Table, TableCell
+from drifting.studies.targets import TARGETS, PointSampler
+from drifting.studies.toy_training import Start, ToyRecipe, rbf_mmd, sliced_wasserstein, train_toy
 
 logger = logging.getLogger("drifting")
 
-STARTS = {
+ANIMATED_STARTS = {
     "middle": Start((0.0, 0.0), 0.15),
     "far away": Start((0.0, 3.0), 0.15),
     "collapsed": Start((-1.0, 0.0), 0.15),
 }
 """Where the animated distributions start: between the modes at (-1, 0) and (1, 0), far from both, on one of them."""
 
-ANIMATED = "two_modes"
+ANIMATED_TARGET = "two_modes"
 
 
-def recipe(config: Toy2dSettings, steps: int) -> Recipe:
+def recipe(config: Toy2dSettings, steps: int) -> ToyRecipe:
     """How the generators are trained."""
-    return Recipe(steps=steps, batch=config.batch, learning_rate=config.learning_rate, hidden_size=config.hidden_size)
+    return ToyRecipe(
+        steps=steps, batch=config.batch, learning_rate=config.learning_rate, hidden_size=config.hidden_size
+    )
 
 
 def objective(name: str, kernel: str) -> Objective:
@@ -43,7 +45,7 @@ def width_of(config: Toy2dSettings, target: str) -> float:
     return config.ring_width if target == "ring" else config.width
 
 
-def distances(config: Toy2dSettings, target: str, sample: Sampler, seed: int) -> tuple[float, float]:
+def distances(config: Toy2dSettings, target: str, sample: PointSampler, seed: int) -> tuple[float, float]:
     """Sliced Wasserstein distance, its mean over `evaluations` draws, and MMD (bandwidth 0.2) of the first draw."""
 
     @jax.jit
@@ -64,14 +66,14 @@ def run(settings: Toy2dStudy) -> Result:
     config = settings.study
     for target in config.targets:
         one_of("study.targets", target, TARGETS)
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[TableCell, ...]] = []
     claims, clouds, scores = [], {}, {}
     for target in config.targets:
         floor, floor_mmd = distances(config, target, TARGETS[target], config.seed + 1)
         rows.append((target, "real", "", floor, floor_mmd))
         for name in config.objectives:
             for kernel in config.kernels:
-                trained = train(
+                trained = train_toy(
                     objective(name, kernel),
                     width_of(config, target),
                     TARGETS[target],
@@ -110,11 +112,11 @@ def draw(config: Toy2dSettings, name: str, clouds: dict, scores: dict) -> Figure
     for row, target in zip(axes, config.targets, strict=True):
         real = np.asarray(TARGETS[target](jax.random.key(config.seed), 2000))
         extent = 1.15 * float(np.abs(real).max())
-        row[0].plot(*real.T, ".", color=plots.REAL, markersize=0.7)
+        row[0].plot(*real.T, ".", color=plots.REAL_COLOUR, markersize=0.7)
         for ax, kernel in zip(row[1:], config.kernels, strict=True):
-            ax.plot(*clouds[target, name, kernel].T, ".", color=plots.GENERATED, markersize=0.7)
+            ax.plot(*clouds[target, name, kernel].T, ".", color=plots.GENERATED_COLOUR, markersize=0.7)
             text = f"{scores[target, name, kernel]:.3f}"
-            ax.text(0.96, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL)
+            ax.text(0.96, 0.05, text, transform=ax.transAxes, ha="right", fontsize=6, bbox=plots.LABEL_BOX)
         for ax in row:
             plots.plane(ax, extent, target.replace("_", " "))
     axes[0, 0].set_title("real")
@@ -125,30 +127,30 @@ def draw(config: Toy2dSettings, name: str, clouds: dict, scores: dict) -> Figure
 
 def animate(config: Toy2dSettings) -> plots.Animation:
     """The generated distribution from its three starts towards two modes."""
-    real = np.asarray(TARGETS[ANIMATED](jax.random.key(config.seed), 1000))
+    real = np.asarray(TARGETS[ANIMATED_TARGET](jax.random.key(config.seed), 1000))
     paths = {
-        name: train(
+        name: train_toy(
             objective(config.objectives[0], config.kernels[0]),
             config.animated_width,
-            TARGETS[ANIMATED],
+            TARGETS[ANIMATED_TARGET],
             recipe(config, config.animated_steps),
             start=start,
             snapshots=config.frames,
             seed=config.seed,
         ).snapshots
-        for name, start in STARTS.items()
+        for name, start in ANIMATED_STARTS.items()
     }
     steps = np.linspace(0, config.animated_steps, config.frames).round().astype(int)
-    return plots.Animation([frame(real, paths, i, step) for i, step in enumerate(steps)])
+    return plots.Animation([draw_frame(real, paths, i, step) for i, step in enumerate(steps)])
 
 
 @plots.style()
-def frame(real: np.ndarray, paths: dict[str, np.ndarray], i: int, step: int) -> np.ndarray:
+def draw_frame(real: np.ndarray, paths: dict[str, np.ndarray], i: int, step: int) -> np.ndarray:
     """One picture of the animation."""
     figure, axes = plots.figure(1, len(paths), height=1.95, pictures=True)
     for ax, (name, path) in zip(axes[0], paths.items(), strict=True):
         ax.plot(*real.T, ".", color=plots.ORANGE, markersize=1, label="real")
-        ax.plot(*path[i].T, ".", color=plots.GENERATED, markersize=1, label="generated")
+        ax.plot(*path[i].T, ".", color=plots.GENERATED_COLOUR, markersize=1, label="generated")
         ax.set_title(name)
         plots.bare(ax)
         ax.set(xlim=(-2.2, 2.2), ylim=(-1.2, 3.7))

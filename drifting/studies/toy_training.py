@@ -17,9 +17,8 @@ from drifting.method.fields import Pairs, displace
 from drifting.method.kernels import pairwise_distance
 from drifting.method.loss import Objective, attach_gradient
 from drifting.networks.mlp import MLP
-from drifting.studies.targets import Sampler
-
-Params = dict[str, Any]
+from drifting.networks.network import Params
+from drifting.studies.targets import PointSampler
 
 Distance = Callable[[Array, Array], Array]
 
@@ -34,7 +33,7 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ToyRecipe:
     """How a generator is trained: Adam to a rate that falls to zero along a cosine, samples from an average.
 
     `batch` samples of each side a step; `hidden_size` and `depth` of an MLP that maps `noise_dim` normals to a point.
@@ -49,10 +48,10 @@ class Recipe:
     ema_decay: float = 0.99
 
 
-class Trained(NamedTuple):
+class ToyGenerator(NamedTuple):
     """A trained generator: `sample(key, n) -> [n, D]`, and what it drew on the way, `[snapshots, n, D]`."""
 
-    sample: Sampler
+    sample: PointSampler
     snapshots: np.ndarray
 
 
@@ -71,11 +70,11 @@ def move(objective: Objective, width: ArrayLike, x: Array, y: Array, distance: D
     return v
 
 
-def train(
+def train_toy(
     objective: Objective,
     width: ArrayLike,
-    target: Sampler,
-    recipe: Recipe,
+    target: PointSampler,
+    recipe: ToyRecipe,
     *,
     dimension: int = 2,
     start: Start | None = None,
@@ -83,7 +82,7 @@ def train(
     snapshots: int = 0,
     shown: int = 512,
     seed: int = 0,
-) -> Trained:
+) -> ToyGenerator:
     """Trains a generator to draw `target`, by the stop-gradient objective `mean |x - sg(x + V(x))|^2`.
 
     Args:
@@ -118,7 +117,7 @@ def train(
         if snapshots:
             drawn.append(_draw(graphdef, recipe.noise_dim, carry[1], picture_key, shown))
     average = carry[1]
-    return Trained(lambda key, n: _draw(graphdef, recipe.noise_dim, average, key, n), np.asarray(jnp.stack(drawn)))
+    return ToyGenerator(lambda key, n: _draw(graphdef, recipe.noise_dim, average, key, n), np.asarray(jnp.stack(drawn)))
 
 
 class _Setup(NamedTuple):
@@ -126,13 +125,13 @@ class _Setup(NamedTuple):
 
     graphdef: Any
     objective: Objective
-    target: Sampler
-    recipe: Recipe
+    target: PointSampler
+    recipe: ToyRecipe
     distance: Distance
     chunk: int
 
 
-def _adam(recipe: Recipe) -> optax.GradientTransformation:
+def _adam(recipe: ToyRecipe) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(recipe.learning_rate, recipe.steps))
 
 
@@ -144,7 +143,7 @@ def _draw(graphdef: Any, noise_dim: int, params: Params, key: Array, n: int) -> 
 
 @partial(jax.jit, static_argnums=0)
 def _advance(setup: _Setup, carry: Carry, first: Array, width: Array, key: Array) -> Carry:
-    """So many steps as `setup.chunk` says, the first of them number `first`."""
+    """Trains `setup.chunk` steps, the first of which has the number `first`."""
     recipe, optimizer = setup.recipe, _adam(setup.recipe)
 
     def step(carry: Carry, t: Array) -> tuple[Carry, None]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 
 from drifting.assembly.pretraining import Pretraining, prepare_pretraining
 from drifting.config.schema import PretrainConfig
-from drifting.data.source import read
+from drifting.data.source import read_records
 from drifting.devices.mesh import shardings
 from drifting.devices.processes import is_writer
 from drifting.method.state import TrainState
@@ -27,7 +28,7 @@ logger = logging.getLogger("drifting")
 
 ENCODER_FOLDER = "encoder"
 
-GRID_IMAGES = 10
+DRAWN_IMAGES = 10
 
 
 def pretrain(config: PretrainConfig, workdir: Path) -> int:
@@ -42,27 +43,27 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
-        step, state = loop.run(
+        callbacks = loop.Callbacks(
+            flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
+            shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
+            watch=lambda step, values: None,
+            draw=ReconstructionDrawer(run, workdir),
+            remedy="try a lower optimizer.learning_rate in another folder",
+            finish=partial(_save_encoder, run, workdir / ENCODER_FOLDER),
+        )
+        course = loop.Course(
             workdir=workdir,
             config=config,
             feed=run.feed,
             initial=run.initial_state,
             step_fn=run.step,
-            callbacks=loop.Callbacks(
-                flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
-                shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
-                watch=lambda step, values: None,
-                draw=ReconstructionDrawer(run, workdir),
-                remedy="try a lower optimizer.learning_rate in another folder",
-            ),
+            callbacks=callbacks,
             identity=run.identity,
             label="pretrain",
-            about=describe(run),
+            about=describe_pretraining(run),
             packing=loop.whole(abstract(shapes, shardings(run.layout, shapes))),
         )
-    if step >= config.train.steps:
-        _save_encoder(run, workdir / ENCODER_FOLDER, step, state)
-    return step
+        return loop.run_loop(course)
 
 
 def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) -> None:
@@ -84,7 +85,7 @@ def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) 
     logger.info("pretrain: the encoder is features.options.mae.weights=%s", folder)
 
 
-def describe(run: Pretraining) -> Iterator[str]:
+def describe_pretraining(run: Pretraining) -> Iterator[str]:
     """What is about to be trained, in a few lines; only shapes of the state are looked at."""
     mae = run.config.mae
     yield loop.describe_model("mae", jax.eval_shape(run.empty).params)
@@ -97,8 +98,8 @@ class ReconstructionDrawer:
     """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
 
     def __init__(self, run: Pretraining, workdir: Path) -> None:
-        indices = np.arange(min(GRID_IMAGES, len(run.source)))
-        images, labels = read(run.source, indices, np.zeros(len(indices), bool), None)
+        indices = np.arange(min(DRAWN_IMAGES, len(run.source)))
+        images, labels = read_records(run.source, indices, np.zeros(len(indices), bool), None)
         key, space, recipe = jax.random.key(run.config.train.seed), run.parts.space, run.parts.recipe
         samples = jax.jit(lambda frozen, x: space.draw(frozen, space.records(frozen, x), key))(space.params, images)
         self._inputs = (samples, labels, recipe.masks(key, samples.shape))

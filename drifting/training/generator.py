@@ -23,7 +23,7 @@ from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
 
 logger = logging.getLogger("drifting")
 
-REPLAY = "`drifting replay` looks into that step; try a lower optimizer.learning_rate in another folder"
+REPLAY_REMEDY = "`drifting replay` looks into that step; try a lower optimizer.learning_rate in another folder"
 """What to do about a loss that is not finite."""
 
 
@@ -45,27 +45,28 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
     workdir = Path(workdir)
     with prepare(config, source=source) as run:
         config = run.config
-        step, _ = loop.run(
+        callbacks = loop.Callbacks(
+            flatten=partial(named_metrics, config.loss.widths),
+            shown=("gap", "collapse", "loss"),
+            watch=CollapseWatch(config.train.steps),
+            draw=GridDrawer(run, workdir),
+            remedy=REPLAY_REMEDY,
+            evaluate=evaluator_of(run, workdir),
+            evaluate_every=config.eval.every,
+        )
+        course = loop.Course(
             workdir=workdir,
             config=config,
             feed=run.feed,
             initial=run.initial_state,
             step_fn=run.step,
-            callbacks=loop.Callbacks(
-                flatten=partial(named_metrics, config.loss.widths),
-                shown=("gap", "collapse", "loss"),
-                watch=CollapseWatch(config.train.steps),
-                draw=GridDrawer(run, workdir),
-                remedy=REPLAY,
-                evaluate=evaluator_of(run, workdir),
-                evaluate_every=config.eval.every,
-            ),
+            callbacks=callbacks,
             identity=run.identity,
             label=label,
-            about=describe(run),
+            about=describe_training(run),
             packing=bank_packing(run),
         )
-    return step
+        return loop.run_loop(course)
 
 
 def evaluator_of(run: Run, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
@@ -93,7 +94,7 @@ def evaluator_of(run: Run, workdir: Path) -> Callable[[int, TrainState], dict[st
     return evaluate
 
 
-def describe(run: Run) -> Iterator[str]:
+def describe_training(run: Run) -> Iterator[str]:
     """What is about to be trained, in a few lines; only shapes of the state are looked at."""
     config, shape, encoder = run.config, run.parts.space.shape, run.encoder
     loss = config.loss

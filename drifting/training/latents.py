@@ -2,23 +2,30 @@
 
 import hashlib
 import logging
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from drifting.assembly.spaces import sample_space
 from drifting.config.checks import check
-from drifting.config.schema import CacheBuild
+from drifting.config.schema import CacheBuild, CacheConfig
 from drifting.data import fingerprint, sources
-from drifting.data.latents.read import FACTS_FILE, LABELS_FILE, MAKE_AGAIN, MANIFEST_FILE
-from drifting.data.latents.shards import shards_of
-from drifting.data.latents.write import _Builder, _finish, _mended, _read
+from drifting.data.latents.read import CACHE_FACTS_FILE, LABELS_FILE, MAKE_CACHE_AGAIN, MANIFEST_FILE
+from drifting.data.latents.shards import Shard, shards_of
+from drifting.data.latents.write import Encode, Image, ShardMaker, finish_cache, is_mended, read_or_error
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import interrupts
 from drifting.errors import CacheError, InputError, require_argument
 from drifting.method.space import SampleSpace
+from drifting.networks.network import Params
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
 from drifting.runs.files import read_json, remove_torn, write_json
 from drifting.runs.shared_work import Share, changes
@@ -55,22 +62,56 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     remove_torn(*(path for shard in mine for path in (shard.path, shard.record)))
     if share.index == 0:
         remove_torn(workdir / LABELS_FILE, workdir / MANIFEST_FILE)
-    missing = [shard for shard in mine if shard.finished() is None or _mended(source, shard)]
+    missing = [shard for shard in mine if shard.finished() is None or is_mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
     with interrupts() as interrupted:
-        whole = not missing or _Builder(config, source, space, shards).make(missing, interrupted)
+        whole = not missing or _maker(config.cache, source, space, shards).make(missing, interrupted)
     if not whole:
         raise CacheError("cache: stopped, the same command goes on from there")
-    return _finish(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)
+    return finish_cache(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)
+
+
+def _maker(cache: CacheConfig, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> ShardMaker:
+    return ShardMaker(source, batch_encoder(cache, space), space.shape, cache, shards)
+
+
+def batch_encoder(cache: CacheConfig, space: SampleSpace) -> Encode:
+    """A function that computes the moments of `cache.batch_size` images, spread over the devices of this process.
+
+    It returns before they are computed, so that the next images can be read meanwhile.
+    """
+    devices = math.gcd(cache.batch_size, jax.local_device_count())
+    if devices < jax.local_device_count():
+        logger.warning(
+            "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be over "
+            "all", cache.batch_size, devices, jax.local_device_count(),
+        )  # fmt: skip
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
+    rows, params = NamedSharding(mesh, P("batch")), jax.device_put(space.params, NamedSharding(mesh, P()))
+
+    def moments(params: Params, images: jax.Array) -> jax.Array:
+        views = [images, images[:, :, ::-1]] if cache.flip else [images]
+        found = space.moments(params, jnp.concatenate(views))
+        return jnp.stack(jnp.split(found, len(views)), axis=1).astype(jnp.float16)
+
+    # Each device does its rows by itself: the VAE goes through them in slices, which cannot be spread as they are.
+    spread = jax.jit(
+        jax.shard_map(moments, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False)
+    )
+
+    def encode(images: Image) -> jax.Array:
+        return spread(params, jax.device_put(images, rows))
+
+    return encode
 
 
 def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) -> dict[str, Any]:
     """What a cache depends on, JSON-able. The checksum covers labels and some images, see `data_facts`."""
     assert space.vae is not None
     digest = hashlib.sha256(source.labels.tobytes())
-    for index in np.linspace(0, len(source) - 1, fingerprint.PROBES).astype(np.int64):
-        image = _read(source, int(index))
+    for index in np.linspace(0, len(source) - 1, fingerprint.PROBED_IMAGES).astype(np.int64):
+        image = read_or_error(source, int(index))
         digest.update(b"" if isinstance(image, InputError) else image.tobytes())
     return {
         "data": source.name,
@@ -94,10 +135,10 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
-    path = workdir / FACTS_FILE
+    path = workdir / CACHE_FACTS_FILE
     if path.is_file():
         # Where the VAE lies may change, its weights may not.
-        listed = changes(read_json(path, MAKE_AGAIN), facts, ignored=("vae",))
+        listed = changes(read_json(path, MAKE_CACHE_AGAIN), facts, ignored=("vae",))
         remedy = "put back what it was made from or choose another workdir"
         require_argument(not listed, "workdir", workdir, f"holds a cache of something else ({listed}); {remedy}")
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:

@@ -18,7 +18,7 @@ from drifting.devices.interrupts import StopRequested
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
 from drifting.errors import InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints
-from drifting.runs.directory import _check_identity, check_config, write_config
+from drifting.runs.directory import check_config, check_identity, write_config
 from drifting.runs.metrics import MetricsWriter, last_metrics_step
 from drifting.runs.progress import Progress, duration
 from drifting.runs.watchdog import Watch
@@ -28,7 +28,7 @@ logger = logging.getLogger("drifting")
 StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 # If these are finite after a step, so is every number that its checkpoint holds.
-WATCHED = ("loss", "grad_norm", "param_norm")
+FINITE_METRICS = ("loss", "grad_norm", "param_norm")
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ class Callbacks:
     """What differs between the trainings.
 
     Attributes:
-        flatten: metrics of a step on the host, to named numbers, `WATCHED` among them.
+        flatten: metrics of a step on the host, to named numbers, `FINITE_METRICS` among them.
         shown: names of the metrics on the progress bar, in order.
         watch: called with the step and the named numbers whenever they are logged, to warn.
         draw: `(step, state)` draws pictures.
         remedy: what to do about a loss that is not finite, a clause.
         evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
-        evaluate_every: at which steps it is called; 0: never.
+        evaluate_every: scores are due every so many steps; 0: never.
+        finish: `(step, state)` does what is left once all steps are trained, also where a call finds them trained
+            already; None: nothing is.
     """
 
     flatten: Callable[[dict[str, Any]], dict[str, float]]
@@ -52,6 +54,7 @@ class Callbacks:
     remedy: str
     evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
     evaluate_every: int = 0
+    finish: Callable[[int, Any], None] | None = None
 
 
 class Due(NamedTuple):
@@ -90,92 +93,96 @@ def whole(target: Any) -> Packing:
     return Packing(lambda state: state, lambda state: state, lambda facts: target)
 
 
-def run(
-    *,
-    workdir: Path,
-    config: TrainingConfig,
-    feed: Feed,
-    initial: Callable[[], Any],
-    step_fn: StepFn,
-    callbacks: Callbacks,
-    identity: dict[str, Any],
-    label: str,
-    about: Iterable[str],
-    packing: Packing,
-) -> tuple[int, Any]:
-    """Trains until `config.train.steps`, from the latest checkpoint if there is one.
+@dataclass(frozen=True)
+class Course:
+    """One training, as the loop needs it.
+
+    Attributes:
+        workdir: the run directory; it is created once the run can start.
+        config: all settings; they must be those of the run that is there, if there is one.
+        feed: yields the batches; its position is part of the checkpoint.
+        initial: makes the state before the first step; it may read batches.
+        step_fn: the jitted step `(state, batch) -> (state, metrics)`, to which the state is donated.
+        callbacks: what is done beside the steps.
+        identity: facts (JSON) that the run depends on and that are not settings; they are compared on resuming.
+        label: what the progress bar and messages call this.
+        about: lines that are logged at the start, once nothing can be wrong with the input any more.
+        packing: what a checkpoint leaves out of the state.
+    """
+
+    workdir: Path
+    config: TrainingConfig
+    feed: Feed
+    initial: Callable[[], Any]
+    step_fn: StepFn
+    callbacks: Callbacks
+    identity: dict[str, Any]
+    label: str
+    about: Iterable[str]
+    packing: Packing
+
+
+def run_loop(course: Course) -> int:
+    """Trains until `config.train.steps`, from the latest checkpoint if there is one; returns the step reached.
 
     A run that was killed and is started again ends with the same state and the same `metrics.jsonl` as one that was
     not: state, data position and metrics go back to the checkpoint together. On SIGTERM and Ctrl-C the step is finished
-    and saved first.
-
-    Args:
-        workdir: the run directory; created once the run can start.
-        config: all settings; those of the run that is there, if there is one.
-        feed: batches; its position is part of the checkpoint.
-        initial: makes the state before the first step; it may read batches.
-        step_fn: jitted `(state, batch) -> (state, metrics)`; state donated.
-        callbacks: see `Callbacks`.
-        identity: facts (JSON) the run depends on that are not settings, compared on resuming.
-        label: what the progress bar calls this.
-        about: lines logged at the start, once nothing can be wrong with the input any more.
-        packing: see `Packing`.
-
-    Returns:
-        The step reached (less than `config.train.steps` if interrupted) and the state, packed if nothing was to do.
+    and saved first, and the step reached is less than `config.train.steps`.
 
     Raises:
         ConfigError: `workdir` holds a run with other settings or facts.
         TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
         InputError: the checkpoint is of another model.
     """
-    began, steps = time.monotonic(), config.train.steps
-    check_config(workdir, config)
-    checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints)
-    with closing(checkpoints), Watch(workdir, config.train.stuck_after) as watch:
-        start, saved, packed = _latest(workdir, checkpoints, packing, identity)
+    began, workdir, train, label = time.monotonic(), course.workdir, course.config.train, course.label
+    check_config(workdir, course.config)
+    checkpoints = Checkpoints(workdir, keep=train.keep_checkpoints)
+    with closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
+        start, saved, packed = _latest(course, checkpoints)
         if start:
-            feed.restore(saved["data"])
+            course.feed.restore(saved["data"])
             watch.finished(start)
         if is_writer():
-            write_config(workdir, config)
+            write_config(workdir, course.config)
             checkpoints.set_aside(start)
         wait_for_all("configuration")
-        loop = _Loop(workdir, config, feed, step_fn, callbacks, identity, label, checkpoints, packing)
+        loop = _Loop(course, checkpoints)
         owed = loop.owed(start, saved.get("values"))
-        if start >= steps and not owed:
+        if start >= train.steps and not owed:
             logger.info("%s: finished already, %d steps in %s", label, start, workdir)
-            return start, packed
-        for line in about:
+            if course.callbacks.finish is not None:
+                course.callbacks.finish(start, course.packing.unpack(packed))
+            return start
+        for line in course.about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
         with stop_requests() as stop:
             with _reading(start, checkpoints):
-                state = packing.unpack(packed) if start else initial()
+                state = course.packing.unpack(packed) if start else course.initial()
             # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
             state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
             step, state = loop.run(start, state, owed, stop, watch)
             checkpoints.wait()
-        ended = "done" if step >= steps else "stopped and saved, the same command goes on from there"
+        ended = "done" if step >= train.steps else "stopped and saved, the same command goes on from there"
         seconds = duration(time.monotonic() - began)
-        logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, steps, workdir, seconds)
-        return step, state
+        logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, train.steps, workdir, seconds)
+        if step >= train.steps and course.callbacks.finish is not None:
+            course.callbacks.finish(step, state)
+        return step
 
 
-def _latest(
-    workdir: Path, checkpoints: Checkpoints, packing: Packing, identity: dict[str, Any]
-) -> tuple[int, dict[str, Any], Any]:
+def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, Any], Any]:
     """The step of the latest checkpoint (0: there is none), its JSON, and its state, packed.
 
     Raises:
-        ConfigError: the run depends on other facts than `identity`.
+        ConfigError: the run depends on other facts than the course.
     """
     start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
     if not start:
         return 0, {}, None
-    start, saved, packed = _restore(checkpoints, start, packing)
-    _check_identity(workdir, saved["identity"], identity)
+    start, saved, packed = _restore(checkpoints, start, course.packing)
+    check_identity(course.workdir, saved["identity"], course.identity)
     if is_writer() and not checkpoints.sealed(start):
         logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
     return start, saved, packed
@@ -183,17 +190,10 @@ def _latest(
 
 @dataclass(frozen=True)
 class _Loop:
-    """The steps of one process. Attributes: see `run`."""
+    """The steps of a course in one process."""
 
-    workdir: Path
-    config: TrainingConfig
-    feed: Feed
-    step_fn: StepFn
-    callbacks: Callbacks
-    identity: dict[str, Any]
-    label: str
+    course: Course
     checkpoints: Checkpoints
-    packing: Packing
 
     def run(
         self, step: int, state: Any, owed: dict[str, float] | None, stop: StopRequests, watch: Watch
@@ -203,11 +203,11 @@ class _Loop:
         with self._writer(step) as writer, self._progress(step) as progress:
             if owed:
                 stopped = self._tell(step, state, owed, self._due(step, stopped=False), writer, stop)
-            while step < self.config.train.steps and not stopped:
+            while step < self.course.config.train.steps and not stopped:
                 with _reading(step, self.checkpoints):
-                    batch = next(self.feed)
+                    batch = next(self.course.feed)
                 previous = metrics
-                state, metrics = self.step_fn(state, batch)
+                state, metrics = self.course.step_fn(state, batch)
                 step += 1
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
@@ -217,13 +217,13 @@ class _Loop:
                 due = self._due(step, stopped)
                 if not (due.tell or due.save):
                     continue
-                values = self.callbacks.flatten(jax.device_get(metrics))
+                values = self.course.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
                 if progress is not None:
-                    progress.update(step, {name: values[name] for name in self.callbacks.shown})
+                    progress.update(step, {name: values[name] for name in self.course.callbacks.shown})
                 if due.save:
                     self._save(step, state, values, due)
-                if stopped and (due.draw or due.score) and step < self.config.train.steps:
+                if stopped and (due.draw or due.score) and step < self.course.config.train.steps:
                     break  # the machine may be gone in a moment; what is left out is owed to the next start
                 if self._tell(step, state, values, due, writer, stop):
                     stopped = True
@@ -232,7 +232,7 @@ class _Loop:
         return step, state
 
     def _due(self, step: int, stopped: bool) -> Due:
-        train, callbacks = self.config.train, self.callbacks
+        train, callbacks = self.course.config.train, self.course.callbacks
         last = step == train.steps
 
         def at(every: int) -> bool:
@@ -247,10 +247,11 @@ class _Loop:
         )
 
     def _save(self, step: int, state: Any, values: dict[str, float], due: Due) -> None:
-        facts = {"identity": self.identity, "data": self.feed.state(), "layout": self.packing.facts}
+        course = self.course
+        facts = {"identity": course.identity, "data": course.feed.state(), "layout": course.packing.facts}
         if due.tell:  # so that a run which is killed before it has told them can tell them later
             facts["values"] = values
-        self.checkpoints.save(step, self.packing.pack(state), facts)
+        self.checkpoints.save(step, course.packing.pack(state), facts)
 
     def _tell(
         self,
@@ -262,20 +263,19 @@ class _Loop:
         stop: StopRequests,
     ) -> bool:
         """Draws, scores, writes; the line of metrics comes last and stands for all. Returns whether it was stopped."""
+        callbacks, label = self.course.callbacks, self.course.label
         if due.draw:
-            self.callbacks.draw(step, state)
-        if due.score and self.callbacks.evaluate is not None:
+            callbacks.draw(step, state)
+        if due.score and callbacks.evaluate is not None:
             try:
                 with stop.at_once():
-                    values = {**values, **self.callbacks.evaluate(step, state)}
+                    values = {**values, **callbacks.evaluate(step, state)}
             except StopRequested:
-                logger.info(
-                    "%s: the scores of step %d are left out, and made up for at the next start", self.label, step
-                )
+                logger.info("%s: the scores of step %d are left out, and made up for at the next start", label, step)
                 return True
         if (due.log or due.score) and writer is not None:
             writer.write(step, values)
-            self.callbacks.watch(step, values)
+            callbacks.watch(step, values)
         return False
 
     def owed(self, step: int, values: dict[str, float] | None) -> dict[str, float] | None:
@@ -283,26 +283,30 @@ class _Loop:
         due = self._due(step, stopped=False)
         if not values or not due.tell:
             return None
-        told = (due.log or due.score) and is_writer() and last_metrics_step(self.workdir) == step
+        told = (due.log or due.score) and is_writer() and last_metrics_step(self.course.workdir) == step
         return None if agreed(int(told)) else values
 
     def _writer(self, step: int) -> AbstractContextManager[MetricsWriter | None]:
         """What writes the metrics: in one process."""
-        train = self.config.train
+        train = self.course.config.train
         if not is_writer():
             return nullcontext()
         return MetricsWriter(
-            self.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
+            self.course.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
         )
 
     def _progress(self, step: int) -> AbstractContextManager[Progress | None]:
-        return Progress(self.config.train.steps, start=step, label=self.label) if is_writer() else nullcontext()
+        return (
+            Progress(self.course.config.train.steps, start=step, label=self.course.label)
+            if is_writer()
+            else nullcontext()
+        )
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         # Not finite once, not finite ever after: looking at this step's numbers covers all since the last look.
-        for name in WATCHED:
+        for name in FINITE_METRICS:
             if not math.isfinite(values[name]):
-                kept, remedy = _kept(self.checkpoints), self.callbacks.remedy
+                kept, remedy = _kept(self.checkpoints), self.course.callbacks.remedy
                 raise TrainingError(f"{name} is {values[name]} at step {step}; {kept}; {remedy}")
 
 

@@ -23,7 +23,7 @@ from drifting.method.state import TrainState
 from drifting.runs.checkpoints import abstract
 from drifting.training import loop
 
-CHUNK = 4096
+RECALLED_AT_ONCE = 4096
 """Samples read at a time when banks are restored."""
 
 
@@ -77,7 +77,7 @@ def _packed(banks: Banks | None, with_samples: bool) -> dict[str, dict[str, Any]
 
 
 def _dealt(layout: Layout, held: dict[str, Any]) -> dict[str, Any]:
-    """As many sets of banks as there are now, in turn those that there were."""
+    """Deals the saved sets of banks out, in turn, to as many sets as there are now."""
     sets = held["pushed"].shape[0]
     if sets == layout.replicas:
         return dict(held)
@@ -108,7 +108,7 @@ def _recall(pipeline: Pipeline, kept: jax.ShapeDtypeStruct, ids: NDArray[np.uint
     samples = np.zeros((*ids.shape, *kept.shape), kept.dtype)
     order = np.argsort(ids[valid], kind="stable")  # neighbours in the data's order share a batch
     wanted, places = ids[valid][order], np.argwhere(valid)[order]
-    for first in range(0, len(wanted), CHUNK):
-        chunk = slice(first, first + CHUNK)
+    for first in range(0, len(wanted), RECALLED_AT_ONCE):
+        chunk = slice(first, first + RECALLED_AT_ONCE)
         samples[tuple(places[chunk].T)] = pipeline.recall(wanted[chunk])
     return samples

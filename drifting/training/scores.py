@@ -32,10 +32,10 @@ class TrainingEvaluator:
     That folder is a run directory by itself: `drifting sample --workdir=RUN/best`.
 
     Args:
-        config, generator, space, identity, workdir: Those of the run.
+        config, generator, space, identity, workdir: what the run has of the same names.
 
     Raises:
-        ConfigError: The reference cannot be read or does not fit, or the data cannot be compared pixel by pixel.
+        ConfigError: the reference cannot be read or does not fit, or the data cannot be compared pixel by pixel.
     """
 
     def __init__(

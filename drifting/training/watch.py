@@ -18,7 +18,7 @@ from drifting.sampling.sampler import Sampler
 logger = logging.getLogger("drifting")
 
 # Below this ratio of distances among generated to distances among real samples, images of a class are nearly one image.
-COLLAPSED = 0.3
+COLLAPSED_RATIO = 0.3
 
 GRID_COLUMNS = 10
 
@@ -43,7 +43,7 @@ class CollapseWatch:
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Looks at the metric `collapse`."""
-        collapsed = step >= self._from and values["collapse"] < COLLAPSED
+        collapsed = step >= self._from and values["collapse"] < COLLAPSED_RATIO
         if collapsed and not self._warned:
             logger.warning(
                 "collapse %.2f at step %d: generated samples of a class are nearly alike (1 is right); "

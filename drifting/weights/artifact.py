@@ -17,18 +17,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from drifting.errors import ArgumentError, InputError, require_argument
+from drifting.networks.network import Params
 from drifting.runs.files import sha256
 
-Params = dict[str, Any]
-"""Nested parameters: `nnx.to_pure_dict` of a module's state."""
+ARTIFACT_FORMAT = "drifting-safetensors-1"
 
-FORMAT = "drifting-safetensors-1"
+TENSORS_FILE = "params.safetensors"
 
-TENSORS = "params.safetensors"
+METADATA_FILE = "metadata.json"
 
-METADATA = "metadata.json"
-
-GENERATOR = "generator"
+GENERATOR_KIND = "generator"
 """The kind of artifact that is one of several networks."""
 
 
@@ -51,7 +49,7 @@ class Artifact:
     @property
     def network(self) -> str:
         """The name in `NETWORKS`: what a generator's metadata say; every other kind is its own."""
-        if self.kind != GENERATOR:
+        if self.kind != GENERATOR_KIND:
             return self.kind
         return self.metadata.get("network") or network_of_older(self.model_config)
 
@@ -79,20 +77,22 @@ def save_artifact(
         kind, model_config, params: see `Artifact`; `model_config` must be JSON.
         step: training steps behind the weights; None = unknown.
         ema_decay: decay of the average that `params` is; None = not an average.
-        network: of a generator: its name in `NETWORKS`; every other kind is its own.
+        network: a generator's name in `NETWORKS`; every other kind is its own network.
         extra: further JSON metadata, whose keys must be new.
 
     Raises:
         ArgumentError: a generator without `network`; `extra` redefines a key; `directory` exists and is no artifact.
     """
-    require_argument(kind != GENERATOR or network is not None, "network", network, "say which of NETWORKS it is")
-    stated = {"network": network} if kind == GENERATOR else {}
-    metadata = describe(FORMAT, TENSORS, kind, model_config, step, ema_decay, stated | dict(extra or {}))
+    require_argument(kind != GENERATOR_KIND or network is not None, "network", network, "say which of NETWORKS it is")
+    stated = {"network": network} if kind == GENERATOR_KIND else {}
+    metadata = artifact_metadata(
+        ARTIFACT_FORMAT, TENSORS_FILE, kind, model_config, step, ema_decay, stated | dict(extra or {})
+    )
     with new_folder(directory) as new:
         flat = {name: np.ascontiguousarray(value) for name, value in flatten(jax.device_get(params)).items()}
-        save_file(flat, new / TENSORS)
-        write_metadata(new, metadata | {"sha256": sha256(new / TENSORS)})
-        (new / TENSORS).chmod((new / METADATA).stat().st_mode)  # which safetensors lets nobody else read
+        save_file(flat, new / TENSORS_FILE)
+        write_metadata(new, metadata | {"sha256": sha256(new / TENSORS_FILE)})
+        (new / TENSORS_FILE).chmod((new / METADATA_FILE).stat().st_mode)  # which safetensors lets nobody else read
 
 
 def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None) -> Artifact:
@@ -106,10 +106,10 @@ def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None)
         InputError: a file is missing or unreadable, the format or the kind is another, or the checksum differs.
     """
     metadata = read_metadata(Path(directory), ("format", "kind", "path", "sha256", "model_config"))
-    if metadata["format"] != FORMAT:
-        raise InputError(f"{directory}: format {metadata['format']!r}, expected {FORMAT!r}")
+    if metadata["format"] != ARTIFACT_FORMAT:
+        raise InputError(f"{directory}: format {metadata['format']!r}, expected {ARTIFACT_FORMAT!r}")
     check_kind(directory, metadata["kind"], kind)
-    tensors = existing(Path(directory) / TENSORS)
+    tensors = existing(Path(directory) / TENSORS_FILE)
     check_sha256(tensors, metadata["sha256"])
     try:
         params = unflatten(load_file(tensors))
@@ -128,8 +128,8 @@ def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: `directory` exists and is no artifact.
     """
     target = Path(directory)
-    if target.exists() and not (target / METADATA).is_file():
-        raise InputError(f"{target} exists and is no artifact (no {METADATA}): choose another directory")
+    if target.exists() and not (target / METADATA_FILE).is_file():
+        raise InputError(f"{target} exists and is no artifact (no {METADATA_FILE}): choose another directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -188,7 +188,7 @@ def existing(path: Path) -> Path:
 
 def read_metadata(directory: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """The folder's `metadata.json`, which must have `keys`; of those every artifact has, the types are checked."""
-    path = existing(directory / METADATA)
+    path = existing(directory / METADATA_FILE)
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not even text
@@ -201,7 +201,7 @@ def read_metadata(directory: Path, keys: tuple[str, ...] = ()) -> dict[str, Any]
     return metadata
 
 
-def describe(
+def artifact_metadata(
     format_name: str,
     tensors: str,
     kind: str,
@@ -220,4 +220,4 @@ def describe(
 
 def write_metadata(directory: Path, metadata: Mapping[str, Any]) -> None:
     """Write the folder's `metadata.json`."""
-    (directory / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    (directory / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")

@@ -8,25 +8,25 @@ from huggingface_hub import ModelCardData
 
 from drifting.errors import require_argument
 
-README = "README.md"
+CARD_FILE = "README.md"
 
-REPO = "OWNER/NAME"
-"""Stands for the repository until it is known; `push` puts its name in."""
+EXAMPLE_REPO = "OWNER/NAME"
+"""Stands for the repository until it is known; `push_weights` puts its name in."""
 
-TAGS = {"generator": ["drifting", "jax", "image-generation"], "mae": ["drifting", "jax", "masked-autoencoder"]}
+CARD_TAGS = {"generator": ["drifting", "jax", "image-generation"], "mae": ["drifting", "jax", "masked-autoencoder"]}
 
-TASKS = {"generator": "unconditional-image-generation", "mae": "image-feature-extraction"}
+CARD_TASKS = {"generator": "unconditional-image-generation", "mae": "image-feature-extraction"}
 
 NETWORK_TITLES = {"dit": "diffusion transformer", "mlp": "MLP", "mae": "masked autoencoder"}
 
-PROJECT = "`drifting`, a JAX framework for [drifting generative models](https://arxiv.org/abs/2602.04770)"
+PROJECT_SENTENCE = "`drifting`, a JAX framework for [drifting generative models](https://arxiv.org/abs/2602.04770)"
 
 
 def model_card(
     metadata: Mapping[str, Any],
     *,
     parameters: int,
-    repo: str = REPO,
+    repo: str = EXAMPLE_REPO,
     settings: Mapping[str, Any] | None = None,
     scores: Mapping[str, Any] | None = None,
     license_id: str | None = None,
@@ -39,7 +39,7 @@ def model_card(
         parameters: how many numbers the model has.
         repo: `OWNER/NAME` of the hub, for the commands.
         settings: the run's `config.json`.
-        scores: of the run, by name.
+        scores: the scores of the run, by name.
         license_id: the hub's name of a license, such as `apache-2.0`; None says nothing, which is up to the owner.
 
     Returns:
@@ -49,8 +49,12 @@ def model_card(
         ArgumentError: an artifact of another kind.
     """
     kind = metadata["kind"]
-    require_argument(kind in TAGS, "kind", kind, f"there is no model card for it, only for {' and '.join(TAGS)}")
-    front = ModelCardData(license=license_id, library_name="drifting", tags=TAGS[kind], pipeline_tag=TASKS[kind])
+    require_argument(
+        kind in CARD_TAGS, "kind", kind, f"there is no model card for it, only for {' and '.join(CARD_TAGS)}"
+    )
+    front = ModelCardData(
+        license=license_id, library_name="drifting", tags=CARD_TAGS[kind], pipeline_tag=CARD_TASKS[kind]
+    )
     parts = [f"---\n{front.to_yaml()}\n---\n\n# {repo.rpartition('/')[2]}", _introduction(kind), _usage(kind, repo)]
     parts.append("## Model\n\n" + _table(_model_facts(kind, metadata, parameters)))
     parts.append("## Training\n\n" + _table(_training_facts(metadata, settings or {})))
@@ -69,9 +73,9 @@ def _introduction(kind: str) -> str:
     if kind == "mae":
         return (
             "A masked autoencoder whose frozen encoder is a feature space for training one-step generators with "
-            f"{PROJECT}."
+            f"{PROJECT_SENTENCE}."
         )
-    return f"A generator that draws an image in one evaluation of its network, trained with {PROJECT}."
+    return f"A generator that draws an image in one evaluation of its network, trained with {PROJECT_SENTENCE}."
 
 
 def _usage(kind: str, repo: str) -> str:

@@ -61,7 +61,7 @@ def released_usage(repo: str, folder: str, arguments: Mapping[str, Any]) -> dict
     Args:
         repo: `OWNER/NAME`.
         folder: inside the repository.
-        arguments: of its constructor; its classes are named by their numbers.
+        arguments: the constructor's arguments; the classes are named by their numbers.
     """
     name = {path: name for name, path in RELEASED_FOLDERS.items()}.get(folder)
     usage = RELEASED_USAGE.get(f"hf://{repo}/{name}")

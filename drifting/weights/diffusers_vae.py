@@ -22,8 +22,8 @@ VAE_CONFIG = "config.json"
 
 VAE_TENSORS = "diffusion_pytorch_model.safetensors"
 
-SCALING_FACTOR = 0.18215
-"""Of Stable Diffusion's latents; `config.json` files older than the field mean this one."""
+DEFAULT_SCALING_FACTOR = 0.18215
+"""The factor of Stable Diffusion's latents; `config.json` files older than the field mean this one."""
 
 
 def load_vae(directory: str | os.PathLike[str]) -> Artifact:
@@ -108,7 +108,7 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         kwargs[name] = config.get(key, True)
         if not isinstance(kwargs[name], bool):
             raise _unsupported(key, kwargs[name], "true or false")
-    factor = kwargs["scaling_factor"] = config.get("scaling_factor", SCALING_FACTOR)
+    factor = kwargs["scaling_factor"] = config.get("scaling_factor", DEFAULT_SCALING_FACTOR)
     if not isinstance(factor, int | float) or not factor > 0:
         raise _unsupported("scaling_factor", factor, "a positive number")
     known = {"block_out_channels", "scaling_factor", *fixed, *optional, *_SIZES, *_SWITCHES, *_WITHOUT_EFFECT}

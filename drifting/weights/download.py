@@ -21,13 +21,13 @@ from huggingface_hub.utils import hf_raise_for_status
 from drifting.errors import HubError, InputError
 from drifting.runs.files import atomic_path, sha256
 from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
-from drifting.weights.errors import FAILURES, explained
+from drifting.weights.errors import HUB_FAILURES, explained
 
 logger = logging.getLogger("drifting")
 
-HUB = "hf://"
+HUB_SCHEME = "hf://"
 
-AGAIN = "run the same command to download it again"
+DOWNLOAD_AGAIN = "run the same command to download it again"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Fetched:
 
     Attributes:
         path: the folder.
-        commit: of the repository it comes from; None for a folder that was local already.
+        commit: the commit of the repository it comes from; None for a folder that was local already.
     """
 
     path: Path
@@ -66,7 +66,7 @@ def parse_reference(reference: str) -> HubFolder | Path:
     Raises:
         InputError: a malformed `hf://` reference, or a name that the released repository is known not to have.
     """
-    if not reference.startswith(HUB):
+    if not reference.startswith(HUB_SCHEME):
         return Path(reference).expanduser()
     try:
         uri = parse_hf_uri(reference.rstrip("/"))
@@ -77,7 +77,7 @@ def parse_reference(reference: str) -> HubFolder | Path:
     except HfUriError as error:
         reason = " ".join(error.msg.split()).rstrip(".")
         raise InputError(
-            f"{reference}: not a reference ({reason}): give {HUB}OWNER/REPO[@REVISION][/FOLDER]"
+            f"{reference}: not a reference ({reason}): give {HUB_SCHEME}OWNER/REPO[@REVISION][/FOLDER]"
         ) from error
     folder = uri.path_in_repo
     if uri.id == RELEASED_REPO:
@@ -85,7 +85,7 @@ def parse_reference(reference: str) -> HubFolder | Path:
         if folder not in RELEASED_FOLDERS.values():
             known = list(RELEASED_FOLDERS)
             close = difflib.get_close_matches(folder.rpartition("/")[2], known, n=1)
-            hint = f"did you mean {HUB}{RELEASED_REPO}/{close[0]}? " if close else ""
+            hint = f"did you mean {HUB_SCHEME}{RELEASED_REPO}/{close[0]}? " if close else ""
             raise InputError(f"{reference}: no such released weights; {hint}known names: {', '.join(known)}")
     return HubFolder(reference, uri.id, uri.revision, folder)
 
@@ -133,7 +133,7 @@ def fetch(reference: str | Path | HubFolder, names: Sequence[str], first_of: Seq
 def _fetch_file(place: HubFolder, name: str) -> Fetched:
     try:
         path = Path(hf_hub_download(place.repo, name, subfolder=place.folder or None, revision=place.revision))
-    except FAILURES as error:
+    except HUB_FAILURES as error:
         raise explained(error, f"{place.reference}: {name}") from error
     _check_blob(path)
     depth = len(Path(place.folder, name).parts)  # below SNAPSHOTS/COMMIT
@@ -160,7 +160,7 @@ def _check_blob(path: Path) -> None:
     if found != blob.name:
         for damaged in (path, blob.resolve(), blob):
             damaged.unlink(missing_ok=True)
-        raise HubError(f"{path}: damaged (checksum {found}, expected {blob.name}) and removed: {AGAIN}")
+        raise HubError(f"{path}: damaged (checksum {found}, expected {blob.name}) and removed: {DOWNLOAD_AGAIN}")
 
 
 def cache_folder() -> Path:
@@ -191,9 +191,9 @@ def fetch_url(url: str, checksum: str) -> Path:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
             if (found := sha256(temporary)) != checksum:
-                raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {AGAIN}")
+                raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {DOWNLOAD_AGAIN}")
     except HubError:
         raise
-    except FAILURES as error:
+    except HUB_FAILURES as error:
         raise explained(error, url) from error
     return path

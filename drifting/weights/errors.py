@@ -15,16 +15,16 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from drifting.errors import HubError, InputError
+from drifting.errors import HubError, InputError, one_line
 
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+HOW_TO_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
-FAILURES = (HTTPError, OSError, RuntimeError)
+HUB_FAILURES = (HTTPError, OSError, RuntimeError)
 """What huggingface_hub raises when something outside fails; its `ValueError` of a bad argument is not among them."""
 
 
 def explained(error: BaseException, subject: str) -> InputError | HubError:
-    """The error to raise in place of one of `FAILURES`: one line.
+    """The error to raise in place of one of `HUB_FAILURES`: one line.
 
     Args:
         error: what huggingface_hub raised.
@@ -33,7 +33,7 @@ def explained(error: BaseException, subject: str) -> InputError | HubError:
     Returns:
         `InputError` where the reference is wrong, `HubError` for everything that may be right another time.
     """
-    if isinstance(error.__cause__, FAILURES):
+    if isinstance(error.__cause__, HUB_FAILURES):
         if isinstance(error, LocalEntryNotFoundError):
             return explained(error.__cause__, f"{subject}: not in the cache")
         if isinstance(error, RuntimeError):  # such as "Error while uploading": the cause says more
@@ -46,7 +46,7 @@ def _wrong_reference(error: BaseException) -> str:
     if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
         return ""
     if isinstance(error, RepositoryNotFoundError):
-        return f"no such repository, or a private one: check its name, or {LOG_IN}"
+        return f"no such repository, or a private one: check its name, or {HOW_TO_LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision: check what follows the @"
     if isinstance(error, RemoteEntryNotFoundError):
@@ -58,21 +58,21 @@ def _failure(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids the network: unset it"
     if isinstance(error, GatedRepoError):
-        return f"access must be granted: ask for it on the page of the repository, then {LOG_IN}"
+        return f"access must be granted: ask for it on the page of the repository, then {HOW_TO_LOG_IN}"
     if isinstance(error, DisabledRepoError):
         return "the repository has been disabled"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        remedy = f"check the token's permissions, or {LOG_IN}" if status in (401, 403) else "try again later"
-        said = f" ({one_line(error.server_message)})" if error.server_message else ""
-        return f"refused with HTTP {status}{said}: {remedy}"
+        remedy = f"check the token's permissions, or {HOW_TO_LOG_IN}" if status in (401, 403) else "try again later"
+        words = f" ({words_of(error.server_message)})" if error.server_message else ""
+        return f"refused with HTTP {status}{words}: {remedy}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"no space left on the disk: make room, or set HF_HOME to another one (now {constants.HF_HOME})"
     if isinstance(error, HTTPError):
-        return f"no connection ({one_line(error)}): check the network and run the same command again"
-    return f"{one_line(error)}: run the same command again"
+        return f"no connection ({words_of(error)}): check the network and run the same command again"
+    return f"{words_of(error)}: run the same command again"
 
 
-def one_line(message: object) -> str:
+def words_of(error: object) -> str:
     """What an error or its message says, without line breaks; its type where it says nothing."""
-    return " ".join(str(message).split()) or type(message).__name__
+    return one_line(error) or type(error).__name__

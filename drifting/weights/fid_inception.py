@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 from drifting.errors import InputError
 from drifting.networks.inception import Inception
+from drifting.networks.network import Params
 from drifting.runs import files
-from drifting.weights.artifact import METADATA, Artifact, Params, load_artifact
+from drifting.weights.artifact import METADATA_FILE, Artifact, load_artifact
 from drifting.weights.catalogue import INCEPTION_FILE, INCEPTION_SHA256
 from drifting.weights.torch_file import read_state_dict
 from drifting.weights.torch_names import from_torch
@@ -37,7 +38,7 @@ def load_inception(path: str | os.PathLike[str], sha256: str = INCEPTION_SHA256)
             shape.
     """
     path = Path(path)
-    if (path / METADATA).is_file():
+    if (path / METADATA_FILE).is_file():
         found = load_artifact(path, kind="inception")
         check_source(path, found, sha256)
         return found

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from drifting.errors import InputError
-from drifting.weights.artifact import METADATA, Artifact, check_kind, read_metadata
+from drifting.weights.artifact import METADATA_FILE, Artifact, check_kind, read_metadata
 from drifting.weights.catalogue import released_usage
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
-from drifting.weights.readers import READERS, Reader
+from drifting.weights.readers import READERS, WeightsFormat
 
 
 def load_weights(reference: str | None, kind: str) -> Artifact:
@@ -80,7 +80,7 @@ class _Found:
     Of a repository the descriptions are there, and no tensors but those of a format without a description.
     """
 
-    reader: Reader
+    reader: WeightsFormat
     path: Path
     commit: str | None
     kind: str | None
@@ -108,7 +108,7 @@ def _look(reference: str, place: Path | HubFolder) -> _Found:
 
 
 def _read_description(folder: Path, name: str) -> dict[str, Any]:
-    if name == METADATA:
+    if name == METADATA_FILE:
         return read_metadata(folder)
     try:
         description = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def _read_description(folder: Path, name: str) -> dict[str, Any]:
     return description
 
 
-def _expected(name: str, description: Mapping[str, Any], readers: Sequence[Reader]) -> str:
+def _expected(name: str, description: Mapping[str, Any], readers: Sequence[WeightsFormat]) -> str:
     """What the fields that tell a format are, and what they could be."""
     known: dict[str, list[str]] = {}
     for reader in readers:

@@ -7,13 +7,13 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token, parse_hf_uri
 from huggingface_hub.errors import HfUriError
 
 from drifting.errors import HubError, InputError, require_argument
-from drifting.weights.card import README, REPO
-from drifting.weights.download import HUB
-from drifting.weights.errors import FAILURES, LOG_IN, explained, one_line
+from drifting.weights.card import CARD_FILE, EXAMPLE_REPO
+from drifting.weights.download import HUB_SCHEME
+from drifting.weights.errors import HOW_TO_LOG_IN, HUB_FAILURES, explained, words_of
 from drifting.weights.load import load_folder
 
 
-def push(
+def push_weights(
     folder: str | os.PathLike[str],
     repo: str,
     *,
@@ -24,15 +24,15 @@ def push(
     """Upload an artifact's folder, in any format that `load_folder` reads, to the root of a repository.
 
     The repository and the branch are made if they are missing. Everything in the folder is uploaded, a `README.md`
-    among it, in which the repository's name takes the place of `card.REPO`; files of the repository that the folder
-    lacks stay.
+    among it, in which the repository's name takes the place of `card.EXAMPLE_REPO`; files of the repository that the
+    folder lacks stay.
 
     Args:
         folder: the artifact, read and checked before anything is sent.
         repo: `OWNER/NAME`.
         revision: the branch; None = the default one.
         private: whether a new repository is private; one that exists stays as it is.
-        message: of the commit; None says what is uploaded.
+        message: the message of the commit; None says what is uploaded.
 
     Returns:
         The address of the repository, or of the branch in it.
@@ -46,7 +46,7 @@ def push(
     artifact = load_folder(folder)
     _check_name(repo)
     if get_token() is None:
-        raise HubError(f"{repo}: nobody is logged in: {LOG_IN}")
+        raise HubError(f"{repo}: nobody is logged in: {HOW_TO_LOG_IN}")
     message = message or f"{artifact.kind}, step {artifact.metadata.get('step')}"
     api = HfApi(library_name="drifting")
     try:
@@ -55,10 +55,10 @@ def push(
             api.create_branch(repo, branch=revision, exist_ok=True)
             url = f"{url}/tree/{revision}"
         api.create_commit(repo, _operations(folder, repo), revision=revision, commit_message=message)
-    except FAILURES as error:
+    except HUB_FAILURES as error:
         raise explained(error, repo) from error
     except ValueError as error:  # the README's front matter, which the hub checks first
-        raise InputError(f"{repo}: {one_line(error)}") from error
+        raise InputError(f"{repo}: {words_of(error)}") from error
     return url
 
 
@@ -67,16 +67,16 @@ def _operations(folder: Path, repo: str) -> list[CommitOperationAdd]:
     operations = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content: Path | bytes = path
-        if path == folder / README:
-            text, own = path.read_text(encoding="utf-8"), f"# {REPO.rpartition('/')[2]}\n"
-            content = text.replace(own, f"# {repo.rpartition('/')[2]}\n").replace(REPO, repo).encode()
+        if path == folder / CARD_FILE:
+            text, own = path.read_text(encoding="utf-8"), f"# {EXAMPLE_REPO.rpartition('/')[2]}\n"
+            content = text.replace(own, f"# {repo.rpartition('/')[2]}\n").replace(EXAMPLE_REPO, repo).encode()
         operations.append(CommitOperationAdd(str(path.relative_to(folder)), content))
     return operations
 
 
 def _check_name(repo: str) -> None:
     try:
-        uri = parse_hf_uri(f"{HUB}{repo}")
+        uri = parse_hf_uri(f"{HUB_SCHEME}{repo}")
     except HfUriError:
         uri = None
     is_name = uri is not None and uri.type == "model" and not uri.revision and not uri.path_in_repo

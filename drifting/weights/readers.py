@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from drifting.errors import InputError
+from drifting.errors import InputError, one_line
 from drifting.networks import NETWORKS
 from drifting.networks.network import structure
 from drifting.weights.artifact import (
-    FORMAT,
-    METADATA,
-    TENSORS,
+    ARTIFACT_FORMAT,
+    METADATA_FILE,
+    TENSORS_FILE,
     Artifact,
     check_names,
     flatten,
@@ -33,12 +33,12 @@ from drifting.weights.transformers_files import TRANSFORMERS_CONFIG, TRANSFORMER
 
 
 @dataclass(frozen=True)
-class Reader:
+class WeightsFormat:
     """One format of weights.
 
     Attributes:
         load: reads the folder, or the one file, and returns its artifact; it checks names and shapes of all tensors.
-        kind: the kind of network, for the description of a folder: JSON fields. None: only the tensors tell.
+        kind: the kind of network, for the description of a folder: JSON fields; None: only the tensors tell.
         tensors: the file with the tensors in a folder of this format.
         description: the JSON file that describes the folder; None: there is none, and a reference may also be the file
             with the tensors itself, under any name.
@@ -80,7 +80,7 @@ def check_tensors(artifact: Artifact) -> None:
     try:
         _, shapes = structure(artifact.network, artifact.model_config)
     except Exception as error:  # whatever a constructor makes of wrong values
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}")[:200]
         raise InputError(f"model_config is not that of a {artifact.network} ({reason})") from error
     expected, found = flatten(shapes), flatten(artifact.params)
     same = "are weights and configuration of the same model?"
@@ -97,24 +97,24 @@ def check_tensors(artifact: Artifact) -> None:
         raise InputError(f"wrong tensor: {listed(wrong)}: {same}")
 
 
-READERS: dict[str, Reader] = {
-    "drifting": Reader(
+READERS: dict[str, WeightsFormat] = {
+    "drifting": WeightsFormat(
         load_ours,
         kind=lambda description: description.get("kind"),
-        tensors=TENSORS,
-        description=METADATA,
+        tensors=TENSORS_FILE,
+        description=METADATA_FILE,
         field="format",
-        values=(FORMAT,),
+        values=(ARTIFACT_FORMAT,),
     ),
-    "released": Reader(
+    "released": WeightsFormat(
         load_released,
         kind=lambda description: RELEASED_KINDS.get(description.get("kind", ""), description.get("kind")),
         tensors=RELEASED_TENSORS,
-        description=METADATA,
+        description=METADATA_FILE,
         field="format",
         values=(RELEASED_FORMAT, None),
     ),
-    "diffusers VAE": Reader(
+    "diffusers VAE": WeightsFormat(
         load_vae,
         kind=lambda _: "vae",
         tensors=VAE_TENSORS,
@@ -122,7 +122,7 @@ READERS: dict[str, Reader] = {
         field="_class_name",
         values=("AutoencoderKL",),
     ),
-    "transformers ConvNeXt-V2": Reader(
+    "transformers ConvNeXt-V2": WeightsFormat(
         load_convnext,
         kind=lambda _: "convnext",
         tensors=TRANSFORMERS_TENSORS,
@@ -130,7 +130,7 @@ READERS: dict[str, Reader] = {
         field="model_type",
         values=("convnextv2",),
     ),
-    "transformers DINOv2": Reader(
+    "transformers DINOv2": WeightsFormat(
         load_dinov2,
         kind=lambda _: "dinov2",
         tensors=TRANSFORMERS_TENSORS,
@@ -138,7 +138,7 @@ READERS: dict[str, Reader] = {
         field="model_type",
         values=("dinov2",),
     ),
-    "pytorch-fid Inception": Reader(
+    "pytorch-fid Inception": WeightsFormat(
         load_inception,
         kind=lambda _: "inception",
         tensors=INCEPTION_FILE,

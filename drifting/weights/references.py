@@ -10,13 +10,13 @@ from flax import nnx
 
 from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
-from drifting.networks.network import Network, create
+from drifting.networks.network import Network, make_network
 from drifting.weights.catalogue import PUBLISHED_PRESETS
 from drifting.weights.load import load_weights
 
-RANDOM = "random://"
+RANDOM_SCHEME = "random://"
 
-PARTS = {"mae": "encoder"}
+FROZEN_PARTS = {"mae": "encoder"}
 """The part of a network that is used where it is frozen, if not all of it."""
 
 
@@ -35,8 +35,8 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
         HubError: it cannot be downloaded.
     """
     if not reference:
-        raise InputError(f"{reference}: give a folder, hf://OWNER/REPO, or {RANDOM}PRESET")
-    preset = reference.removeprefix(RANDOM) if reference.startswith(RANDOM) else None
+        raise InputError(f"{reference}: give a folder, hf://OWNER/REPO, or {RANDOM_SCHEME}PRESET")
+    preset = reference.removeprefix(RANDOM_SCHEME) if reference.startswith(RANDOM_SCHEME) else None
     if preset is not None and preset not in PRESETS.get(kind, {}):
         raise InputError(f"{reference}: there is no such preset, {use_one_of(preset, PRESETS.get(kind, {}))}")
     if abstract and PUBLISHED_PRESETS.get(reference, ("", ""))[0] == kind:
@@ -44,7 +44,7 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
     if preset is None:
         artifact = load_weights(reference, kind)
         arguments, checksum = artifact.model_config | changes, artifact.metadata["sha256"]
-        params = artifact.params[PARTS[kind]] if kind in PARTS else artifact.params
+        params = artifact.params[FROZEN_PARTS[kind]] if kind in FROZEN_PARTS else artifact.params
         graphdef = nnx.graphdef(nnx.eval_shape(partial(_module, kind, arguments)))
         return Network(graphdef, jax.tree.map(jnp.asarray, params), arguments, checksum)
     arguments = PRESETS[kind][preset] | changes
@@ -56,5 +56,5 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
 
 
 def _module(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
-    module = create(kind, arguments)
-    return getattr(module, PARTS[kind]) if kind in PARTS else module
+    module = make_network(kind, arguments)
+    return getattr(module, FROZEN_PARTS[kind]) if kind in FROZEN_PARTS else module

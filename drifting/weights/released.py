@@ -13,15 +13,15 @@ import jax
 import numpy as np
 from flax import serialization
 
-from drifting.errors import InputError
+from drifting.errors import InputError, one_line
 from drifting.runs.files import sha256
 from drifting.weights.artifact import (
-    GENERATOR,
+    GENERATOR_KIND,
     Artifact,
     Params,
+    artifact_metadata,
     check_kind,
     check_sha256,
-    describe,
     existing,
     flatten,
     new_folder,
@@ -96,7 +96,9 @@ def load_released(directory: str | os.PathLike[str], *, kind: str | None = None)
     except ValueError as error:
         raise InputError(f"{directory}: {error}") from error
     metadata |= {"sha256": metadata.get("sha256") or sha256(path)}
-    return Artifact(actual, kwargs, params, metadata | ({"network": RELEASED_GENERATOR} if actual == GENERATOR else {}))
+    return Artifact(
+        actual, kwargs, params, metadata | ({"network": RELEASED_GENERATOR} if actual == GENERATOR_KIND else {})
+    )
 
 
 def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
@@ -104,7 +106,7 @@ def _read_msgpack(path: Path) -> dict[str, np.ndarray]:
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
     except (ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path}: not a whole msgpack of arrays ({reason}): copy or download it again") from error
     if isinstance(tree, dict) and set(tree) == {"params"}:
         tree = tree["params"]
@@ -145,14 +147,14 @@ def save_released(
     """
     if kind not in _WRITERS:
         raise InputError(f"kind {kind!r} has no released form: only {' and '.join(_WRITERS)} have; use our format")
-    if kind == GENERATOR and network != RELEASED_GENERATOR:
+    if kind == GENERATOR_KIND and network != RELEASED_GENERATOR:
         raise InputError(f"a generator {network!r} has no released form: only {RELEASED_GENERATOR} has; use our format")
     to_config, to_released, released_kind = _WRITERS[kind]
     config = to_config(model_config)
     flat = to_released(jax.device_get(params))
     kwargs_from_released, from_released = _READERS[kind]
     from_released(flat, **kwargs_from_released(config))  # raises now what would be raised on loading
-    metadata = describe(RELEASED_FORMAT, RELEASED_TENSORS, released_kind, config, step, ema_decay, extra)
+    metadata = artifact_metadata(RELEASED_FORMAT, RELEASED_TENSORS, released_kind, config, step, ema_decay, extra)
     with new_folder(directory) as new:
         (new / RELEASED_TENSORS).write_bytes(serialization.msgpack_serialize(unflatten(flat)))
         write_metadata(new, metadata | {"sha256": sha256(new / RELEASED_TENSORS)})

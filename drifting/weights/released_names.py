@@ -14,7 +14,8 @@ from flax import nnx
 from drifting.errors import InputError
 from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
-from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
+from drifting.networks.network import Params
+from drifting.weights.artifact import check_names, flatten, listed, unflatten
 
 _SAME = (
     "cond_dim", "num_classes", "input_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads",
@@ -43,8 +44,8 @@ _MAE_DEFAULTS: dict[str, Any] = dict(
     num_classes=1000, in_channels=3, base_channels=64, patch_size=4, dropout_prob=0.0, layers=[2, 2, 2, 2],
     use_bf16=False, input_patch_size=1,
 )  # fmt: skip
-"""Of the released constructors: a `model_config` written before a field existed, or without those left alone, means
-these."""
+"""The defaults of the released constructors: a `model_config` written before a field existed, or without those left
+alone, means these."""
 
 _BOOKKEEPING = ("scope", "parent", "name")
 """What the release may have noted of the module object, always null."""

@@ -72,7 +72,7 @@ class _Storage:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.length * self.dtype.itemsize
 
 
@@ -288,7 +288,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 
 def _storage(identity: Any) -> _Storage:
-    """Of `("storage", type, key, device, length)`; the older format adds the window on another storage, or None."""
+    """Reads `("storage", type, key, device, length)`; the older format adds the window on another storage, or None."""
     kind, dtype, key, _, length, *view = identity
     if view not in ([], [None]):
         raise InputError("its storages are views of others: save it again with a later PyTorch")

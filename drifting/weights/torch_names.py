@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from drifting.errors import InputError
-from drifting.weights.artifact import Params, check_names, flatten, listed, unflatten
+from drifting.networks.network import Params
+from drifting.weights.artifact import check_names, flatten, listed, unflatten
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callable[[str], str]) -> Params:
@@ -16,7 +17,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], shapes: Params, naming: Callab
     tensors keep their axes.
 
     Args:
-        tensors: by PyTorch name; the caller drops those that have no counterpart.
+        tensors: arrays by PyTorch name; the caller drops those that have no counterpart.
         shapes: our nested parameters, of which only names and shapes count (`nnx.eval_shape`).
         naming: our flat name, such as `conv_in/kernel`, to the PyTorch name.
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from drifting.networks.convnext import STEM, ConvNeXtV2
-from drifting.weights.artifact import Artifact, Params
+from drifting.networks.convnext import STEM_SIDE, ConvNeXtV2
+from drifting.networks.network import Params
+from drifting.weights.artifact import Artifact
 from drifting.weights.transformers_files import (
     check_fields,
     is_positive_integer,
@@ -87,7 +88,9 @@ def convnext_kwargs_from_transformers(config: Mapping[str, Any]) -> dict[str, An
     Raises:
         InputError: a field is missing, or asks for what `ConvNeXtV2` has not.
     """
-    check_fields(config, ("model_type", "convnextv2", None), ("patch_size", STEM, STEM), ("hidden_act", "gelu", "gelu"))
+    check_fields(
+        config, ("model_type", "convnextv2", None), ("patch_size", STEM_SIDE, STEM_SIDE), ("hidden_act", "gelu", "gelu")
+    )
     for key in ("hidden_sizes", "depths"):
         numbers = config.get(key)
         if not isinstance(numbers, list) or not numbers or not all(is_positive_integer(number) for number in numbers):

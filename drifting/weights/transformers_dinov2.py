@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from drifting.networks.dinov2 import DINOv2
-from drifting.weights.artifact import Artifact, Params
+from drifting.networks.network import Params
+from drifting.weights.artifact import Artifact
 from drifting.weights.transformers_files import (
     check_fields,
     load_transformers,

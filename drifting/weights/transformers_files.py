@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from drifting.errors import InputError
+from drifting.networks.network import Params
 from drifting.runs.files import sha256
-from drifting.weights.artifact import Artifact, Params, existing, flatten, unflatten
+from drifting.weights.artifact import Artifact, existing, flatten, unflatten
 from drifting.weights.torch_names import from_torch
 
 TRANSFORMERS_CONFIG = "config.json"
@@ -36,7 +37,7 @@ def load_transformers(
 
     Args:
         directory: the folder with `config.json` and `model.safetensors`.
-        kind: of the artifact.
+        kind: the kind of the artifact.
         prefix: begins the tensors' names where the network is part of another, such as `convnextv2.`.
         dropped: beginnings of the names, without the prefix, of tensors to leave out.
         kwargs_from: the configuration to the constructor's keyword arguments, without `rngs`.
@@ -80,7 +81,7 @@ def stacked_from_torch(
     """`from_torch` for a network that stacks its blocks: ours are `blocks/NAME`, the library's are numbered. Exact.
 
     Args:
-        tensors: by PyTorch name.
+        tensors: arrays by PyTorch name.
         network: makes the network; it is only shape-evaluated.
         naming: our flat name of one block's part, such as `blocks/4/norm/gain`, to the PyTorch name.
 

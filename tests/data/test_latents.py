@@ -222,7 +222,7 @@ def test_damage_that_appears_later_names_the_shard(copy: Path):
 
 
 def test_what_a_cache_cannot_give(cache: Path, unmirrored: Path, source: LatentSource):
-    assert "was made without mirror images (cache.flip=False): set data.flip=False" in refused(unmirrored, flip=True)
+    assert "has no mirror images (cache.flip=False): set data.flip=False" in refused(unmirrored, flip=True)
     found = sources.source(DataConfig(name="latents", path=str(unmirrored)))
     with pytest.raises(ValueError, match="made without mirror images"):
         found.read([0, 1], np.array([False, True]), None)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from drifting.data.latents import write
 from drifting.data.source import to_float
 from drifting.data.sources import make_source
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
-from drifting.data.sources.tfds import Records, tfds, tfds_images
+from drifting.data.sources.tfds import TfdsSplit, tfds, tfds_images
 from tests.support.tfds_builders.shapes_dataset_builder import CLASSES, SIZES, Builder, pixels
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_one_line(data: Path, tmp_path: Path) -> None:
 
 def test_damaged_images_are_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tfds(data, 8)
-    monkeypatch.setattr(Records, "__call__", lambda self, indices: ((b"torn", 0) for _ in indices))
+    monkeypatch.setattr(TfdsSplit, "__call__", lambda self, indices: ((b"torn", 0) for _ in indices))
     with pytest.raises(ValueError, match=r"cannot read the image 3 of split 'train' in .*1\.0\.0: .*repair or remove"):
         source.__getitems__([3])
 
@@ -173,9 +173,9 @@ def test_damaged_files_are_one_line_and_spare_their_neighbours(data: Path, caplo
     others = [index for index in range(10) if index != 4]
     for found, wanted in zip(source.__getitems__(others), expected.__getitems__(others), strict=True):
         np.testing.assert_array_equal(found, wanted)
-    found = list(Records(data, "train").attempts(range(10)))
+    found = list(TfdsSplit(data, "train").attempts(range(10)))
     assert [isinstance(one, ValueError) for one in found] == [index == 4 for index in range(10)]
-    assert isinstance(write._read(source, 4), ValueError)  # which is how a cache skips and counts it
+    assert isinstance(write.read_or_error(source, 4), ValueError)  # which is how a cache skips and counts it
     lines = []
     for content in (whole[:1000], None):
         file.unlink() if content is None else file.write_bytes(content)

@@ -63,7 +63,7 @@ def test_all_that_grows_with_the_devices_is_nothing(runs: dict[str, np.ndarray])
 
 def layout_of(data: int, fsdp: int) -> Layout:
     """A layout of as many devices as asked for, which need not be there."""
-    return Layout(jax.sharding.AbstractMesh((data, fsdp), mesh.BATCH))  # type: ignore[arg-type]
+    return Layout(jax.sharding.AbstractMesh((data, fsdp), mesh.BATCH_AXES))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["dit", "mlp", "mae"])

@@ -158,7 +158,7 @@ def test_a_stuck_process_ends_the_job_and_is_named(
     codes: list[int] = []
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(os, "_exit", codes.append)
-    folder = tmp_path / watchdog.FOLDER
+    folder = tmp_path / watchdog.WATCH_FOLDER
     folder.mkdir()
     for index, step in ((1, 5), (2, 7)):
         (folder / f"{index}.json").write_text(json.dumps({"host": f"node{index}", "step": step}))
@@ -167,5 +167,5 @@ def test_a_stuck_process_ends_the_job_and_is_named(
         limit = time.monotonic() + 20
         while not codes and time.monotonic() < limit:
             time.sleep(0.02)
-    assert codes[0] == watchdog.STUCK
+    assert codes[0] == watchdog.STUCK_EXIT_CODE
     assert "no step was finished for 0 s; furthest behind, after step 5: process 1 on node1; ending" in caplog.text

@@ -10,16 +10,16 @@ import pytest
 
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
-from drifting.experiments.compare import compare, comparison_table
+from drifting.experiments.compare import compare_generators, comparison_table
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.evaluate import evaluate_generator
 from drifting.scoring.intervals import Comparison, Interval, intervals
-from drifting.scoring.metrics import Side
+from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.metrics.precision_recall import precision_recall, resampled_precision_recall
 from drifting.scoring.reference import SourceImages
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 from tests.scoring.test_evaluate import inception_like
 from tests.support.runs import finished_run
 
@@ -33,13 +33,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory)
 
 
-def real() -> Side:
-    return Side({"features": REAL}, {"features": (REAL.mean(axis=0), np.cov(REAL, rowvar=False))})
+def real() -> ImageSet:
+    return ImageSet({"features": REAL}, {"features": (REAL.mean(axis=0), np.cov(REAL, rowvar=False))})
 
 
 def compared(first: np.ndarray, second: np.ndarray, resamples: int) -> Comparison:
     """Two sets of features, image by image, against `REAL`."""
-    sides = [Side({"features": x}) for x in (first, second)]
+    sides = [ImageSet({"features": x}) for x in (first, second)]
     return intervals(sides, real(), neighbours=3, seed=0, name="real", resamples=resamples)
 
 
@@ -102,8 +102,8 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_scores_are_those_of_evaluate(run: Path, tmp_path: Path):
-    found = compare(str(run), str(run), tmp_path / "page.html", num=50, resamples=2)
-    trained, settings = TrainedGenerator.from_run(run), Settings(num=50)
+    found = compare_generators(str(run), str(run), tmp_path / "page.html", num=50, resamples=2)
+    trained, settings = TrainedGenerator.from_run(run), ScoreSettings(num=50)
     expected = evaluate_generator(trained, str(run), tmp_path / "scores.json", settings=settings)
     assert expected is not None
     for name, (first, second, _) in found.scores.items():
@@ -123,8 +123,8 @@ def test_of_the_inception_network_and_by_the_runs_own_reference(run: Path, tmp_p
     config = json.loads((run / "config.json").read_text())
     config["eval"] |= {"reference": str(tmp_path / "adm.npz"), "encoder": "inception"}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    found = compare(str(tmp_path / "run"), str(run), tmp_path / "page.html", num=30, resamples=3)
-    trained, settings = TrainedGenerator.from_run(tmp_path / "run"), Settings(num=30)
+    found = compare_generators(str(tmp_path / "run"), str(run), tmp_path / "page.html", num=30, resamples=3)
+    trained, settings = TrainedGenerator.from_run(tmp_path / "run"), ScoreSettings(num=30)
     expected = evaluate_generator(trained, "run", tmp_path / "scores.json", settings=settings)
     assert expected is not None
     assert found.scores.keys() == {

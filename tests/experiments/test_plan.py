@@ -21,7 +21,7 @@ from drifting.config.schema import Config
 from drifting.errors import ConfigError
 from drifting.experiments.plan import plan, workload
 from drifting.experiments.plan.flops import flops
-from drifting.experiments.plan.workload import Mesh, Workload, measure, parse_mesh
+from drifting.experiments.plan.workload import Mesh, Workload, measure_workload, parse_mesh
 from tests.support.runs import tiny_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -92,7 +92,7 @@ def settings(name: str) -> Config:
 @pytest.fixture(scope="module")
 def ablation() -> Workload:
     """Without the compiler's figures: what automatic differentiation keeps stands alone."""
-    return measure(settings(str(ABLATION)), compiler=False)
+    return measure_workload(settings(str(ABLATION)), compiler=False)
 
 
 def test_operations_are_those_the_compiler_counted(ablation: Workload):
@@ -133,10 +133,13 @@ def test_sizes(ablation: Workload):
 
 
 def test_resident_data_are_spread_over_the_devices():
-    found = measure(tiny_config(data=dict(resident="device")), compiler=False)
+    found = measure_workload(tiny_config(data=dict(resident="device")), compiler=False)
     assert found.memory(Mesh(), 0)["resident data"] == 8 * found.memory(Mesh(4, 2), 0)["resident data"]
     assert found.spread["resident data"] == 1400 * 8 * 8  # the digits that are not held out, in bytes
-    assert "banks" not in found.replicated and "resident data" not in measure(tiny_config(), compiler=False).spread
+    assert (
+        "banks" not in found.replicated
+        and "resident data" not in measure_workload(tiny_config(), compiler=False).spread
+    )
 
 
 def test_resident_latents_are_moments_of_both_views():
@@ -151,7 +154,7 @@ def test_resident_latents_are_moments_of_both_views():
 
 
 def outcome(monkeypatch: Any, found: Workload, device: str, mesh: str, **arguments: Any) -> tuple[bool, str]:
-    monkeypatch.setattr(plan, "measure", lambda config: found)
+    monkeypatch.setattr(plan, "measure_workload", lambda config: found)
     printed = io.StringIO()
     console = Console(file=printed, width=120)
     fits = plan.plan(settings(str(ABLATION)), mesh=mesh, device=device, console=console, **arguments)
@@ -237,7 +240,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
 
 
 def test_it_exits_with_1_where_nothing_fits(monkeypatch: Any, ablation: Workload, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(plan, "measure", lambda config: ablation)
+    monkeypatch.setattr(plan, "measure_workload", lambda config: ablation)
     assert main(["plan", f"--config={ABLATION}", "--device=l4"]) == 1
     assert "does not fit on 1 x l4" in capsys.readouterr().out
 
@@ -245,7 +248,7 @@ def test_it_exits_with_1_where_nothing_fits(monkeypatch: Any, ablation: Workload
 def test_activations_grow_with_depth_and_fall_with_rematerialisation():
     def kept(**model: Any) -> float:
         config = tiny_config(model=model)
-        return measure(config, compiler=False).activations["generator"][0]
+        return measure_workload(config, compiler=False).activations["generator"][0]
 
     one, two = kept(depth=1), kept(depth=2)
     assert two > one > 0 and kept(depth=2, remat=True) < two

@@ -21,7 +21,7 @@ from drifting.cli.commands import main
 from drifting.errors import ConfigError, InputError
 from drifting.experiments.report import charts
 from drifting.experiments.report.charts import Series, axis, chart, number
-from drifting.experiments.report.data import SweepData, picture, read
+from drifting.experiments.report.data import SweepData, picture, read_folder
 from drifting.experiments.report.page import page
 from drifting.experiments.report.serve import server, write_report
 from drifting.sampling.grid import save_grid
@@ -106,7 +106,7 @@ def test_numbers_are_those_of_the_table(sweep: Path, report: Path):
 
 def test_charts_show_every_finished_cell(sweep: Path, report: Path):
     text = report.read_text(encoding="utf-8")
-    data = read(sweep)
+    data = read_folder(sweep)
     assert isinstance(data, SweepData)
     for name in ("frechet_distance", "precision", "recall", "f1"):
         figure = re.search(rf'<figure data-chart="{name}">(.*?)</figure>', text, re.DOTALL)
@@ -143,7 +143,7 @@ def test_several_seeds_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         },
     )
     made_up_sweep(tmp_path / "seeds")
-    data = read(tmp_path / "seeds")
+    data = read_folder(tmp_path / "seeds")
     assert isinstance(data, SweepData)
     text, means, ranges = page(data), {}, {}
     for width in (0.1, 0.2):
@@ -175,7 +175,7 @@ def test_curves_of_a_metric_have_one_scale(tmp_path: Path, monkeypatch: pytest.M
         value = {"drift": 100.0, "log_kde": 1.0}[cell.values["loss.objective"]]
         rows = [json.dumps({"step": step, "gap": value * step, "loss": 1.0 + step / 40}) for step in (1, 10)]
         (cell.folder(workdir) / "metrics.jsonl").write_text("\n".join(rows))
-    gap, loss = re.findall(r'<div class="panel">(.*?)</div></div>', page(read(workdir)), re.DOTALL)
+    gap, loss = re.findall(r'<div class="panel">(.*?)</div></div>', page(read_folder(workdir)), re.DOTALL)
     assert "; logarithmic axis." in gap and "logarithmic" not in loss  # each kind by itself would be linear
     ticks = [re.findall(r'text-anchor="end">([^<]*)<', figure) for figure in gap.split("<figure>")[1:]]
     assert len(ticks) == 2 and ticks[0] == ticks[1]
@@ -192,12 +192,12 @@ def test_heldout_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         found["scores"][0] |= {"frechet_distance": distance, "frechet_distance_heldout": 0.5}
         found["scores"][0] |= {"recall": distance / 1000, "recall_heldout": 0.9}
         path.write_text(json.dumps(found))
-    text = page(read(workdir))
+    text = page(read_folder(workdir))
     near, far = (re.search(rf'data-chart="{name}">(.*?)</figure>', text) for name in ("frechet_distance", "recall"))
     assert near is not None and "held-out 0.5" in near[1] and 'class="level"' in near[1]
     assert far is not None and "held-out 0.9" in far[1] and 'class="level"' not in far[1]  # it would flatten the lines
     assert '<button type="button">Recall, held-out</button>' in text
-    scores = re.search(r'data-table="scores">(.*?)</table>', page(read(cells[0].folder(workdir))))
+    scores = re.search(r'data-table="scores">(.*?)</table>', page(read_folder(cells[0].folder(workdir))))
     assert scores is not None and "Held-out</th>" in scores[1] and "First seed of the images" in scores[1]
     assert re.findall(r'<th scope="row">([^<]*[_a-z]_[^<]*)</th>', scores[1]) == []  # no bare keys
 
@@ -221,10 +221,10 @@ def test_a_single_run(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_an_empty_sweep_and_what_is_none(tmp_path: Path):
     for path in made_up_sweep(tmp_path / "sweep"):
         shutil.rmtree(path.folder(tmp_path / "sweep"))
-    text = page(read(tmp_path / "sweep"))
+    text = page(read_folder(tmp_path / "sweep"))
     assert "0 of 12" in text and Page(text).open == []
     with pytest.raises(ConfigError, match=r"holds no run and no sweep"):
-        read(tmp_path)
+        read_folder(tmp_path)
 
 
 def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -238,7 +238,7 @@ def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with (folders[3] / "metrics.jsonl").open("ab") as file:
         file.write(b"7\n\xff\n")
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    data = read(workdir)
+    data = read_folder(workdir)
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}  # reading writes nothing
     assert isinstance(data, SweepData)
     assert [row["status"] for row in data.rows] == ["damaged", "damaged", "started", "finished"]
@@ -246,7 +246,7 @@ def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "1 of 4" in text and "2 damaged" in text and text.count("config.json cannot be read") == 2
     assert "loss is nan at step 3" in text and "step_0000040.png cannot be read" in text and Page(text).open == []
     with pytest.raises(InputError, match=r"eval-40\.json: cannot be read .*; remove it"):
-        read(folders[2])
+        read_folder(folders[2])
 
 
 def test_large_pictures_are_shrunk(tmp_path: Path):

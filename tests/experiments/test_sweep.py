@@ -22,7 +22,7 @@ from drifting.experiments.grid import Sweep, cells_of, listing, read_cells
 from drifting.experiments.sweep import CompileCounts, run_sweep
 from drifting.runs.directory import check_config, config_differences, write_config
 from drifting.sampling import generator
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 from tests.support.runs import ROOT, TINY, tiny_config
 
 WIDTHS = {"loss.widths": [(0.1,), (0.2,), (0.4,)]}
@@ -99,7 +99,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return 2
         return config.train.steps
 
-    def evaluate(trained: Any, source: str, settings: Settings) -> None:
+    def evaluate(trained: Any, source: str, settings: ScoreSettings) -> None:
         write_scores(Path(source), settings.alphas or [1.0])
 
     FAILING.clear(), INTERRUPTED.clear()

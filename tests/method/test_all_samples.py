@@ -14,7 +14,7 @@ from drifting.assembly.feed import make_feed
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, source_space
 from drifting.data.batches import ClassBalanced, Constant
-from drifting.data.in_memory import InMemory, load
+from drifting.data.in_memory import InMemory, load_source
 from drifting.data.latents.read import latents
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
@@ -93,7 +93,7 @@ def test_a_source_is_loaded_sorted_by_class_in_its_own_dtype():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], 10))
     source = ArraySource(pixels, labels, ("a", "b", "c"))
-    held = load(source, flip=True, shards=4)
+    held = load_source(source, flip=True, shards=4)
     assert held.records.shape == (32, 1, 4, 4, 3) and held.records.dtype == jnp.uint8 and held.mirror
     np.testing.assert_array_equal(held.starts, [0, 10, 20, 30])
     np.testing.assert_array_equal(held.records[:30, 0], pixels[np.argsort(labels, kind="stable")])
@@ -107,7 +107,7 @@ def test_a_source_is_loaded_sorted_by_class_in_its_own_dtype():
 def test_latents_are_loaded_as_moments_of_both_views(tmp_path_factory: pytest.TempPathFactory):
     source = latents(finished_cache(tmp_path_factory))
     for flip in (False, True):
-        held, memory = load(source, flip), InMemory(source, flip)
+        held, memory = load_source(source, flip), InMemory(source, flip)
         order, mirrored = np.argsort(source.labels, kind="stable"), np.arange(len(source)) % 2 == 1
         for view in range(1 + flip):
             expected = source.read(order, np.full(len(order), view == 1), None)[0]

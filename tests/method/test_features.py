@@ -14,7 +14,7 @@ from drifting.method.encoders.convnext import convnext_features
 from drifting.method.encoders.mae import mae_features, norm_x
 from drifting.method.features import multi_scale_statistics, pixel_features
 from drifting.networks.convnext import PRESETS, ConvNeXtV2
-from drifting.networks.mae import MAE, Encoder
+from drifting.networks.mae import MAE, MAEEncoder
 from drifting.weights.released_names import mae_from_released, mae_kwargs_from_released
 from tests.conftest import OPTIMISED
 from tests.support.golden_files import group, load, mae_params_a, mae_params_b, meta
@@ -164,7 +164,7 @@ def test_pixel_features_are_the_sample(shape: tuple[int, ...]):
 
 
 def test_negative_every_k_block_is_refused():
-    encoder = Encoder(
+    encoder = MAEEncoder(
         in_channels=3, base_channels=4, layers=(1,), input_patch_size=1, dtype="float32", remat=False, rngs=nnx.Rngs(0)
     )
     with pytest.raises(ValueError, match="every_k_block -1"):

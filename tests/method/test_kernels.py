@@ -213,7 +213,7 @@ def test_distances_do_not_feel_a_common_offset():
 def far_from_the_origin() -> dict[str, Any]:
     """The 4096-dimensional features of docs/small-widths.md: length 100, mean distance 1; distances in three ways."""
     x, y = small_widths.features(100)
-    distances = {method: small_widths.float32_distances(method, x, y) for method in small_widths.METHODS}
+    distances = {method: small_widths.float32_distances(method, x, y) for method in small_widths.DISTANCE_METHODS}
     exact = small_widths.Distances(restated.distances(x, y), restated.distances(x, x))
     return {"x": x, "y": y, "exact": exact, **distances}
 
@@ -223,9 +223,9 @@ def test_near_duplicates_are_told_apart(far_from_the_origin):
     exact = small_widths.near_pairs(far_from_the_origin["exact"])
     error = {
         method: np.abs(small_widths.near_pairs(far_from_the_origin[method]) / exact - 1).max(axis=0)
-        for method in small_widths.METHODS
+        for method in small_widths.DISTANCE_METHODS
     }
-    true = np.array(small_widths.NEAR)
+    true = np.array(small_widths.NEAR_DISTANCES)
     np.testing.assert_allclose(np.median(exact, axis=0), true, rtol=1e-3)
     assert error["textbook"][true <= 0.05].min() > 0.1
     assert error["centred"][true >= 0.02].max() < 1e-3
@@ -233,7 +233,7 @@ def test_near_duplicates_are_told_apart(far_from_the_origin):
     assert (error["centred"] * true < 4 * 1e-7 * 0.5 / true).all()
 
 
-@pytest.mark.parametrize("width", small_widths.WIDTHS)
+@pytest.mark.parametrize("width", small_widths.SMALL_WIDTHS)
 @pytest.mark.parametrize("kernel", restated.LOG_K)
 def test_narrow_kernels_of_far_features(far_from_the_origin, kernel, width):
     """`log k` over all pairs, near duplicates included, down to a width of 0.02."""
@@ -242,7 +242,7 @@ def test_narrow_kernels_of_far_features(far_from_the_origin, kernel, width):
         method: np.abs(
             small_widths.log_kernel(kernel, width, small_widths.all_pairs(far_from_the_origin[method])) - exact
         )
-        for method in small_widths.METHODS
+        for method in small_widths.DISTANCE_METHODS
     }
     assert error["centred"].max() < 1e-2
     assert error["centred"].max() < 1e-2 * error["textbook"].max()
@@ -259,10 +259,10 @@ def test_narrow_fields_of_far_features(far_from_the_origin, name, kernel):
     exact = restated.FIELDS[name](restated.problem(x, y, x, own=True), restated.LOG_K[kernel], 0.02)
     exact /= np.sqrt(np.mean(exact**2))
     error = {}
-    for method in small_widths.METHODS:
+    for method in small_widths.DISTANCE_METHODS:
         d = far_from_the_origin[method]
         kept = small_widths.Distances(d.pos[rows, columns], d.neg[rows, rows])
-        got = small_widths.field(name, kernel, 0.02, kept, x, y)
+        got = small_widths.unit_field(name, kernel, 0.02, kept, x, y)
         error[method] = np.linalg.norm(got - exact) / np.linalg.norm(exact)
     assert error["centred"] < 1e-3
     assert error["textbook"] > (0.1 if kernel == "gaussian" else 0.02)

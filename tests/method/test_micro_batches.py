@@ -12,7 +12,7 @@ import pytest
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.data.sources.digits import digits
-from drifting.experiments.plan.activations import COMPILER
+from drifting.experiments.plan.activations import COMPILER_OPTIONS
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective, map_loss, objective_loss
 from drifting.method.micro_batches import accumulated_gradient, in_micro_batches, micro_batched_gradient
@@ -126,7 +126,7 @@ def test_maps_come_one_after_the_other():
 
         real = {name: shape(labels, n, positions, channels) for name in names}
         lowered = jax.jit(step).lower(shape(8, channels), shape(labels * n, 8), real, shape(labels))
-        return int(lowered.compile(compiler_options=COMPILER).memory_analysis().temp_size_in_bytes)
+        return int(lowered.compile(compiler_options=COMPILER_OPTIONS).memory_analysis().temp_size_in_bytes)
 
     of_a_map = labels * n * positions * channels * 4
     assert temporaries(8) - temporaries(4) <= 4 * 1.1 * of_a_map

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from drifting.networks.convnext import PRESETS, ConvNeXtV2, ResponseNorm, Stage
+from drifting.networks.convnext import PRESETS, ConvNeXtStage, ConvNeXtV2, ResponseNorm
 from drifting.runs.files import sha256
 from drifting.weights.transformers_convnext import convnext_from_torch, convnext_kwargs_from_transformers, load_convnext
 
@@ -147,7 +147,7 @@ def test_remat_changes_no_gradient():
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
 
     def gradient(remat: bool) -> jax.Array:
-        stage = Stage(4, 4, 2, down=False, dtype="float32", remat=remat, rngs=nnx.Rngs(0))
+        stage = ConvNeXtStage(4, 4, 2, down=False, dtype="float32", remat=remat, rngs=nnx.Rngs(0))
         grad = jax.grad(lambda x: jnp.sum(stage(x) ** 2))
         assert ("remat" in str(jax.make_jaxpr(grad)(x))) == remat
         return jax.jit(grad)(x)

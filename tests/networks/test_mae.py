@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.networks.mae import MAE, Stage, Up, draw_mask, mae_loss
+from drifting.networks.mae import MAE, MAEStage, MAEUp, draw_mask, mae_loss
 from drifting.weights.released_names import mae_from_released, mae_kwargs_from_released, mae_to_released
 from tests.support.golden_files import group, load, mae_params_a, mae_params_b, meta
 
@@ -193,7 +193,7 @@ def test_maps_come_in_the_released_order_with_halving_sizes():
 
 def test_blocks_keep_their_order_beyond_ten():
     """Parameters travel as sorted dicts, in which `blk10` comes before `blk2`."""
-    stage = Stage(4, 4, 11, stride=1, dtype="float32", remat=False, rngs=nnx.Rngs(0))
+    stage = MAEStage(4, 4, 11, stride=1, dtype="float32", remat=False, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(stage)
     merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, nnx.to_pure_dict(state)))
     x = jax.random.normal(jax.random.key(0), (1, 2, 2, 4))
@@ -221,7 +221,7 @@ def test_without_classes_there_is_no_classifier(num_classes: int | None):
 def test_upsampling_has_half_pixel_centres_and_clamped_edges():
     """On a ramp: inside, the value at output pixel i is (i + 1/2)/2 - 1/2; outside the outer centres, the edge's."""
     seen = []
-    up = Up(1, 1, 1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    up = MAEUp(1, 1, 1, dtype=jnp.float32, rngs=nnx.Rngs(0))
     up.norm = lambda x: seen.append(x) or x
     up(jnp.arange(4.0)[None, None, :, None] * jnp.ones((1, 4, 1, 1)), jnp.zeros((1, 8, 8, 1)))
     expected = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)

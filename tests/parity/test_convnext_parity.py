@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from drifting.method.features import convnext_features
+from drifting.method.encoders.convnext import convnext_features
 from drifting.networks.convnext import PRESETS
 from drifting.weights.transformers_convnext import load_convnext
 from tests.networks import test_convnext as ours

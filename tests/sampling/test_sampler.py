@@ -18,7 +18,7 @@ from PIL import Image
 
 from drifting.config.parse import parse
 from drifting.config.schema import Config, ema_decay
-from drifting.devices.blocks import Blocks
+from drifting.devices.block_function import BlockFunction
 from drifting.errors import ConfigError
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_images, write_npz
@@ -53,7 +53,7 @@ def test_batches_and_devices_do_not_matter(trained: TrainedGenerator):
 
 
 def test_blocks_are_full_and_in_order():
-    blocks = Blocks(lambda scale, x, y: {"sum": scale * (x + y[:, 0]), "rows": y}, 4, jax.local_devices() * 2, 3)
+    blocks = BlockFunction(lambda scale, x, y: {"sum": scale * (x + y[:, 0]), "rows": y}, 4, jax.local_devices() * 2, 3)
     x, y = np.arange(11, dtype=np.float32), np.ones((11, 2), np.float32)
     found = list(blocks(blocks.place(np.float32(2)), (x, y)))
     assert [len(block["rows"]) for block in found] == [4, 4, 3]

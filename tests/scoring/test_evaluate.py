@@ -14,7 +14,7 @@ from PIL import Image
 
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
-from drifting.devices.blocks import Blocks
+from drifting.devices.block_function import BlockFunction
 from drifting.errors import ConfigError
 from drifting.runs.files import sha256
 from drifting.runs.shared_work import Share
@@ -33,7 +33,7 @@ from drifting.scoring.metrics.kid import kid
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.scoring.reference import SourceImages, make_reference
 from drifting.scoring.results import latest_scores, score_table
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 from tests.support.runs import finished_run
 
 PAIRS = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "density", "coverage")
@@ -59,7 +59,7 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_against_the_runs_own_data(run: Path):
     trained = TrainedGenerator.from_run(run, 0.99)
-    found = evaluate_generator(trained, str(run), settings=Settings(alphas=[1.5, 2.0]))
+    found = evaluate_generator(trained, str(run), settings=ScoreSettings(alphas=[1.5, 2.0]))
     assert found is not None and [one["alpha"] for one in found] == [1.5, 2.0]
     scores = found[0]
     written = json.loads((run / "eval-120.json").read_text())
@@ -104,13 +104,13 @@ def test_scores_against_the_runs_own_data(run: Path):
 def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trained = TrainedGenerator.from_run(run)
     with pytest.raises(ConfigError, match=r"^num=3: must exceed eval\.neighbours=3$"):
-        evaluate_generator(trained, str(run), settings=Settings(num=3))
+        evaluate_generator(trained, str(run), settings=ScoreSettings(num=3))
     with pytest.raises(ConfigError, match=r"^num=5: must exceed neighbours=6$"):
-        evaluate_generator(trained, str(run), settings=Settings(num=5, neighbours=6))
+        evaluate_generator(trained, str(run), settings=ScoreSettings(num=5, neighbours=6))
     with pytest.raises(ConfigError, match=r"^encoder=pixels: a run's own data are compared pixel by pixel: leave"):
         evaluate_generator(trained, str(run), encoder="pixels")
     with pytest.raises(ConfigError, match=r"^reference: published needs statistics of real images, see"):
-        evaluate_generator(replace(trained, config=None), "published", settings=Settings(num=10))
+        evaluate_generator(replace(trained, config=None), "published", settings=ScoreSettings(num=10))
     with pytest.raises(ConfigError, match=r"^reference: several processes need statistics of real images"):
         evaluate_generator(trained, str(run), share=Share(0, 2))
     monkeypatch.setattr("drifting.scoring.against_own_data.OWN_IMAGES", 1000)
@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
 
 def test_a_file_scores_as_the_generator_that_drew_it(run: Path, pixels: Path, tmp_path: Path):
     trained = TrainedGenerator.from_run(run)
-    settings = Settings(num=600, alphas=[1.0, 2.0], seed=7)
+    settings = ScoreSettings(num=600, alphas=[1.0, 2.0], seed=7)
     drawn = evaluate_generator(trained, str(run), reference=pixels, settings=settings)
     assert drawn is not None and len({one["frechet_distance"] for one in drawn}) == 2
     labels = wanted_labels(trained.usage.class_names, 600)
@@ -169,7 +169,7 @@ def test_scores_without_files(run: Path, pixels: Path, tmp_path: Path):
     trained = TrainedGenerator.from_run(run)
     before = sorted(run.rglob("*"))
     for reference, alpha in ((None, None), (pixels, 1.5)):
-        settings = Settings(num=30, seed=2, alphas=None if alpha is None else [alpha])
+        settings = ScoreSettings(num=30, seed=2, alphas=None if alpha is None else [alpha])
         written = evaluate_generator(trained, "run", tmp_path / "s.json", reference=reference, settings=settings)
         assert written is not None
         found = score(trained, num=30, seed=2, reference=reference, alpha=alpha)
@@ -183,7 +183,7 @@ def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
     trained = TrainedGenerator.from_run(run)
 
     def evaluate(name: str, share: Share | None = None) -> list[dict[str, Any]] | None:
-        out, settings = tmp_path / f"{name}.json", Settings(num=600, alphas=[1.0, 2.0])
+        out, settings = tmp_path / f"{name}.json", ScoreSettings(num=600, alphas=[1.0, 2.0])
         return evaluate_generator(trained, str(run), out, reference=pixels, settings=settings, share=share)
 
     whole = evaluate("whole")
@@ -207,7 +207,7 @@ def test_processes_share_an_evaluation_and_a_killed_one_goes_on(
 
 
 def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: Path, tmp_path: Path):
-    trained, settings = TrainedGenerator.from_run(run), Settings(num=600)
+    trained, settings = TrainedGenerator.from_run(run), ScoreSettings(num=600)
     out = tmp_path / "scores.json"
     assert evaluate_generator(trained, "a", out, reference=pixels, settings=settings, share=Share(0, 2)) is None
     other = replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
@@ -218,7 +218,7 @@ def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: P
 
 def test_scores_say_what_was_scored(run: Path, pixels: Path, tmp_path: Path):
     trained = TrainedGenerator.from_run(run)
-    evaluate_generator(trained, str(run), tmp_path / "run.json", settings=Settings(num=10))
+    evaluate_generator(trained, str(run), tmp_path / "run.json", settings=ScoreSettings(num=10))
     assert json.loads((tmp_path / "run.json").read_text())["weights"] == params_sha256(trained.params)
     path = tmp_path / "images.npz"
     for shade in (0, 1):
@@ -269,10 +269,10 @@ def test_scores_by_other_settings_are_not_written_over(run: Path, pixels: Path, 
     assert "holds no scores" in line(capsys, *common, f"--out={tmp_path / 'mine.json'}")
     # A run that was trained anew is scored anew; so does a sweep, whose cells are its own.
     trained = TrainedGenerator.from_run(run)
-    settings, other = Settings(num=20), jax.tree.map(lambda leaf: leaf * 1.01, trained.params)
+    settings, other = ScoreSettings(num=20), jax.tree.map(lambda leaf: leaf * 1.01, trained.params)
     trained = replace(trained, params=other)
     assert evaluate_generator(trained, "", out, reference=pixels, settings=settings, replace=False) is not None
-    assert evaluate_generator(trained, "", out, reference=pixels, settings=Settings(num=30)) is not None
+    assert evaluate_generator(trained, "", out, reference=pixels, settings=ScoreSettings(num=30)) is not None
 
 
 def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
@@ -282,7 +282,7 @@ def inception_like(shape: tuple[int, int, int]) -> ScoreEncoder:
         x = images.reshape(len(images), -1).astype("float32") / 255
         return {"features": x[:, :12], "spatial": x[:, 5:10], "logits": 3 * x[:, 20:30]}
 
-    blocks = Blocks(function, 32)
+    blocks = BlockFunction(function, 32)
     return ScoreEncoder("inception", "", "0123", shape, blocks, blocks.place({}))
 
 

@@ -24,7 +24,7 @@ def test_pixels_are_what_sources_deliver():
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch):
     whole = score_encoder("pixels", (8, 8, 1))
-    monkeypatch.setattr(image_features, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(image_features, "ENCODER_BLOCK_IMAGES", 8)
     np.testing.assert_array_equal(score_encoder("pixels", (8, 8, 1))(PIXELS)["features"], whole(PIXELS)["features"])
 
 
@@ -44,7 +44,7 @@ def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage(tmp_path):
 
 
 def test_the_inception_gives_pool_spatial_and_unbiased_logits(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(image_features, "BLOCK_IMAGES", 2)
+    monkeypatch.setattr(image_features, "ENCODER_BLOCK_IMAGES", 2)
     encoder = score_encoder("inception:random", (8, 8, 1))
     encoder.placed[0]["fc"]["bias"] = jnp.linspace(-1, 1, 1008)
     found = encoder(PIXELS[:2])

@@ -12,21 +12,21 @@ import pytest
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
 from drifting.experiments.grid import collect, listing
-from drifting.experiments.report.data import read
+from drifting.experiments.report.data import read_folder
 from drifting.experiments.report.page import page
 from drifting.runs.metrics import MetricsWriter
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels
 from drifting.scoring.intervals import intervals
-from drifting.scoring.metrics import METRICS, Metric, Score, Side
+from drifting.scoring.metrics import METRICS, ImageSet, Metric, Score
 from drifting.scoring.metrics.metric import one_by_one
 from drifting.scoring.reference import SourceImages
 from tests.support.runs import finished_run
 from tests.support.sweeps import made_up_sweep
 
 
-def brightness(real: Side, fake: Side, _: int) -> dict[str, float]:
+def brightness(real: ImageSet, fake: ImageSet, _: int) -> dict[str, float]:
     return {"brightness": float(fake.gaussian("features")[0].mean() - real.gaussian("features")[0].mean())}
 
 
@@ -59,7 +59,7 @@ def test_it_is_scored_shown_and_reported(toy: Metric, run: Path, capsys: pytest.
     )
     with MetricsWriter(run, tensorboard=False) as writer:  # as `eval.every` logs it
         writer.write(120, {"eval/brightness": scores["brightness"]})
-    text = page(read(run))
+    text = page(read_folder(run))
     head = '<th scope="row">Brightness &lt;gap&gt;</th>'
     assert f'{head}<td class="n" data-key="brightness" data-value="{scores["brightness"]}"' in text
     assert "<dt>Brightness &lt;gap&gt;</dt>" in text and 'data-chart="eval/brightness"' in text
@@ -79,7 +79,7 @@ def test_without_resamples_there_is_no_interval(monkeypatch: pytest.MonkeyPatch)
     metric = Metric("brightness", scores, lambda *sides: brightness(*sides) | {"noise": 1.0})
     monkeypatch.setitem(METRICS, "brightness", metric)
     rng = np.random.default_rng(0)
-    sides = [Side({"features": rng.normal(size=(20, 3)) + shift}) for shift in (0, 5)]
+    sides = [ImageSet({"features": rng.normal(size=(20, 3)) + shift}) for shift in (0, 5)]
     found = intervals(sides, sides[0], neighbours=3, seed=0, name="x", resamples=5).scores
     assert str(found["brightness"][2]) == f"{-brightness(sides[0], sides[1], 3)['brightness']:.4f}"
     assert not found["brightness"][2].excludes_zero and "±" in str(found["recall"][0]) and "noise" not in found
@@ -99,7 +99,7 @@ def test_it_is_a_column_of_a_sweep(toy: Metric, tmp_path: Path):
         assert {row["cell"]: float(row["brightness"]) for row in csv.DictReader(file)} == values
     lines = listing(cells, workdir).splitlines()
     assert "brightness" in lines[0] and f"{values[cells[3].name]:.4f}" in lines[4]
-    text = page(read(workdir))
+    text = page(read_folder(workdir))
     figure = re.search(r'<figure data-chart="brightness">(.*?)</figure>', text, re.DOTALL)
     assert figure is not None and "Brightness &lt;gap&gt; <small>higher is better" in figure[1]
     assert figure[1].count('role="img"') == 12

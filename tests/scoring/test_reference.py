@@ -31,8 +31,8 @@ def pixels() -> ScoreEncoder:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reference, "PART_IMAGES", 32)
-    monkeypatch.setattr(reference, "CHUNK_IMAGES", 16)
+    monkeypatch.setattr(reference, "REFERENCE_PART_IMAGES", 32)
+    monkeypatch.setattr(reference, "ENCODED_AT_ONCE", 16)
 
 
 def test_statistics_are_numpys(images: NpzImages, tmp_path: Path):

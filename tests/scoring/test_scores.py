@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drifting.data.sources.digits import digits
-from drifting.scoring.metrics import METRICS, Metric, Score, Side, compared_scores, known_scores, rank, ranked_by
+from drifting.scoring.metrics import METRICS, ImageSet, Metric, Score, compared_scores, known_scores, rank, ranked_by
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.scoring.scores import beside_heldout, scores_of
@@ -14,8 +14,8 @@ Images = tuple[np.ndarray, np.ndarray]
 NAMES = ("class_accuracy", "frechet_distance", "precision", "recall", "f1", "kid", "kid_std", "density", "coverage")
 
 
-def side(images: np.ndarray, labels: np.ndarray) -> Side:
-    return Side({"features": images.reshape(len(images), -1)}, labels=labels)
+def side(images: np.ndarray, labels: np.ndarray) -> ImageSet:
+    return ImageSet({"features": images.reshape(len(images), -1)}, labels=labels)
 
 
 def pixel_scores(images: np.ndarray, labels: np.ndarray, train: Images, heldout: Images) -> dict[str, float]:
@@ -90,15 +90,15 @@ def test_refuses_bad_input(train: Images, heldout: Images) -> None:
     with pytest.raises(ValueError, match="shapes"):
         pixel_scores(heldout[0][:5, :4], heldout[1][:5], train, heldout)
     with pytest.raises(ValueError, match=r"rows have shapes .*: give \[N, D\] with one N"):
-        Side({"features": np.zeros((4, 2)), "spatial": np.zeros((5, 2))})
+        ImageSet({"features": np.zeros((4, 2)), "spatial": np.zeros((5, 2))})
     with pytest.raises(ValueError, match=r"labels have shape \(3,\): give one for each of 4 images"):
-        Side({"features": np.zeros((4, 2))}, labels=np.zeros(3, int))
+        ImageSet({"features": np.zeros((4, 2))}, labels=np.zeros(3, int))
 
 
 # --- which metrics there are ------------------------------------------------------------------------------------------
 
 
-def names_of(real: Side, fake: Side, k: int = 3) -> set[str]:
+def names_of(real: ImageSet, fake: ImageSet, k: int = 3) -> set[str]:
     return set(scores_of(real, fake, k, "x.npz")) - {"num"}
 
 
@@ -108,21 +108,21 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
     statistics = {kind: (np.zeros(4), np.eye(4)) for kind in ("features", "spatial")}
     near = {"precision", "recall", "f1", "kid", "kid_std", "density", "coverage"}
     scored = {"inception_score", "inception_score_std"}
-    fake = Side(rows, encoder="inception")
-    assert names_of(Side({"features": rows["features"]}, statistics), fake) == {"fid", "sfid"} | scored | near
+    fake = ImageSet(rows, encoder="inception")
+    assert names_of(ImageSet({"features": rows["features"]}, statistics), fake) == {"fid", "sfid"} | scored | near
     assert caplog.messages == []
     only = {"features": statistics["features"]}
-    assert names_of(Side({}, only), fake) == {"fid"} | scored
+    assert names_of(ImageSet({}, only), fake) == {"fid"} | scored
     assert sorted(caplog.messages) == [
         "x.npz: holds no features: no precision and recall, KID, density and coverage",
         "x.npz: holds no statistics of spatial: no sFID",
     ]
     caplog.clear()
     # Kinds that the encoder has not, and classes that nobody knows, are nothing to be warned of.
-    pixels = Side({"features": rows["features"]}, encoder="pixels")
+    pixels = ImageSet({"features": rows["features"]}, encoder="pixels")
     assert names_of(pixels, pixels) == {"frechet_distance"} | near and caplog.messages == []
-    few = Side({kind: array[:5] for kind, array in rows.items()}, encoder="inception")
-    assert names_of(Side({"features": rows["features"]}, statistics), few, k=5) == {"fid", "sfid", "kid", "kid_std"}
+    few = ImageSet({kind: array[:5] for kind, array in rows.items()}, encoder="inception")
+    assert names_of(ImageSet({"features": rows["features"]}, statistics), few, k=5) == {"fid", "sfid", "kid", "kid_std"}
     assert caplog.messages == [
         "x.npz: 5 images are too few: no Inception Score, precision and recall, density and coverage"
     ]
@@ -133,7 +133,10 @@ def test_every_entry_says_what_it_gives() -> None:
     rows = {kind: rng.normal(size=(30, 4)) for kind in ("features", "spatial", "logits")}
     labels = np.arange(30) % 2
     statistics = {kind: (np.zeros(4), np.eye(4)) for kind in rows}
-    real, fake = Side(rows, statistics, labels), Side({kind: x + 0.1 for kind, x in rows.items()}, labels=labels)
+    real, fake = (
+        ImageSet(rows, statistics, labels),
+        ImageSet({kind: x + 0.1 for kind, x in rows.items()}, labels=labels),
+    )
     names = [name for metric in METRICS.values() for name in metric.scores]
     assert len(names) == len(set(names))  # no two metrics give the same number
     counts = np.stack([np.ones(30, int), rng.multinomial(30, np.full(30, 1 / 30))])

@@ -17,7 +17,7 @@ from drifting.method.space import SampleSpace
 from drifting.networks import NETWORKS
 from drifting.networks.network import Network
 from drifting.scoring import image_features
-from drifting.scoring.image_features import EncoderKind, EncoderParts
+from drifting.scoring.image_features import ScoreEncoderKind, ScoreEncoderParts
 from drifting.weights.artifact import save_artifact
 from drifting.weights.references import network
 from tests.support.runs import TINY, metrics
@@ -57,13 +57,13 @@ def read(options: EdgesOptions, found: Network, space: SampleSpace) -> Reader:
     return Reader(features, of_images=True)
 
 
-def for_scores(weights: str, shape: tuple[int, int, int]) -> EncoderParts:
+def for_scores(weights: str, shape: tuple[int, int, int]) -> ScoreEncoderParts:
     found = network(weights or None, "edges", dtype="float32", remat=False)
 
     def function(params: Any, images: jax.Array) -> dict[str, jax.Array]:
         return {"features": nnx.merge(found.graphdef, params)(images / 127.5 - 1.0).reshape(len(images), -1)[:, :16]}
 
-    return EncoderParts(found.params, function, found.checksum)
+    return ScoreEncoderParts(found.params, function, found.checksum)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def edges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """One entry in each registry, and a folder with weights."""
     monkeypatch.setitem(NETWORKS, "edges", Edges)
     monkeypatch.setitem(ENCODERS, "edges", Encoder("edges", EdgesOptions, read))
-    monkeypatch.setitem(image_features.ENCODERS, "edges", EncoderKind(for_scores))
+    monkeypatch.setitem(image_features.SCORE_ENCODERS, "edges", ScoreEncoderKind(for_scores))
     params = nnx.to_pure_dict(nnx.state(Edges(gain=2.0, dtype="float32", rngs=nnx.Rngs(0))))
     arguments = {"gain": 2.0, "dtype": "float32", "remat": False}
     save_artifact(tmp_path / "net", kind="edges", model_config=arguments, params=params, step=1, ema_decay=None)

@@ -31,17 +31,17 @@ from drifting.studies import STUDIES, plots
 from drifting.studies.alignment import align
 from drifting.studies.curl import attraction, curl, jacobian, point_field, relative_curl, vanishes
 from drifting.studies.curl import draw as draw_curl
-from drifting.studies.diagnose import draw_samples
+from drifting.studies.diagnose import draw_plane
 from drifting.studies.equilibrium import estimate_drift
-from drifting.studies.links import DISTANCES, best, digits
-from drifting.studies.profiles import TAILS, tail_exponents
+from drifting.studies.links import POINT_DISTANCES, best, load_digits
+from drifting.studies.profiles import TAIL_EXPONENTS, tail_exponents
 from drifting.studies.profiles import run as run_profiles
 from drifting.studies.settings import CurlSettings, DiagnoseStudy, ProfilesSettings, ProfilesStudy
 from drifting.studies.study import Claim, Result, Table, loglog_slope, show
 from drifting.studies.subject import subject
-from drifting.studies.targets import PAIRS, TARGETS, circle, mixture
+from drifting.studies.targets import MIXTURE_PAIRS, TARGETS, circle, mixture
 from drifting.studies.toy2d import objective
-from drifting.studies.toy_training import Recipe, Start, move, rbf_mmd, sliced_wasserstein, train
+from drifting.studies.toy_training import Start, ToyRecipe, move, rbf_mmd, sliced_wasserstein, train_toy
 from tests.support.runs import finished_run
 
 TinyRun = Callable[[str], tuple[dict, set[str]]]
@@ -79,8 +79,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory):
     def run(name: str) -> tuple[dict, set[str]]:
         out = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plots, "DPI", 60)
-            patch.setattr("drifting.studies.links.SMALL", (("log_kde", "gaussian"),))  # each is compiled for seconds
+            patch.setattr(plots, "FIGURE_DPI", 60)
+            patch.setattr(
+                "drifting.studies.links.SMALL_WIDTH_OBJECTIVES", (("log_kde", "gaussian"),)
+            )  # each is compiled for seconds
             assert main(["study", name, f"--config={CONFIGS / name}.py:tiny", f"--out={out}"]) == 0
         return json.loads((out / "result.json").read_text()), {path.name for path in out.iterdir()}
 
@@ -151,7 +153,7 @@ def test_the_row_normalised_drift_is_conservative_with_gauss_alone():
 def test_tails(kernel: str):
     found = tail_exponents(points(0, 50, 1)[:, 0], KERNELS[kernel], 0.5, (200.0, 400.0))
     for field, exponent in found.items():
-        wanted = TAILS.get((field, kernel))
+        wanted = TAIL_EXPONENTS.get((field, kernel))
         assert exponent < -10 if wanted is None else abs(exponent - wanted) < 0.05
 
 
@@ -227,7 +229,7 @@ def test_alignment_against_autodiff(kernel: str):
 
 def test_mixtures_are_those_of_the_paper():
     for name, modes in (("ring", (6, 6)), ("raw", (6, 4))):
-        for sample, count in zip(PAIRS[name](jax.random.key(0), 64), modes, strict=True):
+        for sample, count in zip(MIXTURE_PAIRS[name](jax.random.key(0), 64), modes, strict=True):
             x = np.asarray(sample(jax.random.key(1), 4000))
             assert x.shape == (4000, 64)
             noise = 0.40 if name == "ring" else 0.5
@@ -263,11 +265,11 @@ def test_targets_fill_their_square(name: str):
 
 def test_a_generator_learns_a_shape_with_both_kernels():
     keys, found = jax.random.split(jax.random.key(1), 3), {}
-    recipe = Recipe(steps=600, batch=128, learning_rate=0.01, hidden_size=64)
+    recipe = ToyRecipe(steps=600, batch=128, learning_rate=0.01, hidden_size=64)
     real = TARGETS["ring"](keys[1], 5000)
     for kernel in ("laplace", "gaussian"):
         start = Start((0.5, -0.5), 0.7)
-        trained = train(objective("mean_shift", kernel), 0.3, TARGETS["ring"], recipe, start=start, snapshots=3)
+        trained = train_toy(objective("mean_shift", kernel), 0.3, TARGETS["ring"], recipe, start=start, snapshots=3)
         assert trained.snapshots.shape == (3, 512, 2)
         np.testing.assert_allclose(trained.snapshots[0].mean(axis=0), start.centre, atol=start.scale)
         found[kernel] = float(sliced_wasserstein(trained.sample(keys[0], 5000), real, keys[2]))
@@ -284,13 +286,13 @@ def test_move_is_the_field_of_the_objective(name: str):
 
 
 def test_textbook_distances_differ_far_from_the_origin_alone():
-    points_here = jnp.asarray(digits().train[:40])
-    assert abs(float(jnp.mean(DISTANCES["centred"](points_here, points_here))) - 1) < 0.1
-    close = DISTANCES["textbook"](points_here[:20], points_here[20:]) - DISTANCES["centred"](
+    points_here = jnp.asarray(load_digits().train[:40])
+    assert abs(float(jnp.mean(POINT_DISTANCES["centred"](points_here, points_here))) - 1) < 0.1
+    close = POINT_DISTANCES["textbook"](points_here[:20], points_here[20:]) - POINT_DISTANCES["centred"](
         points_here[:20], points_here[20:]
     )
     far = points_here + 100 / 8
-    apart = DISTANCES["textbook"](far[:20], far[20:]) - DISTANCES["centred"](far[:20], far[20:])
+    apart = POINT_DISTANCES["textbook"](far[:20], far[20:]) - POINT_DISTANCES["centred"](far[:20], far[20:])
     assert float(jnp.max(jnp.abs(close))) < 1e-5 < 1e-4 < float(jnp.max(jnp.abs(apart)))
 
 
@@ -341,7 +343,7 @@ def test_map_of_one_channel_shows_its_field_by_place(channels: int):
     fake, v = np.asarray(points(1, 5, channels)), np.asarray(points(2, 5, channels))
     with plots.style():
         ax = plots.figure()[1][0, 0]
-        draw_samples(ax, "norm", np.asarray(points(0, 9, channels)), fake, v)
+        draw_plane(ax, "norm", np.asarray(points(0, 9, channels)), fake, v)
     generated = next(line for line in ax.lines if line.get_label() == "generated")
     if channels == 1:
         np.testing.assert_array_equal(generated.get_xydata(), np.concatenate([fake, v], axis=1))
@@ -446,7 +448,7 @@ def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.Capture
     assert result["claims"] and all(claim["holds"] for claim in result["claims"])
     with (out / "table.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(result["table"]) == 9
-    assert Image.open(out / "figure.png").width == round(plots.COLUMN * plots.DPI)
+    assert Image.open(out / "figure.png").width == round(plots.COLUMN_INCHES * plots.FIGURE_DPI)
     assert sorted(path.name for path in out.iterdir()) == ["figure.png", "result.json", "table.csv"]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from drifting.cli.settings import load_settings
 from drifting.config.schema import Config
-from drifting.experiments.grid import ERROR, Cell, Sweep, cells_of, collect
-from drifting.experiments.sweep import prepare
+from drifting.experiments.grid import ERROR_FILE, Sweep, SweepCell, cells_of, collect
+from drifting.experiments.sweep import prepare_sweep
 from drifting.runs.directory import write_config
 from drifting.runs.metrics import MetricsWriter
 from drifting.sampling.grid import save_grid
@@ -22,17 +22,17 @@ GRID = {
 }
 
 
-def made_up_sweep(workdir: Path, *, failed: int | None = None, waiting: int | None = None) -> dict[Cell, Config]:
+def made_up_sweep(workdir: Path, *, failed: int | None = None, waiting: int | None = None) -> dict[SweepCell, Config]:
     """Twelve cells, all finished but for the given ones."""
     sweep = Sweep(str(TINY), GRID, {"train.steps": 40})
     cells = cells_of(sweep, load_settings(str(TINY)))
-    prepare(sweep, cells, workdir)
+    prepare_sweep(sweep, cells, workdir)
     for cell, config in cells.items():
         if cell.index == waiting:
             continue
         made_up_run(cell.folder(workdir), config, cell.index, scored=cell.index != failed)
         if cell.index == failed:
-            (cell.folder(workdir) / ERROR).write_text("TrainingError: loss is nan at step 3 <b>\n")
+            (cell.folder(workdir) / ERROR_FILE).write_text("TrainingError: loss is nan at step 3 <b>\n")
     collect(list(cells), workdir)
     return cells
 

@@ -17,7 +17,7 @@ from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.schema import FeaturesConfig, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.sources.digits import digits
 from drifting.training import encoder as module
-from drifting.training.encoder import describe, pretrain
+from drifting.training.encoder import describe_pretraining, pretrain
 from tests.support.runs import assert_same_run, metrics, saved
 
 CONFIG = PretrainConfig(
@@ -153,9 +153,9 @@ def test_without_a_classifier_and_with_larger_tokens():
 
 def test_description():
     with prepare_pretraining(CONFIG) as run:
-        lines = list(describe(run))
+        lines = list(describe_pretraining(run))
         count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(run.empty).params))
     assert lines[0].startswith(f"model: mae, {count:,} parameters, on ") and lines[1].startswith("data: digits")
     assert lines[2] == "loss: squared error of masked tokens, a classifier in the last 6 steps"
     with prepare_pretraining(dataclasses.replace(CONFIG, mae=MAEConfig(base_channels=4, layers=(1, 1)))) as run:
-        assert list(describe(run))[2] == "loss: squared error of masked tokens"
+        assert list(describe_pretraining(run))[2] == "loss: squared error of masked tokens"

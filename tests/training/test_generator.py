@@ -29,7 +29,7 @@ from drifting.errors import ConfigError
 from drifting.method import bank
 from drifting.method.loss import MapMetrics
 from drifting.method.state import TrainState
-from drifting.training.generator import describe
+from drifting.training.generator import describe_training
 from drifting.training.saved_banks import bank_packing
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
 from tests.support.caches import finished_cache
@@ -183,7 +183,7 @@ def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
 def test_description():
     config = tiny_config()
     run = prepare(config)
-    lines = list(describe(run))
+    lines = list(describe_training(run))
     count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(run.empty).params))
     assert lines[0].startswith(f"model: dit, {count:,} parameters, on ")
     assert lines[1].startswith("data: digits, 1,400 samples")
@@ -194,7 +194,9 @@ def test_description():
     assert lines[4] == "features: the samples themselves: 1 maps, 1 drift problems a label"
     for place, words in (("device", "on the device"), ("host", "in the host's memory"), (None, "read for each step")):
         changed = tiny_config(data=dict(resident=place), bank=dict(per_class=0))
-        assert list(describe(dataclasses.replace(run, config=changed)))[2] == f"real samples: out of all, {words}"
+        assert (
+            list(describe_training(dataclasses.replace(run, config=changed)))[2] == f"real samples: out of all, {words}"
+        )
 
 
 def test_what_a_run_leaves(run: Path):

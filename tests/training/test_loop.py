@@ -39,12 +39,13 @@ class Run:
         self.events: list[tuple[str, int]] = []
         self.scores: Callable[[int], dict[str, float]] | None = None
         self.scores_every = 0
+        self.finished: list[tuple[int, float]] = []
 
-    def __call__(self) -> tuple[int, Any]:
+    def __call__(self) -> int:
         @jax.jit
         def advance(state: Any, batch: Any) -> Any:
             x = state["x"] * 0.9 + jnp.mean(batch["image"])
-            metrics = {name: jnp.abs(x) for name in loop.WATCHED}
+            metrics = {name: jnp.abs(x) for name in loop.FINITE_METRICS}
             return {"step": state["step"] + 1, "x": x}, metrics
 
         def step_fn(state: Any, batch: Any) -> Any:
@@ -58,7 +59,7 @@ class Run:
             return state, metrics
 
         pipeline = Pipeline(self.source, 8, seed=0, prefetch=0)
-        return loop.run(
+        course = loop.Course(
             workdir=self.workdir,
             config=self.config,
             feed=pipeline,
@@ -72,12 +73,14 @@ class Run:
                 remedy="try a lower optimizer.learning_rate",
                 evaluate=self._evaluate if self.scores else None,
                 evaluate_every=self.scores_every,
+                finish=lambda step, state: self.finished.append((step, float(state["x"]))),
             ),
             identity=self.identity,
             label="test",
             about=("a model of two numbers",),
             packing=loop.whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
         )
+        return loop.run_loop(course)
 
     def _draw(self, step: int, state: Any) -> None:
         self.drawn.append(step)
@@ -108,7 +111,7 @@ def killed(step: int) -> None:
 @pytest.fixture
 def uninterrupted(tmp_path: Path) -> Run:
     run = Run(tmp_path / "uninterrupted")
-    assert run()[0] == 12
+    assert run() == 12
     return run
 
 
@@ -122,7 +125,7 @@ def test_intervals_and_the_end(uninterrupted: Run):
     np.testing.assert_allclose(uninterrupted.final()["x"], x, rtol=1e-5)
     facts = {"identity": {"data": "digits"}, "data": {"position": 12}, "layout": {}}
     found = Checkpoints(uninterrupted.workdir).read_run(12)
-    assert set(found.pop("values")) == set(loop.WATCHED) and found == facts
+    assert set(found.pop("values")) == set(loop.FINITE_METRICS) and found == facts
 
 
 def test_intervals_that_are_off_still_save_and_log_at_the_end(tmp_path: Path):
@@ -164,7 +167,7 @@ def test_a_signal_finishes_the_step_and_saves(uninterrupted: Run, tmp_path: Path
     before = signal.getsignal(number)
     run = Run(tmp_path / "stopped")
     run.step_hook = lambda done: os.kill(os.getpid(), number) if done == step else None
-    assert run()[0] == step == run.kept[-1]
+    assert run() == step == run.kept[-1] and bool(run.finished) == (step == 12)
     assert signal.getsignal(number) is before
     Run(run.workdir)()
     assert run.final() == uninterrupted.final()
@@ -195,10 +198,10 @@ def test_a_stop_request_saves_and_leaves_what_takes_long_to_the_next_start(tmp_p
     saves.clear()
     run = scored(tmp_path / "stopped")
     run.step_hook = lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == step else None
-    assert run()[0] == step and saves == [step]
+    assert run() == step and saves == [step]
     assert all(at < step for _, at in run.events) and all(at < step for at in run.logged)
     run.step_hook = lambda number: None
-    assert run()[0] == 12
+    assert run() == 12
     assert run.events == whole.events  # each once, in order
     assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
 
@@ -219,11 +222,11 @@ def test_a_stop_request_is_seen_while_scoring(tmp_path: Path, step: int, saves: 
         return {"eval/fid": float(at)}
 
     run.scores = scores
-    assert run()[0] == step and finished == ["begun"] and saves == [step]
-    assert run()[0] == 12
+    assert run() == step and finished == ["begun"] and saves == [step]
+    assert run() == 12
     assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
     done = run.done
-    assert run()[0] == 12 and run.done == done  # nothing is owed any more
+    assert run() == 12 and run.done == done  # nothing is owed any more
 
 
 def test_a_crash_while_scoring_loses_no_scores(tmp_path: Path):
@@ -234,7 +237,7 @@ def test_a_crash_while_scoring_loses_no_scores(tmp_path: Path):
     with pytest.raises(InterruptedError):
         run()
     run.scores = whole.scores
-    assert run()[0] == 12
+    assert run() == 12
     assert (run.workdir / "metrics.jsonl").read_bytes() == (whole.workdir / "metrics.jsonl").read_bytes()
 
 
@@ -252,7 +255,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path):
     assert run.kept == [4]
 
 
-@pytest.mark.parametrize("name", loop.WATCHED)
+@pytest.mark.parametrize("name", loop.FINITE_METRICS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_stop_the_run_before_they_are_saved(tmp_path: Path, name: str, value: float):
     run = Run(tmp_path)
@@ -304,8 +307,8 @@ def test_a_finished_run_says_so_and_does_nothing(uninterrupted: Run, caplog: pyt
     metrics = (uninterrupted.workdir / "metrics.jsonl").read_bytes()
     again = Run(uninterrupted.workdir)
     with caplog.at_level(logging.INFO, "drifting"):
-        step, state = again()
-    assert (step, again.done) == (12, 0) and float(state["x"]) == float(uninterrupted.final()["x"])
+        assert (again(), again.done) == (12, 0)
+    assert again.finished == uninterrupted.finished == [(12, float(uninterrupted.final()["x"]))]
     assert f"finished already, 12 steps in {uninterrupted.workdir}" in caplog.text
     assert (uninterrupted.workdir / "metrics.jsonl").read_bytes() == metrics
 

@@ -13,7 +13,7 @@ from drifting.errors import ConfigError
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring import diagnosis
 from drifting.scoring.evaluate import evaluate_generator
-from drifting.scoring.settings import Settings
+from drifting.scoring.settings import ScoreSettings
 from drifting.studies import diagnose
 from drifting.studies.settings import DiagnoseStudy
 from drifting.training import loop
@@ -48,7 +48,7 @@ def test_scores_are_those_of_evaluate_and_the_best_is_kept(run: Path):
     assert TrainedGenerator.from_run(run / "best").step == 50
     scores = evaluate(100, state(trained.params))
     assert scores["eval/frechet_distance"] < worse["eval/frechet_distance"] and scores == first
-    found = evaluate_generator(trained, str(run), settings=Settings(num=20))
+    found = evaluate_generator(trained, str(run), settings=ScoreSettings(num=20))
     assert found is not None
     for name in ("frechet_distance", "precision", "recall", "class_accuracy"):
         assert scores[f"eval/{name}"] == found[0][name]
@@ -79,7 +79,7 @@ def test_diagnosed_in_training_as_afterwards(tmp_path: Path):
     found = diagnose.run(DiagnoseStudy(), run=tmp_path).full
     assert found is not None
     (row,) = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
-    for quantity in diagnosis.LOGGED:
+    for quantity in diagnosis.LOGGED_QUANTITIES:
         np.testing.assert_allclose(logged[f"diagnose/{quantity}/global/{row['width']:g}"], row[quantity], rtol=1e-5)
 
 

@@ -16,7 +16,7 @@ from drifting.networks import NETWORKS, PRESETS
 from drifting.sampling.generator import TrainedGenerator
 from drifting.weights.artifact import Artifact, save_artifact
 from drifting.weights.load import find_kind, load_folder, load_weights
-from drifting.weights.readers import READERS, Reader
+from drifting.weights.readers import READERS, WeightsFormat
 from drifting.weights.references import network
 from tests.support import fake_hub
 from tests.support.fake_hub import FakeHub
@@ -65,7 +65,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry each: the network, its preset, and the format of its files."""
     monkeypatch.setitem(NETWORKS, "toy", Toy)
     monkeypatch.setitem(PRESETS, "toy", {"tiny": ARGUMENTS})
-    reader = Reader(
+    reader = WeightsFormat(
         load_toy,
         kind=lambda description: "toy",
         tensors="toy.bin",

@@ -1,1 +1,1 @@
-"""Caches of latents: written by `drifting cache`, read as the source `latents`."""
+"""Caches of latents: `write` makes them shard by shard for `drifting cache`, `read` is the source `latents`."""

@@ -17,22 +17,20 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
-from drifting.data.source import Batch, Delivery, Indices, Records, check_split
-from drifting.errors import InputError
-from drifting.runs.files import labels_sha256, read_json, sha256
+from drifting.data.source import Delivery, Indices, LabelledImages, Records, check_split
+from drifting.errors import InputError, one_line
+from drifting.runs.files import HASH_THREADS, labels_sha256, read_json, sha256
 
 logger = logging.getLogger("drifting")
 
-FORMAT, VERSION = "drifting latents", 1
+CACHE_FORMAT, CACHE_VERSION = "drifting latents", 1
 
-FACTS_FILE, LABELS_FILE, MANIFEST_FILE = "facts.json", "labels.npy", "manifest.json"
+CACHE_FACTS_FILE, LABELS_FILE, MANIFEST_FILE = "facts.json", "labels.npy", "manifest.json"
 
-MAKE_AGAIN = "restore it, or make the cache again"
+MAKE_CACHE_AGAIN = "restore it, or make the cache again"
 """What to do with a damaged file of a cache."""
 
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
-
-HASH_THREADS = 16
 
 
 def record_type(latent_shape: Sequence[int], flip: bool) -> np.dtype[np.void]:
@@ -61,13 +59,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        if (folder / FACTS_FILE).is_file():
+        if (folder / CACHE_FACTS_FILE).is_file():
             raise InputError(f"{folder}: the cache is not finished; run its `drifting cache` command again")
         raise InputError(f"{folder}: holds no cache of latents; give a folder that `drifting cache` wrote")
-    manifest, facts = read_json(path, MAKE_AGAIN), read_json(folder / FACTS_FILE, MAKE_AGAIN)
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+    manifest, facts = read_json(path, MAKE_CACHE_AGAIN), read_json(folder / CACHE_FACTS_FILE, MAKE_CACHE_AGAIN)
+    if (manifest.get("format"), manifest.get("version")) != (CACHE_FORMAT, CACHE_VERSION):
         found = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
-        raise InputError(f"{path}: is {found}, not {FORMAT!r} version {VERSION}; make the cache again")
+        raise InputError(f"{path}: is {found}, not {CACHE_FORMAT!r} version {CACHE_VERSION}; make the cache again")
     if other := [key for key, value in facts.items() if manifest["facts"].get(key) != value]:
         was, now = facts[other[0]], manifest["facts"].get(other[0])
         raise InputError(f"{path}: of another cache ({other[0]} is {now!r}, here {was!r}); put the right one back")
@@ -129,10 +127,11 @@ class LatentSource:
 
     Attributes:
         shape: height, width, channels of the images that were encoded.
-        sample_shape: of their latents.
+        sample_shape: height, width, channels of their latents.
         vae, vae_checksum: reference of the VAE, and checksum of its weights.
         flip: whether the mirror images' moments are there.
-        labels: `[N]` int32. class_names, num_classes: their meaning.
+        labels: the class of each image, `[N]` int32.
+        class_names, num_classes: the names of the classes, and how many there are.
         path: the folder.
     """
 
@@ -176,7 +175,7 @@ class LatentSource:
         moments, labels = self.__getitems__([range(len(self))[index]])
         return moments[0], int(labels[0])
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
         return self.read(indices, np.zeros(len(indices), bool), None)
 
@@ -211,7 +210,7 @@ class LatentSource:
                     self._readers[shard] = ArrayRecordReader(str(self._files[shard]), RANDOM_ACCESS)
             found: list[bytes] = self._readers[shard].read(positions.tolist())
         except Exception as error:  # the reader raises many kinds
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             remedy = "a verification by `drifting cache` finds what is damaged"
             raise InputError(f"{self._files[shard]}: cannot be read ({reason}); {remedy}") from error
         return found
@@ -237,7 +236,8 @@ def latents(
     Args:
         path: the cache's folder.
         split: `train`; there is no other.
-        image_size, channels, classes: of the images that were encoded. The cache knows them: given, they are compared.
+        image_size, channels, classes: what the images that were encoded had. The cache knows it: where they are given,
+            they are compared.
 
     Raises:
         InputError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`

@@ -1,4 +1,4 @@
-"""Encoding a data set into a cache of latents: `drifting cache`. `read.py` says what it writes.
+"""Writing a cache of latents shard by shard: images are read, encoded and recorded. `read.py` says what is written.
 
 The work is cut into shards, which depend on the settings alone: shard `k` holds the images `[k S, (k + 1) S)` of the
 source, in order and without those that cannot be read. Each process makes whole shards, so the records are the same
@@ -7,7 +7,6 @@ by timing them, but for rounding). A shard is finished when its `.json` is there
 """
 
 import logging
-import math
 import os
 import time
 import uuid
@@ -20,28 +19,23 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from drifting.config.schema import CacheBuild
+from drifting.config.schema import CacheConfig
 from drifting.data.latents.read import (
-    FACTS_FILE,
-    FORMAT,
+    CACHE_FACTS_FILE,
+    CACHE_FORMAT,
+    CACHE_VERSION,
     LABELS_FILE,
-    MAKE_AGAIN,
+    MAKE_CACHE_AGAIN,
     MANIFEST_FILE,
-    VERSION,
     record_type,
 )
 from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError
-from drifting.method.space import SampleSpace
+from drifting.errors import CacheError, InputError, one_line
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.progress import Progress, duration
@@ -49,6 +43,9 @@ from drifting.runs.progress import Progress, duration
 logger = logging.getLogger("drifting")
 
 Image = NDArray[np.float32]
+
+Encode = Callable[[Image], Any]
+"""Images `[B, H, W, C]` to moments `[B, views, h, w, 2 C]` float16, an array that may still be being computed."""
 
 LISTED_AT_MOST = 10
 """How many images that could not be read, and classes without any, the last messages name."""
@@ -59,18 +56,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read(source: Source, index: int) -> Image | InputError:
-    """An image, or why it cannot be read."""
+def read_or_error(source: Source, index: int) -> Image | InputError:
+    """An image `[H, W, C]` of a source, or why it cannot be read."""
     try:
         return source[index][0]
     except InputError as error:
         return error
 
 
-def _mended(source: Source, shard: Shard) -> bool:
+def is_mended(source: Source, shard: Shard) -> bool:
     """Whether an image that was left out of a finished shard can be read by now."""
     left_out = (shard.finished() or {"bad": []})["bad"]
-    mended = [image["index"] for image in left_out if not isinstance(_read(source, image["index"]), InputError)]
+    mended = [image["index"] for image in left_out if not isinstance(read_or_error(source, image["index"]), InputError)]
     if mended:
         logger.info("cache: image %d can be read now, %s is made again", mended[0], shard.path.name)
     return bool(mended)
@@ -92,7 +89,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         remedy = "make room or mend that, and run the same command again"
         raise CacheError(f"cache: a shard cannot be written ({reason}); finished shards stay; {remedy}") from error
 
@@ -106,43 +103,38 @@ class _Made:
     bad: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Builder:
-    """Makes shards: threads decode ahead of the devices, which compute a batch while the one before is written."""
+class ShardMaker:
+    """Makes shards: threads decode ahead of the devices, which compute a batch while the one before is written.
 
-    def __init__(self, config: CacheBuild, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> None:
-        cache = config.cache
-        self._source, self._space, self._shards, self._config = source, space, shards, cache
-        self._record = record_type(space.shape, cache.flip)
-        devices = math.gcd(cache.batch_size, jax.local_device_count())
-        if devices < jax.local_device_count():
-            logger.warning(
-                "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be "
-                "over all", cache.batch_size, devices, jax.local_device_count(),
-            )  # fmt: skip
-        mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
-        self._rows = NamedSharding(mesh, P("batch"))
-        self._params = jax.device_put(space.params, NamedSharding(mesh, P()))
-        # Each device does its rows by itself: the VAE goes through them in slices, which cannot be spread as they are.
-        self._encode = jax.jit(
-            jax.shard_map(self._moments, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False)
-        )
+    Args:
+        source: the images and their labels.
+        encode: computes the moments of a batch of images.
+        latent_shape: height, width and channels of the latents of one image.
+        settings: how images are read, batched and recorded.
+        shards: all shards of the cache, those of other processes included.
+    """
+
+    def __init__(
+        self,
+        source: LabelledSource,
+        encode: Encode,
+        latent_shape: Sequence[int],
+        settings: CacheConfig,
+        shards: Sequence[Shard],
+    ) -> None:
+        self._source, self._encode, self._shards, self._settings = source, encode, shards, settings
+        self._record = record_type(latent_shape, settings.flip)
         self._made, self._bad_before = _Made(), 0
-
-    def _moments(self, params: Any, images: jax.Array) -> jax.Array:
-        """Moments `[B, views, h, w, 2 C]` float16 of images `[B, H, W, C]` float32."""
-        views = [images, images[:, :, ::-1]] if self._config.flip else [images]
-        moments = self._space.moments(params, jnp.concatenate(views))
-        return jnp.stack(jnp.split(moments, len(views)), axis=1).astype(jnp.float16)
 
     def make(self, missing: Sequence[Shard], interrupted: Callable[[], bool]) -> bool:
         """Makes shards one after the other; returns whether all are made, or False after an interrupt."""
-        workers = self._config.workers or _cores()
+        workers = self._settings.workers or _cores()
         total = sum(len(shard.indices) for shard in missing)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         progress = Progress(total, label="cache", unit="images")
         try:
             with progress:
-                images = self._decoded(pool, missing, ahead=2 * self._config.batch_size + workers)
+                images = self._decoded(pool, missing, ahead=2 * self._settings.batch_size + workers)
                 done = 0
                 for shard in missing:
                     with closing(self._make_shard(shard, images)) as steps:
@@ -163,7 +155,7 @@ class _Builder:
         waiting: deque[tuple[int, Future[Image | InputError]]] = deque()
 
         def start(index: int) -> None:
-            waiting.append((index, pool.submit(_read, self._source, index)))
+            waiting.append((index, pool.submit(read_or_error, self._source, index)))
 
         for index in islice(indices, ahead):
             start(index)
@@ -180,12 +172,12 @@ class _Builder:
         temporary = shard.path.with_name(f".{shard.path.name}.{uuid.uuid4().hex}.tmp")
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
-            before: tuple[list[int], jax.Array] | None = None
+            before: tuple[list[int], Any] | None = None
             left = len(shard.indices)
             while left:
                 indices, batch, taken = self._take_batch(islice(images, left))
                 left -= taken
-                now = (indices, self._encode(self._params, jax.device_put(batch, self._rows)))
+                now = (indices, self._encode(batch))
                 if before is not None:
                     self._write(writer, *before)
                 before = now
@@ -202,7 +194,7 @@ class _Builder:
 
     def _take_batch(self, images: Iterator[tuple[int, Image | InputError]]) -> tuple[list[int], Image, int]:
         """Indices and images of the next batch, padded with zeros, and how many images were looked at for it."""
-        batch = np.zeros((self._config.batch_size, *self._source.shape), np.float32)
+        batch = np.zeros((self._settings.batch_size, *self._source.shape), np.float32)
         indices: list[int] = []
         taken = 0
         for index, image in images:
@@ -217,12 +209,12 @@ class _Builder:
         return indices, batch, taken
 
     def _skip(self, index: int, error: InputError) -> None:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         logger.warning("cache: skipped image %d: %s", index, reason)
         self._made.bad.append({"index": index, "reason": reason})
-        _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._config.max_bad, reason)
+        _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._settings.max_bad, reason)
 
-    def _write(self, writer: Any, indices: list[int], moments: jax.Array) -> None:
+    def _write(self, writer: Any, indices: list[int], moments: Any) -> None:
         """Writes a record for each of the images `indices`, the first rows of `moments`."""
         table = np.zeros(len(indices), self._record)
         table["index"], table["label"] = indices, self._source.labels[indices]
@@ -255,8 +247,18 @@ class _Builder:
         write_json(shard.record, found)
 
 
-def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
-    """Writes the manifest if all shards are finished; says what there is.
+def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int, seconds: float) -> bool:
+    """Writes the manifest if the shards of all processes are finished; says what there is.
+
+    Args:
+        workdir: the cache's folder.
+        shards: all shards of the cache.
+        max_bad: the share of the images that may be left out.
+        images: how many images this process has encoded, for the message.
+        seconds: how long that took, for the message.
+
+    Returns:
+        Whether the cache is whole.
 
     Raises:
         CacheError: too many images cannot be read. While shards are made, each process knows only the finished ones.
@@ -278,21 +280,27 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         flush(temporary)
     keys = ("file", "records", "bytes", "sha256")
     manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "facts": read_json(workdir / FACTS_FILE, MAKE_AGAIN),
+        "format": CACHE_FORMAT,
+        "version": CACHE_VERSION,
+        "facts": read_json(workdir / CACHE_FACTS_FILE, MAKE_CACHE_AGAIN),
         "images": len(labels),
         "bad": bad,
         "labels_sha256": labels_sha256(labels),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
     write_json(workdir / MANIFEST_FILE, manifest)
-    remove_torn(workdir / CONFIG_FILE, workdir / FACTS_FILE)  # by now all processes have got past those
+    remove_torn(workdir / CONFIG_FILE, workdir / CACHE_FACTS_FILE)  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
         "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
         f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
     )  # fmt: skip
+    _warn_of_gaps(bad, manifest["facts"]["classes"], set(labels.tolist()), workdir)
+    return True
+
+
+def _warn_of_gaps(bad: Sequence[dict[str, Any]], names: Sequence[str], present: set[int], workdir: Path) -> None:
+    """Warns of images that are left out, and of classes none of whose images can be read."""
     if bad:
         logger.warning(
             "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
@@ -301,14 +309,12 @@ def _finish(workdir: Path, shards: Sequence[Shard], max_bad: float, images: int,
         )  # fmt: skip
         for image in bad[:LISTED_AT_MOST]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
-    names, present = manifest["facts"]["classes"], set(labels.tolist())
     if empty := [name for label, name in enumerate(names) if label not in present]:
         listed = ", ".join(empty[:LISTED_AT_MOST]) + (", .." if empty[LISTED_AT_MOST:] else "")
         logger.warning(
             "cache: %d of %d classes have no image that can be read, which training asks for: %s",
             len(empty), len(names), listed,
         )  # fmt: skip
-    return True
 
 
 def _size(count: float) -> str:

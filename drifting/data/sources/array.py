@@ -16,7 +16,7 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
     0 without gaps. Optionally `image_heldout` and `label_heldout`, the same for the held-out split.
 
     Raises:
-        InputError: The file is missing or not an `.npz`, a key is missing, or an array is not as described.
+        InputError: the file is missing or not an `.npz`, a key is missing, or an array is not as described.
     """
     check_split(split)
     suffix = "_heldout" if split == "heldout" else ""

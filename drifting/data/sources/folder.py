@@ -23,7 +23,7 @@ class FolderSource(EncodedSource):
         self._files = files
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, Path]]:
-        """Of each image, its file, twice."""
+        """Yields for each image its file, twice."""
         for index in indices:
             file = self._files[int(index)]
             yield file, Path(file)
@@ -37,13 +37,13 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     named by ImageNet's WordNet ids are in ImageNet-1k's order, and their classes get English names.
 
     Args:
-        path: The folder.
-        image_size: Height and width of the delivered images, in pixels.
+        path: the folder.
+        image_size: height and width of the delivered images, in pixels.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        InputError: An argument is out of range, or the folder has no images, no classes or no such split, or it is
+        InputError: an argument is out of range, or the folder has no images, no classes or no such split, or it is
             rather one below it whose sub-folders are classes. Reading an image that is damaged raises one, too, that
             names the file.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.source import Batch, Indices, check_split
+from drifting.data.source import Indices, LabelledImages, check_split
 from drifting.errors import InputError
 
 SYNTHETIC_PER_CLASS = 256
@@ -35,7 +35,7 @@ class SyntheticSource:
         noise = np.random.default_rng([self._offset + index, 1]).uniform(-0.3, 0.3, self.shape)
         return (pattern + noise).astype(np.float32), label
 
-    def __getitems__(self, indices: Indices, /) -> Batch:
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
         images = np.empty((len(indices), *self.shape), np.float32)
         for row, index in enumerate(indices):
             images[row] = self[int(index)][0]
@@ -49,12 +49,12 @@ def synthetic(image_size: int, split: str = "train", channels: int = 3, classes:
     each class.
 
     Args:
-        image_size: Height and width, in pixels.
+        image_size: height and width, in pixels.
         split: `train` or `heldout`, which differ in the noise.
-        channels, classes: How many.
+        channels, classes: how many channels and classes there are.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: an argument is out of range.
     """
     check_split(split)
     for key, value in dict(image_size=image_size, channels=channels, classes=classes).items():

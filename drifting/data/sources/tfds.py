@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from drifting.data.decode import EncodedSource, check_size, decode
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
-from drifting.errors import InputError
+from drifting.errors import InputError, one_line
 
 logger = logging.getLogger("drifting")
 
-SPLITS = {"train": ("train",), "heldout": ("validation", "test")}
+TFDS_SPLITS = {"train": ("train",), "heldout": ("validation", "test")}
 """Names of our splits there, the first that there is."""
 
 RECORDS_A_READ = 64
 """Records fetched at a time: they are read in parallel, and few enough to wait in memory."""
 
 
-class Records:
+class TfdsSplit:
     """One split of a prepared data set of labelled images: encoded images and labels, by index.
 
     Args:
@@ -45,11 +45,11 @@ class Records:
             builder = tensorflow_datasets.builder_from_directory(self.folder)
         except Exception as error:  # of many kinds, as are the ways in which such a folder can be damaged
             raise InputError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
-        self.split = next((name for name in SPLITS[split] if name in builder.info.splits), "")
+        self.split = next((name for name in TFDS_SPLITS[split] if name in builder.info.splits), "")
         if not self.split:
             raise InputError(
                 f"path={str(self.folder)!r} has the splits {', '.join(builder.info.splits)}, and none of "
-                f"{', '.join(SPLITS[split])}, which split={split!r} needs: choose another data set"
+                f"{', '.join(TFDS_SPLITS[split])}, which split={split!r} needs: choose another data set"
             )
         self.size = int(builder.info.splits[self.split].num_bytes)
         features = builder.info.features
@@ -109,12 +109,12 @@ class Records:
 class TfdsSource(EncodedSource):
     """Images that TFDS has prepared, decoded when they are read: see `tfds`."""
 
-    def __init__(self, records: Records, labels: NDArray, image_size: int, channels: int) -> None:
+    def __init__(self, records: TfdsSplit, labels: NDArray, image_size: int, channels: int) -> None:
         super().__init__("tfds", labels, readable(records.class_names), image_size, channels)
         self._records = records
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
-        """Of each image, its number and its bytes."""
+        """Yields for each image its number and its bytes."""
         for index, (data, _) in zip(indices, self._records(indices), strict=True):
             yield f"{index} of split {self._records.split!r} in {self._records.folder}", data
 
@@ -132,10 +132,10 @@ def tfds(path: str | Path, image_size: int, split: str = "train", channels: int 
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        InputError: as `Records` does, or an argument is out of range, or the split's images have no labels.
+        InputError: as `TfdsSplit` does, or an argument is out of range, or the split's images have no labels.
     """
     check_size(image_size, channels)
-    records = Records(Path(path), split)
+    records = TfdsSplit(Path(path), split)
     return TfdsSource(records, _labels(records), image_size, channels)
 
 
@@ -143,9 +143,9 @@ def tfds_images(path: Path, split: str, shape: tuple[int, int, int]) -> tuple[ND
     """All images `[N, H, W, C]` uint8 and labels `[N]` int32 of a data set whose images are all of one shape.
 
     Raises:
-        InputError: as `Records` does, or an image is of another shape.
+        InputError: as `TfdsSplit` does, or an image is of another shape.
     """
-    records = Records(path, split)
+    records = TfdsSplit(path, split)
     images, labels = np.empty((len(records), *shape), np.uint8), np.empty(len(records), np.int32)
     for index, (data, label) in enumerate(records(range(len(records)))):
         pixels = decode(f"{index} of split {records.split!r} in {records.folder}", data, shape[2])
@@ -170,7 +170,7 @@ def _version(folder: Path) -> Path:
     return found[0]
 
 
-def _labels(records: Records) -> NDArray[np.int32]:
+def _labels(records: TfdsSplit) -> NDArray[np.int32]:
     """The labels of all images, kept beside the data in a file whose name tells one preparation from another."""
     file = records.folder / f"labels-{records.split}-{len(records)}-{records.size}.npy"
     try:
@@ -182,7 +182,7 @@ def _labels(records: Records) -> NDArray[np.int32]:
     return labels
 
 
-def _read_labels(records: Records, file: Path) -> NDArray[np.int32]:
+def _read_labels(records: TfdsSplit, file: Path) -> NDArray[np.int32]:
     """Reads all labels and keeps them in `file`. Records that cannot be read count as of class 0 until they are asked
     for, so that a cache can be made of the others.
 
@@ -214,4 +214,4 @@ def _save(file: Path, labels: NDArray[np.int32]) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]

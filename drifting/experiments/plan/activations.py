@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from drifting.config.schema import Config
 from drifting.method.loss import map_loss
 
-Shape = jax.ShapeDtypeStruct
+AbstractArray = jax.ShapeDtypeStruct
 
-COMPILER: dict[str, Any] = {
+COMPILER_OPTIONS: dict[str, Any] = {
     "xla_backend_optimization_level": 0,  # quick: nothing is run
     "xla_llvm_disable_expensive_passes": True,
-    # In the order that needs the least memory, as the compilers for GPU and TPU do; the CPU's own spends it on threads.
+    # The compilers for GPU and TPU order operations so as to need the least memory; the CPU's own spends it on threads.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 
@@ -61,14 +61,14 @@ def _compiled(function: Callable[..., Any], first: Any, second: Any) -> float:
 
 
 def _temporaries(lowered: Any) -> float:
-    return float(lowered.compile(compiler_options=COMPILER).memory_analysis().temp_size_in_bytes)
+    return float(lowered.compile(compiler_options=COMPILER_OPTIONS).memory_analysis().temp_size_in_bytes)
 
 
-def _map_shapes(config: Config, f: Any) -> tuple[Shape, Shape, Shape]:
+def _map_shapes(config: Config, f: Any) -> tuple[AbstractArray, AbstractArray, AbstractArray]:
     """Features of generated, positive and unconditional samples for a map `f` `[1, F, C]` of one sample."""
     loss = config.loss
     counts = (loss.generated, loss.positives, loss.unconditional)
-    gen, pos, unc = (Shape((loss.labels, n, *f.shape[1:]), f.dtype) for n in counts)
+    gen, pos, unc = (AbstractArray((loss.labels, n, *f.shape[1:]), f.dtype) for n in counts)
     return gen, pos, unc
 
 
@@ -77,10 +77,10 @@ def _loss_memory(objective: Any, config: Config, maps: dict[str, Any]) -> float:
 
     It is compiled in float32, because here the compiler would turn whole maps into float32 first.
     """
-    widths = Shape((len(config.loss.widths),), jnp.float32)
+    widths = AbstractArray((len(config.loss.widths),), jnp.float32)
     three = _map_shapes(config, max(maps.values(), key=lambda f: f.size))
-    weights = [Shape(features.shape[:2], jnp.float32) for features in three]
-    gen, *others = (Shape(features.shape, jnp.float32) for features in three)
+    weights = [AbstractArray(features.shape[:2], jnp.float32) for features in three]
+    gen, *others = (AbstractArray(features.shape, jnp.float32) for features in three)
 
     def loss(gen: Any, widths: Any, *others: Any) -> Any:
         return map_loss(objective, widths, gen, *others)[0]

@@ -14,12 +14,12 @@ from rich.table import Table
 from drifting.config.checks import check, check_layout
 from drifting.config.schema import PretrainConfig, TrainingConfig
 from drifting.errors import ArgumentError, ConfigError, require_argument, use_one_of
-from drifting.experiments.plan.workload import Mesh, Workload, measure, parse_mesh
+from drifting.experiments.plan.workload import Mesh, Workload, measure_workload, parse_mesh
 
 EFFICIENCY = 0.125
 """Share of the bf16 peak that the published ablation reached: 99 of 790 TFLOP/s on each of 8 H200."""
 
-USABLE = 0.9
+USABLE_MEMORY = 0.9
 """Share of a device's memory that is planned with; the rest is the runtime's, and fragments."""
 
 
@@ -36,7 +36,7 @@ def _device(gigabytes: float, teraflops: float) -> Device:
 
 
 # Vendors' published figures, dense (no sparsity), accumulated in float32; TPUs by chip.
-DEVICES = {
+DEVICE_KINDS = {
     "b200": _device(180, 2250),
     "h200": _device(141, 989),
     "h100": _device(80, 989),
@@ -69,7 +69,7 @@ def plan(
     Args:
         config: the settings of `drifting train` or `drifting pretrain`.
         mesh: the axes of the mesh, see `parse_mesh`.
-        device: a key of `DEVICES`.
+        device: a key of `DEVICE_KINDS`.
         micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else the largest that fits.
         efficiency: share of the device's bf16 peak that training reaches.
 
@@ -77,14 +77,16 @@ def plan(
         ConfigError: an unknown device, a mesh that is none, a batch that cannot be split so, wrong settings.
     """
     check(config)
-    require_argument(device in DEVICES, "device", device, use_one_of(device, DEVICES))
-    layout, found = parse_mesh(mesh), DEVICES[device]
+    require_argument(device in DEVICE_KINDS, "device", device, use_one_of(device, DEVICE_KINDS))
+    layout, found = parse_mesh(mesh), DEVICE_KINDS[device]
     require_argument(0 < efficiency <= 1, "efficiency", efficiency, "a share lies in (0, 1]")
     asked = micro_batch if micro_batch is not None else config.train.micro_batch or None
-    check_split(config, layout, asked)
-    workload = measure(config)
-    fitting = [size for size in workload.micro_batches(layout) if workload.total(layout, size) <= USABLE * found.memory]
-    fits = bool(fitting) if asked is None else workload.total(layout, asked) <= USABLE * found.memory
+    check_spread(config, layout, asked)
+    workload = measure_workload(config)
+    fitting = [
+        size for size in workload.micro_batches(layout) if workload.total(layout, size) <= USABLE_MEMORY * found.memory
+    ]
+    fits = bool(fitting) if asked is None else workload.total(layout, asked) <= USABLE_MEMORY * found.memory
     smallest = workload.micro_batches(layout)[-1]
     size = asked if asked is not None else (fitting or [smallest])[0]
     console = console or Console(width=110, highlight=False)
@@ -94,7 +96,7 @@ def plan(
     return fits
 
 
-def check_split(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) -> None:
+def check_spread(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) -> None:
     """Raises `ConfigError` where a step, or a micro-batch of it, does not spread evenly over a mesh."""
     if isinstance(config, PretrainConfig):
         samples, what = config.train.batch_size, "train.batch_size"
@@ -137,7 +139,7 @@ def _print_memory(console: Console, workload: Workload, mesh: Mesh, device: Devi
     for name, held in workload.memory(mesh, size).items():
         memory.add_row(name, f"{held / 1e9:.2f}")
     memory.add_row("total", f"{workload.total(mesh, size) / 1e9:.2f}", style="bold")
-    memory.add_row("usable", f"{USABLE * device.memory / 1e9:.2f}")
+    memory.add_row("usable", f"{USABLE_MEMORY * device.memory / 1e9:.2f}")
     console.print(memory)
     activations = Table("activations of a sample, MB", "kept by differentiation", "the compiler's estimate")
     for name, (kept, compiled) in workload.activations.items():
@@ -146,7 +148,7 @@ def _print_memory(console: Console, workload: Workload, mesh: Mesh, device: Devi
     sizes = Table("micro_batch", "GB", "TFLOP a step", "")
     for choice in workload.micro_batches(mesh):
         total = workload.total(mesh, choice)
-        verdict = "fits" if total <= USABLE * device.memory else "too large"
+        verdict = "fits" if total <= USABLE_MEMORY * device.memory else "too large"
         whole = "0 (all)" if choice == 0 else str(choice)
         sizes.add_row(whole, f"{total / 1e9:.2f}", f"{workload.operations(choice) / 1e12:,.4g}", verdict)
     console.print(sizes)
@@ -169,7 +171,7 @@ def _print_outcome(
     if not fits:
         console.print(f"does not fit on {name}: {_remedy(config, workload, mesh, device, fitting)}")
         return
-    seconds = workload.operations(size) / (efficiency * DEVICES[device].peak * mesh.devices)
+    seconds = workload.operations(size) / (efficiency * DEVICE_KINDS[device].peak * mesh.devices)
     hours = seconds * config.train.steps / 3600
     console.print(f"fits on {name} with train.micro_batch={size}{' (all at a time)' if size == 0 else ''}")
     console.print(
@@ -184,7 +186,7 @@ def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str,
         return f"use train.micro_batch={fitting[0]}"
 
     def best(mesh: Mesh, name: str) -> int | None:
-        usable = USABLE * DEVICES[name].memory
+        usable = USABLE_MEMORY * DEVICE_KINDS[name].memory
         return next((size for size in workload.micro_batches(mesh) if workload.total(mesh, size) <= usable), None)
 
     def possible(mesh: Mesh) -> bool:
@@ -201,8 +203,8 @@ def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str,
         if larger:
             options.append(f"{device} with mesh {larger[0]} and train.micro_batch={best(larger[0], device)}")
             break
-    others = [name for name in DEVICES if best(mesh, name) is not None]
+    others = [name for name in DEVICE_KINDS if best(mesh, name) is not None]
     if others:
-        smallest = min(others, key=lambda name: DEVICES[name].memory)
+        smallest = min(others, key=lambda name: DEVICE_KINDS[name].memory)
         options.append(f"{smallest} with mesh {mesh} and train.micro_batch={best(mesh, smallest)}")
     return "what would: " + (", or ".join(options) or "none of the devices known; make the model or the batch smaller")

@@ -27,7 +27,7 @@ from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingC
 from drifting.data import sources
 from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
-    Shape,
+    AbstractArray,
     _bytes,
     _compiled,
     _loss_memory,
@@ -87,13 +87,16 @@ class Workload:
     """What a training step needs, whatever it runs on. Sizes are in bytes, operations those of one step.
 
     Attributes:
-        samples: whose activations can be split into micro-batches.
-        parameters: numbers in each network.
+        samples: how many samples' activations can be split into micro-batches.
+        parameters: how many numbers each network has.
         flops: the operations of each part of a step.
         again: the operations that micro-batches compute a second time.
-        sharded: split over the fsdp axis. replicated: on every device. spread: split over all devices.
+        sharded: what is split over the fsdp axis.
+        replicated: what lies on every device.
+        spread: what is split over all devices.
         copies: weights in the dtype that the networks compute in.
-        activations: of one sample, by network: kept by automatic differentiation, and the compiler's figure.
+        activations: those of one sample in each network: what automatic differentiation keeps, and the compiler's
+            figure.
         loss: working memory of the largest feature map's loss, all labels.
         encoding: activations of the VAE that encodes new images.
     """
@@ -126,7 +129,7 @@ class Workload:
         activations = self.copies + local * sum(max(pair) for pair in self.activations.values())
         whole = micro_batch in (0, self.samples)
         loss = self.loss / mesh.devices
-        # In micro-batches nothing but features outlives a network's pass; of a whole batch the activations do.
+        # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
         found["activations" if whole else f"activations of {micro_batch} samples"] = activations
         found["loss of the largest feature map"] = loss if whole else max(0.0, loss - activations)
         return found
@@ -144,7 +147,7 @@ class Workload:
         return [0, *sizes]
 
 
-def measure(config: TrainingConfig, compiler: bool = True) -> Workload:
+def measure_workload(config: TrainingConfig, compiler: bool = True) -> Workload:
     """The workload of a run's steps. `compiler=False` leaves out its figures, which take most of the time."""
     images = image_facts(config.data)
     space = sample_space(config.data.vae, images.shape, abstract=True)
@@ -207,10 +210,10 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
     def inputs(batch: int) -> Any:
         keys = partial(jax.random.split, jax.random.key(0), batch)
         noise = jax.eval_shape(lambda params: parts.generator.sample_noise(params, keys()), state.params)
-        return noise, Shape((batch,), jnp.int32), Shape((batch,), jnp.float32)
+        return noise, AbstractArray((batch,), jnp.int32), AbstractArray((batch,), jnp.float32)
 
-    def samples(batch: int) -> Shape:
-        return Shape((batch, *space.shape), jnp.float32)
+    def samples(batch: int) -> AbstractArray:
+        return AbstractArray((batch, *space.shape), jnp.float32)
 
     def generate(params: Any, inputs: Any) -> Any:
         return parts.generator(params, *inputs)
@@ -264,7 +267,7 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
 
     def inputs(batch: int) -> Any:
         mask = jax.eval_shape(lambda: mae_recipe_of(config).masks(key, (batch, *space.shape)))
-        return Shape((batch, *space.shape), jnp.float32), Shape((batch,), jnp.int32), mask
+        return AbstractArray((batch, *space.shape), jnp.float32), AbstractArray((batch,), jnp.int32), mask
 
     def losses(params: Any, inputs: Any) -> Any:
         return mae_loss(nnx.merge(graphdef, params)(*inputs), config.mae.lambda_cls)
@@ -292,12 +295,15 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
 def _loss_flops(objective: Any, config: Config, maps: dict[str, Any]) -> float:
     shapes = {name: _map_shapes(config, f) for name, f in maps.items()}
     gen, pos, unc = ({name: three[i] for name, three in shapes.items()} for i in range(3))
-    widths, weight = Shape((len(config.loss.widths),), jnp.float32), Shape((config.loss.labels,), jnp.float32)
+    widths, weight = (
+        AbstractArray((len(config.loss.widths),), jnp.float32),
+        AbstractArray((config.loss.labels,), jnp.float32),
+    )
     return flops(lambda *arguments: objective_loss(objective, *arguments), widths, gen, pos, unc, weight)
 
 
 def _vae_flops(space: SampleSpace, images: int) -> float:
-    new = Shape((images, *space.image_shape), jnp.float32)
+    new = AbstractArray((images, *space.image_shape), jnp.float32)
     return flops(space.moments, space.params, new)
 
 
@@ -309,7 +315,7 @@ def _encoding(space: SampleSpace, images: int) -> float:
 
 def _resident_bytes(config: Config, space: SampleSpace, images: ImageFacts) -> float:
     """All of the data as the source delivers them; of latents, mirrored images are encoded apart."""
-    delivered = space.record if space.as_delivered else Shape(space.image_shape, space.image_dtype)
+    delivered = space.record if space.as_delivered else AbstractArray(space.image_shape, space.image_dtype)
     views = 2 if space.encoded and config.data.flip else 1
     return float(images.samples * views * _bytes(delivered))
 

@@ -33,7 +33,7 @@ CHARACTER_WIDTH = 6.5
 TICK_SLACK = 0.12
 """By so much of a step a value may lie beyond the last tick."""
 
-MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+MARKER_SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Series:
     """A line.
 
     Attributes:
-        name: What it is called.
+        name: what it is called.
         points: `(x, y)`, in order of x.
-        style: The class that gives it its colour, or a percentage of the ramp.
-        marker: The one of `MARKERS` that is drawn at each point. None: none is.
-        notes: What each point is, in words; points with notes can be reached with the keyboard.
-        spans: Lowest and highest y at each point.
-        entry: The entry of the legend that shows and hides it. '': its name.
+        style: the class that gives it its colour, or a percentage of the ramp.
+        marker: the one of `MARKER_SHAPES` that is drawn at each point; None: none is.
+        notes: what each point is, in words; points with notes can be reached with the keyboard.
+        spans: lowest and highest y at each point.
+        entry: the entry of the legend that shows and hides it. '': its name.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Axis:
     """An axis.
 
     Attributes:
-        label: What it shows.
-        low, high: Its ends.
-        log: Whether it is logarithmic.
-        ticks: Where it is labelled.
-        linear: The size up to which a logarithmic axis with values below 0 is linear. 0: all values are positive.
+        label: what it shows.
+        low, high: the ends of the axis.
+        log: whether it is logarithmic.
+        ticks: where it is labelled.
+        linear: the size up to which a logarithmic axis with values below 0 is linear. 0: all values are positive.
     """
 
     label: str
@@ -158,12 +158,12 @@ def chart(
     """The SVG of some lines; values that are not finite break them.
 
     Args:
-        title: What is shown, in a few words; with the series it is what a screen reader says.
-        x, y: The axes.
-        series: The lines.
-        cursor: Whether values can be read off under a line that the pointer and the arrow keys move; x must not be
+        title: what is shown, in a few words; with the series it is what a screen reader says.
+        x, y: the axes.
+        series: the lines.
+        cursor: whether values can be read off under a line that the pointer and the arrow keys move; x must not be
             logarithmic.
-        level: Name and value of a dashed line across, within `y`.
+        level: name and value of a dashed line across, within `y`.
     """
 
     def at(point: tuple[float, float]) -> tuple[float, float]:

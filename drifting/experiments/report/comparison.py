@@ -11,14 +11,14 @@ import numpy as np
 from drifting.config.schema import to_dict
 from drifting.data.source import to_float
 from drifting.experiments.report.elements import image, score_title, settings_table, table
-from drifting.experiments.report.page import frame
+from drifting.experiments.report.page import page_html
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.grid import save_grid
 from drifting.sampling.images import GeneratedImages
 from drifting.scoring.intervals import Comparison
 
-GRID_COLUMNS, GRID_CLASSES = 10, 10
+COMPARED_COLUMNS, COMPARED_CLASSES = 10, 10
 
 
 def write_comparison(
@@ -31,11 +31,11 @@ def write_comparison(
     """Writes the page, whole or not at all.
 
     Args:
-        out: The file.
-        names: What the person called the two.
-        pair: The two generators.
-        drawn: Images of each at the same seeds, of which others are drawn for the pictures.
-        found: Their scores.
+        out: the file.
+        names: what the person called the two.
+        pair: the two generators.
+        drawn: images of each at the same seeds, of which others are drawn for the pictures.
+        found: their scores.
     """
     shown = _distinct(names)
     sections = [
@@ -43,7 +43,7 @@ def write_comparison(
         ("Samples", _picture_section(out, shown, pair, drawn)),
         ("Settings that differ", _setting_section(shown, pair)),
     ]
-    text = frame(" and ".join(shown), "A comparison of two drifting generative models", sections)
+    text = page_html(" and ".join(shown), "A comparison of two drifting generative models", sections)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -71,14 +71,14 @@ def _score_section(found: Comparison, names: Sequence[str]) -> str:
 def _picture_section(
     out: Path, names: Sequence[str], pair: Sequence[TrainedGenerator], drawn: Sequence[GeneratedImages]
 ) -> str:
-    classes = min(len(pair[0].usage.class_names), GRID_CLASSES)
-    labels = np.repeat(np.arange(classes, dtype=np.int32), GRID_COLUMNS)
+    classes = min(len(pair[0].usage.class_names), COMPARED_CLASSES)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), COMPARED_COLUMNS)
     figures: list[str] = []
     for name, images in zip(names, drawn, strict=True):
         grid = images.of(labels)
         path = out.with_name(f".{out.name}.{len(figures)}.png")
         try:
-            save_grid(to_float(grid.part(range(len(labels)))), path, GRID_COLUMNS)
+            save_grid(to_float(grid.part(range(len(labels)))), path, COMPARED_COLUMNS)
             shown = image(path, f"Samples of {name}, a class each row")
         finally:
             path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from drifting.experiments.report.data import RunData
 from drifting.experiments.report.elements import switch
 from drifting.experiments.report.groups import kinds, width_text
 
-CURVES = {
+CURVE_TITLES = {
     "gap": "log q# − log p# at generated samples, in the features of the loss; falls towards 0",
     "loss": "of all feature maps; with a normalised field and one width it is their number by construction",
     "field_norm": "root mean square of the field before it is normalised; falls",
@@ -21,7 +21,7 @@ CURVE_POINTS = 300
 
 def sweep_curves(runs: Sequence[RunData]) -> str:
     """Curves of every cell: a switch for the metric, a chart for each kind, a line for each run."""
-    shown = [(name, text) for name, text in CURVES.items() if any(run.curve(name) for run in runs)]
+    shown = [(name, text) for name, text in CURVE_TITLES.items() if any(run.curve(name) for run in runs)]
     if not shown:
         return ""
     widths = sorted({run.widths for run in runs})
@@ -58,7 +58,7 @@ def run_curves(run: RunData, names: Sequence[str]) -> str:
         if points:
             series = [Series(name, points, "s0")]
             axes = _axes(name, series)
-            about = "; ".join(filter(None, (escape(CURVES.get(name, "")), _scale(axes))))
+            about = "; ".join(filter(None, (escape(CURVE_TITLES.get(name, "")), _scale(axes))))
             small = f" <small>{about}</small>" if about else ""
             drawn = f"<figcaption>{name}{small}</figcaption>{_drawn(name, axes, series)}"
             figures.append(f'<figure data-chart="{name}">{drawn}</figure>')

@@ -19,7 +19,7 @@ from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.runs.metrics import METRICS_FILE
 from drifting.scoring.results import latest_scores
 
-DAMAGED = "damaged"
+DAMAGED_STATUS = "damaged"
 """The state of a cell whose settings cannot be read."""
 
 LARGEST_SIDE = 960
@@ -38,14 +38,14 @@ class RunData:
     """A run.
 
     Attributes:
-        name: That of its folder.
-        config: Its settings.
-        metrics: The rows of `metrics.jsonl`.
-        scores: The latest ones, or None.
-        status, error: How far a sweep's cell is, and why it failed.
-        grids: Step and file of its sample grids, in order.
-        varied: The settings of a sweep's cell that vary besides `PLACED_SETTINGS`, by the last part of their key.
-        seed: The seed of training, where a sweep has several.
+        name: the name of its folder.
+        config: the settings of the run.
+        metrics: the rows of `metrics.jsonl`.
+        scores: the latest ones, or None.
+        status, error: how far a sweep's cell is, and why it failed.
+        grids: step and file of its sample grids, in order.
+        varied: the settings of a sweep's cell that vary besides `PLACED_SETTINGS`, by the last part of their key.
+        seed: the seed of training, where a sweep has several.
     """
 
     name: str
@@ -72,7 +72,7 @@ class RunData:
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Its kernel widths."""
+        """The kernel widths of the run."""
         return tuple(self.config["loss"]["widths"])
 
     def curve(self, name: str) -> list[tuple[float, float]]:
@@ -90,11 +90,11 @@ class SweepData:
     rows: list[dict[str, Any]]
 
 
-def read(workdir: Path) -> RunData | SweepData:
+def read_folder(workdir: Path) -> RunData | SweepData:
     """The run or sweep in a folder, which is left as it is.
 
     Raises:
-        DriftingError: There is neither, or what there is cannot be read.
+        DriftingError: there is neither, or what there is cannot be read.
     """
     if (workdir / SWEEP_FILE).is_file():
         return _read_sweep(workdir)
@@ -119,7 +119,7 @@ def _read_sweep(workdir: Path) -> SweepData:
         try:
             run = _read_run(folder, scores, row["status"], row["error"] or None)
         except DriftingError as error:  # the others are worth a page
-            row |= {"status": DAMAGED, "error": f"{row['error']} {error}".strip()}
+            row |= {"status": DAMAGED_STATUS, "error": f"{row['error']} {error}".strip()}
             continue
         varied = {name: cell.values[key] for key, name in names.items()}
         seed = cell.values["train.seed"] if "train.seed" in varying else None

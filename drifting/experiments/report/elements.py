@@ -9,7 +9,7 @@ from typing import Any
 from drifting.experiments.report.charts import number
 from drifting.experiments.report.data import picture, short
 from drifting.runs.directory import config_differences
-from drifting.scoring.metrics import HELDOUT, known_scores
+from drifting.scoring.metrics import HELDOUT_SUFFIX, known_scores
 
 FACT_TITLES = {
     "alpha": "Guidance scale",
@@ -25,7 +25,7 @@ COLUMN_RUNS = 3
 
 def score_title(key: str) -> str:
     """A score's name for a person; of what is no score, the key."""
-    name = key.removesuffix(HELDOUT)
+    name = key.removesuffix(HELDOUT_SUFFIX)
     if score := known_scores().get(name):
         return score.title if name == key else f"{score.title}, held-out"
     return FACT_TITLES.get(key, key)

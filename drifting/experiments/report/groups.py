@@ -20,7 +20,7 @@ class Group:
 
     @property
     def widths(self) -> tuple[float, ...]:
-        """Its kernel widths."""
+        """The kernel widths of the runs."""
         return self.runs[0].widths
 
     @property
@@ -31,7 +31,7 @@ class Group:
 
     def values(self, name: str) -> list[float]:
         """A score of each run."""
-        return [score(run, name) for run in self.runs]
+        return [score_of(run, name) for run in self.runs]
 
     def mean(self, name: str) -> float:
         """A score averaged over the seeds."""
@@ -39,7 +39,7 @@ class Group:
         return sum(values) / len(values)
 
 
-def grouped(runs: Iterable[RunData]) -> list[Group]:
+def group_runs(runs: Iterable[RunData]) -> list[Group]:
     """Finished runs, those together that differ in their seed alone."""
     groups: dict[tuple[str, tuple[float, ...]], list[RunData]] = {}
     for run in runs:
@@ -62,7 +62,7 @@ def best_first(groups: Iterable[Group], name: str) -> list[Group]:
     return sorted(groups, key=lambda group: group.mean(name), reverse=known_scores()[name].better == "higher")
 
 
-def score(run: RunData, name: str) -> float:
+def score_of(run: RunData, name: str) -> float:
     """One score of a finished run."""
     return float((run.scores or {})[name])
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from drifting import __version__
 from drifting.experiments.grid import FAILED, FINISHED
-from drifting.experiments.report.charts import MARKERS, Series, axis, chart, legend, number
-from drifting.experiments.report.curves import CURVES, run_curves, sweep_curves
-from drifting.experiments.report.data import DAMAGED, RunData, SweepData
+from drifting.experiments.report.charts import MARKER_SHAPES, Series, axis, chart, legend, number
+from drifting.experiments.report.curves import CURVE_TITLES, run_curves, sweep_curves
+from drifting.experiments.report.data import DAMAGED_STATUS, RunData, SweepData
 from drifting.experiments.report.elements import (
     details,
     image,
@@ -24,16 +24,16 @@ from drifting.experiments.report.elements import (
 from drifting.experiments.report.groups import (
     Group,
     best_first,
-    grouped,
+    group_runs,
     kinds,
     ranking,
-    score,
+    score_of,
     scored,
     width_text,
 )
-from drifting.scoring.metrics import HELDOUT, compared_scores, ranked_by
+from drifting.scoring.metrics import HELDOUT_SUFFIX, compared_scores, ranked_by
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the browser lets the page do: nothing that leaves the file."""
 
 LEVEL_REACH = 3.0
@@ -44,22 +44,22 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
     """The whole HTML of a report.
 
     Args:
-        data: What the page shows.
-        version: What a page that is served is known by: it asks now and then whether there is a newer one. None: it is
+        data: what the page shows.
+        version: what a page that is served is known by: it asks now and then whether there is a newer one; None: it is
             a file.
     """
     if isinstance(data, SweepData):
-        return frame(data.name, "A sweep of drifting generative models", _sweep(data), version)
-    return frame(data.name, "A run of a drifting generative model", _run(data), version)
+        return page_html(data.name, "A sweep of drifting generative models", _sweep(data), version)
+    return page_html(data.name, "A run of a drifting generative model", _run(data), version)
 
 
-def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str | None = None) -> str:
+def page_html(name: str, what: str, parts: Sequence[tuple[str, str]], version: str | None = None) -> str:
     """The whole HTML of a page: its sections, a title and HTML each, those without a title at the top.
 
     Args:
-        name, what: The title at the head of the page and what it is of.
-        parts: The sections in order.
-        version: See `page`.
+        name, what: the title at the head of the page and what it is of.
+        parts: the sections in order.
+        version: see `page`.
     """
     sections = [(title, body) for title, body in parts if body]
     links = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title, _ in sections if title)
@@ -71,7 +71,7 @@ def frame(name: str, what: str, parts: Sequence[tuple[str, str]], version: str |
     )
     when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     served = "" if version is None else f' data-version="{escape(version)}"'
-    policy = POLICY if version is None else f"{POLICY}; connect-src 'self'"
+    policy = CONTENT_POLICY if version is None else f"{CONTENT_POLICY}; connect-src 'self'"
     return f"""<!doctype html>
 <html lang="en"{served}>
 <head>
@@ -107,8 +107,8 @@ def _anchor(title: str) -> str:
 
 
 def _sweep(data: SweepData) -> list[tuple[str, str]]:
-    groups = grouped(run for run in data.runs if run.scores is not None)
-    styles = {kind: (f"s{i % 8}", MARKERS[i % len(MARKERS)]) for i, kind in enumerate(kinds(data.runs))}
+    groups = group_runs(run for run in data.runs if run.scores is not None)
+    styles = {kind: (f"s{i % 8}", MARKER_SHAPES[i % len(MARKER_SHAPES)]) for i, kind in enumerate(kinds(data.runs))}
     return [
         ("", _sweep_tiles(data, groups)),
         ("Scores against kernel width", _width_charts(groups, styles)),
@@ -122,7 +122,7 @@ def _sweep(data: SweepData) -> list[tuple[str, str]]:
 
 def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
     states = [row["status"] for row in data.rows]
-    problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED) if state in states]
+    problems = [f"{states.count(state)} {state}" for state in (FAILED, DAMAGED_STATUS) if state in states]
     progress = ", ".join(problems) or "none failed"
     shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
     for name in scored(groups, _top([ranking(groups)])) if groups else ():
@@ -133,7 +133,7 @@ def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
 
 def _top(first: Sequence[str]) -> list[str]:
     """The names of scores that stand at the top: `first`, and those that always do."""
-    return list(dict.fromkeys([*first, *(name for name, score in compared_scores().items() if score.headline)]))
+    return list(dict.fromkeys([*first, *(name for name, score_of in compared_scores().items() if score_of.headline)]))
 
 
 def _best_title(name: str) -> str:
@@ -178,7 +178,7 @@ def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]
 
 def _heldout(groups: Sequence[Group], name: str) -> float | None:
     """The score of held-out real images, where all runs have the same."""
-    found = {(run.scores or {}).get(f"{name}{HELDOUT}") for group in groups for run in group.runs}
+    found = {(run.scores or {}).get(f"{name}{HELDOUT_SUFFIX}") for group in groups for run in group.runs}
     return found.pop() if len(found) == 1 else None
 
 
@@ -212,7 +212,7 @@ def _best_table(groups: Sequence[Group]) -> str:
     for group in best:
         cells = [text_cell(width_text(group.widths), "n")]
         cells += [number_cell("seeds", len(group.runs))] if several else []
-        cells += [_mean_cell(group, score) for score in names]
+        cells += [_mean_cell(group, score_of) for score_of in names]
         first = ' class="best"' if not rows else ""
         rows.append(f'<tr{first}><th scope="row">{escape(group.kind)}</th>{"".join(cells)}</tr>')
     heads = ["Objective", "Width", *(["Seeds"] if several else []), *map(score_title, names)]
@@ -305,8 +305,8 @@ def _run(run: RunData) -> list[tuple[str, str]]:
              ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
     found = run.scores or {}
     for name in (name for name in compared_scores() if name in found):
-        held = found.get(f"{name}{HELDOUT}")
-        shown.append((score_title(name), number(score(run, name)), f"held-out {number(held)}" if held else ""))
+        held = found.get(f"{name}{HELDOUT_SUFFIX}")
+        shown.append((score_title(name), number(score_of(run, name)), f"held-out {number(held)}" if held else ""))
     return [
         ("", tiles(shown)),
         ("Training", _run_curves(run)),
@@ -319,7 +319,7 @@ def _run(run: RunData) -> list[tuple[str, str]]:
 def _run_curves(run: RunData) -> str:
     logged = {name for row in run.metrics for name in row}
     scores = [f"eval/{name}" for name in compared_scores() if f"eval/{name}" in logged]
-    return run_curves(run, [*scores, *CURVES, "grad_norm", "learning_rate"])
+    return run_curves(run, [*scores, *CURVE_TITLES, "grad_norm", "learning_rate"])
 
 
 def _run_samples(run: RunData) -> str:
@@ -343,11 +343,11 @@ def _run_scores(run: RunData) -> str:
     if run.scores is None:
         return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
     numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
-    heldout = [k for k in numbers if k.endswith(HELDOUT)]
+    heldout = [k for k in numbers if k.endswith(HELDOUT_SUFFIX)]
     rows = []
     for key, value in numbers.items():
         if key not in heldout:
-            beside = number_cell(key + HELDOUT, numbers.get(key + HELDOUT)) if heldout else ""
+            beside = number_cell(key + HELDOUT_SUFFIX, numbers.get(key + HELDOUT_SUFFIX)) if heldout else ""
             rows.append(f'<tr><th scope="row">{escape(score_title(key))}</th>{number_cell(key, value)}{beside}</tr>')
     heads = ["Score", "Generated", "Held-out"] if heldout else ["Score", "Value"]
     return table(heads, rows, "scores", text=1)

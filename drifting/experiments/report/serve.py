@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from drifting.errors import ArgumentError, DriftingError
-from drifting.experiments.report.data import read
+from drifting.experiments.report.data import read_folder
 from drifting.experiments.report.page import page
 from drifting.runs.files import atomic_path
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("drifting")
 
 WATCHED_FILES = ("config.json", "metrics.jsonl", "eval-*.json", "sweep*.json", "error.txt", "samples/step_*.png")
 
-HOST = "127.0.0.1"
+SERVED_HOST = "127.0.0.1"
 
 
 def write_report(workdir: Path, out: Path) -> None:
@@ -24,7 +24,7 @@ def write_report(workdir: Path, out: Path) -> None:
     Raises:
         ConfigError: there is neither in `workdir`.
     """
-    text = page(read(workdir))
+    text = page(read_folder(workdir))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -44,11 +44,11 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
     """A server of the page on this machine alone, not yet serving; the page is made anew when something has changed.
 
     Args:
-        workdir: The folder of the run or sweep.
-        port: Where to listen. 0: any that is free.
+        workdir: the folder of the run or sweep.
+        port: where to listen. 0: any that is free.
 
     Raises:
-        ConfigError: There is no run or sweep in `workdir`, or the port cannot be had.
+        ConfigError: there is no run or sweep in `workdir`, or the port cannot be had.
     """
     one_at_a_time = threading.Lock()
     made = "", ""
@@ -58,7 +58,7 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
         with one_at_a_time:
             now = version(workdir)
             if made[0] != now:
-                made = now, page(read(workdir), now)
+                made = now, page(read_folder(workdir), now)
             return made[1]
 
     current()
@@ -89,7 +89,7 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
             """Requests are of no interest."""
 
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return ThreadingHTTPServer((SERVED_HOST, port), Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError("port", port, f"{reason}; use another one, or 0 for any that is free") from error
@@ -98,7 +98,7 @@ def server(workdir: Path, port: int) -> ThreadingHTTPServer:
 def watch(workdir: Path, port: int) -> None:
     """Serves the page until Ctrl-C."""
     with server(workdir, port) as serving:
-        logger.info("report: http://%s:%d, which follows %s; Ctrl-C ends it", HOST, serving.server_port, workdir)
+        logger.info("report: http://%s:%d, which follows %s; Ctrl-C ends it", SERVED_HOST, serving.server_port, workdir)
         try:
             serving.serve_forever()
         except KeyboardInterrupt:

@@ -45,7 +45,7 @@ def norm_x(tokens: jax.Array) -> jax.Array:
 
 
 def mae_features(
-    encoder: mae.Encoder,
+    encoder: mae.MAEEncoder,
     x: jax.Array,
     *,
     locations: bool = True,

@@ -1,4 +1,4 @@
-"""Features in which images are scored. A new encoder is a file here and an entry in `ENCODERS`."""
+"""Features in which images are scored. A new encoder is a file here and an entry in `SCORE_ENCODERS`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,27 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from drifting.devices.blocks import Blocks
+from drifting.devices.block_function import BlockFunction
 from drifting.errors import ArgumentError, InputError, require_argument, use_one_of
-from drifting.sampling.images import Pixels, Shape, Tick, nothing
-from drifting.scoring.image_features.dinov2 import DINOV2
-from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts
-from drifting.scoring.image_features.inception import INCEPTION
-from drifting.scoring.image_features.mae import MAE
-from drifting.scoring.image_features.pixels import PIXELS
+from drifting.method.space import Shape
+from drifting.sampling.images import Pixels, Tick, nothing
+from drifting.scoring.image_features.dinov2 import DINOV2_SCORE_ENCODER
+from drifting.scoring.image_features.encoder import ScoreEncoderKind, ScoreEncoderParts
+from drifting.scoring.image_features.inception import INCEPTION_SCORE_ENCODER
+from drifting.scoring.image_features.mae import MAE_SCORE_ENCODER
+from drifting.scoring.image_features.pixels import PIXELS_SCORE_ENCODER
 
-__all__ = ["ENCODERS", "EncoderKind", "EncoderParts", "Features", "ScoreEncoder", "known_widths", "score_encoder"]
+__all__ = [
+    "SCORE_ENCODERS",
+    "FeaturesByKind",
+    "ScoreEncoder",
+    "ScoreEncoderKind",
+    "ScoreEncoderParts",
+    "known_widths",
+    "score_encoder",
+]
 
-Features = dict[str, np.ndarray]
+FeaturesByKind = dict[str, np.ndarray]
 
-BLOCK_IMAGES = 32
+ENCODER_BLOCK_IMAGES = 32
 """Images a call of an encoder."""
 
-ENCODERS: dict[str, EncoderKind] = {
-    "inception": INCEPTION,
-    "pixels": PIXELS,
-    "mae": MAE,
-    "dinov2": DINOV2,
+SCORE_ENCODERS: dict[str, ScoreEncoderKind] = {
+    "inception": INCEPTION_SCORE_ENCODER,
+    "pixels": PIXELS_SCORE_ENCODER,
+    "mae": MAE_SCORE_ENCODER,
+    "dinov2": DINOV2_SCORE_ENCODER,
 }
 """Every kind of encoder by the word that stands before the colon."""
 
@@ -37,23 +46,23 @@ class ScoreEncoder:
     """Images to features, in blocks of one size on all devices of this process.
 
     Attributes:
-        name: A key of `ENCODERS`.
-        reference: Where its weights lie; '' for none.
-        checksum: That of the weights; pixels have the same on any machine.
-        shape: Height, width and channels of the images that it was made for.
-        blocks, placed: The function in blocks of one size, and its parameters on each device; see `devices.blocks`.
+        name: a key of `SCORE_ENCODERS`.
+        reference: where its weights lie; '' for none.
+        checksum: the checksum of the weights; pixels have the same on any machine.
+        shape: height, width and channels of the images that it was made for.
+        blocks, placed: the function in blocks of one size, and its parameters on each device; see `BlockFunction`.
     """
 
     name: str
     reference: str
     checksum: str
     shape: Shape
-    blocks: Blocks
+    blocks: BlockFunction
     placed: list[Any]
 
-    def __call__(self, images: Pixels, tick: Tick = nothing) -> Features:
-        """Of uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception also `spatial` `[N, 2023]`
-        and `logits` `[N, 1008]`.
+    def __call__(self, images: Pixels, tick: Tick = nothing) -> FeaturesByKind:
+        """The features of images, uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception network
+        also `spatial` `[N, 2023]` and `logits` `[N, 1008]`.
         """
         found = []
         for block in self.blocks(self.placed, (images,)):
@@ -76,7 +85,7 @@ class ScoreEncoder:
 def known_widths(given: str, shape: Shape) -> dict[str, int]:
     """How many features of each kind `score_encoder` gives, as far as that is known before it has its weights."""
     kind = given.partition(":")[0]
-    return ENCODERS[kind].widths(shape) if kind in ENCODERS else {}
+    return SCORE_ENCODERS[kind].widths(shape) if kind in SCORE_ENCODERS else {}
 
 
 def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
@@ -86,17 +95,17 @@ def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
         given: `inception`, whose weights are downloaded, or `inception:WEIGHTS`; `pixels`; `mae:WEIGHTS`, of images;
             `dinov2:WEIGHTS`.
             `inception:random` is untrained: its numbers are no scores, but they try out everything else.
-        shape: Height, width and channels.
+        shape: height, width and channels.
 
     Raises:
-        ArgumentError: There is no such encoder, its weights cannot be used, or it is for other images.
-        HubError: Its weights cannot be fetched.
+        ArgumentError: there is no such encoder, its weights cannot be used, or it is for other images.
+        HubError: its weights cannot be fetched.
     """
     kind, _, weights = given.partition(":")
-    require_argument(kind in ENCODERS, "encoder", given, use_one_of(kind, ENCODERS))
+    require_argument(kind in SCORE_ENCODERS, "encoder", given, use_one_of(kind, SCORE_ENCODERS))
     try:
-        made = ENCODERS[kind].make(weights, shape)
+        made = SCORE_ENCODERS[kind].make(weights, shape)
     except InputError as error:
         raise ArgumentError("encoder", given, str(error).removeprefix(f"{weights or None}: ")) from error
-    blocks = Blocks(made.function, BLOCK_IMAGES, jax.local_devices())
+    blocks = BlockFunction(made.function, ENCODER_BLOCK_IMAGES, jax.local_devices())
     return ScoreEncoder(kind, weights, made.checksum, shape, blocks, blocks.place(made.params))

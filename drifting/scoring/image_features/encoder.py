@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from drifting.sampling.images import Shape
+from drifting.method.space import Shape
 
 
 @dataclass(frozen=True)
-class EncoderParts:
+class ScoreEncoderParts:
     """What a `ScoreEncoder` is made of.
 
     Attributes:
-        params: The network's parameters, a pytree.
+        params: the network's parameters, a pytree.
         function: `(params, uint8 [B, H, W, C])` to arrays `[B, D]` float32 by kind: `features`, and what else there is.
-        checksum: That of the weights.
+        checksum: the checksum of the weights.
     """
 
     params: Any
@@ -26,19 +26,19 @@ class EncoderParts:
 
 
 @dataclass(frozen=True)
-class EncoderKind:
-    """An entry of `ENCODERS`.
+class ScoreEncoderKind:
+    """An entry of `SCORE_ENCODERS`.
 
     Attributes:
         make: `(weights, shape)` to the parts of an encoder of images of that shape; `weights` is what stands behind the
             colon, or ''. It raises `InputError` where the weights or the shape cannot be used.
-        widths: How many features of each kind there are for images of a shape, as far as that is known without weights.
+        widths: how many features of each kind there are for images of a shape, as far as that is known without weights.
     """
 
-    make: Callable[[str, Shape], EncoderParts]
+    make: Callable[[str, Shape], ScoreEncoderParts]
     widths: Callable[[Shape], dict[str, int]] = lambda _: {}
 
 
-def scaled(images: jax.Array) -> jax.Array:
+def scale_images(images: jax.Array) -> jax.Array:
     """uint8 images to float32 in [-1, 1], as the sources deliver them."""
     return images.astype(jnp.float32) / 127.5 - 1

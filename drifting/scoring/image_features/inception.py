@@ -9,23 +9,23 @@ import numpy as np
 from flax import nnx
 
 from drifting.errors import HubError, InputError
+from drifting.method.space import Shape
 from drifting.networks.inception import Inception
-from drifting.sampling.images import Shape
-from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts
+from drifting.scoring.image_features.encoder import ScoreEncoderKind, ScoreEncoderParts
 from drifting.weights.load import load_weights
 
 logger = logging.getLogger("drifting")
 
-RANDOM_WEIGHTS = "random"
+UNTRAINED = "random"
 """What stands in place of weights for a network that is not trained."""
 
 
-def _inception(weights: str, shape: Shape) -> EncoderParts:
+def _inception(weights: str, shape: Shape) -> ScoreEncoderParts:
     if shape[2] not in (1, 3):
         raise InputError(f"takes images of 1 or 3 channels, these have {shape[2]}")
-    if weights == RANDOM_WEIGHTS:
-        logger.warning("inception:%s: the network is untrained, its numbers are no scores", RANDOM_WEIGHTS)
-        params, checksum = _random_inception(), f"inception:{RANDOM_WEIGHTS}"
+    if weights == UNTRAINED:
+        logger.warning("inception:%s: the network is untrained, its numbers are no scores", UNTRAINED)
+        params, checksum = _random_inception(), f"inception:{UNTRAINED}"
     else:
         try:
             artifact = load_weights(weights or None, "inception")
@@ -44,7 +44,7 @@ def _inception(weights: str, shape: Shape) -> EncoderParts:
         logits = out.logits - model.fc.bias[...]
         return {"features": out.pool, "spatial": out.spatial.reshape(len(images), -1), "logits": logits}
 
-    return EncoderParts(params, function, checksum)
+    return ScoreEncoderParts(params, function, checksum)
 
 
 def _network() -> Inception:
@@ -64,4 +64,4 @@ def _random_inception() -> Any:
     return jax.tree.map_with_path(draw, nnx.to_pure_dict(nnx.state(nnx.eval_shape(_network))))
 
 
-INCEPTION = EncoderKind(_inception, lambda _: {"features": 2048, "spatial": 2023, "logits": 1008})
+INCEPTION_SCORE_ENCODER = ScoreEncoderKind(_inception, lambda _: {"features": 2048, "spatial": 2023, "logits": 1008})

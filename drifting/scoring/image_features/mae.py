@@ -8,12 +8,12 @@ from flax import nnx
 
 from drifting.errors import InputError
 from drifting.method.encoders.mae import mae_features
-from drifting.sampling.images import Shape
-from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts, scaled
+from drifting.method.space import Shape
+from drifting.scoring.image_features.encoder import ScoreEncoderKind, ScoreEncoderParts, scale_images
 from drifting.weights.references import network
 
 
-def _mae(weights: str, shape: Shape) -> EncoderParts:
+def _mae(weights: str, shape: Shape) -> ScoreEncoderParts:
     """The mean over the map of the last stage's output: what the classifier of the autoencoder sees."""
     found = network(weights or None, "mae", dtype="float32", remat=False)
     channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
@@ -25,7 +25,7 @@ def _mae(weights: str, shape: Shape) -> EncoderParts:
     def function(params: Any, images: jax.Array) -> dict[str, jax.Array]:
         maps = mae_features(
             nnx.merge(found.graphdef, params),
-            scaled(images),
+            scale_images(images),
             locations=False,
             mean=True,
             std=False,
@@ -35,7 +35,7 @@ def _mae(weights: str, shape: Shape) -> EncoderParts:
         )
         return {"features": maps[last][:, 0].astype(jnp.float32)}
 
-    return EncoderParts(found.params, function, found.checksum)
+    return ScoreEncoderParts(found.params, function, found.checksum)
 
 
-MAE = EncoderKind(_mae)
+MAE_SCORE_ENCODER = ScoreEncoderKind(_mae)

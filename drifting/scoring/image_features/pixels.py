@@ -3,14 +3,16 @@
 import math
 
 from drifting.errors import InputError
-from drifting.sampling.images import Shape
-from drifting.scoring.image_features.encoder import EncoderKind, EncoderParts, scaled
+from drifting.method.space import Shape
+from drifting.scoring.image_features.encoder import ScoreEncoderKind, ScoreEncoderParts, scale_images
 
 
-def _pixels(weights: str, shape: Shape) -> EncoderParts:
+def _pixels(weights: str, shape: Shape) -> ScoreEncoderParts:
     if weights:
         raise InputError("pixels have no weights, use pixels")
-    return EncoderParts({}, lambda _, images: {"features": scaled(images).reshape(len(images), -1)}, "pixels")
+    return ScoreEncoderParts(
+        {}, lambda _, images: {"features": scale_images(images).reshape(len(images), -1)}, "pixels"
+    )
 
 
-PIXELS = EncoderKind(_pixels, lambda shape: {"features": math.prod(shape)})
+PIXELS_SCORE_ENCODER = ScoreEncoderKind(_pixels, lambda shape: {"features": math.prod(shape)})

@@ -11,10 +11,20 @@ from drifting.scoring.metrics.density_coverage import DENSITY_COVERAGE
 from drifting.scoring.metrics.frechet import FRECHET, SPATIAL_FRECHET
 from drifting.scoring.metrics.inception_score import INCEPTION_SCORE
 from drifting.scoring.metrics.kid import KID
-from drifting.scoring.metrics.metric import HELDOUT, Metric, Score, Side
+from drifting.scoring.metrics.metric import HELDOUT_SUFFIX, ImageSet, Metric, Score
 from drifting.scoring.metrics.precision_recall import PRECISION_RECALL
 
-__all__ = ["HELDOUT", "METRICS", "Metric", "Score", "Side", "compared_scores", "known_scores", "rank", "ranked_by"]
+__all__ = [
+    "HELDOUT_SUFFIX",
+    "METRICS",
+    "ImageSet",
+    "Metric",
+    "Score",
+    "compared_scores",
+    "known_scores",
+    "rank",
+    "ranked_by",
+]
 
 METRICS: dict[str, Metric] = {
     "frechet": FRECHET,
@@ -34,7 +44,7 @@ def known_scores() -> dict[str, Score]:
 
 
 def compared_scores() -> dict[str, Score]:
-    """Those of them that have a better end."""
+    """The scores of which one end is the better one."""
     return {name: score for name, score in known_scores().items() if score.better != "neither"}
 
 
@@ -42,7 +52,7 @@ def ranked_by(numbers: Mapping[str, Any]) -> str:
     """The name of the score that images with these numbers are ranked by: the first that has a better end.
 
     Raises:
-        ValueError: There is none.
+        ValueError: there is none.
     """
     for name in compared_scores():
         if name in numbers:
@@ -54,7 +64,7 @@ def rank(numbers: Mapping[str, Any]) -> float:
     """What images with these numbers are ranked by, such that lower is better.
 
     Raises:
-        ValueError: There is no score among them.
+        ValueError: there is no score among them.
     """
     name = ranked_by(numbers)
     return float(numbers[name]) * (1 if known_scores()[name].better == "lower" else -1)

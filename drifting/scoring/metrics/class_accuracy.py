@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 
 
 def class_accuracy(train_images: ArrayLike, train_labels: ArrayLike, images: ArrayLike, labels: ArrayLike) -> float:
@@ -22,7 +22,7 @@ def class_accuracy(train_images: ArrayLike, train_labels: ArrayLike, images: Arr
         labels: `[M]`.
 
     Raises:
-        ValueError: A label is missing, the shapes do not fit, or a value is not finite.
+        ValueError: a label is missing, the shapes do not fit, or a value is not finite.
     """
     return float(_right(train_images, train_labels, images, labels).mean())
 
@@ -47,7 +47,7 @@ def _flatten(images: ArrayLike, what: str) -> NDArray[np.float64]:
     return pixels.reshape(len(pixels), -1)
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], _: int) -> Mapping[str, NDArray[np.float64]]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], _: int) -> Mapping[str, NDArray[np.float64]]:
     assert real.labels is not None and fake.labels is not None
     right = _right(real.array("features"), real.labels, fake.array("features"), fake.labels)
     return {"class_accuracy": counts @ right / counts.sum(axis=1)}

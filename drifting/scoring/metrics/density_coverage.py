@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 from drifting.scoring.metrics.neighbours import TILE_ROWS, checked, present, squared_distances, squared_radii
 
 
@@ -22,13 +22,13 @@ def density_coverage(real: ArrayLike, fake: ArrayLike, k: int = 3, tile: int = T
     `eval.neighbours`, whose 3 is the one of precision and recall, for which it is 0.88.
 
     Args:
-        real: Features `[N, D]`.
-        fake: Features `[M, D]`.
-        k: Which neighbour sets the radius.
-        tile: Rows of the distance matrix that are held at once.
+        real: features `[N, D]`.
+        fake: features `[M, D]`.
+        k: which neighbour sets the radius.
+        tile: rows of the distance matrix that are held at once.
 
     Raises:
-        ValueError: The shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
+        ValueError: the shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
     """
     density, coverage = resampled_density_coverage(real, fake, np.ones((1, len(np.asarray(fake)))), k, tile)
     return float(density[0]), float(coverage[0])
@@ -40,11 +40,11 @@ def resampled_density_coverage(
     """`density_coverage` of resamples of the fake rows, `[S]` each.
 
     Args:
-        real, fake, k, tile: See `density_coverage`.
-        counts: How often each fake row is drawn in each resample, `[S, M]`; ones give `density_coverage`.
+        real, fake, k, tile: see `density_coverage`.
+        counts: how often each fake row is drawn in each resample, `[S, M]`; ones give `density_coverage`.
 
     Raises:
-        ValueError: The shapes do not fit, or as `density_coverage` does.
+        ValueError: the shapes do not fit, or as `density_coverage` does.
     """
     x, y, drawn = checked(real, fake, counts, k, tile)
     radii = squared_radii(x, k, tile)
@@ -56,7 +56,7 @@ def resampled_density_coverage(
     return drawn @ balls / (k * drawn.sum(axis=1)), covered / len(x)
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
     density, coverage = resampled_density_coverage(real.array("features"), fake.array("features"), counts, k)
     return {"density": density, "coverage": coverage}
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, one_by_one
 
-OWN_DISTANCES = {
+ENCODER_DISTANCES = {
     "inception": ("fid", Score("FID", "lower", headline=True)),
     "dinov2": ("fd_dinov2", Score("FD-DINOv2", "lower", headline=True)),
 }
@@ -26,11 +26,11 @@ def frechet_distance(mu1: ArrayLike, sigma1: ArrayLike, mu2: ArrayLike, sigma2: 
     (fewer samples than features), where rounding noise of size e in an eigenvalue would otherwise weigh e^(1/2).
 
     Args:
-        mu1, mu2: Means `[D]`.
-        sigma1, sigma2: Covariances `[D, D]`, symmetric.
+        mu1, mu2: means `[D]`.
+        sigma1, sigma2: covariances `[D, D]`, symmetric.
 
     Raises:
-        ValueError: The shapes do not fit, or a value is not finite.
+        ValueError: the shapes do not fit, or a value is not finite.
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mu1, sigma1, mu2, sigma2))
     dim = m1.shape[0] if m1.ndim == 1 else 0
@@ -50,19 +50,19 @@ def _factor(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def _frechet(real: Side, fake: Side, _: int) -> Mapping[str, float]:
-    name = OWN_DISTANCES[fake.encoder][0] if fake.encoder in OWN_DISTANCES else "frechet_distance"
+def _frechet(real: ImageSet, fake: ImageSet, _: int) -> Mapping[str, float]:
+    name = ENCODER_DISTANCES[fake.encoder][0] if fake.encoder in ENCODER_DISTANCES else "frechet_distance"
     return {name: frechet_distance(*real.gaussian("features"), *fake.gaussian("features"))}
 
 
-def _spatial(real: Side, fake: Side, _: int) -> Mapping[str, float]:
+def _spatial(real: ImageSet, fake: ImageSet, _: int) -> Mapping[str, float]:
     return {"sfid": frechet_distance(*real.gaussian("spatial"), *fake.gaussian("spatial"))}
 
 
 FRECHET = Metric(
     "Fréchet distance",
     {
-        **dict(OWN_DISTANCES.values()),
+        **dict(ENCODER_DISTANCES.values()),
         "frechet_distance": Score("Fréchet distance", "lower", headline=True, ratio="frechet_ratio"),
         "frechet_ratio": Score("times held-out", "neither", places=2),
     },

@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+FloatArray = NDArray[np.float64]
+
+Gaussian = tuple[FloatArray, FloatArray]
 """Mean `[D]` and covariance `[D, D]`."""
 
-CHUNK_ROWS = 512
+PRODUCT_ROWS = 512
 """Rows that are widened to float64 at a time."""
 
 
@@ -18,7 +20,7 @@ class GaussianStatistics:
     that a partial result can be sent to another process and merged there.
 
     Args:
-        count: Rows seen so far.
+        count: rows seen so far.
         mean: `[D]`.
         scatter: `[D, D]`, the sum of (x - mean)(x - mean)^T over the rows.
     """
@@ -62,25 +64,25 @@ class GaussianStatistics:
         """Unbiased covariance `[D, D]`: the scatter over count - 1, as in the reference implementations of FID.
 
         Raises:
-            ValueError: Fewer than two rows have been seen.
+            ValueError: fewer than two rows have been seen.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 rows of features, not {self.count}")
         return self.scatter / (self.count - 1)
 
 
-def moments(rows: NDArray[np.floating], counts: NDArray[np.integer] | None = None) -> Moments:
+def moments(rows: NDArray[np.floating], counts: NDArray[np.integer] | None = None) -> Gaussian:
     """Mean and unbiased covariance of `rows` `[N, D]`; memory beside the rows does not grow with N.
 
     Args:
-        rows: Features of any real dtype.
-        counts: `[N]`, how often each row is there. None: once.
+        rows: features of any real dtype.
+        counts: `[N]`, how often each row is there; None: once.
 
     Raises:
-        ValueError: There are fewer than two rows.
+        ValueError: there are fewer than two rows.
     """
     statistics = GaussianStatistics.empty(rows.shape[1])
-    for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
+    for start in range(0, len(rows), PRODUCT_ROWS):
+        chunk = slice(start, start + PRODUCT_ROWS)
         statistics.update(rows[chunk] if counts is None else np.repeat(rows[chunk], counts[chunk], axis=0))
     return statistics.mean, statistics.covariance

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, one_by_one
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, one_by_one
 
-SPLITS = 10
+SCORE_SPLITS = 10
 
 PERMUTATION_SEED = 2020
 
@@ -22,26 +22,28 @@ def inception_score(logits: ArrayLike) -> tuple[float, float]:
     so that numbers compare.
 
     Args:
-        logits: Classifier logits `[N, classes]`, N at least 10.
+        logits: classifier logits `[N, classes]`, N at least 10.
 
     Raises:
         ValueError: `logits` is not `[N, classes]` or has fewer than 10 rows.
     """
     x = np.asarray(logits, np.float64)
-    if x.ndim != 2 or len(x) < SPLITS:
-        raise ValueError(f"logits have shape {x.shape}: give [N, classes] with N >= {SPLITS}, one row for each split")
+    if x.ndim != 2 or len(x) < SCORE_SPLITS:
+        raise ValueError(
+            f"logits have shape {x.shape}: give [N, classes] with N >= {SCORE_SPLITS}, one row for each split"
+        )
     x = x[np.random.RandomState(PERMUTATION_SEED).permutation(len(x))]
     exponential = np.exp(x - x.max(axis=1, keepdims=True))
     p = exponential / exponential.sum(axis=1, keepdims=True)
-    size = len(p) // SPLITS
-    p = p[: SPLITS * size].reshape(SPLITS, size, -1)
+    size = len(p) // SCORE_SPLITS
+    p = p[: SCORE_SPLITS * size].reshape(SCORE_SPLITS, size, -1)
     marginal = p.mean(axis=1, keepdims=True)
     divergence = (p * (np.log(p + LOG_FLOOR) - np.log(marginal + LOG_FLOOR))).sum(axis=2)
     scores = np.exp(divergence.mean(axis=1))
     return float(scores.mean()), float(scores.std())
 
 
-def _compute(_: Side, fake: Side, __: int) -> Mapping[str, float]:
+def _compute(_: ImageSet, fake: ImageSet, __: int) -> Mapping[str, float]:
     mean, deviation = inception_score(fake.array("logits"))
     return {"inception_score": mean, "inception_score_std": deviation}
 
@@ -55,6 +57,6 @@ INCEPTION_SCORE = Metric(
     _compute,
     kinds=("logits",),
     real="nothing",
-    images=SPLITS,
+    images=SCORE_SPLITS,
     resample=one_by_one(_compute),
 )

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.gaussian import FloatArray
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 
 SUBSETS, SUBSET_ROWS = 100, 1000
 """The reference implementations' number of subsets, and images in each."""
@@ -20,18 +21,16 @@ SUBSET_SEED = 2020
 BLOCK_ROWS = 1024
 """Rows of a kernel matrix that are held at once."""
 
-Array = NDArray[np.float64]
-
 
 def kid(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
     """Mean and population standard deviation of the squared discrepancy over subsets; see `resampled_kid`.
 
     Args:
-        real: Features `[N, D]`, N at least 2.
-        fake: Features `[M, D]`, M at least 2.
+        real: features `[N, D]`, N at least 2.
+        fake: features `[M, D]`, M at least 2.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     found = resampled_kid(real, fake, np.ones((1, len(np.asarray(fake)))))[:, 0]
     return float(found.mean()), float(found.std())
@@ -39,19 +38,19 @@ def kid(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
 
 def resampled_kid(
     real: ArrayLike, fake: ArrayLike, counts: ArrayLike, subsets: int = SUBSETS, size: int = SUBSET_ROWS
-) -> Array:
+) -> FloatArray:
     """The squared discrepancy of each subset, for resamples of the fake rows, `[subsets, S]`.
 
     A subset is `size` rows of either set without replacement, the same ones at every call. Where either set has no more
     rows than a subset, there is one subset, which holds all rows of both.
 
     Args:
-        real, fake: See `kid`.
-        counts: How often each fake row is drawn in each resample, `[S, M]`; ones give the sets as they are.
-        subsets, size: How many subsets, and how many rows in each.
+        real, fake: see `kid`.
+        counts: how often each fake row is drawn in each resample, `[S, M]`; ones give the sets as they are.
+        subsets, size: how many subsets, and how many rows in each.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     x, y, drawn = np.asarray(real), np.asarray(fake), np.asarray(counts, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
@@ -67,7 +66,7 @@ def resampled_kid(
     return np.stack(found)
 
 
-def squared_mmd(real: NDArray[np.floating], fake: NDArray[np.floating], drawn: Array) -> Array:
+def squared_mmd(real: NDArray[np.floating], fake: NDArray[np.floating], drawn: FloatArray) -> FloatArray:
     """The unbiased squared discrepancy `[S]` of `real` `[N, D]` and resamples `drawn` `[S, M]` of `fake` `[M, D]`.
 
     Means over pairs of one set leave out pairs of a row with itself, and with another draw of itself. A resample that
@@ -87,7 +86,7 @@ def squared_mmd(real: NDArray[np.floating], fake: NDArray[np.floating], drawn: A
     return within_x / (len(x) * (len(x) - 1)) + within_y - 2 * between / (len(x) * total)
 
 
-def _kernel_blocks(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
+def _kernel_blocks(x: FloatArray, y: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
     """The kernel `(x . y / D + 1)^3` between some rows of x and all of y, `[<= BLOCK_ROWS, M]`, with those rows."""
     for start in range(0, len(x), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
@@ -95,14 +94,14 @@ def _kernel_blocks(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
         yield rows, base * base * base
 
 
-def _without_self(rows: slice, values: Array) -> Array:
+def _without_self(rows: slice, values: FloatArray) -> FloatArray:
     """A block of the kernel of a set with itself, zero where a row meets itself."""
     own = np.arange(len(values))
     values[own, rows.start + own] = 0
     return values
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], _: int) -> Mapping[str, Array]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], _: int) -> Mapping[str, FloatArray]:
     found = resampled_kid(real.array("features"), fake.array("features"), counts)
     return {"kid": found.mean(axis=0), "kid_std": found.std(axis=0)}
 

@@ -7,30 +7,30 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.scoring.metrics.gaussian import Moments, moments
+from drifting.scoring.metrics.gaussian import Gaussian, moments
 
-HELDOUT = "_heldout"
+HELDOUT_SUFFIX = "_heldout"
 """What is appended to the name of a score of held-out real images."""
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ImageSet:
     """Images as metrics see them: the real ones, or the generated ones.
 
     Attributes:
-        rows: Arrays `[N, D]` by kind, a row for each image: `features`, and of the Inception network also `spatial` and
+        rows: arrays `[N, D]` by kind, a row for each image: `features`, and of the Inception network also `spatial` and
             `logits`. Real images may have some rows or none.
-        statistics: Mean `[D]` and covariance `[D, D]` by kind where they are known, of all images and not of the rows.
-        labels: `[N]`, the class of each row. Of generated images it is the class asked for. None: unknown.
-        encoder: The score encoder that took the features.
-        counts: `[N]`, how often each row is drawn in a resample. None: each is there once.
+        statistics: mean `[D]` and covariance `[D, D]` by kind where they are known, of all images and not of the rows.
+        labels: `[N]`, the class of each row. Of generated images it is the class asked for; None: unknown.
+        encoder: the score encoder that took the features.
+        counts: `[N]`, how often each row is drawn in a resample; None: each is there once.
 
     Raises:
-        ValueError: The arrays do not have one row for each image.
+        ValueError: the arrays do not have one row for each image.
     """
 
     rows: Mapping[str, NDArray[np.floating]]
-    statistics: Mapping[str, Moments] = field(default_factory=dict)
+    statistics: Mapping[str, Gaussian] = field(default_factory=dict)
     labels: NDArray[np.integer] | None = None
     encoder: str = ""
     counts: NDArray[np.integer] | None = None
@@ -51,7 +51,7 @@ class Side:
         rows = self.rows[kind]
         return rows if self.counts is None else np.repeat(rows, self.counts, axis=0)
 
-    def gaussian(self, kind: str) -> Moments:
+    def gaussian(self, kind: str) -> Gaussian:
         """Mean and covariance: the statistics that are known, or those of the rows."""
         return self.statistics[kind] if kind in self.statistics else moments(self.rows[kind], self.counts)
 
@@ -65,11 +65,11 @@ class Score:
     """One of the numbers of a metric, for a person.
 
     Attributes:
-        title: What tables and charts call it.
-        better: Which end is the better one. `neither`: the number goes with another one and is not compared.
-        headline: Whether a page shows it at the top.
-        places: Digits behind the point in tables.
-        ratio: Name of the number that this score is divided by that of held-out real images; '': there is none.
+        title: what tables and charts call it.
+        better: which end is the better one. `neither`: the number goes with another one and is not compared.
+        headline: whether a page shows it at the top.
+        places: digits behind the point in tables.
+        ratio: name of the number that this score is divided by that of held-out real images; '': there is none.
     """
 
     title: str
@@ -79,10 +79,10 @@ class Score:
     ratio: str = ""
 
 
-Compute = Callable[[Side, Side, int], Mapping[str, float]]
+Compute = Callable[[ImageSet, ImageSet, int], Mapping[str, float]]
 """`(real, generated, neighbours)` to numbers by name."""
 
-Resample = Callable[[Side, Side, NDArray[np.integer], int], Mapping[str, NDArray[np.float64]]]
+Resample = Callable[[ImageSet, ImageSet, NDArray[np.integer], int], Mapping[str, NDArray[np.float64]]]
 """`(real, generated, counts [S, N], neighbours)` to numbers `[S]` by name, for each resample of generated images."""
 
 
@@ -91,16 +91,16 @@ class Metric:
     """A metric: it knows arrays, and yields numbers by name.
 
     Attributes:
-        title: What a sentence calls it.
-        scores: Every number that it may yield.
-        compute: Computes the numbers; the names are some of those in `scores`.
-        kinds: The kinds of rows that it needs of generated images. Where an encoder has them not, the metric is no
+        title: what a sentence calls it.
+        scores: every number that it may yield.
+        compute: computes the numbers; the names are some of those in `scores`.
+        kinds: the kinds of rows that it needs of generated images. Where an encoder has them not, the metric is no
             score of it and is left out without a word.
-        real: What it needs of real images in the same kinds: nothing, their mean and covariance, or their rows.
-        labels: Whether it needs the classes of both; it is left out without a word where they are unknown.
-        images: How many images it needs at least, of both where it needs real rows.
-        neighbours: Whether it looks at nearest neighbours, of which there must be more than `eval.neighbours`.
-        resample: Computes the numbers of many resamples, for intervals. None: that takes too long, there are none.
+        real: what it needs of real images in the same kinds: nothing, their mean and covariance, or their rows.
+        labels: whether it needs the classes of both; it is left out without a word where they are unknown.
+        images: how many images it needs at least, of both where it needs real rows.
+        neighbours: whether it looks at nearest neighbours, of which there must be more than `eval.neighbours`.
+        resample: computes the numbers of many resamples, for intervals; None: that takes too long, there are none.
     """
 
     title: str
@@ -113,12 +113,12 @@ class Metric:
     neighbours: bool = False
     resample: Resample | None = None
 
-    def applies(self, real: Side, fake: Side) -> bool:
+    def applies(self, real: ImageSet, fake: ImageSet) -> bool:
         """Whether it is a score of such images at all."""
         labelled = real.labels is not None and fake.labels is not None
         return all(kind in fake.rows for kind in self.kinds) and (labelled or not self.labels)
 
-    def lacks(self, real: Side, fake: Side, k: int) -> str | None:
+    def lacks(self, real: ImageSet, fake: ImageSet, k: int) -> str | None:
         """What is missing, as words about the real images or the generated ones; None: nothing is."""
         known = {"nothing": set(self.kinds), "statistics": {*real.statistics, *real.rows}, "rows": set(real.rows)}
         for kind in self.kinds:
@@ -133,7 +133,9 @@ class Metric:
 def one_by_one(compute: Compute) -> Resample:
     """Computes a metric of each resample anew."""
 
-    def resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+    def resample(
+        real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int
+    ) -> Mapping[str, NDArray[np.float64]]:
         found = [compute(real, fake.drawn(row), k) for row in counts]
         return {name: np.asarray([numbers[name] for numbers in found]) for name in found[0]}
 
@@ -143,7 +145,7 @@ def one_by_one(compute: Compute) -> Resample:
 def undrawn(resample: Resample) -> Compute:
     """Computes a metric as the resample in which every image is there once."""
 
-    def compute(real: Side, fake: Side, k: int) -> Mapping[str, float]:
+    def compute(real: ImageSet, fake: ImageSet, k: int) -> Mapping[str, float]:
         found = resample(real, fake, np.ones((1, len(fake)), np.int64), k)
         return {name: float(values[0]) for name, values in found.items()}
 

@@ -5,17 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drifting.scoring.metrics.gaussian import FloatArray
+
 TILE_ROWS = 1024
 """Rows of a distance matrix that are held at once; memory is about 16 * TILE_ROWS * columns bytes."""
 
-Array = NDArray[np.float64]
 
-
-def checked(real: ArrayLike, fake: ArrayLike, counts: ArrayLike, k: int, tile: int) -> tuple[Array, Array, Array]:
+def checked(
+    real: ArrayLike, fake: ArrayLike, counts: ArrayLike, k: int, tile: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Both sets of features `[N, D]` and `[M, D]` and the counts `[S, M]` of the second's resamples, as float64.
 
     Raises:
-        ValueError: The shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
+        ValueError: the shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
     """
     x, y, drawn = np.asarray(real, np.float64), np.asarray(fake, np.float64), np.asarray(counts, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
@@ -29,7 +31,7 @@ def checked(real: ArrayLike, fake: ArrayLike, counts: ArrayLike, k: int, tile: i
     return x, y, drawn
 
 
-def squared_radii(x: Array, k: int, tile: int = TILE_ROWS) -> Array:
+def squared_radii(x: FloatArray, k: int, tile: int = TILE_ROWS) -> FloatArray:
     """Squared distance `[N]` of each row to its k-th nearest other row."""
     radii = np.empty(len(x))
     for rows, squared in squared_distances(x, x, tile):
@@ -38,7 +40,7 @@ def squared_radii(x: Array, k: int, tile: int = TILE_ROWS) -> Array:
     return radii
 
 
-def squared_distances(x: Array, y: Array, tile: int = TILE_ROWS) -> Iterator[tuple[slice, Array]]:
+def squared_distances(x: FloatArray, y: FloatArray, tile: int = TILE_ROWS) -> Iterator[tuple[slice, FloatArray]]:
     """Squared distances `[<= tile, M]` of `tile` rows of x at a time to all of y, with the slice of those rows."""
     x_norms, y_norms = (x**2).sum(axis=1), (y**2).sum(axis=1)
     for start in range(0, len(x), tile):
@@ -50,6 +52,6 @@ def squared_distances(x: Array, y: Array, tile: int = TILE_ROWS) -> Iterator[tup
         yield rows, np.maximum(squared, 0, out=squared)
 
 
-def present(drawn: Array) -> NDArray[np.float32]:
+def present(drawn: FloatArray) -> NDArray[np.float32]:
     """Which rows are there in each resample, `[M, S]`; a matrix product with it counts them."""
     return (drawn > 0).T.astype(np.float32)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import Metric, Score, Side, undrawn
+from drifting.scoring.metrics.metric import ImageSet, Metric, Score, undrawn
 from drifting.scoring.metrics.neighbours import TILE_ROWS, checked, present, squared_distances, squared_radii
 
 
@@ -16,13 +16,13 @@ def precision_recall(real: ArrayLike, fake: ArrayLike, k: int = 3, tile: int = T
     (eq. 1 and 2 of the paper).
 
     Args:
-        real: Features `[N, D]`.
-        fake: Features `[M, D]`.
-        k: Which neighbour sets the radius.
-        tile: Rows of the distance matrix that are held at once.
+        real: features `[N, D]`.
+        fake: features `[M, D]`.
+        k: which neighbour sets the radius.
+        tile: rows of the distance matrix that are held at once.
 
     Raises:
-        ValueError: The shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
+        ValueError: the shapes do not fit, `k` is not in 1 .. min(N, M) - 1, or `tile` is not positive.
     """
     precision, recall = resampled_precision_recall(real, fake, np.ones((1, len(np.asarray(fake)))), k, tile)
     return float(precision[0]), float(recall[0])
@@ -36,11 +36,11 @@ def resampled_precision_recall(
     Balls keep the radii that they have in the whole set: among rows drawn twice, the nearest neighbour is oneself.
 
     Args:
-        real, fake, k, tile: See `precision_recall`.
-        counts: How often each fake row is drawn in each resample, `[S, M]`; ones give `precision_recall`.
+        real, fake, k, tile: see `precision_recall`.
+        counts: how often each fake row is drawn in each resample, `[S, M]`; ones give `precision_recall`.
 
     Raises:
-        ValueError: The shapes do not fit, or as `precision_recall` does.
+        ValueError: the shapes do not fit, or as `precision_recall` does.
     """
     x, y, drawn = checked(real, fake, counts, k, tile)
     real_radii, fake_radii = squared_radii(x, k, tile), squared_radii(y, k, tile)
@@ -56,7 +56,7 @@ def f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-def _resample(real: Side, fake: Side, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
+def _resample(real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int) -> Mapping[str, NDArray[np.float64]]:
     precision, recall = resampled_precision_recall(real.array("features"), fake.array("features"), counts, k)
     both = np.asarray([f1(p, r) for p, r in zip(precision, recall, strict=True)])
     return {"precision": precision, "recall": recall, "f1": both}

@@ -15,7 +15,7 @@ import numpy as np
 Rows = tuple[np.ndarray, ...]
 
 
-class Blocks:
+class BlockFunction:
     """`function(params, *rows)`, jitted, for any number of rows.
 
     Args:
@@ -70,7 +70,7 @@ def _fetch(result: Any, count: int) -> Any:
     return jax.tree.map(lambda array: np.asarray(array)[:count], result)
 
 
-def joined(results: Iterable[Any]) -> Any:
-    """The results of `Blocks` as one pytree of arrays `[N, ...]`; None of none."""
+def join_blocks(results: Iterable[Any]) -> Any:
+    """The results of a `BlockFunction` as one pytree of arrays `[N, ...]`; None of none."""
     found = list(results)
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *found) if found else None
