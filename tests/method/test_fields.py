@@ -313,7 +313,7 @@ def test_a_target_of_weight_zero_counts_for_nothing_however_near():
 @EVERY
 def test_affinities_have_their_signs(name, kernel):
     """Attraction by positives, repulsion by negatives, nothing between a sample and itself."""
-    s = samples()
+    s = {key: jnp.asarray(a) for key, a in samples().items()}
     pairs = Pairs(
         jnp.asarray(restated.distances(s["x"], s["y_pos"]), jnp.float32),
         jnp.asarray(restated.distances(s["x"], s["y_neg"]), jnp.float32),
