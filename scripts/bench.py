@@ -34,7 +34,7 @@ from drifting.method.features import pixel_features
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective, map_loss
 from drifting.method.state import create
-from drifting.method.step import StepParts, begin_step, drift_loss, generator_inputs, real_features, train_step
+from drifting.method.step import StepParts, begin_step, generator_inputs, real_features, step_loss, train_step
 from scripts import bench_data
 
 REPEATS = 10
@@ -191,7 +191,7 @@ def main() -> None:
 
     def loss(x: jax.Array) -> jax.Array:
         features = parts.features(encoder, x)
-        return drift_loss(parts.recipe.objective, features, real_features(parts, draw, encoder), draw, widths)[0]
+        return step_loss(parts.recipe.objective, features, real_features(parts, draw, encoder), draw, widths)[0]
 
     for size in MICRO_BATCHES:
         name = f"workload T, {size} samples at a time" if size else "workload T, one step"

@@ -1,4 +1,4 @@
-"""Fixtures every test file shares: where the golden files are, and one compilation cache for the whole suite."""
+"""What every test file shares: fixtures, a compilation cache, and the check of the annotations of `drifting.method`."""
 
 import logging
 import os
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import config, install_import_hook
+
+import tests.support.checked_types  # the hook knows it by its name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +24,18 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 
 OPTIMISED: dict[str, bool | int] = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 """`compiler_options` for the few tests that need what users run, to the last rounding."""
+
+
+# Before drifting is imported anywhere. Subprocesses that tests start go without, as users do.
+install_import_hook("drifting.method", f"{tests.support.checked_types.__name__}.check")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What users see: calls that the annotations do not allow reach the function, whose own error the test wants."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

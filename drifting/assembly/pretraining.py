@@ -24,7 +24,7 @@ from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
 from drifting.errors import require
 from drifting.method.mae_step import MAERecipe, MAEStepParts, mae_step
-from drifting.method.placement import HERE
+from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
 from drifting.method.state import TrainState, create
 from drifting.networks.network import Params
@@ -102,7 +102,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
         return create(nnx.to_pure_dict(nnx.state(autoencoder())), optimizer, ema_decays=train.ema_decays)
 
     graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
-    placement = HERE if layout.devices == 1 else layout
+    placement = ONE_DEVICE if layout.devices == 1 else layout
     parts = MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer, placement)
     placed = shardings(layout, jax.eval_shape(empty_state))
     return Pretraining(

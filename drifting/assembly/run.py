@@ -27,7 +27,7 @@ from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.images import generate_images
-from drifting.method.placement import HERE
+from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState, create
@@ -195,7 +195,7 @@ def set_up(
     else:
         generator, init_params = networks.own_generator(network, space.shape, config.train.seed)
     optimizer = optimizer_of(config.optimizer, config.train.steps)
-    placement = HERE if layout is None or layout.devices == 1 else layout
+    placement = ONE_DEVICE if layout is None or layout.devices == 1 else layout
     parts = StepParts(recipe_of(config), generator, space, encoder.features, optimizer, pool_of(config), placement)
     sets = 1 if layout is None else layout.replicas
 

@@ -9,12 +9,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float32, Int32, Key, Shaped
 
 from drifting.method.placement import Take
 from drifting.method.pool import draw_labels
 
 
-def look_up(records: Array, rows: Array, views: Array) -> Array:
+def look_up(
+    records: Shaped[Array, "rows views *record"],
+    rows: Int32[Array, "labels count"],
+    views: Int32[Array, "labels count"],
+) -> Shaped[Array, "labels count *record"]:
     """`records[rows, views]`, of records on one device."""
     return records[rows, views]
 
@@ -25,55 +30,58 @@ class AllSamples:
     """Records of all real samples, sorted by class; see `drifting.method.pool.Pool`.
 
     Attributes:
-      records: `[N, V, *shape]`, in the order of their classes; `V` views of each: the sample and, where there is a
-        second, its mirror image. Rows from `starts[C]` on are padding.
-      starts: `[C + 1]` int32, class `c` is the rows `[starts[c], starts[c + 1])`, at least one.
-      mirror: whether to mirror each drawn sample with probability 1/2: by its second view, or if it has but one, left
-        to right along axis 1 of its shape `[H, W, C]`.
-      take: how records are looked up.
+        records: the samples in the order of their classes, each in one view or two: the sample and, where there is a
+            second, its mirror image. Rows from `starts[-1]` on are padding.
+        starts: class `c` is the rows `[starts[c], starts[c + 1])`, at least one; there are `classes + 1` bounds.
+        mirror: whether to mirror each drawn sample with probability 1/2: by its second view, or if it has but one, left
+            to right along axis 1 of its shape `[H, W, C]`.
+        take: looks records up.
     """
 
-    records: Array
-    starts: Array
+    records: Shaped[Array, "rows views *record"]
+    starts: Int32[Array, "bounds"]
     mirror: bool = dataclasses.field(default=False, metadata={"static": True})
     take: Take = dataclasses.field(default=look_up, metadata={"static": True})
 
-    def labels(self, key: Array, count: int) -> Array:
-        """The class labels of a step, `[count]` int32, see `draw_labels`."""
+    def labels(self, key: Key[Array, ""], count: int) -> Int32[Array, "{count}"]:
+        """The class labels of a step, see `draw_labels`."""
         return draw_labels(key, count, self.starts.shape[0] - 1)
 
-    def of_class(self, key: Array, labels: Array, count: int) -> Array:
+    def of_class(
+        self, key: Key[Array, ""], labels: Int32[Array, "labels"], count: int
+    ) -> Shaped[Array, "labels {count} *record"]:
         """`count` records of each label's class, drawn uniformly and independently for every label.
 
-        Without replacement where the class has at least `count`, otherwise with replacement.
+        Records are drawn without replacement where the class has at least `count`, otherwise with replacement.
 
         Args:
-          key: one PRNG key.
-          labels: `[L]` int32 in `[0, C)`.
-          count: records per label; static.
-
-        Returns:
-          `[L, count, *shape]`.
+            key: one PRNG key.
+            labels: class indices.
+            count: records per label; static.
         """
         first = self.starts[labels]
         return self._draw(key, first, self.starts[labels + 1] - first, count)
 
-    def of_any(self, key: Array, labels: Array, count: int) -> Array:
+    def of_any(
+        self, key: Key[Array, ""], labels: Int32[Array, "labels"], count: int
+    ) -> Shaped[Array, "labels {count} *record"]:
         """As `of_class`, of any class: the labels only say how many rows there are."""
         held = jnp.broadcast_to(self.starts[-1], labels.shape)
         if count == 0:
             return jnp.zeros((labels.shape[0], 0, *self.records.shape[2:]), self.records.dtype)
         return self._draw(key, jnp.zeros_like(held), held, count)
 
-    def fill(self) -> Array:
+    def fill(self) -> Float32[Array, ""]:
         """1: nothing is missing."""
         return jnp.float32(1)
 
     def kept(self) -> None:
-        """Nothing is kept in the state: every batch carries the samples."""
+        """The state keeps nothing: every batch carries the samples."""
 
-    def _draw(self, key: Array, first: Array, held: Array, count: int) -> Array:
-        """`count` records out of the `held` `[L]` ones that begin at the rows `first` `[L]`."""
+    def _draw(
+        self, key: Key[Array, ""], first: Int32[Array, "labels"], held: Int32[Array, "labels"], count: int
+    ) -> Shaped[Array, "labels {count} *record"]:
+        """`count` records out of the `held` ones that begin at the rows `first`."""
         row_key, coin_key = jax.random.split(key)
         rows = first[:, None] + distinct(row_key, held, count)
         if not self.mirror:
@@ -85,16 +93,16 @@ class AllSamples:
         return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
 
 
-def distinct(key: Array, held: Array, count: int) -> Array:
-    """For each of `held` `[L]` int32, `count` numbers of `[0, held)`: `[L, count]` int32.
+def distinct(key: Key[Array, ""], held: Int32[Array, "labels"], count: int) -> Int32[Array, "labels {count}"]:
+    """For each of `held`, `count` numbers of `[0, held)`.
 
-    A uniform draw of a subset, by Floyd's algorithm (Bentley & Floyd 1987), whose cost does not depend on `held`;
-    independent draws with replacement where `held < count`.
+    The numbers are a uniform draw of a subset, by Floyd's algorithm (Bentley & Floyd 1987), whose cost does not depend
+    on `held`; they are independent draws with replacement where `held < count`.
     """
     without, replaced = jax.random.split(key)
     keys = jax.random.split(without, count)
 
-    def add(i: Array, chosen: Array) -> Array:
+    def add(i: Int32[Array, ""], chosen: Int32[Array, "labels count"]) -> Int32[Array, "labels count"]:
         last = held - count + i
         drawn = jax.random.randint(keys[i], held.shape, 0, last + 1)
         taken = jnp.any(chosen == drawn[:, None], axis=1)

@@ -12,42 +12,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
+from jaxtyping import Int, Int32, Integer, Key, Shaped, UInt32
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """Ring buffers, one for each of `C` classes, of `K` samples each.
+    """Ring buffers, one for each class, of `capacity` samples each. Several banks are one with a leading axis.
 
     Attributes:
-      samples: `[C, K, *shape]`; the slots of class `c` that are valid are the first `fill(bank)[c]`. None in a
-        checkpoint that holds their numbers alone.
-      ids: `[C, K]` uint32, what each sample is called in the data's order, by which it can be read again.
-      pushed: `[C]` int32, pushes per class folded into `[0, 2K)`: exact while the ring is not full, afterwards a full
-        turn is subtracted, so that it never overflows. `pushed % K` is the next slot, `min(pushed, K)` the fill.
+        samples: `[*sets, classes, capacity, *record]`; the slots of class `c` that are valid are the first
+            `fill(bank)[c]`. They are None in a checkpoint that holds their numbers alone.
+        ids: what each sample is called in the data's order, by which it can be read again.
+        pushed: pushes per class folded into `[0, 2 capacity)`: exact while the ring is not full, afterwards a full turn
+            is subtracted, so that it never overflows. `pushed % capacity` is the next slot, `min(pushed, capacity)` the
+            fill.
     """
 
-    samples: Array
-    ids: Array
-    pushed: Array
+    samples: Shaped[Array, "..."]
+    ids: UInt32[Array, "*sets classes capacity"]
+    pushed: Int32[Array, "*sets classes"]
 
     @property
     def num_classes(self) -> int:
-        """Number of classes `C`."""
+        """Number of classes."""
         return self.ids.shape[-2]
 
     @property
     def capacity(self) -> int:
-        """Samples kept per class, `K`."""
+        """Samples kept per class."""
         return self.ids.shape[-1]
 
 
-def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Bank:
+def empty_bank(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Bank:
     """An empty bank for `num_classes` classes of `capacity` samples of `shape` and `dtype`.
 
     Raises:
-      ValueError: if `num_classes` or `capacity` is not positive.
+        ValueError: if `num_classes` or `capacity` is not positive.
     """
     if num_classes < 1 or capacity < 1:
         raise ValueError(f"bank: num_classes={num_classes} and capacity={capacity} must both be at least 1")
@@ -55,22 +57,24 @@ def create(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTypeLi
     return Bank(jnp.zeros((*rings, *shape), dtype), jnp.zeros(rings, jnp.uint32), jnp.zeros((num_classes,), jnp.int32))
 
 
-def fill(bank: Bank) -> Array:
-    """Number of valid samples of each class, `[C]` int32 in `[0, K]`, of each of several banks where there are."""
+def fill(bank: Bank) -> Int32[Array, "*sets classes"]:
+    """Number of valid samples of each class, in `[0, capacity]`, of each of several banks where there are."""
     return jnp.minimum(bank.pushed, bank.capacity)
 
 
-def ring_slots(pushed: Array, labels: Array, capacity: int) -> tuple[Array, Array, Array, Array]:
+def ring_slots(
+    pushed: Int32[Array, "classes"], labels: Int32[Array, "batch"], capacity: int
+) -> tuple[Int32[Array, "batch"], Int32[Array, "batch"], Int32[Array, "batch"], Int32[Array, "classes"]]:
     """Where each sample of a batch goes: the plan of one `push`.
 
     Args:
-      pushed: `[C]` int32, of the bank.
-      labels: `[B]` int32, B > 0; outside `[0, C)` is ignored.
-      capacity: `K`.
+        pushed: the bank's.
+        labels: class indices, at least one; those outside `[0, classes)` are ignored.
+        capacity: the bank's.
 
     Returns:
-      `order [B]`, the batch sorted by label; `label [B]` and `slot [B]` of the samples in that order, with label `C`
-      for those that are not written, so that no slot occurs twice (a scatter has no order); and the new `pushed [C]`.
+        The order of the batch sorted by label; label and slot of the samples in that order, with label `classes` for
+        those that are not written, so that no slot occurs twice (a scatter has no order); and the new `pushed`.
     """
     num_classes, position = pushed.shape[0], jnp.arange(labels.shape[0], dtype=jnp.int32)
     # Sorted stably, the samples of a class form one run in batch order; the place in the run gives the slot.
@@ -92,23 +96,25 @@ def ring_slots(pushed: Array, labels: Array, capacity: int) -> tuple[Array, Arra
     return order, written, slot, pushed.at[jnp.where(in_range & ends, label, num_classes)].set(folded, mode="drop")
 
 
-def push(bank: Bank, samples: ArrayLike, labels: ArrayLike, ids: ArrayLike) -> Bank:
+def push(
+    bank: Bank,
+    samples: Shaped[Array | np.ndarray, "batch ..."],
+    labels: Int[Array | np.ndarray, "batch"],
+    ids: Integer[Array | np.ndarray, "batch"],
+) -> Bank:
     """The bank after the samples of a batch are appended to the rings of their classes, in batch order.
 
-    Samples of one class take consecutive slots and overwrite the oldest; if more than `K` of a class come at once, its
-    last `K` stay. Costs O(B log B) and writes in place when the bank is donated.
+    Samples of one class take consecutive slots and overwrite the oldest; if more than `capacity` of a class come at
+    once, its last ones stay. It costs O(batch log batch) and writes in place when the bank is donated.
 
     Args:
-      bank: the bank.
-      samples: `[B, *shape]`, cast to the bank's dtype.
-      labels: `[B]` int32 in `[0, C)`; a sample with any other label (padding: -1) is ignored.
-      ids: `[B]` uint32, the samples' numbers.
-
-    Returns:
-      A new bank.
+        bank: a single bank.
+        samples: cast to the bank's dtype.
+        labels: class indices; a sample whose label is not in `[0, classes)` (padding: -1) is ignored.
+        ids: the samples' numbers.
 
     Raises:
-      ValueError: if the shapes do not fit the bank.
+        ValueError: if the shapes do not fit the bank.
     """
     samples, labels = jnp.asarray(samples), jnp.asarray(labels, jnp.int32)
     batch = labels.shape[0] if labels.ndim == 1 else -1
@@ -124,24 +130,26 @@ def push(bank: Bank, samples: ArrayLike, labels: ArrayLike, ids: ArrayLike) -> B
     return Bank(new, bank.ids.at[label, slot].set(jnp.asarray(ids, jnp.uint32)[order], mode="drop"), pushed)
 
 
-def sample(bank: Bank, key: Array, labels: ArrayLike, count: int) -> Array:
+def sample(
+    bank: Bank, key: Key[Array, ""], labels: Int[Array | np.ndarray, "labels"], count: int
+) -> Shaped[Array, "labels {count} *record"]:
     """`count` samples of each requested class, drawn uniformly and independently for every entry of `labels`.
 
-    Without replacement where the class holds at least `count`, otherwise with replacement over what it holds. A class
-    that is empty or out of range gives NaN (zero in an integer bank), never stale zeros that would train silently:
-    call `check_filled` on the host before the first draw.
+    Samples are drawn without replacement where the class holds at least `count`, otherwise with replacement over what
+    it holds. A class that is empty or out of range gives NaN (zero in an integer bank), never stale zeros that would
+    train silently: call `check_filled` on the host before the first draw.
 
     Args:
-      bank: the bank.
-      key: one PRNG key.
-      labels: `[L]` int32 in `[0, C)`; equal labels get independent draws.
-      count: samples per label; static.
+        bank: a single bank.
+        key: one PRNG key.
+        labels: class indices in `[0, classes)`; equal labels get independent draws.
+        count: samples per label; static.
 
     Returns:
-      `[L, count, *shape]` in the bank's dtype; the order within a row is random as well.
+        The samples in the bank's dtype; the order within a row is random as well.
 
     Raises:
-      ValueError: if `labels` is not a vector or `count` is not positive.
+        ValueError: if `labels` is not a vector or `count` is not positive.
     """
     labels = jnp.asarray(labels, jnp.int32)
     if labels.ndim != 1 or count < 1:
@@ -166,17 +174,19 @@ def sample(bank: Bank, key: Array, labels: ArrayLike, count: int) -> Array:
     return jnp.where(empty, jnp.asarray(missing, drawn.dtype), drawn)
 
 
-def check_filled(counts: ArrayLike, needed: int = 1, class_names: Sequence[str] | None = None) -> None:
+def check_filled(
+    counts: Int[Array | np.ndarray, "classes"], needed: int = 1, class_names: Sequence[str] | None = None
+) -> None:
     """Refuses, on the host, a bank that some class has too few samples in.
 
     Args:
-      counts: `[C]` integers, `fill(bank)`.
-      needed: samples that every class must hold; 1 accepts any class that is not empty, since `sample` then draws with
-        replacement.
-      class_names: `[C]` names for the message; class indices are used without it.
+        counts: `fill(bank)`.
+        needed: samples that every class must hold; 1 accepts any class that is not empty, since `sample` then draws
+            with replacement.
+        class_names: names for the message; class indices are used without it.
 
     Raises:
-      ValueError: naming the first few classes that fall short, how many do, and the remedy.
+        ValueError: names the first few classes that fall short, how many do, and the remedy.
     """
     counts = np.asarray(counts)
     short = np.flatnonzero(counts < needed)

@@ -4,15 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float, Float32
 
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
 from drifting.method.loss import Objective, objective_loss
 
-Maps = Array | Mapping[str, Array]
-"""Samples `[N, D]`, `[L, N, D]` or `[L, N, F, C]`, or several such feature maps of the same samples by name."""
+Points = Float[Array | np.ndarray, "..."]
+"""Samples of one problem `[samples, dimensions]`, or of several: `[labels, samples, dimensions]`, or feature maps of
+them, `[labels, samples, positions, channels]`."""
+
+Maps = Points | Mapping[str, Points]
+"""Samples, or several feature maps of the same samples by name."""
+
+FeatureMaps = dict[str, Float[Array, "_labels _samples _positions _channels"]]
+"""Feature maps by name."""
 
 
 def drift_loss(
@@ -22,16 +31,15 @@ def drift_loss(
     *,
     objective: str = "log_kde",
     kernel: str | Kernel = "gaussian",
-    widths: float | Sequence[float] | Array = (0.4,),
-    alpha: ArrayLike | None = None,
+    widths: Float[ArrayLike, "*widths"] | Sequence[float] = (0.4,),
+    alpha: Float[ArrayLike, "*labels"] | None = None,
     normalise_field: bool = True,
     feature_scale: str = "per_map",
-) -> tuple[Array, dict[str, Any]]:
+) -> tuple[Float32[Array, ""], dict[str, Any]]:
     """The loss that moves generated samples towards positives, and away from one another.
 
-    Every class label has a drift problem of its own at every position. Arrays are `[samples, dimensions]` for a single
-    problem, `[labels, samples, dimensions]`, or `[labels, samples, positions, channels]`; a dict of them adds up the
-    losses of several feature maps. Numbers of samples may differ between generated, positive and unconditional ones.
+    Every class label has a drift problem of its own at every position. Losses of several feature maps are added up.
+    Numbers of samples may differ between generated, positive and unconditional ones.
 
     Args:
         generated: generated samples, the only argument that carries gradient; at least two of each label.
@@ -40,17 +48,17 @@ def drift_loss(
         objective: a key of `LOSSES` ("Drifting Fields are not Conservative") or of `FIELDS` ("Generative Modeling via
             Drifting").
         kernel: a key of `KERNELS` or a `Kernel`.
-        widths: kernel widths, one or several, in units of the feature scale; may be traced.
-        alpha: guidance scale, at least 1, a scalar or `[labels]`.
+        widths: one kernel width or several, in units of the feature scale; may be traced.
+        alpha: guidance scale, at least 1, one for all labels or one for each.
         normalise_field: divide each width's field by its root mean square, as the published runs do.
         feature_scale: `per_map`, `per_problem` or `none`, see `Objective`.
 
     Returns:
-        The loss, float32 scalar, and metrics: `gap`, how much denser generated samples lie around generated ones than
-        positives do; `field_norm` `[widths]`; and `maps`, a `MapMetrics` for each feature map.
+        The loss and metrics: `gap`, how much denser generated samples lie around generated ones than positives do;
+        `field_norm` of each width; and `maps`, a `MapMetrics` for each feature map.
 
     Raises:
-        ValueError: shapes do not fit, or there is nothing of a name that is given. Raised before anything is traced.
+        ValueError: shapes do not fit, or there is nothing of a name that is given; before anything is traced.
     """
     static = Objective(objective, kernel, normalise_field, feature_scale)
     if feature_scale == "neighbour":
@@ -67,21 +75,19 @@ def drift_loss(
     labels, count = next(iter(gen.values())).shape[:2]
     if count < 2:
         raise ValueError(f"generated: has {count} sample of a label, give at least 2: they repel one another")
-    widths = jnp.atleast_1d(jnp.asarray(widths, jnp.float32))
-    if widths.ndim != 1 or not widths.size:
-        raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
+    each_width = _widths(widths)
     scale = jnp.asarray(1.0 if alpha is None else alpha, jnp.float32)
     if scale.shape not in ((), (labels,)):
         raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
     weight = unconditional_weight(jnp.broadcast_to(scale, (labels,)), count, next(iter(unc.values())).shape[1])
-    loss, maps = objective_loss(static, widths, gen, pos, unc, weight)
+    loss, maps = objective_loss(static, each_width, gen, pos, unc, weight)
     gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
     norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
     return loss, {"gap": gap, "field_norm": norm, "maps": maps}
 
 
-def _maps(argument: str, given: Maps) -> dict[str, Array]:
-    """Feature maps `[L, N, F, C]` by name."""
+def _maps(argument: str, given: Maps) -> FeatureMaps:
+    """The given arrays as feature maps."""
     maps = dict(given) if isinstance(given, Mapping) else {"samples": given}
     if not maps:
         raise ValueError(f"{argument}: is an empty dict, give at least one feature map")
@@ -101,7 +107,20 @@ def _maps(argument: str, given: Maps) -> dict[str, Array]:
     return found
 
 
-def _check(gen: dict[str, Array], other: dict[str, Array], argument: str, least: int) -> None:
+def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Array, "widths"]:
+    """One kernel width or several as an array."""
+    widths = jnp.atleast_1d(jnp.asarray(given, jnp.float32))
+    if widths.ndim != 1 or not widths.size:
+        raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
+    return widths
+
+
+def _check(
+    gen: FeatureMaps,
+    other: FeatureMaps,
+    argument: str,
+    least: int,
+) -> None:
     """Refuses real samples whose maps are not those of the generated ones."""
     if set(gen) != set(other):
         raise ValueError(f"{argument}: has the maps {sorted(other)}, the generated samples {sorted(gen)}")

@@ -7,17 +7,20 @@ together, the expansion of a distance into a matrix product is not accurate enou
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from drifting.method.fields import Pairs
 from drifting.method.kernels import safe_sqrt
 
 
-def exact_distance(x: Array, y: Array) -> Array:
-    """Distances `[N, M]` between the rows of `x` `[N, D]` and of `y` `[M, D]`, row by row; differentiable."""
+def exact_distance(x: Float[Array, "n dims"], y: Float[Array, "m dims"]) -> Float[Array, "n m"]:
+    """Distances between the rows of `x` and of `y`, row by row; differentiable."""
     return jax.lax.map(lambda row: safe_sqrt(jnp.sum(jnp.square(row - y), axis=1)), x)
 
 
-def independent_pairs(x: Array, y_pos: Array, y_neg: Array) -> Pairs:
-    """Pairs of queries `[N, D]` with references `[P, D]` and `[M, D]` they are not among, all of weight one."""
+def independent_pairs(
+    x: Float[Array, "queries dims"], y_pos: Float[Array, "positives dims"], y_neg: Float[Array, "negatives dims"]
+) -> Pairs:
+    """Pairs of queries with references they are not among, all of weight one."""
     d_pos, d_neg = exact_distance(x, y_pos), exact_distance(x, y_neg)
     return Pairs(d_pos, d_neg, jnp.ones(len(y_pos)), jnp.ones(len(y_neg)), jnp.zeros(d_neg.shape, bool))

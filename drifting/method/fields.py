@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32
 
-from drifting.method.kernels import Kernel, kernel_of, pairwise_distance
-
-_EXACT = jax.lax.Precision.HIGHEST
+from drifting.method.kernels import EXACT_PRODUCT, Kernel, LogProfile, Width, kernel_of, pairwise_distance
 
 # Two constants of the released recipe (Deng et al.): the distance added to a sample's pair with itself, and the floor
 # under the product of the two softmaxes.
@@ -32,38 +31,42 @@ AFFINITY_FLOOR = 1e-6
 
 
 class Pairs(NamedTuple):
-    """One drift problem as a kernel sees it. All float32 but `is_self`.
+    """One drift problem as a kernel sees it; the queries are the generated samples.
 
     Attributes:
-        d_pos: `[N, P]` distances from the generated samples to the positives, in the units of the kernel width.
-        d_neg: `[N, M]` the same to the negatives.
-        w_pos: `[P]` weights of the positives (one each, unless stated).
-        w_neg: `[M]` weights of the negatives: 1 for generated, `w_u >= 0` for unconditional samples.
-        is_self: `[N, M]` bool, True where the negative is the generated sample itself.
+        d_pos: distances to the positives, in the units of the kernel width.
+        d_neg: distances to the negatives.
+        w_pos: weights of the positives (one each, unless stated).
+        w_neg: weights of the negatives: 1 for generated, `w_u >= 0` for unconditional samples.
+        is_self: whether the negative is the generated sample itself.
     """
 
-    d_pos: Array
-    d_neg: Array
-    w_pos: Array
-    w_neg: Array
-    is_self: Array
+    d_pos: Float32[Array, "queries positives"]
+    d_neg: Float32[Array, "queries negatives"]
+    w_pos: Float32[Array, "positives"]
+    w_neg: Float32[Array, "negatives"]
+    is_self: Bool[Array, "queries negatives"]
 
 
 class Affinities(NamedTuple):
-    """Signed weights of the displacements: `pos` `[N, P]` (>= 0) and `neg` `[N, M]` (<= 0)."""
+    """Signed weights of the displacements: `pos >= 0` and `neg <= 0`."""
 
-    pos: Array
-    neg: Array
-
-
-Field = Callable[[Pairs, Kernel, ArrayLike], Affinities]
+    pos: Float32[Array, "queries positives"]
+    neg: Float32[Array, "queries negatives"]
 
 
-def log_density(log_kernel: Array, weights: Array, excluded: Array | None = None) -> Array:
-    """Logarithm of a weighted kernel density estimate at each query, `[N, T]` and `[T]` to `[N]`.
+Field = Callable[[Pairs, Kernel, Width], Affinities]
 
-    `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded` (`[N, T]` bool). Weights of
-    zero are allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
+
+def log_density(
+    log_kernel: Float[Array, "queries targets"],
+    weights: Float[Array, "targets"],
+    excluded: Bool[Array, "queries targets"] | None = None,
+) -> Float[Array, "queries"]:
+    """Logarithm of a weighted kernel density estimate at each query.
+
+    `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded`. Weights of zero are
+    allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
     """
     total = jnp.sum(weights)
     logits = log_kernel + jnp.log(weights)
@@ -73,8 +76,13 @@ def log_density(log_kernel: Array, weights: Array, excluded: Array | None = None
     return jax.nn.logsumexp(logits, axis=1) - jnp.log(total)
 
 
-def density_weights(log_kernel: Array, weights: Array, log_norm: Array, excluded: Array | None = None) -> Array:
-    """`w_j k_ij / (exp(log_norm_i) sum_j w_j)` over the targets not excluded (zero elsewhere), `[N, T]`.
+def density_weights(
+    log_kernel: Float[Array, "queries targets"],
+    weights: Float[Array, "targets"],
+    log_norm: Float[Array, "queries"],
+    excluded: Bool[Array, "queries targets"] | None = None,
+) -> Float[Array, "queries targets"]:
+    """`w_j k_ij / (exp(log_norm_i) sum_j w_j)` over the targets not excluded (zero elsewhere).
 
     With `log_norm = log_density(log_kernel, ...)` each row sums to one: the kernel-weighted mean's weights.
     """
@@ -87,11 +95,13 @@ def density_weights(log_kernel: Array, weights: Array, log_norm: Array, excluded
 
 
 def _difference_of_means(
-    pairs: Pairs, kernel: Kernel, width: ArrayLike, weigh: Callable[..., Array], normalise: Callable[..., Array] | None
+    pairs: Pairs, kernel: Kernel, width: Width, weigh: LogProfile, normalise: LogProfile | None
 ) -> Affinities:
     """`E_p[weigh (y - x)] / E_p[normalise] - E_q[weigh (y - x)] / E_q[normalise]`; `normalise=None` divides by one."""
 
-    def side(d: Array, w: Array, excluded: Array | None) -> Array:
+    def side(
+        d: Float[Array, "queries targets"], w: Float[Array, "targets"], excluded: Bool[Array, "queries targets"] | None
+    ) -> Float[Array, "queries targets"]:
         if normalise is None:
             log_norm = jnp.zeros(d.shape[0], d.dtype)
         else:
@@ -101,44 +111,44 @@ def _difference_of_means(
     return Affinities(side(pairs.d_pos, pairs.w_pos, None), -side(pairs.d_neg, pairs.w_neg, pairs.is_self))
 
 
-def mean_shift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def mean_shift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """Difference of the two kernel-weighted mean shifts: the field as defined, *Naive* in "Drifting Fields are not
     Conservative" (Eq. 3, Algorithm 2). Conservative for the Gaussian kernel alone."""
     return _difference_of_means(pairs, kernel, width, kernel.log_k, kernel.log_k)
 
 
-def mmd(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def mmd(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """The field without normalisation, `-grad [q# - p#]` (Eq. 8, Proposition 7): conservative, it vanishes in the
     tails."""
     return _difference_of_means(pairs, kernel, width, kernel.log_k, None)
 
 
-def sharp(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def sharp(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """The sharp-normalised field `grad log p# - grad log q#` (Definition 9, Eq. 18): conservative for every kernel."""
     return _difference_of_means(pairs, kernel, width, kernel.log_k, kernel.log_sharp)
 
 
-def score(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def score(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """Difference of the kernel-smoothed scores, `grad log p - grad log q` ("A Unified View", Section 2.3)."""
     return _difference_of_means(pairs, kernel, width, _finite_flat(kernel), kernel.log_k)
 
 
-def coulomb(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def coulomb(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """Gradient of the difference of the densities, `grad p - grad q` ("A Unified View", Table 1)."""
     return _difference_of_means(pairs, kernel, width, _finite_flat(kernel), None)
 
 
-def _finite_flat(kernel: Kernel) -> Callable[[Array, ArrayLike], Array]:
+def _finite_flat(kernel: Kernel) -> LogProfile:
     """`log kb` with the cusp at zero taken out: a coincident pair has no displacement, so it contributes nothing."""
 
-    def log_flat(d: Array, width: ArrayLike) -> Array:
+    def log_flat(d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
         apart = d > 0
         return jnp.where(apart, kernel.log_flat(jnp.where(apart, d, 1.0), width), -jnp.inf)
 
     return log_flat
 
 
-def drift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def drift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """The two-axis field that was released and trained at scale (*Drifting-X*; Deng et al., Algorithm 2).
 
     The affinity of a pair is the geometric mean of a softmax over targets and a softmax over queries, floored at 1e-6
@@ -149,24 +159,24 @@ def drift(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
     return _cross_weighted(jnp.sqrt(jnp.maximum(product, AFFINITY_FLOOR)), pairs)
 
 
-def drift_row(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def drift_row(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the softmax over targets alone: `E[k k (y_pos - y_neg)] / (Z_p + Z_q)^2` where both sides count the
     same ("Drifting Fields are not Conservative", Eq. 21 and Appendix D)."""
     return _cross_weighted(jax.nn.softmax(_joint_logits(pairs, kernel, width), axis=1), pairs)
 
 
-def drift_raw(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Affinities:
+def drift_raw(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the kernel itself, not normalised at all (Deng et al., Table 11)."""
     return _cross_weighted(jnp.exp(_joint_logits(pairs, kernel, width)), pairs)
 
 
-def _joint_logits(pairs: Pairs, kernel: Kernel, width: ArrayLike) -> Array:
-    """`log k` over all targets, negatives first, `[N, M + P]`; a sample's pair with itself is pushed far away."""
+def _joint_logits(pairs: Pairs, kernel: Kernel, width: Width) -> Float[Array, "queries targets"]:
+    """`log k` over all targets, negatives first; a sample's pair with itself is pushed far away."""
     d_neg = pairs.d_neg + jnp.where(pairs.is_self, SELF_DISTANCE, 0.0)
     return kernel.log_k(jnp.concatenate([d_neg, pairs.d_pos], axis=1), width)
 
 
-def _cross_weighted(a: Array, pairs: Pairs) -> Affinities:
+def _cross_weighted(a: Float[Array, "queries targets"], pairs: Pairs) -> Affinities:
     """Each side's affinities times the other side's total: the rows of the result sum to zero."""
     m = pairs.w_neg.shape[0]
     a_neg, a_pos = a[:, :m] * pairs.w_neg, a[:, m:] * pairs.w_pos
@@ -186,46 +196,43 @@ FIELDS: dict[str, Field] = {
 }
 
 
-def displace(affinities: Affinities, x: Array, y_pos: Array, y_neg: Array) -> Array:
-    """`V_i = sum_j b_ij (y_j - x_i)` over both kinds of targets.
+def displace(
+    affinities: Affinities,
+    x: Float32[Array, "queries dims"],
+    y_pos: Float32[Array, "positives dims"],
+    y_neg: Float32[Array, "negatives dims"],
+) -> Float32[Array, "queries dims"]:
+    """`V_i = sum_j b_ij (y_j - x_i)` over both kinds of targets, in the units of the coordinates.
 
-    Args:
-        affinities: `[N, P]` and `[N, M]`.
-        x, y_pos, y_neg: coordinates `[N, D]`, `[P, D]`, `[M, D]`, float32. V does not depend on their origin, but its
-            rounding error does: put the origin among the points.
-
-    Returns:
-        `[N, D]`, in the units of the coordinates.
+    V does not depend on the origin of the coordinates, but its rounding error does: put the origin among the points.
     """
     b = jnp.concatenate(affinities, axis=1)
     targets = jnp.concatenate([y_pos, y_neg], axis=0)
-    return jnp.matmul(b, targets, precision=_EXACT) - jnp.sum(b, axis=1, keepdims=True) * x
+    return jnp.matmul(b, targets, precision=EXACT_PRODUCT) - jnp.sum(b, axis=1, keepdims=True) * x
 
 
 def drift_field(
-    x: Array,
-    positives: Array,
-    negatives: Array | None = None,
+    x: Float[Array | np.ndarray, "queries dims"],
+    positives: Float[Array | np.ndarray, "positives dims"],
+    negatives: Float[Array | np.ndarray, "negatives dims"] | None = None,
     *,
-    width: ArrayLike,
+    width: Width,
     field: str = "drift",
     kernel: str | Kernel = "laplace",
-    w_pos: Array | None = None,
-    w_neg: Array | None = None,
-) -> Array:
-    """The drift field at the points `x`, for one problem given by its samples.
+    w_pos: Float[Array | np.ndarray, "positives"] | None = None,
+    w_neg: Float[Array | np.ndarray, "negatives"] | None = None,
+) -> Float32[Array, "queries dims"]:
+    """The direction in which a drift field moves each of the points `x`, for one problem given by its samples.
 
     Args:
-        x: `[N, D]` query points.
-        positives: `[P, D]` samples that attract.
-        negatives: `[M, D]` samples that repel. None: the queries themselves, each of them without itself.
-        width: kernel width in the units of `x`, a scalar, traced or not.
+        x: query points.
+        positives: samples that attract.
+        negatives: samples that repel. None: the queries themselves, each of them without itself.
+        width: kernel width in the units of `x`.
         field: a key of `FIELDS`.
         kernel: a key of `KERNELS` or a `Kernel`.
-        w_pos, w_neg: `[P]`, `[M]` weights; None is one each.
-
-    Returns:
-        `[N, D]` float32: the direction in which each query moves.
+        w_pos: weights of the positives; None is one each.
+        w_neg: weights of the negatives; None is one each.
 
     Raises:
         ValueError: the shapes do not fit, or there is no field or kernel of that name.
@@ -245,8 +252,8 @@ def drift_field(
     pairs = Pairs(
         d_pos=pairwise_distance(x, y_pos),
         d_neg=pairwise_distance(x, y_neg),
-        w_pos=jnp.ones(y_pos.shape[0]) if w_pos is None else w_pos,
-        w_neg=jnp.ones(m) if w_neg is None else w_neg,
+        w_pos=jnp.ones(y_pos.shape[0]) if w_pos is None else jnp.asarray(w_pos),
+        w_neg=jnp.ones(m) if w_neg is None else jnp.asarray(w_neg),
         is_self=jnp.eye(n, m, dtype=bool) if negatives is None else jnp.zeros((n, m), bool),
     )
     centre = jnp.mean(y_pos, axis=0)

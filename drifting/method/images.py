@@ -2,6 +2,7 @@
 
 import jax
 from jax import Array
+from jaxtyping import Float32, Int, UInt32
 
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params
@@ -12,18 +13,20 @@ def generate_images(
     space: SampleSpace,
     params: Params,
     frozen: Params,
-    seeds: Array,
-    labels: Array,
-    alpha: Array,
-) -> Array:
-    """Images `[B, H, W, C]` float32 in [-1, 1], not clipped.
+    seeds: UInt32[Array, "samples"],
+    labels: Int[Array, "samples"],
+    alpha: Float32[Array, "samples"],
+) -> Float32[Array, "samples height width channels"]:
+    """Images in [-1, 1], not clipped.
 
     Args:
         generator: the network without its parameters.
-        space: what its samples are; latents are decoded.
+        space: says what samples are; latents are decoded.
         params: the generator's parameters.
         frozen: `space.params`.
-        seeds: `[B]` uint32. labels: `[B]` int32. alpha: `[B]` float32 guidance scales.
+        seeds: one for each image.
+        labels: class indices.
+        alpha: guidance scales.
     """
     keys = jax.vmap(jax.random.key)(seeds)
     noise = generator.sample_noise(params, keys)

@@ -19,14 +19,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float, Float32, Float64, Int32
 
-LogProfile = Callable[[Array, ArrayLike], Array]
+Width = Float[ArrayLike, ""]
+"""A kernel width: a positive number, traced or not."""
 
-# Distances that enter a matrix product must not be rounded to bfloat16 (TPU) or TF32 (GPU): kernel widths go to 0.02.
-_EXACT = jax.lax.Precision.HIGHEST
+LogProfile = Callable[[Float[Array, "*shape"], Width], Float[Array, "*shape"]]
+"""`(d, width) -> log k`, elementwise over distances `d >= 0`."""
 
-# Relative step below which d / width counts as zero when a flat is found by differentiation.
-_TINY = 1e-4
+WithWidth = tuple[Float[Array, "*shape"], Float[Array, ""]]
+"""An array and one width: primals or tangents of a function of both."""
+
+Bracket = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
+"""Lower and upper bounds of a distance that is sought."""
+
+EXACT_PRODUCT = jax.lax.Precision.HIGHEST
+"""Distances that enter a matrix product must not be rounded to bfloat16 (TPU) or TF32 (GPU): widths go to 0.02."""
+
+_FLAT_AT_ZERO = 1e-4
+"""`d / width` below which a flat that is found by differentiation is that of this ratio."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +45,45 @@ class Kernel:
     """One radial kernel as functions of distance.
 
     Attributes:
-        log_profile: `(d, width) -> log k`, elementwise over `d >= 0` of any shape; a function of `d / width` alone.
-        log_sharp_profile: the same for `k#`, or None to integrate numerically (`k` must decay faster than `1/d^2`).
-        log_flat_profile: the same for `kb`, or None to differentiate `log_profile`.
+        log_profile: gives `log k`, a function of `d / width` alone.
+        log_sharp_profile: gives `log k#`, or None to integrate numerically (`k` must decay faster than `1/d^2`).
+        log_flat_profile: gives `log kb`, or None to differentiate `log_profile`.
     """
 
     log_profile: LogProfile
     log_sharp_profile: LogProfile | None = None
     log_flat_profile: LogProfile | None = None
 
-    def log_k(self, d: Array, width: ArrayLike) -> Array:
-        """`log k` at distances `d` (float32, any shape, >= 0) for kernel width `width` (scalar, traced or not)."""
+    def log_k(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
+        """`log k` at distances `d >= 0`."""
         return self.log_profile(d, width)
 
-    def log_sharp(self, d: Array, width: ArrayLike) -> Array:
-        """`log k#`, same shapes as `log_k`; differentiable in `d` and `width` either way."""
+    def log_sharp(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
+        """`log k#` at distances `d >= 0`; differentiable in `d` and `width` either way."""
         if self.log_sharp_profile is not None:
             return self.log_sharp_profile(d, width)
         return _log_sharp_by_quadrature(self.log_profile, d, jnp.asarray(width, d.dtype))
 
-    def log_flat(self, d: Array, width: ArrayLike) -> Array:
-        """`log kb`, same shapes as `log_k`; `+inf` at `d = 0` for a kernel with a cusp there (Laplace)."""
+    def log_flat(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
+        """`log kb` at distances `d >= 0`; `+inf` at `d = 0` for a kernel with a cusp there (Laplace)."""
         if self.log_flat_profile is not None:
             return self.log_flat_profile(d, width)
-        d = jnp.maximum(d, _TINY * jnp.asarray(width, d.dtype))
+        d = jnp.maximum(d, _FLAT_AT_ZERO * jnp.asarray(width, d.dtype))
         log_k, slope = jax.jvp(lambda d: self.log_profile(d, width), (d,), (jnp.ones_like(d),))
         return log_k + jnp.log(-slope) - jnp.log(d)
 
 
-def gaussian(d: Array, width: ArrayLike) -> Array:
+def gaussian(d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
     """`log k = -d^2 / 2 width^2`."""
     return -0.5 * jnp.square(d / width)
 
 
-def laplace(d: Array, width: ArrayLike) -> Array:
+def laplace(d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
     """`log k = -d / width`."""
     return -d / width
 
 
-def rational_quadratic(d: Array, width: ArrayLike) -> Array:
+def rational_quadratic(d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
     """`log k = -2 log(1 + d^2 / width^2)`."""
     return -2.0 * jnp.log1p(jnp.square(d / width))
 
@@ -110,15 +121,19 @@ def kernel_of(kernel: str | Kernel) -> Kernel:
     return KERNELS[kernel]
 
 
-def _exp_sinh_rule(nodes: int = 96, reach: float = 3.1) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes `t > 0` and log-weights of the double-exponential rule for integrals over (0, infinity), in float64."""
+def _exp_sinh_rule(
+    nodes: int = 96, reach: float = 3.1
+) -> tuple[Float64[np.ndarray, "{nodes}"], Float64[np.ndarray, "{nodes}"]]:
+    """Nodes `t > 0` and log-weights of the double-exponential rule for integrals over (0, infinity)."""
     v = np.linspace(-reach, reach, nodes)
     log_t = 0.5 * np.pi * np.sinh(v)
     log_weight = np.log(0.5 * np.pi * np.cosh(v) * (v[1] - v[0])) + log_t
     return np.exp(log_t), log_weight
 
 
-def _log_sharp_by_quadrature(log_profile: LogProfile, d: Array, width: Array) -> Array:
+def _log_sharp_by_quadrature(
+    log_profile: LogProfile, d: Float[Array, "*shape"], width: Float[Array, ""]
+) -> Float[Array, "*shape"]:
     """`log k#(d) = log integral_d^inf s k(s) ds` with `s = d + width t`, to the rounding of float32.
 
     The nodes span 15 decades around the kernel width, so one rule serves tails that fall like a Gaussian and tails that
@@ -128,10 +143,12 @@ def _log_sharp_by_quadrature(log_profile: LogProfile, d: Array, width: Array) ->
     """
     t, log_weight = (jnp.asarray(a, d.dtype) for a in _exp_sinh_rule())
 
-    def integral(d: Array, width: Array) -> Array:
+    def integral(d: Float[Array, "*shape"], width: Float[Array, ""]) -> Float[Array, "*shape"]:
         log_k = log_profile(d, width)
 
-        def add_node(log_total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+        def add_node(
+            log_total: Float[Array, "*shape"], node: tuple[Float[Array, ""], Float[Array, ""]]
+        ) -> tuple[Float[Array, "*shape"], None]:
             s = d + width * node[0]
             return jnp.logaddexp(log_total, log_profile(s, width) - log_k + jnp.log(s) + node[1]), None
 
@@ -141,7 +158,7 @@ def _log_sharp_by_quadrature(log_profile: LogProfile, d: Array, width: Array) ->
     function = jax.custom_jvp(integral)
 
     @function.defjvp
-    def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    def _(primals: WithWidth, tangents: WithWidth) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
         d, width = primals
         log_sharp = function(d, width)
         slope = -d * jnp.exp(log_profile(d, width) - log_sharp)
@@ -151,8 +168,10 @@ def _log_sharp_by_quadrature(log_profile: LogProfile, d: Array, width: Array) ->
     return function(d, width)
 
 
-def pairwise_distance(x: Array, y: Array, floor: float = 0.0) -> Array:
-    """Euclidean distances between the rows of `x` `[N, D]` and of `y` `[M, D]`: `[N, M]`, float32.
+def pairwise_distance(
+    x: Float[Array, "n dims"], y: Float[Array, "m dims"], floor: float = 0.0
+) -> Float32[Array, "n m"]:
+    """Euclidean distances between the rows of `x` and of `y`.
 
     The expansion `|x|^2 + |y|^2 - 2 x.y` loses every digit of a distance that is small against the norms, and features
     often share a large mean. So a common centre (the mean of `y`) is subtracted first; what is left is an error of
@@ -165,21 +184,21 @@ def pairwise_distance(x: Array, y: Array, floor: float = 0.0) -> Array:
     return centred_distance(x - centre, y - centre, floor)
 
 
-def centred_distance(x: Array, y: Array, floor: float = 0.0) -> Array:
+def centred_distance(x: Float[Array, "n dims"], y: Float[Array, "m dims"], floor: float = 0.0) -> Float[Array, "n m"]:
     """`pairwise_distance` of points whose common centre is the origin already."""
-    product = jnp.matmul(x, y.T, precision=_EXACT)
+    product = jnp.matmul(x, y.T, precision=EXACT_PRODUCT)
     squared = jnp.sum(jnp.square(x), axis=1)[:, None] + jnp.sum(jnp.square(y), axis=1)[None] - 2 * product
     return safe_sqrt(squared, floor)
 
 
-def safe_sqrt(squared: Array, floor: float = 0.0) -> Array:
+def safe_sqrt(squared: Float[Array, "*shape"], floor: float = 0.0) -> Float[Array, "*shape"]:
     """`max(sqrt(squared), floor)` whose gradient is zero, not infinite, wherever the floor (or zero) is reached."""
     above = squared > floor * floor
     return jnp.where(above, jnp.sqrt(jnp.where(above, squared, 1.0)), floor)
 
 
 @partial(jax.jit, static_argnames="kernel")
-def inverse_log_sharp(kernel: Kernel, log_value: Array, width: ArrayLike) -> Array:
+def inverse_log_sharp(kernel: Kernel, log_value: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
     """The distance `d >= 0` with `log k#(d) = log_value`, elementwise (0 where `log_value` exceeds `log k#(0)`).
 
     Bisection on a doubling bracket; `k#` decreases strictly. Not differentiable: callers use the closed derivative.
@@ -188,10 +207,10 @@ def inverse_log_sharp(kernel: Kernel, log_value: Array, width: ArrayLike) -> Arr
     low = jnp.zeros_like(log_value)
     high = jnp.full_like(log_value, 1.0) * width
 
-    def widen(_: int, high: Array) -> Array:
+    def widen(_: Int32[Array, ""], high: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.where(kernel.log_sharp(high, width) > log_value, 2 * high, high)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Int32[Array, ""], bracket: Bracket) -> Bracket:
         low, high = bracket
         middle = 0.5 * (low + high)
         further = kernel.log_sharp(middle, width) > log_value

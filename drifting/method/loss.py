@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
-from jax.typing import ArrayLike
+from jaxtyping import Float, Float32, Int32
 
 from drifting.method.fields import FIELDS, Affinities, Pairs, displace
-from drifting.method.kernels import Kernel, centred_distance, kernel_of
+from drifting.method.kernels import Kernel, Width, centred_distance, kernel_of
 from drifting.method.potentials import LOSSES, log_link, potential, potential_affinities
 
 # Constants of the released recipe: raw distances are at least DISTANCE_FLOOR; the feature scale is clamped below by
@@ -72,7 +72,7 @@ class Objective:
         if self.feature_scale not in FEATURE_SCALES:
             raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
 
-    def affinities(self, pairs: Pairs, width: ArrayLike) -> Affinities:
+    def affinities(self, pairs: Pairs, width: Width) -> Affinities:
         """Affinities of the objective's field for one problem and one width."""
         if self.name in LOSSES:
             return potential_affinities(pairs, self.kernel, width, LOSSES[self.name])
@@ -85,32 +85,38 @@ class Objective:
 
 
 class MapMetrics(NamedTuple):
-    """What one feature map tells about training; float32 scalars, reduced over its problems and the widths.
+    """What one feature map tells about training, reduced over its problems and the widths.
 
     Attributes:
         loss: this map's term of the loss. With one width and field normalisation it is 1 by construction.
         gap: `mean(log q# - log p#)`, the log-KDE gap, whatever the objective: it falls towards 0 as the sets agree.
-        field_norm: `[W]` root mean square of the field of each width before any normalisation.
+        field_norm: root mean square of the field of each width before any normalisation.
         scale: the feature scale (its mean, if there is one for each problem).
     """
 
-    loss: Array
-    gap: Array
-    field_norm: Array
-    scale: Array
+    loss: Float32[Array, ""]
+    gap: Float32[Array, ""]
+    field_norm: Float32[Array, "widths"]
+    scale: Float32[Array, ""]
 
 
 @jax.custom_vjp
-def attach_gradient(x: Array, value: Array, gradient: Array) -> Array:
-    """A scalar `value` whose derivative with respect to `x` is declared to be `gradient` (of `x`'s shape)."""
+def attach_gradient(
+    x: Float[Array, "*shape"], value: Float[Array, ""], gradient: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """`value`, whose derivative with respect to `x` is declared to be `gradient`."""
     return value
 
 
-def _attach_forward(x: Array, value: Array, gradient: Array) -> tuple[Array, Array]:
+def _attach_forward(
+    x: Float[Array, "*shape"], value: Float[Array, ""], gradient: Float[Array, "*shape"]
+) -> tuple[Float[Array, ""], Float[Array, "*shape"]]:
     return value, gradient.astype(x.dtype)
 
 
-def _attach_backward(gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
+def _attach_backward(
+    gradient: Float[Array, "*shape"], cotangent: Float[Array, ""]
+) -> tuple[Float[Array, "*shape"], None, None]:
     return (cotangent * gradient).astype(gradient.dtype), None, None
 
 
@@ -118,50 +124,72 @@ attach_gradient.defvjp(_attach_forward, _attach_backward)
 
 
 class Units(NamedTuple):
-    """What distances and coordinates are divided by, `[B, 1, 1]` for the problems of a chunk."""
+    """What the distances and the coordinates of each problem of a chunk are divided by; of several chunks at first."""
 
-    distance: Array
-    coordinate: Array
+    distance: Float32[Array, "*chunks problems 1 1"]
+    coordinate: Float32[Array, "*chunks problems 1 1"]
+
+
+Chunk = int | Int32[Array, ""]
+"""Number of a chunk."""
+
+PerProblem = Float32[Array, "problems"]
+"""A number for each problem."""
+
+PerWidth = Float32[Array, "widths problems"]
+"""A number for each width and problem."""
+
+Coordinates = Float32[Array, "problems _samples channels"]
+"""Samples of each problem of a chunk, the origin among them."""
 
 
 @dataclass(frozen=True)
 class _Problems:
-    """The drift problems of one map, `size` positions (a chunk) at a time: B of them, labels times positions.
+    """The drift problems of one map, some positions (a chunk) at a time; a chunk has `labels * size` problems.
 
     Attributes:
-        features: of generated, positive and unconditional samples, see `map_loss`.
-        w_pos, w_neg: `[B, .]` weights of a chunk's targets.
+        objective: what to compute.
+        widths: kernel widths, in units of the feature scale.
+        features: the map of generated, positive and unconditional samples, see `map_loss`.
+        w_pos: weights of the positives of a chunk's problems.
+        w_neg: weights of their negatives.
+        size: positions of a chunk.
     """
 
     objective: Objective
-    widths: Array
-    features: tuple[Array, ...]
-    w_pos: Array
-    w_neg: Array
+    widths: Float[Array, "widths"]
+    features: tuple[Float[Array, "labels _samples positions channels"], ...]
+    w_pos: Float[Array, "problems positives"]
+    w_neg: Float[Array, "problems negatives"]
     size: int
 
-    def coordinates(self, chunk: int | Array) -> tuple[Array, Array, Array]:
-        """Samples, positives and negatives, `[B, ., C]` float32, the origin among them."""
+    def coordinates(self, chunk: Chunk) -> tuple[Coordinates, Coordinates, Coordinates]:
+        """Samples, positives and negatives of a chunk's problems."""
         slices = (jax.lax.dynamic_slice_in_dim(a, chunk * self.size, self.size, axis=2) for a in self.features)
         x, y_pos, y_unc = (rearrange(a.astype(jnp.float32), "l n f c -> (l f) n c") for a in slices)
         centre = jnp.mean(y_pos, axis=1, keepdims=True)
         x, y_pos, y_unc = x - centre, y_pos - centre, y_unc - centre
         return x, y_pos, jnp.concatenate([x, y_unc], axis=1)
 
-    def distances(self, x: Array, y_pos: Array, y_neg: Array) -> tuple[Array, Array]:
-        """From the samples to positives and negatives, `[B, N, .]`."""
+    def distances(
+        self,
+        x: Float32[Array, "problems queries channels"],
+        y_pos: Float32[Array, "problems positives channels"],
+        y_neg: Float32[Array, "problems negatives channels"],
+    ) -> tuple[Float32[Array, "problems queries positives"], Float32[Array, "problems queries negatives"]]:
+        """Distances from the samples to positives and negatives."""
         distance = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))
         is_self = jnp.eye(x.shape[1], y_neg.shape[1], dtype=bool)
         return distance(x, y_pos), jnp.where(is_self, DISTANCE_FLOOR, distance(x, y_neg))
 
-    def units(self, count: int) -> tuple[Units, Array]:
-        """Of the problems of each of `count` chunks, `[count, B, 1, 1]`; and the feature scale they are made of."""
+    def units(self, count: int) -> tuple[Units, Float32[Array, "..."]]:
+        """The units of the problems of each of `count` chunks, and the feature scale they are made of."""
         kind, channels = self.objective.feature_scale, self.features[0].shape[3]
         shape = (count, self.w_pos.shape[0], 1, 1)
         if kind in ("none", "neighbour"):
             return Units(jnp.ones(shape), jnp.ones(shape)), jnp.ones(())
 
-        def weighted(chunk: int | Array) -> Array:
+        def weighted(chunk: Chunk) -> PerProblem:
             return _weighted_distance(self.distances(*self.coordinates(chunk)), self.w_pos, self.w_neg)
 
         distances = weighted(0)[None] if count == 1 else jax.lax.map(weighted, jnp.arange(count))
@@ -171,16 +199,18 @@ class _Problems:
         pair = (jnp.maximum(scale, SCALE_FLOOR), coordinate)
         return Units(*(jnp.broadcast_to(unit, shape) for unit in pair)), scale
 
-    def norm(self, mean_square: Array) -> Array:
+    def norm(self, mean_square: Float32[Array, "*widths"]) -> Float32[Array, "*widths"]:
         """What a width's field is multiplied by."""
         if not self.objective.normalise_field:
             return jnp.ones_like(mean_square)
         return jax.lax.rsqrt(jnp.maximum(mean_square, FIELD_FLOOR))
 
-    def fields(self, chunk: int | Array, units: Units, norms: Array | None) -> tuple[Array, tuple[Array, Array, Array]]:
-        """A chunk's fields, `[B, N, C]`, summed over widths with norms `[W]` (None: those of the chunk itself).
+    def fields(
+        self, chunk: Chunk, units: Units, norms: Float[Array, "widths"] | None
+    ) -> tuple[Float32[Array, "problems queries channels"], tuple[PerWidth, PerWidth, PerWidth]]:
+        """A chunk's fields, summed over widths with these norms (None: those of the chunk itself).
 
-        And for each width and problem, `[W, B]`: potential (0 for a field), gap, mean square of the field.
+        With them come, for each width and problem: potential (0 for a field), gap and mean square of the field.
         """
         objective, points = self.objective, self.coordinates(chunk)
         d_pos, d_neg = (d / units.distance for d in self.distances(*points))
@@ -189,7 +219,9 @@ class _Problems:
         scaled = [y / units.coordinate for y in points]
         each_problem = partial(jax.vmap, in_axes=(Pairs(0, 0, 0, 0, None),))  # type: ignore[arg-type]
 
-        def add(total: Array, given: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
+        def add(
+            total: Float32[Array, "problems queries channels"], given: tuple[Float[Array, ""], Float[Array, ""]]
+        ) -> tuple[Float32[Array, "problems queries channels"], tuple[PerProblem, PerProblem, PerProblem]]:
             width, norm = given
             affinities = each_problem(partial(objective.affinities, width=width))(pairs)
             field = jax.vmap(displace)(affinities, *scaled)
@@ -205,8 +237,10 @@ class _Problems:
         # A loop, not its unrolling: less to compile, and one width's affinities at a time in memory.
         return jax.lax.scan(add, jnp.zeros_like(scaled[0]), (self.widths, self.widths if norms is None else norms))
 
-    def gradient(self, total: Array, units: Units) -> tuple[Array, Array]:
-        """Gradient of the loss at a chunk's samples, `[L, N, size, C]`, and the mean square of each problem's field."""
+    def gradient(
+        self, total: Float32[Array, "problems queries channels"], units: Units
+    ) -> tuple[Float[Array, "labels queries {self.size} channels"], PerProblem]:
+        """Gradient of the loss at a chunk's samples, and the mean square of each problem's field."""
         gen = self.features[0]
         labels, n, positions, _ = gen.shape
         if self.objective.is_scalar:
@@ -219,8 +253,15 @@ class _Problems:
 
 
 def map_loss(
-    objective: Objective, widths: Array, gen: Array, pos: Array, unc: Array, w_gen: Array, w_pos: Array, w_unc: Array
-) -> tuple[Array, MapMetrics]:
+    objective: Objective,
+    widths: Float[Array, "widths"],
+    gen: Float[Array, "labels generated positions channels"],
+    pos: Float[Array, "labels positives positions channels"],
+    unc: Float[Array, "labels unconditional positions channels"],
+    w_gen: Float[Array, "labels generated"],
+    w_pos: Float[Array, "labels positives"],
+    w_unc: Float[Array, "labels unconditional"],
+) -> tuple[Float32[Array, ""], MapMetrics]:
     """Loss of one feature map and its metrics.
 
     Where a map has very many problems they are computed some positions at a time (`Objective.chunk`), in three passes
@@ -228,13 +269,14 @@ def map_loss(
     gradient. Otherwise each is computed once.
 
     Args:
-        objective: what to compute. widths: `[W]` float32 kernel widths, in units of the feature scale.
-        gen: `[L, N, F, C]` features of the generated samples: labels, samples, positions, channels; the only argument
-            that carries gradient. pos: `[L, P, F, C]` positives. unc: `[L, U, F, C]` unconditional samples, U >= 0.
-        w_gen, w_pos, w_unc: `[L, N]`, `[L, P]`, `[L, U]` weights.
-
-    Returns:
-        The loss (float32 scalar) and its `MapMetrics`.
+        objective: what to compute.
+        widths: kernel widths, in units of the feature scale.
+        gen: features of the generated samples, the only argument that carries gradient.
+        pos: features of the positives.
+        unc: features of the unconditional samples; there may be none.
+        w_gen: weights of the generated samples as negatives.
+        w_pos: weights of the positives.
+        w_unc: weights of the unconditional samples.
     """
     size = _positions_at_a_time(objective.chunk, gen.shape, pos.shape[1], unc.shape[1])
     features = tuple(jax.lax.stop_gradient(a) for a in (gen, pos, unc))
@@ -249,10 +291,12 @@ def map_loss(
         gradient, square = problems.gradient(total, only)
     else:
 
-        def statistics_of(chunk: tuple[Array, Units]) -> tuple[Array, Array, Array]:
+        def statistics_of(chunk: tuple[Int32[Array, ""], Units]) -> tuple[PerWidth, PerWidth, PerWidth]:
             return problems.fields(chunk[0], chunk[1], jnp.ones_like(widths))[1]
 
-        def gradient_of(chunk: tuple[Array, Units]) -> tuple[Array, Array]:
+        def gradient_of(
+            chunk: tuple[Int32[Array, ""], Units],
+        ) -> tuple[Float[Array, "labels queries size channels"], PerProblem]:
             return problems.gradient(problems.fields(chunk[0], chunk[1], norms)[0], chunk[1])
 
         chunks = (jnp.arange(count), units)
@@ -273,24 +317,29 @@ def _positions_at_a_time(chunk: int, gen: tuple[int, ...], positives: int, uncon
     return max(size for size in range(1, positions + 1) if positions % size == 0 and size <= max(1, chunk // numbers))
 
 
-def _weighted_distance(distances: tuple[Array, Array], w_pos: Array, w_neg: Array) -> Array:
-    """Weighted distances of each problem over its targets, the diagonal included: mean over queries, `[B]`."""
+def _weighted_distance(
+    distances: tuple[Float32[Array, "problems queries positives"], Float32[Array, "problems queries negatives"]],
+    w_pos: Float[Array, "problems positives"],
+    w_neg: Float[Array, "problems negatives"],
+) -> Float32[Array, "problems"]:
+    """Sum of each problem's weighted distances over its targets, the diagonal included; mean over queries."""
     d_pos, d_neg = distances
     total = jnp.sum(d_pos * w_pos[:, None], axis=2) + jnp.sum(d_neg * w_neg[:, None], axis=2)
     return jnp.mean(total, axis=1)
 
 
-def _feature_scale(kind: str, distances: Array, weights: Array) -> Array:
+def _feature_scale(
+    kind: str, distances: Float32[Array, "chunks problems"], weights: Float32[Array, "problems"]
+) -> Float32[Array, "chunks problems"] | Float32[Array, "1 1"]:
     """Weighted mean distance, of each problem or of all of them.
 
     Released recipe: `mean(w_j d_ij) / mean(w_j)`, both over all problems of the map. One label's scale then depends on
     the others in the batch; 'per_problem' is the version without that coupling.
 
     Args:
-        distances: `[K, B]` of `_weighted_distance`. weights: `[B]` sums of the targets' weights, for every chunk.
-
-    Returns:
-        `[1, 1]`, or per problem `[K, B]`.
+        kind: a feature scale of `Objective`.
+        distances: `_weighted_distance` of each problem.
+        weights: sums of the targets' weights, the same for every chunk.
     """
     if kind == "per_problem":
         return distances / weights
@@ -299,22 +348,24 @@ def _feature_scale(kind: str, distances: Array, weights: Array) -> Array:
 
 def objective_loss(
     objective: Objective,
-    widths: Array,
-    gen: dict[str, Array],
-    pos: dict[str, Array],
-    unc: dict[str, Array],
-    w_unc: Array,
-) -> tuple[Array, dict[str, MapMetrics]]:
+    widths: Float[Array, "widths"],
+    gen: dict[str, Float[Array, "labels generated _positions _channels"]],
+    pos: dict[str, Float[Array, "labels positives _positions _channels"]],
+    unc: dict[str, Float[Array, "labels unconditional _positions _channels"]],
+    w_unc: Float[Array, "labels"],
+) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
     """The training loss: the sum over feature maps of each map's loss.
 
     Args:
-        objective, widths: see `map_loss`.
-        gen, pos, unc: the same feature maps, `{name: [labels, samples, positions, channels]}`, of generated, positive
-            and unconditional samples. Only `gen` carries gradient.
-        w_unc: `[labels]` float32 weight of each label's unconditional negatives (`guidance.unconditional_weight`).
+        objective: what to compute.
+        widths: kernel widths, in units of the feature scale.
+        gen: feature maps of the generated samples, the only argument that carries gradient.
+        pos: the same maps of the positives.
+        unc: the same maps of the unconditional samples.
+        w_unc: weight of each label's unconditional negatives (`guidance.unconditional_weight`).
 
     Returns:
-        The loss (float32 scalar) and the metrics of every map.
+        The loss and the metrics of every map.
     """
     total, metrics = jnp.float32(0), {}
     for name, x in gen.items():

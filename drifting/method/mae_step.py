@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from drifting.method.micro_batches import accumulated_gradient
-from drifting.method.placement import HERE, Placement
+from drifting.method.placement import ONE_DEVICE, Placement
 from drifting.method.pool import Batch
 from drifting.method.space import SampleSpace
 from drifting.method.state import Optimizer, TrainState, apply_gradients
@@ -73,7 +73,7 @@ class MAEStepParts:
     graphdef: Any
     space: SampleSpace
     optimizer: Optimizer
-    placement: Placement = HERE
+    placement: Placement = ONE_DEVICE
 
 
 def mae_step(

@@ -13,43 +13,41 @@ micro-batch the features come from the pass that keeps its activations, and noth
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, PyTree, Shaped
 
-from drifting.method.placement import HERE, Placement
+from drifting.method.placement import ONE_DEVICE, Batched, Placement, Tree
 
-Params = Any
+Forward = Callable[[Tree, Batched], tuple[Batched, Batched]]
+"""`(params, inputs) -> (features, extra)`, each sample by itself."""
 
-Batch = Any
-"""A pytree of arrays with one leading axis, that of the samples."""
+MicroBatched: TypeAlias = PyTree[Shaped[Array, "micro_batches size ..."]]
+"""A batch in equal micro-batches."""
 
-Features = Any
-
-Tree = TypeVar("Tree")
-
-Forward = Callable[[Params, Batch], tuple[Features, Any]]
-"""`(params, inputs) -> (features, extra)`, each sample by itself; all with the leading axis of `inputs`."""
+Value = tuple[Float[Array, ""], Any]
+"""A loss and its metrics."""
 
 
 def micro_batched_gradient(
     forward: Forward,
-    loss: Callable[[Features], tuple[Array, Any]],
-    params: Params,
-    inputs: Batch,
+    loss: Callable[[Batched], Value],
+    params: Tree,
+    inputs: Batched,
     size: int = 0,
-    placement: Placement = HERE,
-) -> tuple[tuple[Array, Any], Any, Params]:
+    placement: Placement = ONE_DEVICE,
+) -> tuple[Value, Batched, Tree]:
     """Value and gradient of `loss(forward(params, inputs))`, `size` samples at a time.
 
     Args:
-        forward: see `Forward`; only `features` carries gradient.
-        loss: `features -> (loss, metrics)` of all samples together.
+        forward: gives the features of samples; only features carry gradient.
+        loss: gives the loss and metrics of the features of all samples together.
         params: what is differentiated, float32.
-        inputs: the samples' inputs, `[B, ...]` each.
-        size: samples of a micro-batch, over all devices; a divisor of `B`; 0 is all of them.
+        inputs: the samples' inputs.
+        size: samples of a micro-batch, over all devices; a divisor of their number; 0 is all of them.
         placement: calls a function for each device's part of the samples.
 
     Returns:
@@ -58,7 +56,7 @@ def micro_batched_gradient(
     samples = jax.tree.leaves(inputs)[0].shape[0]
     if size in (0, samples):
 
-        def whole(params: Params) -> tuple[Features, Any]:
+        def whole(params: Tree) -> tuple[Batched, Batched]:
             return placement.each(lambda params, inputs: (forward(params, inputs), ()), params, inputs)[0]
 
         features, pull_back, extra = jax.vjp(whole, params, has_aux=True)
@@ -66,10 +64,10 @@ def micro_batched_gradient(
         return value, extra, pull_back(cotangents)[0]
     count = samples // size
 
-    def without_activations(params: Params, inputs: Batch) -> tuple[Batch, Params]:
+    def without_activations(params: Tree, inputs: Batched) -> tuple[Batched, Tree]:
         return in_micro_batches(lambda inputs: forward(params, inputs), inputs, count), ()
 
-    def pulled_back(params: Params, batch: Batch) -> tuple[Batch, Params]:
+    def pulled_back(params: Tree, batch: Batched) -> tuple[Batched, Tree]:
         inputs, cotangents = batch
         return (), accumulated_gradient(forward, params, inputs, cotangents, count)[1]
 
@@ -79,7 +77,7 @@ def micro_batched_gradient(
     return value, extra, gradient
 
 
-def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, count: int) -> Batch:
+def in_micro_batches(function: Callable[[Batched], Batched], inputs: Batched, count: int) -> Batched:
     """`function(inputs)` in equal micro-batches, as few as can be but at least `count`."""
     samples = jax.tree.leaves(inputs)[0].shape[0]
     if count <= 1:
@@ -89,18 +87,18 @@ def in_micro_batches(function: Callable[[Batch], Batch], inputs: Batch, count: i
 
 
 def accumulated_gradient(
-    forward: Forward, params: Params, inputs: Batch, cotangents: Features, count: int = 1
-) -> tuple[tuple[Features, Any], Params]:
+    forward: Forward, params: Tree, inputs: Batched, cotangents: Batched, count: int = 1
+) -> tuple[tuple[Batched, Batched], Tree]:
     """`forward(params, inputs)`, and the gradient of its features times `cotangents`, in `count` micro-batches.
 
     The gradient adds up in the dtype of `params`, float32, whatever the networks compute in.
     """
 
-    def one(inputs: Batch, cotangents: Features) -> tuple[tuple[Features, Any], Params]:
+    def one(inputs: Batched, cotangents: Batched) -> tuple[tuple[Batched, Batched], Tree]:
         features, pull_back, extra = jax.vjp(lambda params: forward(params, inputs), params, has_aux=True)
         return (features, extra), pull_back(cotangents)[0]
 
-    def add(total: Params, micro_batch: tuple[Batch, Features]) -> tuple[Params, tuple[Features, Any]]:
+    def add(total: Tree, micro_batch: tuple[Batched, Batched]) -> tuple[Tree, tuple[Batched, Batched]]:
         outputs, gradient = one(*micro_batch)
         return jax.tree.map(jnp.add, total, gradient), outputs
 
@@ -111,11 +109,11 @@ def accumulated_gradient(
     return _join(outputs), gradient
 
 
-def _split(batch: Tree, count: int) -> Tree:
-    """`[B, ...]` to `[count, B / count, ...]`."""
+def _split(batch: Batched, count: int) -> MicroBatched:
+    """The batch as `count` micro-batches."""
     return jax.tree.map(lambda a: a.reshape(count, a.shape[0] // count, *a.shape[1:]), batch)
 
 
-def _join(batch: Tree) -> Tree:
+def _join(batch: MicroBatched) -> Batched:
     """Inverse of `_split`."""
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch)

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Float32, Key, Shaped
 
 from drifting.networks.network import Network, Params
 from drifting.networks.vae import AutoencoderKL, Moments, decode_in_slices
 
 Shape = tuple[int, int, int]
+"""Height, width and channels."""
 
 VAE_SLICE = 16
 """Images that the VAE encodes or decodes at a time: activations of 256 x 256 pixels take half a gigabyte each."""
@@ -22,11 +24,11 @@ class SampleSpace:
     """What the generator draws: the images themselves, or latents of a VAE.
 
     Attributes:
-        shape: height, width, channels of a sample.
-        image_shape: of the image it stands for.
+        shape: the shape of a sample.
+        image_shape: the shape of the image that a sample stands for.
         vae: the VAE; None where samples are images.
         encoded: whether the source delivers moments of latents in place of images.
-        image_dtype: of the images that it delivers: `uint8`, or `float32` in [-1, 1].
+        image_dtype: the dtype of the images that the source delivers: `uint8`, or `float32` in [-1, 1].
     """
 
     shape: Shape
@@ -47,7 +49,7 @@ class SampleSpace:
 
     @property
     def record(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of what is kept of a real sample, from which `draw` makes it."""
+        """Shape and dtype of what is kept of a real sample, from which `draw` makes the sample."""
         if self.vae is None:
             return jax.ShapeDtypeStruct(self.shape, self.image_dtype)
         return jax.ShapeDtypeStruct((*self.shape[:2], 2 * self.shape[2]), jnp.float16)
@@ -57,17 +59,22 @@ class SampleSpace:
         """Whether records are what the source delivers, so that reading it again gives them to the last bit."""
         return self.vae is None or self.encoded
 
-    def records(self, params: Params, delivered: Array) -> Array:
-        """The records `[B, ...]` of what a source delivers: `[B, *image_shape]`, or moments where it is `encoded`.
+    def records(
+        self, params: Params, delivered: Shaped[Array, "samples _height _width _numbers"]
+    ) -> Shaped[Array, "samples _height _width _numbers"]:
+        """The records of what a source delivers: images, or moments of latents where it is `encoded`.
 
-        Images are their own records; of latents the moments of the posterior are kept, `[B, h, w, 2 C]` float16.
+        Images are their own records; of latents the moments of the posterior are kept in float16, as `moments` gives
+        them.
         """
         if self.as_delivered:
             return delivered
         return self.moments(params, to_samples(delivered)).astype(jnp.float16)
 
-    def draw(self, params: Params, records: Array, key: Array) -> Array:
-        """Samples `[B, *shape]` float32 of records `[B, ...]`; latents are drawn afresh from their posterior."""
+    def draw(
+        self, params: Params, records: Shaped[Array, "samples height width _numbers"], key: Key[Array, ""]
+    ) -> Float32[Array, "samples height width _channels"]:
+        """Samples of records; latents are drawn afresh from their posterior."""
         if self.vae is None:
             return to_samples(records)
         model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
@@ -75,8 +82,10 @@ class SampleSpace:
         mean, log_var = jnp.split(records.astype(jnp.float32), 2, axis=-1)
         return jax.vmap(model.sample_latents)(Moments(mean, log_var), keys)
 
-    def moments(self, params: Params, images: Array) -> Array:
-        """Mean and log-variance of the posterior of images `[B, *image_shape]`: `[B, h, w, 2 C]` float32.
+    def moments(
+        self, params: Params, images: Float[Array, "samples _height _width _channels"]
+    ) -> Float32[Array, "samples {self.shape[0]} {self.shape[1]} 2*{self.shape[2]}"]:
+        """Mean and log-variance of the posterior of images, one after the other along the last axis.
 
         Raises:
             ValueError: samples are images.
@@ -85,21 +94,23 @@ class SampleSpace:
             raise ValueError("data.vae=None: images have no moments, give a VAE")
         model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
 
-        def one(image: Array) -> Array:
+        def one(image: Float[Array, "_height _width _channels"]) -> Float32[Array, "height width numbers"]:
             moments = model.encode(image[None])
             return jnp.concatenate([moments.mean, moments.log_var], axis=-1)[0]
 
         return jax.lax.map(one, images, batch_size=VAE_SLICE)
 
-    def decode(self, params: Params, samples: Array) -> Array:
-        """Samples `[B, *shape]` to images `[B, *image_shape]`, about within [-1, 1]; differentiable."""
+    def decode(
+        self, params: Params, samples: Float[Array, "samples _height _width _channels"]
+    ) -> Float[Array, "samples _image_height _image_width _image_channels"]:
+        """The images of samples, about within [-1, 1]; differentiable."""
         if self.vae is None:
             return samples
         return decode_in_slices(nnx.merge(self.vae.graphdef, params["vae"]), samples, VAE_SLICE)
 
 
-def to_samples(images: Array) -> Array:
-    """Images as float32: uint8 is mapped to [-1, 1] by x / 127.5 - 1, floats keep their values."""
+def to_samples(images: Shaped[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """Images as numbers: uint8 is mapped to [-1, 1] by x / 127.5 - 1, floats keep their values."""
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / jnp.float32(127.5) - jnp.float32(1)
     return images.astype(jnp.float32)

@@ -3,14 +3,15 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 from drifting.method.kernels import pairwise_distance
 
 
-def neighbour_distance(real: Array, neighbours: int = 5) -> Array:
-    """Mean distance from each real sample to its `neighbours` nearest others of the batch: `[L, P, D]` to `[L]`.
+def neighbour_distance(real: Float[Array, "labels samples dims"], neighbours: int = 5) -> Float32[Array, "labels"]:
+    """Mean distance from each real sample of a class to its `neighbours` nearest others of the batch.
 
-    The per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5).
+    This is the per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5).
 
     Raises:
         ValueError: a sample has fewer than `neighbours` others.
@@ -20,21 +21,22 @@ def neighbour_distance(real: Array, neighbours: int = 5) -> Array:
             f"neighbours={neighbours}: must be at least 1 and below the {real.shape[1]} samples of a class"
         )
 
-    def one_class(real: Array) -> Array:
+    def one_class(real: Float[Array, "samples dims"]) -> Float32[Array, ""]:
         d = pairwise_distance(real, real) + jnp.where(jnp.eye(real.shape[0], dtype=bool), jnp.inf, 0.0)
         return -jnp.mean(jax.lax.top_k(-d, neighbours)[0])
 
     return jax.vmap(one_class)(real)
 
 
-def collapse_ratio(gen: Array, real: Array) -> Array:
-    """Mean distance between generated samples of a class over that between real ones, float32 scalar.
+def collapse_ratio(
+    gen: Float[Array, "labels generated dims"], real: Float[Array, "labels positives dims"]
+) -> Float32[Array, ""]:
+    """Mean distance between generated samples of a class over that between real ones, of which it has at least two.
 
-    `[L, N, D]` and `[L, P, D]`, N and P at least 2. One is right; towards zero the generator collapses to one image for
-    each class.
+    One is right; towards zero the generator collapses to one image for each class.
     """
 
-    def mean_distance(samples: Array) -> Array:
+    def mean_distance(samples: Float[Array, "samples dims"]) -> Float32[Array, ""]:
         n = samples.shape[0]
         d = jnp.where(jnp.eye(n, dtype=bool), 0.0, pairwise_distance(samples, samples))
         return jnp.sum(d) / (n * (n - 1))

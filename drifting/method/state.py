@@ -2,23 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float32, Int32
 
 from drifting.method.pool import Banks
+from drifting.networks.network import Params
 
-Params = Any
-"""A pure nested dict of arrays."""
-
-WARMUP_START = 1e-6
+WARMUP_START_RATE = 1e-6
 """Learning rate at the first update of a warm-up (released recipe)."""
 
-COSINE_END = 1e-6
-"""Where the cosine ends, as a fraction of the peak (released recipe)."""
+COSINE_END_FRACTION = 1e-6
+"""The cosine ends at this fraction of the peak (released recipe)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,9 @@ class Optimizer:
     differ.
 
     Attributes:
-      transform: gradient → direction of descent, everything of AdamW but the rate.
-      learning_rate: training step → rate.
-      clip_norm: largest global L2 norm of the gradient that reaches Adam.
+        transform: makes a direction of descent of a gradient: everything of AdamW but the rate.
+        learning_rate: gives the rate at a training step.
+        clip_norm: largest global L2 norm of the gradient that reaches Adam.
     """
 
     transform: optax.GradientTransformation
@@ -45,20 +43,20 @@ class TrainState:
     """Everything a run needs to go on, one pytree, checkpointed whole.
 
     Attributes:
-      step: `[]` int32, training steps done, no-op steps among them.
-      params: nested dict of float32 arrays.
-      opt_state: state of `Optimizer.transform`.
-      ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
-      banks: the latest real samples, or None where steps draw them from elsewhere.
-      neighbour_scale: `[C]` float32 per-class neighbour scale, or None where the recipe has none.
+        step: training steps done, no-op steps among them.
+        params: nested dict of float32 arrays.
+        opt_state: state of `Optimizer.transform`.
+        ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
+        banks: the latest real samples, or None where steps draw them from elsewhere.
+        neighbour_scale: per-class neighbour scale, or None where the recipe has none.
     """
 
-    step: Array
+    step: Int32[Array, ""]
     params: Params
     opt_state: optax.OptState
     ema: dict[str, Params]
     banks: Banks | None = None
-    neighbour_scale: Array | None = None
+    neighbour_scale: Float32[Array, "classes"] | None = None
 
 
 def learning_rate(
@@ -69,14 +67,14 @@ def learning_rate(
     It is indexed by the training step before its update, so the first update uses 1e-6 (or `peak` without warm-up).
 
     Args:
-      peak: learning rate after the warm-up.
-      warmup_steps: steps of the linear ramp; 0 = none.
-      total_steps: training steps of the whole run, where the cosine ends; constant afterwards.
-      decay: `"constant"` or `"cosine"`.
-      no_op_steps: steps at the start that update nothing (rate 0); the schedule starts after them.
+        peak: learning rate after the warm-up.
+        warmup_steps: steps of the linear ramp; 0 = none.
+        total_steps: training steps of the whole run, where the cosine ends; constant afterwards.
+        decay: `"constant"` or `"cosine"`.
+        no_op_steps: steps at the start that update nothing (rate 0); the schedule starts after them.
 
     Raises:
-      ValueError: for an unknown `decay`, a negative length, or a cosine that no steps are left for.
+        ValueError: for an unknown `decay`, a negative length, or a cosine that no steps are left for.
     """
     if warmup_steps < 0 or no_op_steps < 0:
         raise ValueError(f"learning_rate: warmup_steps={warmup_steps}, no_op_steps={no_op_steps} must not be negative")
@@ -89,13 +87,13 @@ def learning_rate(
                 f"learning_rate: total_steps={total_steps} leaves no step for the cosine after "
                 f"no_op_steps={no_op_steps} and warmup_steps={warmup_steps}; raise total_steps or shorten the warm-up"
             )
-        after = optax.schedules.cosine_decay_schedule(peak, decay_steps, alpha=COSINE_END)
+        after = optax.schedules.cosine_decay_schedule(peak, decay_steps, alpha=COSINE_END_FRACTION)
     else:
         raise ValueError(f'learning_rate: decay={decay!r} is unknown; use "constant" or "cosine"')
 
     pieces, boundaries = [after], []
     if warmup_steps:
-        pieces.insert(0, optax.schedules.linear_schedule(WARMUP_START, peak, warmup_steps))
+        pieces.insert(0, optax.schedules.linear_schedule(WARMUP_START_RATE, peak, warmup_steps))
         boundaries.append(no_op_steps + warmup_steps)
     if no_op_steps:
         pieces.insert(0, optax.schedules.constant_schedule(0.0))
@@ -109,12 +107,12 @@ def make_optimizer(
     """AdamW behind a global-norm clip, as released: `eps` outside the root, decoupled decay on *all* tensors.
 
     Args:
-      schedule: training step → learning rate, of `learning_rate`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      weight_decay: decoupled decay, multiplied by the learning rate.
-      clip_norm: gradients whose global L2 norm reaches it are scaled down to it.
-      eps: Adam's epsilon.
+        schedule: gives the learning rate at a training step, see `learning_rate`.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        weight_decay: decoupled decay, multiplied by the learning rate.
+        clip_norm: gradients whose global L2 norm reaches it are scaled down to it.
+        eps: Adam's epsilon.
     """
     transform = optax.chain(
         optax.clip_by_global_norm(clip_norm),
@@ -128,7 +126,7 @@ def init_ema(params: Params, decays: Iterable[float]) -> dict[str, Params]:
     """One copy of `params` for each decay, keyed by the decay as a string.
 
     Raises:
-      ValueError: if a decay lies outside `[0, 1)` or is given twice.
+        ValueError: if a decay lies outside `[0, 1)` or is given twice.
     """
     decays = [float(decay) for decay in decays]
     if len(set(decays)) != len(decays) or any(not 0.0 <= decay < 1.0 for decay in decays):
@@ -152,7 +150,7 @@ def create(
     *,
     ema_decays: Iterable[float] = (),
     banks: Banks | None = None,
-    neighbour_scale: Array | None = None,
+    neighbour_scale: Float32[Array, "classes"] | None = None,
 ) -> TrainState:
     """The state before the first step; works under `jax.jit` and `jax.eval_shape`."""
     return TrainState(
@@ -167,20 +165,20 @@ def create(
 
 def apply_gradients(
     state: TrainState, grads: Params, optimizer: Optimizer, no_op_steps: int = 0
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, dict[str, Float32[Array, ""]]]:
     """One update of parameters, optimiser and averages; the step counter always advances.
 
     While `state.step < no_op_steps` (static) parameters, optimiser state and averages stay bitwise as they are, so that
     training afterwards goes as if those steps had not been. `optimizer.learning_rate` must know the same `no_op_steps`.
 
     Args:
-      state: the state before the step.
-      grads: gradient of the loss, the structure of `state.params`.
-      optimizer: of `make_optimizer`.
-      no_op_steps: leading steps without an update.
+        state: the state before the step.
+        grads: gradient of the loss, the structure of `state.params`.
+        optimizer: the optimiser that `make_optimizer` made.
+        no_op_steps: leading steps without an update.
 
     Returns:
-      The new state, and float32 scalars `grad_norm`, `grad_norm_clipped`, `learning_rate`.
+        The new state, and `grad_norm`, `grad_norm_clipped`, `learning_rate`.
     """
     grad_norm = optax.tree.norm(grads)
     rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)

@@ -15,20 +15,31 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float, Float32, Int32, Key, Shaped
 
 from drifting.method.encoders import FeatureFn
+from drifting.method.features import Features
 from drifting.method.guidance import GuidancePrior, unconditional_weight
 from drifting.method.loss import MapMetrics, Objective, objective_loss
 from drifting.method.micro_batches import in_micro_batches, micro_batched_gradient
-from drifting.method.placement import HERE, Placement
+from drifting.method.placement import ONE_DEVICE, Placement
 from drifting.method.pool import Batch, OpenPool, Pool
 from drifting.method.space import SampleSpace
 from drifting.method.spread import collapse_ratio, neighbour_distance
 from drifting.method.state import Optimizer, TrainState, apply_gradients
 from drifting.networks.network import Generator, Params
 
-Inputs = tuple[dict[str, Array], Array, Array]
-"""What the generator is given: noise, labels, guidance scales."""
+Noise = dict[str, Shaped[Array, "samples ..."]]
+"""The noise of samples, as their generator draws it."""
+
+Inputs = tuple[Noise, Int32[Array, "samples"], Float32[Array, "samples"]]
+"""Noise, labels and guidance scales: what the generator makes samples of."""
+
+Samples = Float32[Array, "labels _count height width channels"]
+"""Samples for each label."""
+
+RealFeatures = dict[str, Float[Array, "labels real _positions _channels"]]
+"""Feature maps of the real samples of each label, positives and then unconditional ones."""
 
 
 class Purpose(enum.IntEnum):
@@ -50,13 +61,14 @@ class Recipe:
     Attributes:
         objective: the loss.
         guidance: the prior of the guidance scale.
-        labels: class labels a step, L.
-        generated: generated samples a label, N.
-        positives: real samples of the class a label, P.
-        unconditional: real samples of any class a label, U; 0 is no guidance.
-        micro_batch: generated samples whose activations exist at a time, a divisor of L * N; 0 is all of them.
-        no_op_steps: first steps, which update nothing.
-        neighbours: with the feature scale 'neighbour', nearest neighbours that the length unit of a class is made of.
+        labels: class labels of a step.
+        generated: generated samples of each label.
+        positives: real samples of the label's class.
+        unconditional: real samples of any class for each label; 0 is no guidance.
+        micro_batch: generated samples whose activations exist at a time, a divisor of their number; 0 is all of them.
+        no_op_steps: number of first steps that update nothing.
+        neighbours: number of nearest neighbours that the length unit of a class is made of; the feature scale
+            'neighbour' uses it.
         neighbour_decay: decay of the moving average of that unit.
     """
 
@@ -79,11 +91,11 @@ class StepParts:
     Attributes:
         recipe: the numbers.
         generator: the network that is trained, without its parameters.
-        space: what a sample is.
-        features: the feature space in which samples drift.
+        space: says what a sample is.
+        features: maps samples into the feature space in which they drift.
         optimizer: clipping, AdamW and schedule.
         pool: opens the pool that real samples are drawn from.
-        placement: where arrays lie.
+        placement: says where arrays lie.
     """
 
     recipe: Recipe
@@ -92,29 +104,34 @@ class StepParts:
     features: FeatureFn
     optimizer: Optimizer
     pool: OpenPool
-    placement: Placement = HERE
+    placement: Placement = ONE_DEVICE
 
 
 class Draw(NamedTuple):
     """Everything random that one step's loss depends on.
 
     Attributes:
-        labels: `[L]` int32 class labels.
-        positives: `[L, P, H, W, C]` real samples of each label's class.
-        unconditional: `[L, U, H, W, C]` real samples of any class.
-        alpha: `[L]` guidance scales.
-        noise: generator noise of `L * N` samples, those of one label together.
+        labels: class labels.
+        positives: real samples of each label's class.
+        unconditional: real samples of any class.
+        alpha: guidance scale of each label.
+        noise: the noise of all generated samples, those of one label together.
     """
 
-    labels: Array
-    positives: Array
-    unconditional: Array
-    alpha: Array
-    noise: dict[str, Array]
+    labels: Int32[Array, "labels"]
+    positives: Samples
+    unconditional: Samples
+    alpha: Float32[Array, "labels"]
+    noise: Noise
 
 
 def train_step(
-    parts: StepParts, state: TrainState, batch: Batch, frozen: Params, widths: Array, key: Array
+    parts: StepParts,
+    state: TrainState,
+    batch: Batch,
+    frozen: Params,
+    widths: Float[Array, "widths"],
+    key: Key[Array, ""],
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step of training by drifting ("Generative Modeling via Drifting", Algorithm 1, with any objective).
 
@@ -123,7 +140,7 @@ def train_step(
         state: parameters, optimiser, averages, banks.
         batch: real samples as the pool takes them, see `drifting.method.pool`.
         frozen: parameters of the frozen networks: feature encoders, and the VAE of latents.
-        widths: `[W]` kernel widths.
+        widths: kernel widths, in units of the feature scale.
         key: the run's key; the step number is folded in.
 
     Returns:
@@ -134,11 +151,11 @@ def train_step(
     scale, lengths = neighbour_scale(recipe, state.neighbour_scale, draw)
     state = dataclasses.replace(state, banks=pool.kept(), neighbour_scale=scale)
 
-    def features_of(params: Params, inputs: Inputs) -> tuple[dict[str, Array], Array]:
+    def features_of(params: Params, inputs: Inputs) -> tuple[Features, Float32[Array, "samples height width channels"]]:
         return features_and_samples(parts, params, inputs, frozen)
 
-    def loss_of(features: dict[str, Array]) -> tuple[Array, dict[str, MapMetrics]]:
-        return drift_loss(recipe.objective, features, real, draw, widths, lengths)
+    def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
+        return step_loss(recipe.objective, features, real, draw, widths, lengths)
 
     real = real_features(parts, draw, frozen)
     (loss, maps), samples, gradient = micro_batched_gradient(
@@ -159,18 +176,20 @@ def train_step(
     return state, metrics | update_metrics
 
 
-def begin_step(parts: StepParts, state: TrainState, batch: Batch, frozen: Params, key: Array) -> tuple[Pool, Draw]:
-    """The pool of a step, the batch's real samples among it, and everything random; for the arguments `train_step`."""
+def begin_step(
+    parts: StepParts, state: TrainState, batch: Batch, frozen: Params, key: Key[Array, ""]
+) -> tuple[Pool, Draw]:
+    """The pool of a step, with the batch's real samples in it, and everything random; arguments as of `train_step`."""
     pool = open_pool(parts, state, batch, frozen)
     return pool, draw_samples(parts, pool, state.params, frozen, jax.random.fold_in(key, state.step))
 
 
 def open_pool(parts: StepParts, state: TrainState, batch: Batch, frozen: Params) -> Pool:
-    """The pool of a step, the batch's real samples among it."""
+    """The pool of a step, with the batch's real samples in it."""
     return parts.pool(state.banks, batch, partial(parts.space.records, frozen))
 
 
-def draw_samples(parts: StepParts, pool: Pool, params: Params, frozen: Params, key: Array) -> Draw:
+def draw_samples(parts: StepParts, pool: Pool, params: Params, frozen: Params, key: Key[Array, ""]) -> Draw:
     """Labels, real samples, guidance scales and noise of one step; `key` is the step's own."""
     recipe, spread = parts.recipe, parts.placement.spread
     keys = {purpose: jax.random.fold_in(key, purpose) for purpose in Purpose}
@@ -189,52 +208,52 @@ def draw_samples(parts: StepParts, pool: Pool, params: Params, frozen: Params, k
 
 
 def generator_inputs(draw: Draw) -> Inputs:
-    """The noise, labels and guidance scales of all samples, those of one label together, `[L * N, ...]`."""
+    """The noise, labels and guidance scales of all generated samples, those of one label together."""
     generated = jax.tree.leaves(draw.noise)[0].shape[0] // len(draw.labels)
     return draw.noise, jnp.repeat(draw.labels, generated), jnp.repeat(draw.alpha, generated)
 
 
 def features_and_samples(
     parts: StepParts, params: Params, inputs: Inputs, frozen: Params
-) -> tuple[dict[str, Array], Array]:
-    """Generated samples `[B, H, W, C]` float32 and their features, `{name: [B, F, C]}`."""
+) -> tuple[Features, Float32[Array, "samples height width channels"]]:
+    """The features of generated samples, and the samples."""
     samples = parts.generator(params, *inputs)
     return parts.features(frozen, samples), samples
 
 
-def real_features(parts: StepParts, draw: Draw, frozen: Params) -> dict[str, Array]:
-    """Features `[L, P + U, F, C]` of the drawn positives and unconditional samples, for which no activation is kept."""
+def real_features(parts: StepParts, draw: Draw, frozen: Params) -> RealFeatures:
+    """The features of the drawn positives and unconditional samples, for which no activation is kept."""
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1)
     samples, size = real.reshape(-1, *real.shape[2:]), parts.recipe.micro_batch
     count = -(-len(samples) // size) if size else 1
 
-    def part(frozen: Params, samples: Array) -> tuple[dict[str, Array], Any]:
+    def part(frozen: Params, samples: Float32[Array, "samples height width channels"]) -> tuple[Features, tuple[()]]:
         return in_micro_batches(lambda x: parts.features(frozen, x), samples, count), ()
 
     features, _ = parts.placement.each(part, frozen, samples)
     return jax.lax.stop_gradient({name: f.reshape(*real.shape[:2], *f.shape[1:]) for name, f in features.items()})
 
 
-def drift_loss(
+def step_loss(
     objective: Objective,
-    features: dict[str, Array],
-    real: dict[str, Array],
+    features: Features,
+    real: RealFeatures,
     draw: Draw,
-    widths: Array,
-    lengths: Array | None = None,
-) -> tuple[Array, dict[str, MapMetrics]]:
+    widths: Float[Array, "widths"],
+    lengths: Float32[Array, "labels"] | None = None,
+) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
     """The loss of generated samples against the drawn real ones, in feature space.
 
     Args:
         objective: what to compute.
-        features: maps of the generated samples, `{name: [L * N, F, C]}`, those of one label together.
-        real: the same maps of the drawn real samples, of `real_features`.
+        features: feature maps of the generated samples, those of one label together.
+        real: the same maps of the drawn real samples, as `real_features` gives them.
         draw: what was drawn.
-        widths: `[W]` kernel widths.
-        lengths: `[L]` length unit of each label's class (the neighbour scale), or None.
+        widths: kernel widths, in units of the feature scale.
+        lengths: length unit of each label's class (the neighbour scale), or None.
 
     Returns:
-        The loss, float32 scalar, differentiable in `features`; and the metrics of every feature map.
+        The loss, differentiable in `features`, and the metrics of every feature map.
     """
     labels, n_pos = draw.positives.shape[:2]
     unit = 1.0 if lengths is None else lengths[:, None, None, None]
@@ -246,8 +265,10 @@ def drift_loss(
     return objective_loss(objective, widths, generated, positives, unconditional, w_unc)
 
 
-def neighbour_scale(recipe: Recipe, old: Array | None, draw: Draw) -> tuple[Array | None, Array | None]:
-    """Per-class neighbour scale `[C]`: its moving average brought up to date, and its value `[L]` for each drawn label.
+def neighbour_scale(
+    recipe: Recipe, old: Float32[Array, "classes"] | None, draw: Draw
+) -> tuple[Float32[Array, "classes"] | None, Float32[Array, "labels"] | None]:
+    """Per-class neighbour scale: its moving average brought up to date, and its value for each drawn label.
 
     The first batch of a class sets its scale; afterwards `beta old + (1 - beta) new` ("Drifting Fields are not
     Conservative", Section 5). Labels are distinct within a step. Both are None where the recipe has no such scale.

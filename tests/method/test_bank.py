@@ -41,14 +41,14 @@ def filled(counts: list[int], capacity: int) -> banks.Bank:
     """A bank whose class `c` holds the values `100 c + 1, 100 c + 2, …`, `counts[c]` of them."""
     labels = np.repeat(np.arange(len(counts)), counts)
     values = np.concatenate([100.0 * c + 1 + np.arange(n) for c, n in enumerate(counts)])
-    return jax.jit(numbered)(banks.create(len(counts), capacity, ()), values, labels)
+    return jax.jit(numbered)(banks.empty_bank(len(counts), capacity, ()), values, labels)
 
 
 @pytest.mark.parametrize("batch", [1, 6, 40])
 def test_push_is_a_deque_per_class(push, batch):
     """Random pushes, with duplicates, more than K of a class at once (batch 40), padding and labels out of range."""
     rng = np.random.default_rng(batch)
-    bank = banks.create(C, K, (2,))
+    bank = banks.empty_bank(C, K, (2,))
     want = [deque(maxlen=K) for _ in range(C)]
     serial = 1.0
     for _ in range(60):
@@ -70,7 +70,7 @@ def test_push_is_a_deque_per_class(push, batch):
 
 
 def test_samples_of_one_push_take_consecutive_slots(push):
-    bank = push(banks.create(2, 8, ()), np.arange(1.0, 7.0), np.array([1, 0, 1, 1, 0, 1]), np.arange(6))
+    bank = push(banks.empty_bank(2, 8, ()), np.arange(1.0, 7.0), np.array([1, 0, 1, 1, 0, 1]), np.arange(6))
     np.testing.assert_array_equal(bank.samples[1], [1, 3, 4, 6, 0, 0, 0, 0])
     np.testing.assert_array_equal(bank.samples[0], [2, 5, 0, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(banks.fill(bank), [2, 4])
@@ -89,14 +89,14 @@ def test_no_slot_is_written_twice_in_one_push():
 
 
 def test_unconditional_bank_keeps_the_last_samples(push):
-    bank = banks.create(1, 4, ())
+    bank = banks.empty_bank(1, 4, ())
     for start in range(0, 30, 3):
         bank = push(bank, np.arange(start, start + 3.0), np.zeros(3, np.int32), np.arange(3))
     assert contents(bank)[0] == [26, 27, 28, 29]
 
 
 def test_push_casts_and_accepts_an_empty_batch():
-    bank = banks.create(2, 3, (), jnp.uint8)
+    bank = banks.empty_bank(2, 3, (), jnp.uint8)
     bank = numbered(bank, np.array([200.0]), np.array([1]))
     assert bank.samples.dtype == jnp.uint8 and bank.samples[1, 0] == 200
     same = numbered(bank, np.zeros((0,)), np.zeros((0,), np.int32))
@@ -104,7 +104,7 @@ def test_push_casts_and_accepts_an_empty_batch():
 
 
 def test_push_under_donation_writes_in_place():
-    bank = banks.create(64, 32, (16, 16))
+    bank = banks.empty_bank(64, 32, (16, 16))
     size = bank.samples.nbytes
     values, labels = np.ones((4, 16, 16), np.float32), np.array([3, 3, 9, 63])
     compiled = jax.jit(numbered, donate_argnums=0).lower(bank, values, labels).compile()
@@ -117,7 +117,9 @@ def test_push_under_donation_writes_in_place():
 
 
 def test_bank_is_a_pytree_of_named_arrays():
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(banks.create(2, 3, (4,)))]
+    paths = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(banks.empty_bank(2, 3, (4,)))
+    ]
     assert paths == [".samples", ".ids", ".pushed"]
 
 
@@ -178,7 +180,7 @@ def test_an_empty_or_unknown_class_is_never_read_as_zeros(sample):
 
 
 def test_samples_keep_shape_and_dtype(sample):
-    bank = numbered(banks.create(2, 3, (2, 2, 1), jnp.bfloat16), np.ones((2, 2, 2, 1)), np.array([0, 1]))
+    bank = numbered(banks.empty_bank(2, 3, (2, 2, 1), jnp.bfloat16), np.ones((2, 2, 2, 1)), np.array([0, 1]))
     got = sample(bank, jax.random.key(0), jnp.array([1, 0, 1]), 2)
     assert got.shape == (3, 2, 2, 2, 1) and got.dtype == jnp.bfloat16
 
@@ -194,10 +196,11 @@ def test_check_filled():
         banks.check_filled(np.zeros(8, int))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
-    bank = banks.create(2, 3, (4,))
+    bank = banks.empty_bank(2, 3, (4,))
     with pytest.raises(ValueError, match="capacity=0"):
-        banks.create(2, 0, (4,))
+        banks.empty_bank(2, 0, (4,))
     with pytest.raises(ValueError, match="cannot push"):
         numbered(bank, np.zeros((2, 5)), np.zeros(2, np.int32))
     with pytest.raises(ValueError, match="cannot push"):

@@ -171,8 +171,11 @@ def test_negative_every_k_block_is_refused():
         mae_features(encoder, jnp.ones((1, 4, 4, 3)), every_k_block=-1)
 
 
-class OneStage:
+class OneStage(ConvNeXtV2):
     """Stands in for a network: its only map is the image's first channel, four times."""
+
+    def __init__(self) -> None:
+        """There are no parameters."""
 
     def stages(self, x: jax.Array) -> dict[str, jax.Array]:
         return {"stage1": jnp.repeat(x[..., :1], 4, axis=-1)}

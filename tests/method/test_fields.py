@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drifting.method.fields import FIELDS, Pairs, density_weights, displace, drift_field, log_density
-from drifting.method.kernels import KERNELS
+from drifting.method.kernels import KERNELS, pairwise_distance
 from tests.support import restated
 
 # Properties a field of the papers is proved to have. What is not listed here holds, and is tested, for every entry.
@@ -27,13 +27,15 @@ quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def compiled(kernel: str):
     """`(x, y_pos, y_neg, w_pos, w_neg, width) -> {(field, masked): V}`: all fields in one compilation."""
 
+    def masked(name, x, y_pos, y_neg, w_pos, w_neg, width):
+        is_self, centre = jnp.eye(N, M, dtype=bool), jnp.mean(y_pos, axis=0)
+        pairs = Pairs(pairwise_distance(x, y_pos), pairwise_distance(x, y_neg), w_pos, w_neg, is_self)
+        return displace(FIELDS[name](pairs, KERNELS[kernel], width), x - centre, y_pos - centre, y_neg - centre)
+
     def fields(x, y_pos, y_neg, w_pos, w_neg, width):
-        function = partial(drift_field, kernel=kernel, width=width, w_pos=w_pos, w_neg=w_neg)
-        return {
-            (name, masked): function(name, x, y_pos, y_neg, first_negatives_are_x=masked)
-            for name in FIELDS
-            for masked in (True, False)
-        }
+        given = dict(kernel=kernel, width=width, w_pos=w_pos, w_neg=w_neg)
+        bare = {(name, False): drift_field(x, y_pos, y_neg, field=name, **given) for name in FIELDS}
+        return bare | {(name, True): masked(name, x, y_pos, y_neg, w_pos, w_neg, width) for name in FIELDS}
 
     return quick(fields)
 
@@ -71,7 +73,7 @@ def assert_same(got, want, tolerance: float = 2e-5):
 @EVERY
 def test_against_the_restatement(name, kernel, width, masked):
     if name not in restated.FIELDS:
-        pytest.skip(f"tests/reference.py has no restatement of {name!r}")
+        pytest.skip(f"tests/support/restated.py has no restatement of {name!r}")
     s = samples()
     if not masked:
         s["y_neg"] = s["y_neg"] + np.float32(0.25)  # no pair coincides
@@ -84,7 +86,8 @@ def test_against_the_restatement(name, kernel, width, masked):
 def test_defaults_are_unit_weights_and_no_masking(name):
     s = samples()
     s["y_neg"] = s["y_neg"] + np.float32(0.25)
-    got = quick(partial(drift_field, name, kernel=KERNELS["laplace"], width=0.7))(s["x"], s["y_pos"], s["y_neg"])
+    function = partial(drift_field, field=name, kernel=KERNELS["laplace"], width=0.7)
+    got = quick(function)(s["x"], s["y_pos"], s["y_neg"])
     p = restated.problem(s["x"], s["y_pos"], s["y_neg"])
     assert_same(got, restated.FIELDS[name](p, restated.log_profile("laplace"), 0.7))
     assert got.dtype == jnp.float32
@@ -157,7 +160,7 @@ def asymmetry(kernel: str) -> dict[str, float]:
     def fields(x, width):
         function = partial(drift_field, kernel=kernel, width=width, w_pos=s["w_pos"], w_neg=s["w_neg"])
         names = [name for name in FIELDS if kernel == "laplace" or not name.startswith("drift")]
-        return {name: function(name, x[None], s["y_pos"], s["y_neg"])[0] for name in names}
+        return {name: function(x[None], s["y_pos"], s["y_neg"], field=name)[0] for name in names}
 
     queries = np.random.default_rng(2).normal(size=(6, DIM)).astype(np.float32)
     jacobians = quick(jax.vmap(jax.jacfwd(fields), in_axes=(0, None)))(queries, 0.8)
@@ -260,7 +263,7 @@ def many_batches() -> dict[str, np.ndarray]:
         y_pos, y_neg = jax.random.normal(key, (2, 4096, 6, 2))
         y_pos = jnp.stack([y_pos, y_pos + 0.5])
         function = partial(drift_field, kernel="laplace", width=0.7)
-        over_both = {name: jax.vmap(jax.vmap(partial(function, name, x)), in_axes=(0, None)) for name in FIELDS}
+        over_both = {name: jax.vmap(jax.vmap(partial(function, x, field=name)), in_axes=(0, None)) for name in FIELDS}
         return {name: field(y_pos, y_neg) for name, field in over_both.items()}
 
     return {name: np.asarray(v) for name, v in fields(jax.random.key(0)).items()}
@@ -310,7 +313,7 @@ def test_a_target_of_weight_zero_counts_for_nothing_however_near():
 @EVERY
 def test_affinities_have_their_signs(name, kernel):
     """Attraction by positives, repulsion by negatives, nothing between a sample and itself."""
-    s = samples()
+    s = {key: jnp.asarray(a) for key, a in samples().items()}
     pairs = Pairs(
         jnp.asarray(restated.distances(s["x"], s["y_pos"]), jnp.float32),
         jnp.asarray(restated.distances(s["x"], s["y_neg"]), jnp.float32),

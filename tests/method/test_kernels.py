@@ -193,7 +193,8 @@ def points(n: int, m: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 def test_distances():
     x, y = points(5, 7, 16)
-    np.testing.assert_allclose(pairwise_distance(x, y), restated.distances(x, y), rtol=2e-6)
+    got = pairwise_distance(jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(got, restated.distances(x, y), rtol=2e-6)
     got = pairwise_distance(jnp.asarray(x, jnp.bfloat16), jnp.asarray(y, jnp.bfloat16))
     rounded = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (x, y))
     assert got.dtype == jnp.float32
@@ -203,9 +204,10 @@ def test_distances():
 def test_distances_do_not_feel_a_common_offset():
     """The points lie on a grid that float32 holds exactly even with the offset, so nothing may change."""
     x, y = (np.round(a * 64) / 64 for a in points(5, 7, 16))
-    got = pairwise_distance(x + np.float32(1024), y + np.float32(1024))
+    far = jnp.asarray(x + np.float32(1024)), jnp.asarray(y + np.float32(1024))
+    got = pairwise_distance(*far)
     np.testing.assert_allclose(got, restated.distances(x, y), rtol=2e-6)
-    lost = centred_distance(x + np.float32(1024), y + np.float32(1024))
+    lost = centred_distance(*far)
     assert np.abs(np.asarray(lost) / restated.distances(x, y) - 1).max() > 1e-2
 
 

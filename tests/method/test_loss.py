@@ -112,15 +112,16 @@ def test_fields_against_the_restatement(name, kernel, normalise, kind, scale):
 # --- potentials ------------------------------------------------------------------------------------------------------
 
 
-def one_problem(seed: int = 0) -> tuple[np.ndarray, ...]:
+def one_problem(seed: int = 0) -> tuple[jax.Array, ...]:
     """`x, y_pos, y_unc, w_pos, w_neg` of one problem."""
     gen, pos, unc, *_ = features(seed)
     w_pos, w_neg = np.float32([1, 2, 0.5, 1, 1]), np.float32([1] * N + [0.4, 0.0, 1.3])
-    return gen[0, :, 0], pos[0, :, 0], unc[0, :, 0], w_pos, w_neg
+    return tuple(jnp.asarray(a) for a in (gen[0, :, 0], pos[0, :, 0], unc[0, :, 0], w_pos, w_neg))
 
 
 def pairs_of(x, y_pos, y_unc, w_pos, w_neg, unit=1.0) -> Pairs:
     """The problem as a kernel sees it, differentiable in `x` as a query alone."""
+    x, y_pos, y_unc, w_pos, w_neg = map(jnp.asarray, (x, y_pos, y_unc, w_pos, w_neg))
     y_neg = jnp.concatenate([jax.lax.stop_gradient(x), y_unc])
     is_self = jnp.eye(len(x), len(y_neg), dtype=bool)
     return Pairs(pairwise_distance(x, y_pos) / unit, pairwise_distance(x, y_neg) / unit, w_pos, w_neg, is_self)
@@ -354,7 +355,7 @@ def test_bfloat16_features(name):
 
 
 def test_only_generated_features_carry_gradient():
-    args = features()
+    args = [jnp.asarray(a) for a in features()]
     objective = Objective("log_kde", KERNELS["laplace"], normalise_field=False)
     gradients = jax.grad(
         lambda pos, unc: map_loss(objective, jnp.float32([0.5]), args[0], pos, unc, *args[3:])[0], (0, 1)
@@ -408,9 +409,9 @@ def test_narrow_kernels_on_4096_channels_with_a_common_offset(name, field):
 
 
 def test_maps_are_summed_with_unit_weights_and_guidance_weights_spread():
-    gen, pos, unc, *_ = features()
-    other = features(1)
-    w_unc = np.float32([0.4, 1.7])
+    gen, pos, unc, *_ = map(jnp.asarray, features())
+    other = [jnp.asarray(a) for a in features(1)]
+    w_unc = jnp.float32([0.4, 1.7])
     maps = [{"a": a, "b": b} for a, b in zip((gen, pos, unc), other[:3], strict=True)]
     objective, widths = Objective("drift", KERNELS["laplace"]), jnp.float32([0.5])
     (total, metrics), gradient = jax.value_and_grad(

@@ -220,7 +220,7 @@ def test_no_op_steps_keep_parameters_even_from_a_nan_gradient():
 
 def test_state_is_one_donatable_pytree():
     opt = optimizer()
-    banks = Banks(bank.create(2, 3, (4,)), bank.create(1, 5, (4,)))
+    banks = Banks(bank.empty_bank(2, 3, (4,)), bank.empty_bank(1, 5, (4,)))
     now = state.create(params(), opt, ema_decays=[0.9, 0.99], banks=banks, neighbour_scale=jnp.ones(2))
     buffers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(now)}
     assert len(buffers) == len(jax.tree.leaves(now))  # no array appears twice: donation would refuse it

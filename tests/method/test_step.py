@@ -30,10 +30,10 @@ from drifting.method.step import (
     Draw,
     StepParts,
     draw_samples,
-    drift_loss,
     generator_inputs,
     open_pool,
     real_features,
+    step_loss,
     train_step,
 )
 from drifting.networks.dit import DiT
@@ -63,7 +63,8 @@ def make_parts(config: Config) -> tuple[StepParts, Any]:
 
 def filled(parts: StepParts, state: TrainState, rows: Any) -> TrainState:
     """The state with these digits in its banks."""
-    return dataclasses.replace(state, banks=open_pool(parts, state, batch_of(rows), {}).kept())
+    batch = {name: jnp.asarray(array) for name, array in batch_of(rows).items()}
+    return dataclasses.replace(state, banks=open_pool(parts, state, batch, {}).kept())
 
 
 def drawn(parts: StepParts, state: TrainState, key: jax.Array) -> Draw:
@@ -75,7 +76,7 @@ def drawn(parts: StepParts, state: TrainState, key: jax.Array) -> Draw:
 def loss_of(parts: StepParts, samples: jax.Array, draw: Draw, frozen: Any, widths: Any) -> Any:
     """Loss and metrics of samples `[L * N, H, W, C]`."""
     real = real_features(parts, draw, frozen)
-    return drift_loss(parts.recipe.objective, parts.features(frozen, samples), real, draw, widths)
+    return step_loss(parts.recipe.objective, parts.features(frozen, samples), real, draw, widths)
 
 
 def batch_of(rows: Any) -> dict[str, np.ndarray]:
@@ -120,6 +121,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     assert isinstance(config, Config)
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: DiT(**kwargs, rngs=nnx.Rngs(0))))
     features, encoder = released_features(golden, m["mae_config"])
+    encoder = jax.tree.map(jnp.asarray, encoder)
     optimizer = optimizer_of(config.optimizer, m["lr"]["total_steps"])
     generator, space = Generator(graphdef, (8, 8, 4)), sample_space(None, (8, 8, 4))
     parts = StepParts(recipe_of(config), generator, space, features, optimizer, banked)
@@ -135,7 +137,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
 
     def gradient_of(params: Any) -> Any:
         real = real_features(parts, draw, encoder)
-        loss_fn = partial(drift_loss, parts.recipe.objective, real=real, draw=draw, widths=widths)
+        loss_fn = partial(step_loss, parts.recipe.objective, real=real, draw=draw, widths=widths)
         inputs = (generator_inputs(draw), stored)
         return micro_batched_gradient(features_of, loss_fn, params, inputs, config.train.micro_batch)
 

@@ -33,9 +33,9 @@ def make_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
     params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (3, 4))}, "b": jnp.arange(5.0) + seed}
     images = jax.random.normal(jax.random.key(seed), (7, 2, 2, 1))
     banks = {
-        "class": bank.push(bank.create(3, 4, (2, 2, 1)), images, jnp.asarray([0, 1, 2, 0, 0, 0, 0]), jnp.arange(7))
+        "class": bank.push(bank.empty_bank(3, 4, (2, 2, 1)), images, jnp.asarray([0, 1, 2, 0, 0, 0, 0]), jnp.arange(7))
     }
-    banks["unconditional"] = bank.create(1, 5, (2, 2, 1), jnp.bfloat16)
+    banks["unconditional"] = bank.empty_bank(1, 5, (2, 2, 1), jnp.bfloat16)
     return create(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
 
 

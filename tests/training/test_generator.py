@@ -69,7 +69,7 @@ def test_banks_are_filled_until_every_class_can_be_drawn_and_no_longer():
     counts = np.asarray(bank.fill(state.banks.by_class))
     assert counts.min() >= config.loss.positives and np.all(np.asarray(bank.fill(state.banks.unconditional)) >= 2)
     batches = pipeline.state()["position"]
-    again, shorter = make_feed(config, digits()), bank.create(10, config.bank.per_class, (8, 8, 1))
+    again, shorter = make_feed(config, digits()), bank.empty_bank(10, config.bank.per_class, (8, 8, 1))
     for _ in range(batches - 1):
         batch = next(again)
         shorter = bank.push(shorter, batch["image"], batch["label"], batch["id"])

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jaxtyping import Float
 
 from drifting.method.encoders.encoder import Encoder, Reader
 from drifting.method.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
@@ -14,7 +16,7 @@ from drifting.networks.convnext import ConvNeXtV2
 from drifting.networks.layers import require_dtype, require_setting
 from drifting.networks.network import Network, Params
 
-SMALLEST = 32
+SMALLEST_SIDE = 32
 """The smallest side of an image, whose map has one position after the last of the stages."""
 
 
@@ -28,22 +30,22 @@ class ConvNeXtOptions:
 
     def __post_init__(self) -> None:
         require_dtype("dtype", self.dtype)
-        require_setting(self.size >= SMALLEST, "size", self.size, f"use {SMALLEST} or more")
+        require_setting(self.size >= SMALLEST_SIDE, "size", self.size, f"use {SMALLEST_SIDE} or more")
 
 
-def convnext_features(net: ConvNeXtV2, x: jax.Array, resolution: int = 224) -> Features:
+def convnext_features(net: ConvNeXtV2, x: Float[Array, "samples height width 3"], resolution: int = 224) -> Features:
     """All features of the released recipe from a ConvNeXt V2: each stage's normalised map and its statistics.
 
     Args:
         net: the frozen network, of three colours.
-        x: images `[B, H, W, 3]` float32 in [-1, 1]; what lies beyond is not clipped, so that it has a gradient.
+        x: images in [-1, 1]; what lies beyond is not clipped, so that it has a gradient.
         resolution: side to which they are resized, bilinearly with antialiasing.
 
     Returns:
-        For each stage, in order, `convnext_stageK [B, h*w, C]` (not of the first), `convnext_stageK_mean` and
-        `convnext_stageK_std [B, 1, C]`; then `convnext_pooled [B, 1, C]`, the network's own pooled output, and
-        `convnext_pooled_std`, which is the last stage's std once more: the released recipe counts that term twice.
-        Standard deviations are float32, all others in the network's dtype.
+        For each stage, in order, `convnext_stageK` at every position (not of the first stage), `convnext_stageK_mean`
+        and `convnext_stageK_std`; then `convnext_pooled`, the network's own pooled output, and `convnext_pooled_std`,
+        which is the last stage's std once more: the released recipe counts that term twice. Standard deviations are
+        float32, all others in the network's dtype.
     """
     y = ((x.astype(jnp.float32) + 1) / 2 - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
     maps = net.stages(jax.image.resize(y, (x.shape[0], resolution, resolution, x.shape[-1]), "bilinear"))
@@ -62,8 +64,8 @@ def convnext_features(net: ConvNeXtV2, x: jax.Array, resolution: int = 224) -> F
     return features | {"convnext_pooled_std": features[f"convnext_{last}_std"]}
 
 
-def _normalise_channels(x: jax.Array) -> jax.Array:
-    """`(x - mean) / (std + 1e-3)` over the channels of each position, biased; shape and dtype of `x`."""
+def _normalise_channels(x: Float[Array, "*positions channels"]) -> Float[Array, "*positions channels"]:
+    """`(x - mean) / (std + 1e-3)` over the channels of each position, biased; in the dtype of `x`."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     # The root of zero has no gradient; 1e-12 gives it one and is nothing beside the 1e-3.
@@ -71,8 +73,8 @@ def _normalise_channels(x: jax.Array) -> jax.Array:
     return (y / (std + 1e-3)).astype(x.dtype)
 
 
-def read(options: ConvNeXtOptions, network: Network, space: SampleSpace) -> Reader:
-    """The features of images.
+def read_convnext(options: ConvNeXtOptions, network: Network, space: SampleSpace) -> Reader:
+    """The reader of images.
 
     Raises:
         ValueError: the network is for images of other channels.
@@ -83,10 +85,10 @@ def read(options: ConvNeXtOptions, network: Network, space: SampleSpace) -> Read
             f"weights={options.weights!r}: this encoder takes {channels} channels, the images have {given}"
         )
 
-    def features(params: Params, x: jax.Array) -> Features:
+    def features(params: Params, x: Float[Array, "samples height width 3"]) -> Features:
         return convnext_features(nnx.merge(network.graphdef, params), x, resolution=options.size)
 
     return Reader(features, of_images=True)
 
 
-CONVNEXT_ENCODER = Encoder("convnext", ConvNeXtOptions, read)
+CONVNEXT_ENCODER = Encoder("convnext", ConvNeXtOptions, read_convnext)

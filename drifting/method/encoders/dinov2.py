@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jaxtyping import Float, Float32
 
 from drifting.method.encoders.encoder import Encoder, Reader
 from drifting.method.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
@@ -45,7 +47,7 @@ def evenly_spaced(depth: int, count: int = 4) -> tuple[int, ...]:
 
 def dinov2_features(
     net: DINOv2,
-    x: jax.Array,
+    x: Float[Array, "samples height width 3"],
     *,
     resolution: int = 224,
     layers: Sequence[int] | None = None,
@@ -59,15 +61,15 @@ def dinov2_features(
 
     Args:
         net: the frozen network, of three colours.
-        x: images `[B, H, W, 3]` float32 in [-1, 1]; what lies beyond is not clipped, so that it has a gradient.
+        x: images in [-1, 1]; what lies beyond is not clipped, so that it has a gradient.
         resolution: side to which they are resized, bilinearly with antialiasing; a multiple of the patch's.
         layers: numbers of blocks, counted from 1; None = four, `evenly_spaced`.
         locations, mean, std, mean_patches, std_patches: see `multi_scale_statistics`. Tokens averaged to a coarse grid
             of 4 x 4 at a resolution of 224, where there are 16 x 16, are `locations=False, mean_patches=(4,)`.
 
     Returns:
-        For each block, in order, `dinov2_blockK [B, h*w, C]` and its statistics, then `dinov2_cls [B, 1, C]`, the class
-        token after the final norm. Standard deviations are float32, all others in the network's dtype.
+        For each block, in order, `dinov2_blockK` and its statistics, then `dinov2_cls`, the class token after the final
+        norm. Standard deviations are float32, all others in the network's dtype.
 
     Raises:
         InputError: `resolution` is no multiple of the patch's side.
@@ -86,7 +88,9 @@ def dinov2_features(
     return statistics | {"dinov2_cls": class_token[:, None]}
 
 
-def dinov2_pooled(net: DINOv2, x: jax.Array, resolution: int = 224) -> jax.Array:
+def dinov2_pooled(
+    net: DINOv2, x: Float[Array, "samples height width 3"], resolution: int = 224
+) -> Float[Array, "samples channels"]:
     """The class token after the final norm, whose Fréchet distance is FD-DINOv2 (Stein et al. 2023, with ViT-L/14).
 
     Images are resized bicubically (`a = -0.5`) with antialiasing, in float32, and then clipped to [-1, 1], beyond which
@@ -97,11 +101,11 @@ def dinov2_pooled(net: DINOv2, x: jax.Array, resolution: int = 224) -> jax.Array
 
     Args:
         net: the frozen network, of three colours.
-        x: images `[B, H, W, 3]` float32 in [-1, 1].
+        x: images in [-1, 1].
         resolution: side to which they are resized; a multiple of the patch's.
 
     Returns:
-        `[B, C]` in the network's dtype.
+        The token of each image in the network's dtype.
 
     Raises:
         InputError: `resolution` is no multiple of the patch's side.
@@ -110,18 +114,20 @@ def dinov2_pooled(net: DINOv2, x: jax.Array, resolution: int = 224) -> jax.Array
     return net.tokens(_standardised(y), ())[1]
 
 
-def _resized(x: jax.Array, side: int, method: str) -> jax.Array:
-    """`[B, H, W, C]` to `[B, side, side, C]`, with antialiasing."""
+def _resized(
+    x: Float[Array, "samples height width channels"], side: int, method: str
+) -> Float[Array, "samples {side} {side} channels"]:
+    """Images of another side, with antialiasing."""
     return jax.image.resize(x, (x.shape[0], side, side, x.shape[-1]), method)
 
 
-def _standardised(x: jax.Array) -> jax.Array:
+def _standardised(x: Float32[Array, "*pixels 3"]) -> Float32[Array, "*pixels 3"]:
     """Images in [-1, 1] to what the network was trained with: ImageNet's colours have mean 0 and deviation 1."""
     return ((x + 1) / 2 - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
 
 
-def read(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader:
-    """The features of images.
+def read_dinov2(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader:
+    """The reader of images.
 
     Raises:
         ValueError: the network is for images of other channels, or has not those blocks or patches.
@@ -136,7 +142,7 @@ def read(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader
     known = all(1 <= k <= depth for k in options.layers or ())
     require_setting(known, "layers", options.layers, f"must be numbers of blocks, from 1 to {depth}")
 
-    def features(params: Params, x: jax.Array) -> Features:
+    def features(params: Params, x: Float[Array, "samples height width 3"]) -> Features:
         return dinov2_features(
             nnx.merge(network.graphdef, params),
             x,
@@ -152,4 +158,4 @@ def read(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader
     return Reader(features, of_images=True)
 
 
-DINOV2_ENCODER = Encoder("dinov2", DINOv2Options, read)
+DINOV2_ENCODER = Encoder("dinov2", DINOv2Options, read_dinov2)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jax import Array
+from jaxtyping import Float
 
 from drifting.method.features import Features
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Network, Params
 
-FeatureFn = Callable[[Params, Array], Features]
-"""`(params, x [B, H, W, C]) -> {name: [B, positions, channels]}`, differentiable in `x`."""
+FeatureFn = Callable[[Params, Float[Array, "samples height width channels"]], Features]
+"""`(params, x) -> features`, differentiable in `x`."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class FeatureEncoder:
     """A frozen feature space.
 
     Attributes:
-        features: of samples `[B, H, W, C]`.
+        features: maps samples into the space.
         params: the encoders' parameters, constants of training; `{"vae": ...}` among them where images are needed.
-        checksums: of the encoders' weights, by name.
+        checksums: checksums of the encoders' weights, by name.
     """
 
     features: FeatureFn
@@ -34,8 +35,8 @@ class Reader:
     """An encoder with its weights and settings.
 
     Attributes:
-        features: of what it reads.
-        of_images: whether it reads images in [-1, 1]; otherwise it reads samples, which may be latents.
+        features: gives the features of what the encoder reads.
+        of_images: whether the encoder reads images in [-1, 1]; otherwise it reads samples, which may be latents.
     """
 
     features: FeatureFn
@@ -50,8 +51,8 @@ class Encoder:
         network: the kind of its weights, a key of `drifting.networks.NETWORKS`.
         options: a frozen dataclass of its settings with their defaults, `weights: str | None` and `dtype: str` among
             them; it raises `ValueError` for values that cannot work. They are the settings `features.options[NAME]`.
-        read: `(options, network, space) -> Reader`. It raises `ValueError` where the network cannot read the samples of
-            that space. It must not need parameters, which may be shapes only: `Reader.features` is given them.
+        read: makes the reader of options and weights. It raises `ValueError` where the network cannot read the samples
+            of that space. It must not need parameters, which may be shapes only: `Reader.features` is given them.
     """
 
     network: str

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jaxtyping import Float
 
 from drifting.method.encoders.encoder import Encoder, Reader
 from drifting.method.features import Features, multi_scale_statistics
@@ -38,15 +40,15 @@ class MAEOptions:
             require_setting(all(side > 0 for side in sides), key, sides, "sides of patches are at least 1")
 
 
-def norm_x(tokens: jax.Array) -> jax.Array:
-    """Root mean square of each channel, `[B, h, w, C]` to `[B, 1, C]` of the same dtype."""
+def norm_x(tokens: Float[Array, "samples height width channels"]) -> Float[Array, "samples 1 channels"]:
+    """Root mean square of each channel, in the dtype of `tokens`."""
     square = jnp.mean(jnp.square(tokens.astype(jnp.float32)), axis=(1, 2))
     return jnp.sqrt(square + EPSILON).astype(tokens.dtype)[:, None]
 
 
 def mae_features(
     encoder: mae.MAEEncoder,
-    x: jax.Array,
+    x: Float[Array, "samples height width channels"],
     *,
     locations: bool = True,
     mean: bool = True,
@@ -61,7 +63,7 @@ def mae_features(
 
     Args:
         encoder: a masked autoencoder's encoder, e.g. `nnx.merge(graphdef, params)` of `nnx.split(mae.encoder)`.
-        x: samples `[B, H, W, C]` float32.
+        x: samples, or images in [-1, 1], whichever the network was trained on.
         locations, mean, std, mean_patches, std_patches: see `multi_scale_statistics`.
         every_k_block: of the residual blocks, counted from 1 in each stage, use every k-th; 0 = none.
 
@@ -78,8 +80,8 @@ def mae_features(
     return {"norm_x": norm_x(tokens)} | statistics
 
 
-def read(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
-    """The features of samples, or of images where samples are latents and the autoencoder was trained on images.
+def read_mae(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
+    """The reader of samples, or of images where samples are latents and the autoencoder was trained on images.
 
     Raises:
         ValueError: the autoencoder is for other channels or sides.
@@ -96,7 +98,7 @@ def read(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
             f"samples are {size[0]}x{size[1]}x{given}; pre-train one on this data"
         )
 
-    def features(params: Params, x: jax.Array) -> Features:
+    def features(params: Params, x: Float[Array, "samples height width channels"]) -> Features:
         if x.shape[1:3] != size:
             x = jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear")
         return mae_features(
@@ -113,7 +115,7 @@ def read(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
     return Reader(features, of_images)
 
 
-MAE_ENCODER = Encoder("mae", MAEOptions, read)
+MAE_ENCODER = Encoder("mae", MAEOptions, read_mae)
 
 
 def _wanted(name: str, every_k_block: int) -> bool:
