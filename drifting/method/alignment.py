@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32
 
-from drifting.method.fields import Affinities, Pairs, displace, mean_shift, score
+from drifting.method.fields import Affinities, Pairs, displace, mean_shift, smoothed_score
 from drifting.method.kernels import Kernel, Width
 
 
@@ -65,7 +65,7 @@ def sides(
     width: Width,
 ) -> tuple[Side, Side]:
     """Both sides of one problem. The caller centres the coordinates, as for `fields.displace`."""
-    shift, smooth = mean_shift(pairs, kernel, width), score(pairs, kernel, width)
+    shift, smooth = mean_shift(pairs, kernel, width), smoothed_score(pairs, kernel, width)
 
     def move(
         pos: Float32[Array, "queries positives"], neg: Float32[Array, "queries negatives"]

@@ -75,12 +75,9 @@ def drift_loss(
     labels, count = next(iter(gen.values())).shape[:2]
     if count < 2:
         raise ValueError(f"generated: has {count} sample of a label, give at least 2: they repel one another")
-    each_width = _widths(widths)
-    scale = jnp.asarray(1.0 if alpha is None else alpha, jnp.float32)
-    if scale.shape not in ((), (labels,)):
-        raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
-    weight = unconditional_weight(jnp.broadcast_to(scale, (labels,)), count, next(iter(unc.values())).shape[1])
-    loss, maps = objective_loss(static, each_width, gen, pos, unc, weight)
+    scale = _guidance_scale(1.0 if alpha is None else alpha, labels)
+    weight = unconditional_weight(scale, count, next(iter(unc.values())).shape[1])
+    loss, maps = objective_loss(static, _widths(widths), gen, pos, unc, weight)
     gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
     norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
     return loss, {"gap": gap, "field_norm": norm, "maps": maps}
@@ -115,12 +112,15 @@ def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Arr
     return widths
 
 
-def _check(
-    gen: FeatureMaps,
-    other: FeatureMaps,
-    argument: str,
-    least: int,
-) -> None:
+def _guidance_scale(given: Float[ArrayLike, "*labels"], labels: int) -> Float32[Array, "labels"]:
+    """The guidance scale of each label."""
+    scale = jnp.asarray(given, jnp.float32)
+    if scale.shape not in ((), (labels,)):
+        raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
+    return jnp.broadcast_to(scale, (labels,))
+
+
+def _check(gen: FeatureMaps, other: FeatureMaps, argument: str, least: int) -> None:
     """Refuses real samples whose maps are not those of the generated ones."""
     if set(gen) != set(other):
         raise ValueError(f"{argument}: has the maps {sorted(other)}, the generated samples {sorted(gen)}")

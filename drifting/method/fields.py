@@ -128,7 +128,7 @@ def sharp(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     return _difference_of_means(pairs, kernel, width, kernel.log_k, kernel.log_sharp)
 
 
-def score(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
+def smoothed_score(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """Difference of the kernel-smoothed scores, `grad log p - grad log q` ("A Unified View", Section 2.3)."""
     return _difference_of_means(pairs, kernel, width, _finite_flat(kernel), kernel.log_k)
 
@@ -191,7 +191,7 @@ FIELDS: dict[str, Field] = {
     "drift_raw": drift_raw,
     "mmd": mmd,
     "sharp": sharp,
-    "score": score,
+    "score": smoothed_score,
     "coulomb": coulomb,
 }
 

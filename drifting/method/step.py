@@ -29,10 +29,10 @@ from drifting.method.spread import collapse_ratio, neighbour_distance
 from drifting.method.state import Optimizer, TrainState, apply_gradients
 from drifting.networks.network import Generator, Params
 
-Noise = dict[str, Shaped[Array, "samples ..."]]
+NoiseBatch = dict[str, Shaped[Array, "samples ..."]]
 """The noise of samples, as their generator draws it."""
 
-Inputs = tuple[Noise, Int32[Array, "samples"], Float32[Array, "samples"]]
+Inputs = tuple[NoiseBatch, Int32[Array, "samples"], Float32[Array, "samples"]]
 """Noise, labels and guidance scales: what the generator makes samples of."""
 
 Samples = Float32[Array, "labels _count height width channels"]
@@ -122,7 +122,7 @@ class Draw(NamedTuple):
     positives: Samples
     unconditional: Samples
     alpha: Float32[Array, "labels"]
-    noise: Noise
+    noise: NoiseBatch
 
 
 def train_step(
