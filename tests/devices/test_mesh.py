@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -103,3 +104,13 @@ def test_a_mesh_must_use_the_devices_there_are():
     with pytest.raises(ConfigError, match=r"^mesh\.data=0, mesh\.fsdp=2"):
         mesh.layout(fsdp=2)
     assert mesh.layout().devices == 1
+
+
+def test_nothing_compiles_twice_in_a_run_on_several_devices(tmp_path: Path):
+    """Drawing, scoring and saving as the run goes on, too, once each of them has been done."""
+    command = [sys.executable, "-m", "tests.support.compiled", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env=eight_devices(2), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "6"
