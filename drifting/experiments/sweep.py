@@ -54,7 +54,7 @@ def run_cell(sweep: Sweep, cell: SweepCell, config: Config, workdir: Path, label
     """
     folder = cell.folder(workdir)
     (folder / ERROR_FILE).unlink(missing_ok=True)
-    if train(config, folder, label) < config.train.steps:
+    if train(config, folder, label=label) < config.train.steps:
         return False
     evaluate_generator(
         TrainedGenerator.from_run(folder),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import encoder_options
 from drifting.config.schema import Config, ema_decay, has_banks
+from drifting.data.source import LabelledSource
 from drifting.errors import require
 from drifting.method.state import TrainState
 from drifting.scoring.diagnosis import Diagnosis, subject_of
@@ -26,17 +27,23 @@ REPLAY_REMEDY = "`drifting replay` looks into that step; try a lower optimizer.l
 """What to do about a loss that is not finite."""
 
 
-def train(config: Config, workdir: Path, label: str = "train") -> int:
+def train(config: Config, workdir: str | Path, *, source: LabelledSource | None = None, label: str = "train") -> int:
     """Trains a generator in `workdir`, going on from its latest checkpoint; returns the step reached.
 
-    `label` is what progress and messages call it.
+    Args:
+        config: the settings.
+        workdir: the folder of the run, made if it is not there.
+        source: real samples of one's own, in place of those that `config.data` names. A run goes on with the same ones
+            alone: they are compared by content.
+        label: what progress and messages call it.
 
     Raises:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
         loop.TrainingError: the loss is not finite, or a batch cannot be read.
         CheckpointError: a checkpoint cannot be written.
     """
-    with prepare(config) as run:
+    workdir = Path(workdir)
+    with prepare(config, source=source) as run:
         config = run.config
         callbacks = loop.Callbacks(
             flatten=partial(named_metrics, config.loss.widths),

@@ -1,0 +1,162 @@
+"""The package from Python: what importing it costs, the examples of the README, and the notebooks."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from flax import nnx
+
+import drifting
+from drifting.data.sources.digits import digits
+from tests.support.runs import ROOT, finished_run, metrics, tiny_config
+
+NAMES = (
+    "drift_loss", "drift_field", "Kernel", "KERNELS", "FIELDS", "LOSSES",
+    "Config", "prepare", "train", "ArraySource", "load", "score",
+)  # fmt: skip
+
+
+def loaded_by(code: str) -> list[str]:
+    """Modules that are not there when Python has started, and are after `code`."""
+    program = f"import sys; before = set(sys.modules); {code}; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    return done.stdout.split()
+
+
+def test_importing_the_package_loads_nothing():
+    """Not one module besides those of `importlib` and `typing`: it takes no time, whatever else is installed."""
+    assert set(loaded_by("import drifting")) - set(loaded_by("import importlib, typing")) == {"drifting"}
+
+
+def test_the_names_are_the_twelve():
+    assert sorted(drifting.__all__) == sorted(NAMES) and set(NAMES) <= set(dir(drifting))
+    assert all(getattr(drifting, name).__doc__ for name in NAMES if callable(getattr(drifting, name)))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        drifting.nothing  # noqa: B018
+
+
+def examples() -> list[str]:
+    """The Python examples of the README that begin with an import, in their order."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [block for block in blocks if block.startswith("import drifting")]
+
+
+class Net(nnx.Module):
+    """The smallest network with labels and a guidance scale."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(4, 64, rngs=rngs)
+        self.classes = nnx.Embed(10, 64, rngs=rngs)
+
+    def __call__(self, noise: dict[str, jax.Array], labels: jax.Array, alpha: jax.Array) -> jax.Array:
+        flat = self.linear(noise["z"]) + self.classes(labels) * alpha[:, None]
+        return flat.reshape(-1, 8, 8, 1)
+
+    def sample_noise(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {"z": jax.random.normal(key, (4,))}
+
+
+def features(x: jax.Array) -> dict[str, jax.Array]:
+    return {"pixels": x.reshape(len(x), 1, 64)}
+
+
+def test_readme_a_loss_in_your_code():
+    names: dict[str, Any] = {
+        "network": lambda params, noise: noise @ params,
+        "params": jnp.eye(32),
+        "positives": jnp.ones((10, 16, 32)),
+        "key": jax.random.key(0),
+    }
+    exec(examples()[0], names)
+    assert np.isfinite(names["value"]) and np.isfinite(names["gap"])
+    assert np.any(names["gradient"] != 0) and names["gradient"].shape == (32, 32)
+
+
+def test_readme_our_step_in_your_loop(capsys: pytest.CaptureFixture[str]):
+    source = digits()
+    images, labels = source.__getitems__(np.arange(len(source)))
+    names: dict[str, Any] = {"images": images, "labels": labels, "MyNet": Net, "my_features": features}
+    exec(shortened(examples()[1], {"10_000": "4", "1000": "2"}), names)
+    assert names["images"].shape == (10, 8, 8, 1) and np.isfinite(names["images"]).all()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["2", "4"]
+
+
+def test_readme_a_generator_that_exists(tmp_path_factory: pytest.TempPathFactory):
+    run = finished_run(tmp_path_factory)
+    names: dict[str, Any] = {}
+    exec(shortened(examples()[2], {'"runs/demo"': repr(str(run)), "num=1000": "num=40"}), names)
+    assert names["images"].shape == (10, 8, 8, 1) and np.abs(names["images"]).max() <= 1
+    assert {"frechet_distance", "precision"} <= set(names["scores"])
+    alone = names["generator"].sample(["4"], seed=2)
+    np.testing.assert_array_equal(names["generator"].sample([3, 1, 4], seed=0)[2:], alone)
+
+
+def shortened(code: str, replaced: dict[str, str]) -> str:
+    """An example with smaller numbers and folders of the test."""
+    for old, new in replaced.items():
+        assert old in code, f"the README's example has no {old}"
+        code = code.replace(old, new)
+    return code
+
+
+def notebooks() -> list[Path]:
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Figures go nowhere, and are counted."""
+    shown: list[int] = []
+
+    def show() -> None:
+        shown.extend(plt.get_fignums())
+        plt.close("all")
+
+    plt.switch_backend("agg")
+    monkeypatch.setattr(plt, "show", show)
+    kernels = dict(drifting.KERNELS)
+    yield shown
+    plt.close("all")
+    drifting.KERNELS.clear()  # one notebook adds to them
+    drifting.KERNELS.update(kernels)
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, pictures: list[int], capsys: pytest.CaptureFixture[str]):
+    """Every cell runs, in order, with fewer steps; and the outputs that are kept are few bytes and no error."""
+    assert path.stat().st_size < 200_000
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        exec(re.sub(r"^STEPS = \d+$", "STEPS = 4", "".join(cell["source"]), flags=re.MULTILINE), names)
+    kept = sum("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    assert len(pictures) == kept > 0 and capsys.readouterr().out.count("\n") > 2
+
+
+def test_the_readme_links_to_every_notebook():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(notebooks()) == 2 and all(f"(notebooks/{path.name})" in text for path in notebooks())
+
+
+def test_own_arrays_are_trained_on_in_a_folder_and_gone_on_with(tmp_path: Path):
+    config = tiny_config(
+        model={"name": "mlp", "num_heads": None, "depth": 2}, train={"steps": 2, "log_every": 1, "sample_every": 0}
+    )
+    images, labels = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 4
+    source = drifting.ArraySource(images, labels, ["north", "east", "south", "west"])
+    assert drifting.train(config, str(tmp_path / "run"), source=source) == 2
+    assert len(metrics(tmp_path / "run")) == 2
+    assert drifting.load(tmp_path / "run").sample(["south"]).shape == (1, 8, 8, 1)
+    other = drifting.ArraySource(images + np.uint8(9), labels, ["north", "east", "south", "west"])
+    with pytest.raises(drifting.errors.DriftingError, match="checksum"):
+        drifting.train(config, tmp_path / "run", source=other)
