@@ -87,9 +87,8 @@ def test_images_of_a_data_set_are_what_they_were():
 
 
 def test_an_image_that_is_not_finite_is_called_by_its_number_in_the_data():
-    images = np.zeros((9, 2, 2, 1), np.float32)
-    images[7, 0, 0] = np.nan
-    source = ArraySource(images, np.zeros(9, np.int32), ("0",))
+    source = ArraySource(np.zeros((9, 2, 2, 1), np.float32), np.zeros(9, np.int32), ("0",))
+    source._images[7, 0, 0] = np.nan  # which arrays that are given must not be
     with pytest.raises(ValueError, match=r"^image 7 has a pixel that is not finite$"):
         SourceImages(source, {}).part(range(4, 9))
 
