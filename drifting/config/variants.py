@@ -41,7 +41,8 @@ def read_variant(given: str, known: Iterable[str] = ()) -> tuple[str, bool]:
     wrong = [name for name in chosen if name not in known]
     if len(chosen) > 1 or wrong:
         raise ConfigError(
-            f"variant {(wrong or [given])[0]!r}: use {' or '.join([*known, 'tiny'])}" + (", or NAME,tiny" if known else "")
+            f"variant {(wrong or [given])[0]!r}: use {' or '.join([*known, 'tiny'])}"
+            + (", or NAME,tiny" if known else "")
         )
     return (chosen or known or [""])[0], "tiny" in names
 
