@@ -1,4 +1,4 @@
-"""A run on the devices of this process, and how often it compiles after it has done everything once. Prints the steps and what it compiled."""
+"""A run on the devices of this process; prints its steps, and what it compiled after it had done everything once."""
 
 import sys
 from pathlib import Path
