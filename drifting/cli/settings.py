@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to
-from drifting.config.older import renamed
+from drifting.config.older import FORMER_MODULES, renamed
 from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of
 from drifting.config.sections import accepts_none, wrong_type
@@ -168,14 +168,17 @@ def load_function(given: str, function: str) -> Any:
 def _neighbours(folder: Path) -> Iterator[None]:
     """While it is in force, files of that folder can be imported by their names, as if one of them were a script.
 
-    They are forgotten afterwards: another folder may have files of the same names.
+    So can modules by their former names. All are forgotten afterwards: another folder may have files of the same names.
     """
     folder, before = folder.resolve(), set(sys.modules)
     sys.path.insert(0, str(folder))
+    sys.modules.update({old: importlib.import_module(new) for old, new in FORMER_MODULES.items()})
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name in FORMER_MODULES:
+            del sys.modules[name]
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
             if file and Path(file).resolve().parent == folder:

@@ -1,4 +1,4 @@
-"""Keys of earlier versions. Files in `configs/`, command lines and run directories that have them go on working."""
+"""Keys and modules of earlier versions: files of settings, command lines and runs that name them go on working."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +20,12 @@ RENAMED_FEATURES: dict[str, tuple[str, str, Any]] = {
     "convnext_dtype": ("convnext", "dtype", "float32"),
 }
 """Former keys of the section `features`: the encoder and the option that each is now, and its default."""
+
+FORMER_MODULES = {
+    "drifting.sweep": "drifting.experiments.grid",
+    "drifting.analysis.settings": "drifting.studies.settings",
+}
+"""Former modules that files of settings import from, and what they are now."""
 
 
 def renamed(path: str) -> str:

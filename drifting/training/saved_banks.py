@@ -27,18 +27,31 @@ RECALLED_AT_ONCE = 4096
 """Samples read at a time when banks are restored."""
 
 
-def bank_packing(run: Run) -> loop.Packing:
-    """How the state of a run is kept in its checkpoints.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SavedState:
+    """A `TrainState` as a checkpoint holds it: the same fields, its banks as nested dicts.
 
-    A checkpoint holds a `TrainState` whose banks are nested dicts: `class` and, where there is one, `unconditional`,
-    each with `ids`, `pushed` and, unless they can be read again, `samples`.
+    Attributes:
+        banks: `class` and, where there is one, `unconditional`, each with `ids`, `pushed` and, unless they can be read
+            again, `samples`.
     """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema: Any
+    banks: dict[str, dict[str, Any]]
+    neighbour_scale: Any
+
+
+def bank_packing(run: Run) -> loop.Packing:
+    """How the state of a run is kept in its checkpoints: as a `SavedState`."""
     layout, space, feed = run.layout, run.parts.space, run.feed
     by_number = isinstance(feed, Pipeline) and space.as_delivered
 
-    def pack(state: TrainState) -> Any:
-        packed: Any = _packed(state.banks, with_samples=not by_number)
-        return dataclasses.replace(state, banks=packed)
+    def pack(state: TrainState) -> SavedState:
+        return SavedState(**vars(state) | {"banks": _packed(state.banks, with_samples=not by_number)})
 
     def target(saved: dict[str, Any]) -> Any:
         shapes = jax.eval_shape(run.empty)
@@ -50,16 +63,16 @@ def bank_packing(run: Run) -> loop.Packing:
         shapes, placed = (dataclasses.replace(s, banks=b) for s, b in ((shapes, banks), (placed, where)))
         return abstract(pack(shapes), pack(placed))
 
-    def unpack(saved: Any) -> TrainState:
+    def unpack(saved: SavedState) -> TrainState:
         if not saved.banks:
-            return dataclasses.replace(saved, banks=None)
+            return TrainState(**vars(saved) | {"banks": None})
         dealt = {name: _dealt(layout, held) for name, held in saved.banks.items()}
         if by_number:
             assert isinstance(feed, Pipeline)
             for held in dealt.values():
                 held["samples"] = recall_samples(space, feed, held["ids"], held["pushed"])
         banks = {name: Bank(**held) for name, held in dealt.items()}
-        return dataclasses.replace(saved, banks=Banks(banks["class"], banks.get("unconditional")))
+        return TrainState(**vars(saved) | {"banks": Banks(banks["class"], banks.get("unconditional"))})
 
     return loop.Packing(pack, unpack, target, {"bank_sets": layout.replicas})
 
