@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training on all hosts of a TPU slice: one process a host, found by JAX itself. From the project's folder:
 #
-#   TPU=my-v6e-64 ZONE=us-east5-b scripts/tpu_pod.sh train --config=configs/imagenet_latent_b.py --workdir=/nfs/runs/latent_b
+#   TPU=my-v6e-64 ZONE=us-east5-b scripts/tpu_pod.sh train --config=configs/imagenet_latent.py:b --workdir=/nfs/runs/latent_b
 #
 # --workdir is a folder that all hosts have mounted (NFS, or a bucket by gcsfuse). Copies the last commit of the project to
 # every host, installs it there with PYTHON (python3, 3.11 or newer), and runs the command; the same line goes on where it was.

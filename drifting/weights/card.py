@@ -80,7 +80,7 @@ def _introduction(kind: str) -> str:
 
 def _usage(kind: str, repo: str) -> str:
     if kind == "mae":
-        command = f"drifting train --config=CONFIG.py --workdir=RUN --config.features.mae=hf://{repo}"
+        command = f"drifting train --config=CONFIG.py --workdir=RUN --config.features.options.mae.weights=hf://{repo}"
         code = f'from drifting.weights.load import load_weights\n\nartifact = load_weights("hf://{repo}", "{kind}")'
     else:
         command = f"drifting sample --weights=hf://{repo} --out=samples.png"

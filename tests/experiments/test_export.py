@@ -82,7 +82,7 @@ def test_an_encoder_is_exported(tmp_path: Path, layout: str):
     found = load_weights(str(tmp_path / "net"), "mae")
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert found.metadata["step"] == 9 and found.metadata["settings"]["mae"]["base_channels"] == 4
-    assert "--config.features.mae=hf://OWNER/NAME" in (tmp_path / "net" / "README.md").read_text()
+    assert "--config.features.options.mae.weights=hf://OWNER/NAME" in (tmp_path / "net" / "README.md").read_text()
     with pytest.raises(ConfigError, match=r"^average=0\.9: an encoder is written with the first of its averages"):
         export_run(tmp_path / "run", tmp_path / "net", average=0.9)
 

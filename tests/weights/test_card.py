@@ -48,7 +48,10 @@ def test_commands_name_the_repository():
     assert "drifting sample --weights=hf://me/digits --out=" in card()
     assert 'drifting.load("hf://me/digits")' in card() and "generator.sample([0, 1, 2, 3], seed=0)" in card()
     encoder = card(metadata=dict(kind="mae", model_config=dict(layers=[1, 2], base_channels=8), step=1))
-    assert "--config.features.mae=hf://me/digits" in encoder and rows(encoder)["blocks of the stages"] == "1, 2"
+    assert (
+        "--config.features.options.mae.weights=hf://me/digits" in encoder
+        and rows(encoder)["blocks of the stages"] == "1, 2"
+    )
 
 
 def test_facts_of_model_and_training():
