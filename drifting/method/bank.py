@@ -23,7 +23,7 @@ class Bank:
 
     Attributes:
         samples: `[*sets, classes, capacity, *record]`; the slots of class `c` that are valid are the first
-            `fill(bank)[c]`. They are None in a checkpoint that holds their numbers alone.
+            `fill(bank)[c]`.
         ids: what each sample is called in the data's order, by which it can be read again.
         pushed: pushes per class folded into `[0, 2 capacity)`: exact while the ring is not full, afterwards a full turn
             is subtracted, so that it never overflows. `pushed % capacity` is the next slot, `min(pushed, capacity)` the
