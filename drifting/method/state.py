@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float32, Int32, PyTree
+from jaxtyping import Float32, Int32
 
 from drifting.method.pool import Banks
 from drifting.networks.network import Params
@@ -47,8 +47,7 @@ class TrainState:
         params: nested dict of float32 arrays.
         opt_state: state of `Optimizer.transform`.
         ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
-        banks: the latest real samples, or None where steps draw them from elsewhere; a checkpoint holds what is kept of
-            them, as nested dicts.
+        banks: the latest real samples, or None where steps draw them from elsewhere.
         neighbour_scale: per-class neighbour scale, or None where the recipe has none.
     """
 
@@ -56,7 +55,7 @@ class TrainState:
     params: Params
     opt_state: optax.OptState
     ema: dict[str, Params]
-    banks: Banks | PyTree | None = None
+    banks: Banks | None = None
     neighbour_scale: Float32[Array, "classes"] | None = None
 
 
@@ -150,7 +149,7 @@ def create(
     optimizer: Optimizer,
     *,
     ema_decays: Iterable[float] = (),
-    banks: Banks | PyTree | None = None,
+    banks: Banks | None = None,
     neighbour_scale: Float32[Array, "classes"] | None = None,
 ) -> TrainState:
     """The state before the first step; works under `jax.jit` and `jax.eval_shape`."""
