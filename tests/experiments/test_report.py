@@ -243,7 +243,7 @@ def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(data, SweepData)
     assert [row["status"] for row in data.rows] == ["damaged", "damaged", "started", "finished"]
     text = page(data)
-    assert "1 of 4" in text and "2 damaged" in text and text.count("config.json cannot be read") == 2
+    assert "1 of 4" in text and "2 damaged" in text and text.count("config.json: cannot be read") == 2
     assert "loss is nan at step 3" in text and "step_0000040.png cannot be read" in text and Page(text).open == []
     with pytest.raises(InputError, match=r"eval-40\.json: cannot be read .*; remove it"):
         read_folder(folders[2])
