@@ -141,7 +141,7 @@ def test_divergence_leaves_the_last_checkpoint(tmp_path: Path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("drifting: error:")]
     assert len(errors) == 1 and errors[0] == done.stderr.splitlines()[-1]
-    intact = r"_norm is (nan|inf) at step 2; the checkpoint after step 1 is intact; `drifting replay .*; try a lower"
+    intact = r"_norm is (nan|inf) at step 2; the checkpoint after step 1 is intact; `drifting replay` .*; try a lower"
     assert re.search(intact, errors[0])
     step, arrays, _ = saved(run)
     assert step == 1 and all(np.isfinite(array).all() for array in arrays.values())
