@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Float32, Int32, Key
 
 from drifting.method.micro_batches import accumulated_gradient
 from drifting.method.placement import ONE_DEVICE, Placement
@@ -19,6 +20,11 @@ from drifting.method.space import SampleSpace
 from drifting.method.state import Optimizer, TrainState, apply_gradients
 from drifting.networks.mae import draw_mask, mae_loss
 from drifting.networks.network import Params
+
+MaskedSamples = tuple[
+    Float[Array, "samples height width _channels"], Int32[Array, "samples"], Float32[Array, "samples rows columns 1"]
+]
+"""Samples, their labels, and the masks of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class MAERecipe:
     micro_batch: int = 0
     no_op_steps: int = 0
 
-    def masks(self, key: Array, shape: tuple[int, ...]) -> Array:
-        """Masks for samples of `shape` `[B, H, W, C]`, see `draw_mask`."""
+    def masks(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float32[Array, "samples rows columns 1"]:
+        """Masks of the tokens of samples of `shape` `(samples, height, width, channels)`, see `draw_mask`."""
         height, width = (size // self.token_size for size in shape[1:3])
         return draw_mask(key, shape[0], height, width, self.patch_size, self.mask_ratio_min, self.mask_ratio_max)
 
-    def classifier_weight(self, step: Array) -> Array:
+    def classifier_weight(self, step: Int32[Array, ""]) -> Float32[Array, ""]:
         """Weight of the classifier's loss at a step: 0, and from `cls_start` on ramped up to `lambda_cls`."""
         ramp = (step - self.cls_start) / max(self.cls_ramp_steps, 1)
         return self.lambda_cls * jnp.clip(ramp, 0.0, 1.0)
@@ -77,8 +83,8 @@ class MAEStepParts:
 
 
 def mae_step(
-    parts: MAEStepParts, state: TrainState, batch: Batch, frozen: Params, key: Array
-) -> tuple[TrainState, dict[str, Array]]:
+    parts: MAEStepParts, state: TrainState, batch: Batch, frozen: Params, key: Key[Array, ""]
+) -> tuple[TrainState, dict[str, Float32[Array, ""]]]:
     """One update of the masked autoencoder; mask and latents follow from the run's key and the step number.
 
     Args:
@@ -89,7 +95,7 @@ def mae_step(
         key: the run's key.
 
     Returns:
-        The next state, and float32 scalar metrics, means over the batch.
+        The next state, and metrics, means over the batch.
     """
     recipe, space, placement = parts.recipe, parts.space, parts.placement
     mask_key, posterior_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -97,7 +103,9 @@ def mae_step(
     mask = recipe.masks(mask_key, samples.shape)
     weight = recipe.classifier_weight(state.step)
 
-    def losses(params: Any, inputs: tuple[Array, Array, Array]) -> tuple[Array, dict[str, Array]]:
+    def losses(
+        params: Any, inputs: MaskedSamples
+    ) -> tuple[Float32[Array, "samples"], dict[str, Float[Array, "samples"]]]:
         outputs = nnx.merge(parts.graphdef, params)(*inputs)
         names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
         return mae_loss(outputs, weight), {name: outputs[name] for name in names if name in outputs}
@@ -105,7 +113,7 @@ def mae_step(
     inputs, mean = (samples, labels, mask), jnp.full(len(labels), 1 / len(labels))
     count = len(labels) // (recipe.micro_batch or len(labels))
 
-    def part(params: Any, batch: tuple[Any, Array]) -> Any:
+    def part(params: Any, batch: tuple[MaskedSamples, Float32[Array, "samples"]]) -> Any:
         return accumulated_gradient(losses, params, *batch, count)
 
     (loss, outputs), gradient = placement.each(part, placement.gather(state.params), (inputs, mean))
