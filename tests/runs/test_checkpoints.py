@@ -18,6 +18,7 @@ import pytest
 from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.errors import CheckpointError, ConfigError
 from drifting.method import bank
+from drifting.method.pool import Banks
 from drifting.method.state import TrainState, create, make_optimizer
 from drifting.runs import checkpoints as module
 from drifting.runs.checkpoints import Checkpoints, abstract
@@ -32,10 +33,9 @@ def make_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
     optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0)
     params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (3, 4))}, "b": jnp.arange(5.0) + seed}
     images = jax.random.normal(jax.random.key(seed), (7, 2, 2, 1))
-    banks = {
-        "class": bank.push(bank.empty_bank(3, 4, (2, 2, 1)), images, jnp.asarray([0, 1, 2, 0, 0, 0, 0]), jnp.arange(7))
-    }
-    banks["unconditional"] = bank.empty_bank(1, 5, (2, 2, 1), jnp.bfloat16)
+    labels = jnp.asarray([0, 1, 2, 0, 0, 0, 0])
+    by_class = bank.push(bank.empty_bank(3, 4, (2, 2, 1)), images, labels, jnp.arange(7))
+    banks = Banks(by_class, bank.empty_bank(1, 5, (2, 2, 1), jnp.bfloat16))
     return create(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
 
 
