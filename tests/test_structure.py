@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from drifting.cli.commands import COMMANDS
+from drifting.cli.commands import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -350,6 +351,11 @@ def test_constraints_are_exact_and_cover_the_dependencies():
     pinned = {canonical(line) for line in lines}
     wanted = {canonical(name) for name in project["dependencies"] + project["optional-dependencies"]["dev"]}
     assert wanted <= pinned
+
+
+def test_the_installed_command_is_there():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {name: pkgutil.resolve_name(where) for name, where in scripts.items()} == {"drifting": main}
 
 
 # --- and that the tests above can fail --------------------------------------------------------------------------------
