@@ -138,7 +138,7 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
     packing = bank_packing(made(config, source))
     packed = packing.pack(state)
     assert all(held["samples"] is None for held in packed.banks.values())
-    size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed, state))
+    size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed.banks, state.banks))
     assert size < whole / 4
     restored = packing.unpack(packed)
     assert restored.banks.by_class.samples.dtype == (jnp.float16 if kind == "latents" else jnp.uint8)
