@@ -65,7 +65,7 @@ def test_when_it_is_scored():
 
     def scored(**options: Any) -> list[int]:
         callbacks = Callbacks(flatten=dict, shown=(), watch=print, draw=print, remedy="", **options)
-        run = SimpleNamespace(config=SimpleNamespace(train=train), callbacks=callbacks)
+        run = SimpleNamespace(course=SimpleNamespace(config=SimpleNamespace(train=train), callbacks=callbacks))
         return [step for step in range(1, 13) if loop._Loop._due(run, step, False).score]
 
     assert scored(evaluate=print, evaluate_every=5) == [1, 5, 10, 12]
