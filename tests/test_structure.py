@@ -191,7 +191,6 @@ def committed_text_files() -> Iterator[tuple[Path, str]]:
 SHARED_NAMES = {
     "COMMANDS": "cli",  # the commands of a module
     "PRESETS": "networks",  # constructor arguments that have a name
-    "read": "method",  # how an entry of `ENCODERS` reads its network
     "draw": "studies",  # the figure of a study
     "run": "studies",  # what a study does
 }
