@@ -56,6 +56,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("drifting.errors")
     if name not in _HOMES:
         raise AttributeError(f"module 'drifting' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"drifting.{_HOMES[name]}"), name)

@@ -99,6 +99,17 @@ def use_one_of(value: Any, known: Iterable[str]) -> str:
     return f"use one of {', '.join(known)}{hint}"
 
 
+@contextmanager
+def when_tried(argument: str, remedy: str) -> Iterator[None]:
+    """Turns what a caller's own function raises as it is tried into an `ArgumentError` that names the argument."""
+    try:
+        yield
+    except DriftingError:
+        raise
+    except Exception as error:
+        raise ArgumentError(argument, None, f"{remedy} ({type(error).__name__}: {one_line(error)})") from error
+
+
 def one_line(error: object) -> str:
     """What an error or its message says, without line breaks."""
     return " ".join(str(error).split())

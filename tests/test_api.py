@@ -160,3 +160,78 @@ def test_own_arrays_are_trained_on_in_a_folder_and_gone_on_with(tmp_path: Path):
     other = drifting.ArraySource(images + np.uint8(9), labels, ["north", "east", "south", "west"])
     with pytest.raises(drifting.errors.DriftingError, match="checksum"):
         drifting.train(config, tmp_path / "run", source=other)
+
+
+class Wrong(nnx.Module):
+    """A network that gives samples of another size."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(4, 63, rngs=rngs)
+
+    def __call__(self, noise: dict[str, jax.Array], labels: jax.Array, alpha: jax.Array) -> jax.Array:
+        return self.linear(noise["z"])
+
+    def sample_noise(self, key: jax.Array) -> dict[str, jax.Array]:
+        return {"z": jax.random.normal(key, (4,))}
+
+
+class Noiseless(nnx.Module):
+    """A network that does not say what noise it takes."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(4, 64, rngs=rngs)
+
+
+def few() -> drifting.ArraySource:
+    return drifting.ArraySource(np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"network": Wrong}, r"^network: called with \(noise, labels, alpha\) it must give samples \[B, 8, 8, 1\] "),
+        ({"network": Noiseless}, r"^network: must have sample_noise\(key\), "),
+        ({"network": lambda: Net}, r"^network: network\(rngs=nnx.Rngs\(0\)\) must make an nnx.Module "),
+        ({"encoder": lambda x: x}, "^encoder: gives no dict of maps: "),
+        ({"encoder": lambda x: {}}, "^encoder: gives no dict of maps: "),
+        (
+            {"encoder": lambda x: {"flat": x.reshape(len(x), -1)}},
+            r"^encoder: gives float32 of shape \(2, 64\) as 'flat'",
+        ),
+        ({"encoder": lambda x: {"a": x.reshape(1, -1, 4)}}, r"^encoder: gives float32 of shape .* as 'a' for two "),
+        ({"encoder": lambda x: {"a": jnp.zeros((2, 3, 4), int)}}, "^encoder: gives int32 of shape "),
+        ({"encoder": lambda x: {"a": x.reshape(7)}}, "^encoder: must be a function of samples "),
+        ({"encoder": "mae"}, "^encoder: must be a function of samples "),
+        ({"source": np.zeros(3)}, "^source: is a ndarray without labels, num_classes, class_names: give ArraySource"),
+    ],
+)
+def test_wrong_parts_are_one_line_before_anything_is_compiled(given: dict[str, Any], message: str):
+    with pytest.raises(drifting.errors.DriftingError, match=message) as raised:
+        drifting.prepare(tiny_config(), **{"source": few(), "network": Net, "encoder": features} | given)
+    assert "\n" not in str(raised.value)
+
+
+def test_wrong_arguments_name_what_to_give():
+    with pytest.raises(drifting.errors.DriftingError, match=r"^config: is a dict: give Config\.of\(\.\.\.\)$"):
+        drifting.prepare({"loss": {}})  # type: ignore[arg-type]
+    with pytest.raises(drifting.errors.DriftingError, match=r"^trained: is a str: give what drifting\.load returns$"):
+        drifting.score("runs/demo")  # type: ignore[arg-type]
+    with drifting.prepare(tiny_config(loss={"labels": 2}), source=few(), network=Net, encoder=features) as run:
+        state = run.initial_state()
+        for labels in ([4], [-1], [0.5], [[0]]):
+            with pytest.raises(drifting.errors.DriftingError, match="^labels: give class numbers from 0 to 3"):
+                run.sample(state, labels=labels)  # type: ignore[arg-type]
+
+
+def test_errors_are_there_without_asking_for_anything_else():
+    assert "drifting.errors" in loaded_by("import drifting; drifting.errors.DriftingError")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_widths_are_positive():
+    x = jnp.zeros((4, 2))
+    for widths in ((-0.1,), (0.1, float("nan"))):
+        with pytest.raises(ValueError, match=r"^widths: are .*, give positive numbers$"):
+            drifting.drift_loss(x, x, widths=widths)
+    with pytest.raises(ValueError, match=r"^width: has shape \(2,\), give one kernel width$"):
+        drifting.drift_field(x, x, width=jnp.array([0.1, 0.2]))

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from drifting.config.schema import MAEConfig, ModelConfig
-from drifting.errors import ConfigError, one_of
+from drifting.errors import ConfigError, one_of, when_tried
 from drifting.networks import NETWORKS
 from drifting.networks.mae import MAE
 from drifting.networks.network import Generator, Params, generator_of, make_network
@@ -65,13 +66,31 @@ def generator(
 def own_generator(
     network: Callable[..., nnx.Module], shape: tuple[int, int, int], seed: int
 ) -> tuple[Generator, Callable[[], Params]]:
-    """As `generator`, of a network that `network(rngs=nnx.Rngs)` makes."""
+    """As `generator`, of a network that `network(rngs=nnx.Rngs)` makes. It is tried on two samples, by shapes alone.
+
+    Raises:
+        ArgumentError: it makes no such network, or one of other samples.
+    """
 
     def made(seed: int) -> nnx.Module:
         return network(rngs=nnx.Rngs(params=jax.random.key(seed)))
 
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: made(0)))
-    return Generator(graphdef, shape), lambda: nnx.to_pure_dict(nnx.state(made(seed)))
+    def init() -> Params:
+        return nnx.to_pure_dict(nnx.state(made(seed)))
+
+    with when_tried("network", "network(rngs=nnx.Rngs(0)) must make an nnx.Module"):
+        found = Generator(nnx.graphdef(nnx.eval_shape(lambda: made(0))), shape)
+        params = jax.eval_shape(init)
+    with when_tried("network", "must have sample_noise(key), which gives the noise of one sample as a dict of arrays"):
+        noise = jax.eval_shape(
+            lambda params: found.sample_noise(params, jax.random.split(jax.random.key(0), 2)), params
+        )
+    labels, alpha = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2,), jnp.float32)
+    height, width, channels = shape
+    remedy = f"called with (noise, labels, alpha) it must give samples [B, {height}, {width}, {channels}]"
+    with when_tried("network", remedy):
+        jax.eval_shape(found, params, noise, labels, alpha)
+    return found, init
 
 
 def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from drifting.data.source import LabelledSource
 from drifting.data.sources import source as open_source
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
+from drifting.errors import require_argument
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.images import generate_images
 from drifting.method.placement import ONE_DEVICE
@@ -100,8 +101,15 @@ class Run:
             labels: `[N]` class of each image.
             seed: image `i` depends on the seed `seed + i` alone.
             alpha: the guidance scale; None: `eval.alpha`.
+
+        Raises:
+            ArgumentError: a label is not one of the classes.
         """
-        labels = np.asarray(labels, np.int32)
+        given = np.asarray(labels)
+        classes = self.source.num_classes
+        known = given.ndim == 1 and (given.dtype.kind in "iu") and bool(np.all((given >= 0) & (given < classes)))
+        require_argument(known, "labels", None, f"give class numbers from 0 to {classes - 1}, one for each image")
+        labels = given.astype(np.int32)
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
         scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
         params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
@@ -143,6 +151,10 @@ def prepare(
     Raises:
         ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there.
     """
+    require_argument(isinstance(config, Config), "config", None, f"is a {type(config).__name__}: give Config.of(...)")
+    missing = [name for name in ("shape", "labels", "num_classes", "class_names") if not hasattr(source, name)]
+    remedy = f"is a {type(source).__name__} without {', '.join(missing)}: give ArraySource(images, labels), or a source"
+    require_argument(source is None or not missing, "source", None, remedy)
     check_settings(config, own_network=network is not None, own_encoder=encoder is not None)
     source = open_source(config.data) if source is None else source
     config, space = named_vae(config, source), source_space(config.data.vae, source)

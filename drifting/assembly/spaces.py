@@ -8,12 +8,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
-from drifting.errors import ConfigError, InputError, one_of, unusable
+from drifting.errors import ConfigError, InputError, one_of, require_argument, unusable, when_tried
 from drifting.method.encoders import ENCODERS, FeatureEncoder, Reader
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
@@ -142,5 +144,19 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
 
 
 def own_encoder(encoder: Callable[[Array], dict[str, Array]], space: SampleSpace) -> FeatureEncoder:
-    """The feature space that a function `samples [B, H, W, C] -> {name: [B, positions, channels]}` makes."""
+    """The feature space that a function `samples [B, H, W, C] -> {name: [B, positions, channels]}` makes.
+
+    It is tried on two samples, by shapes alone.
+
+    Raises:
+        ArgumentError: it is no such function.
+    """
+    wanted = "samples [B, H, W, C] -> {name: [B, positions, channels]}"
+    with when_tried("encoder", f"must be a function of {wanted}"):
+        maps = jax.eval_shape(encoder, jax.ShapeDtypeStruct((2, *space.shape), jnp.float32))
+    require_argument(isinstance(maps, dict) and bool(maps), "encoder", None, f"gives no dict of maps: {wanted}")
+    for name, features in maps.items():
+        fits = len(features.shape) == 3 and features.shape[0] == 2 and jnp.issubdtype(features.dtype, jnp.floating)
+        found = f"gives {features.dtype} of shape {features.shape} as {name!r} for two samples"
+        require_argument(fits, "encoder", None, f"{found}: give floating-point numbers [B, positions, channels]")
     return FeatureEncoder(lambda params, samples: encoder(samples), space.params)

@@ -5,5 +5,3 @@ wrong. Whatever is wrong with the input is one line on standard error, written b
 Commands import what they need when they run: `drifting --help` and a misspelt flag should not wait for JAX. To add one:
 an entry in the `COMMANDS` of a module here, see `command.Command`.
 """
-
-__all__ = ["load_settings", "main"]

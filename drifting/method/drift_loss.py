@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -74,7 +75,7 @@ def drift_loss(
     _check(gen, unc, "unconditional", least=0)
     labels, count = next(iter(gen.values())).shape[:2]
     if count < 2:
-        raise ValueError(f"generated: has {count} sample of a label, give at least 2: they repel one another")
+        raise ValueError(f"generated: {count} of a label, give at least 2: they repel one another")
     scale = _guidance_scale(1.0 if alpha is None else alpha, labels)
     weight = unconditional_weight(scale, count, next(iter(unc.values())).shape[1])
     loss, maps = objective_loss(static, _widths(widths), gen, pos, unc, weight)
@@ -109,6 +110,8 @@ def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Arr
     widths = jnp.atleast_1d(jnp.asarray(given, jnp.float32))
     if widths.ndim != 1 or not widths.size:
         raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
+    if not isinstance(widths, jax.core.Tracer) and not (np.asarray(widths) > 0).all():
+        raise ValueError(f"widths: are {np.asarray(widths).tolist()}, give positive numbers")
     return widths
 
 

@@ -247,6 +247,8 @@ def drift_field(
     for name, weights, targets in (("w_pos", w_pos, positives), ("w_neg", w_neg, y_neg)):
         if weights is not None and weights.shape != targets.shape[:1]:
             raise ValueError(f"{name}: has shape {weights.shape}, give [{targets.shape[0]}], a weight for each sample")
+    if jnp.ndim(width) != 0:
+        raise ValueError(f"width: has shape {jnp.shape(width)}, give one kernel width")
     x, y_pos, y_neg = (jnp.asarray(a, jnp.float32) for a in (x, positives, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(

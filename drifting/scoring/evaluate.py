@@ -60,6 +60,8 @@ def score(
     Raises:
         ConfigError: something cannot be had or does not fit.
     """
+    remedy = f"is a {type(trained).__name__}: give what drifting.load returns"
+    require_argument(isinstance(trained, TrainedGenerator), "trained", None, remedy)
     settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
     (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
     k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)

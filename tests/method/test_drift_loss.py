@@ -98,7 +98,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ((X, Y[:2]), {}, r"positives: has shape \(2, 7, 2, 5\), the generated samples \(3, 6, 2, 5\)"),
     ((X, Y[..., :4]), {}, r"positives: has shape \(3, 7, 2, 4\), the generated samples"),
     ((X, Y[:, :0]), {}, "positives: has no sample, give at least 1"),
-    ((X[:, :1], Y), {}, "generated: has 1 sample of a label, give at least 2"),
+    ((X[:, :1], Y), {}, "generated: 1 of a label, give at least 2"),
     (({"a": X}, {"b": Y}), {}, r"positives: has the maps \['b'\], the generated samples \['a'\]"),
     (({}, {}), {}, "generated: is an empty dict"),
     (({"a": X, "b": X[:, :3]}, {"a": Y, "b": Y}), {}, "positives: maps have different numbers of samples or labels"),
