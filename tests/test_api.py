@@ -219,7 +219,7 @@ def test_wrong_arguments_name_what_to_give():
     with drifting.prepare(tiny_config(loss={"labels": 2}), source=few(), network=Net, encoder=features) as run:
         state = run.initial_state()
         for labels in ([4], [-1], [0.5], [[0]]):
-            with pytest.raises(drifting.errors.DriftingError, match="^labels: give class numbers from 0 to 3"):
+            with pytest.raises(drifting.errors.DriftingError, match=r"^labels: give class numbers from 0 to 3"):
                 run.sample(state, labels=labels)  # type: ignore[arg-type]
 
 
