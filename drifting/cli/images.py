@@ -118,7 +118,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
     classes = "names or numbers, drawn in turn; default all"
     flags.DEFINE_list("classes", None, classes, flag_values=values)
-    radii = "neighbour that sets the radii of precision, recall, density, coverage; default eval.neighbours, or 3"
+    radii = "neighbour that sets the radii of precision to coverage; default eval.neighbours, or 3"
     flags.DEFINE_integer("neighbours", None, radii, lower_bound=1, flag_values=values)
     flags.DEFINE_string("out", None, "JSON to write; default eval-STEP.json in WORKDIR or here", flag_values=values)
     define_share(values, "score the same images")
