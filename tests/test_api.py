@@ -96,6 +96,8 @@ def test_readme_a_generator_that_exists(tmp_path_factory: pytest.TempPathFactory
     exec(shortened(examples()[2], {'"runs/demo"': repr(str(run)), "num=1000": "num=40"}), names)
     assert names["images"].shape == (10, 8, 8, 1) and np.abs(names["images"]).max() <= 1
     assert {"frechet_distance", "precision"} <= set(names["scores"])
+    with pytest.raises(drifting.errors.DriftingError, match=r"^num=3: must exceed eval\.neighbours=3$"):
+        drifting.score(names["generator"], num=3)
     alone = names["generator"].sample(["4"], seed=2)
     np.testing.assert_array_equal(names["generator"].sample([3, 1, 4], seed=0)[2:], alone)
 

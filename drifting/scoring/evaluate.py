@@ -63,8 +63,10 @@ def score(
     remedy = f"is a {type(trained).__name__}: give what drifting.load returns"
     require_argument(isinstance(trained, TrainedGenerator), "trained", None, remedy)
     settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
-    (images,) = _drawn(trained, "the generator", _labels(trained, settings), settings)
-    k, path = (trained.config or Config()).eval.neighbours, None if reference is None else Path(reference)
+    labels, k = _labels(trained, settings), (trained.config or Config()).eval.neighbours
+    require_argument(len(labels) > k, "num", len(labels), f"must exceed eval.neighbours={k}")
+    (images,) = _drawn(trained, "the generator", labels, settings)
+    path = None if reference is None else Path(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
     found = judge.scores(images)
     assert found is not None  # one process scores alone
