@@ -20,7 +20,7 @@ from drifting.config.schema import (
     TrainingConfig,
     has_banks,
 )
-from drifting.errors import one_of, require
+from drifting.errors import require
 
 
 def check(config: AnyConfig) -> None:
@@ -73,7 +73,6 @@ def _check_micro_batch(size: int, samples: int, what: str) -> None:
 
 
 def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
-    one_of("optimizer.decay", optimizer.decay, ("constant", "cosine"))
     for key in ("learning_rate", "clip_norm", "eps"):
         value = getattr(optimizer, key)
         require(0 < value < math.inf, f"optimizer.{key}", value, "use a positive number")
@@ -90,7 +89,6 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
 def _check_data(data: DataConfig) -> None:
     _at_least(0, "data", data, "prefetch", "workers")
     if data.resident is not None:
-        one_of("data.resident", data.resident, ("device", "host"))
         remedy = "is a fresh part of the image each time it is read, and resident images are read once: leave one out"
         require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
     remedy = "latents cannot be cropped: set data.random_crop=False, or name the images, encoded in training (data.vae)"
@@ -147,12 +145,6 @@ def _check_guidance(config: Config) -> None:
 def _check_features(features: FeaturesConfig) -> None:
     names = features.encoders
     require(len(set(names)) == len(names), "features.encoders", names, "name each encoder once")
-    if features.kept_dtype is not None:
-        _check_dtype("features.kept_dtype", features.kept_dtype)
-
-
-def _check_dtype(key: str, dtype: str | None) -> None:
-    one_of(key, dtype, ("float32", "bfloat16"))
 
 
 def _check_bank(config: Config) -> None:
@@ -198,7 +190,6 @@ def _check_mae(config: PretrainConfig) -> None:
         require(0 <= mae.cls_steps <= config.train.steps, "mae.cls_steps", mae.cls_steps, remedy)
         remedy = f"must lie in [0, mae.cls_steps={mae.cls_steps}], of which they are the first"
         require(0 <= mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
-    _check_dtype("mae.dtype", mae.dtype)
 
 
 def check_layout(config: TrainingConfig, devices: int, processes: int, samples: int) -> None:

@@ -3,7 +3,8 @@
 A file in `configs/` starts from `train_config()`, `pretrain_config()` or `cache_config()`, an
 `ml_collections.ConfigDict` with every key and its default, and changes what its experiment needs; the command line
 changes it further. `parse` turns the result into the dataclasses, strict both ways: a key that does not exist or a
-value of another type is a `ConfigError` of one line. Combinations are checked by `drifting.config.checks`, and what
+value of another type is a `ConfigError` of one line. What a setting means is the text of its annotation, from which
+`drifting help` and docs/settings.md are made. Combinations are checked by `drifting.config.checks`, and what
 they name by `drifting.assembly.names`, which knows the registries.
 """
 
@@ -11,76 +12,100 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from drifting.config.older import renewed
 from drifting.config.sections import parse_section
 from drifting.errors import require_argument
+
+Dtype = Literal["float32", "bfloat16"]
+
+Decay = Literal["constant", "cosine"]
+
+Residence = Literal["device", "host"]
 
 SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The generator. `preset` (S, B, L, XL) or `hidden_size`, `depth` and `num_heads` give its size."""
+    """The generator. `preset` or `hidden_size`, `depth` and `num_heads` give its size."""
 
-    name: str = "dit"
-    preset: str | None = None
-    patch_size: int = 2
-    hidden_size: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    mlp_ratio: float = 4.0
-    cond_dim: int | None = None  # None: hidden_size
-    register_tokens: int = 16
-    style_tokens: int = 32
-    style_codebook: int = 64
-    qk_norm: bool = True
-    swiglu: bool = True
-    rope: bool = True
-    rms_norm: bool = True
-    dtype: str = "float32"
-    attention_dtype: str | None = "float32"  # None: dtype
-    remat: bool = False
-    noise_dim: int = 32  # mlp only
-    options: dict[str, Any] = field(default_factory=dict, hash=False)  # what a network of one's own is told
+    name: Annotated[str, "the network, a key of NETWORKS"] = "dit"
+    preset: Annotated[str | None, "its size by name: S, B, L or XL; None: hidden_size, depth and num_heads give it"] = (
+        None
+    )
+    patch_size: Annotated[int, "side of a token, in pixels or latents"] = 2
+    hidden_size: Annotated[int | None, "width of the tokens; None: the preset's"] = None
+    depth: Annotated[int | None, "number of blocks; None: the preset's"] = None
+    num_heads: Annotated[int | None, "attention heads, a divisor of hidden_size; None: the preset's"] = None
+    mlp_ratio: Annotated[float, "width of a block's MLP, in hidden_size"] = 4.0
+    cond_dim: Annotated[int | None, "width of the conditioning vector; None: hidden_size"] = None
+    register_tokens: Annotated[int, "tokens beside those of the image that every sample has"] = 16
+    style_tokens: Annotated[int, "tokens drawn at random out of a learned codebook, a part of the noise"] = 32
+    style_codebook: Annotated[int, "how many entries that codebook has for each style token"] = 64
+    qk_norm: Annotated[bool, "normalise queries and keys"] = True
+    swiglu: Annotated[bool, "gated MLPs (SwiGLU) rather than plain ones"] = True
+    rope: Annotated[bool, "rotary position embeddings"] = True
+    rms_norm: Annotated[bool, "RMSNorm rather than LayerNorm"] = True
+    dtype: Annotated[Dtype, "numbers that the blocks compute with; parameters are float32"] = "float32"
+    attention_dtype: Annotated[Dtype | None, "numbers that attention computes with; None: dtype"] = "float32"
+    remat: Annotated[bool, "compute activations anew in the backward pass: less memory, more time"] = False
+    noise_dim: Annotated[int, "numbers of noise that a sample is made of; name=mlp only"] = 32
+    options: Annotated[dict[str, Any], "what a network of one's own is told, by name"] = field(
+        default_factory=dict, hash=False
+    )
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The objective, and how many samples a drift problem holds."""
 
-    objective: str = "log_kde"
-    kernel: str = "gaussian"
-    widths: tuple[float, ...] = (0.4,)
-    normalise_field: bool = True
-    feature_scale: str = "per_map"
-    labels: int = 64  # class labels a step
-    generated: int = 64  # generated samples a label
-    positives: int = 64  # real samples of the class a label
-    unconditional: int = 16  # real samples of any class a label
-    neighbours: int = 5  # feature_scale='neighbour': nearest neighbours, and decay of the moving average
-    neighbour_decay: float = 0.99
+    objective: Annotated[
+        str, "what is minimised: a loss of its own, or the drift field that samples are moved along"
+    ] = "log_kde"
+    kernel: Annotated[str, "the kernel, by which samples count as near"] = "gaussian"
+    widths: Annotated[
+        tuple[float, ...],
+        "kernel widths, in units of loss.feature_scale; the fields of all are added",
+    ] = (0.4,)
+    normalise_field: Annotated[bool, "divide the field of each feature map and width by its root mean square"] = True
+    feature_scale: Annotated[
+        str,
+        "unit of the widths: mean distance of a map (per_map) or problem, to near real samples (neighbour), or none",
+    ] = "per_map"
+    labels: Annotated[int, "class labels a step, each with drift problems of its own"] = 64
+    generated: Annotated[int, "generated samples a label"] = 64
+    positives: Annotated[int, "real samples of the class a label, towards which generated ones move"] = 64
+    unconditional: Annotated[int, "real samples of any class a label, for guidance; 0: no guidance"] = 16
+    neighbours: Annotated[int, "nearest neighbours whose distance is the unit; feature_scale=neighbour only"] = 5
+    neighbour_decay: Annotated[float, "decay of the moving average of that distance; feature_scale=neighbour only"] = (
+        0.99
+    )
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Sample banks: ring buffers of the latest real samples. `per_class=0`: none, each step reads its own."""
+    """Sample banks: ring buffers of the latest real samples."""
 
-    per_class: int = 128
-    unconditional: int = 1000
-    push: int = 64  # new real samples a step, over all devices
-    per_device: bool = True  # every device along mesh.data has banks of its own, as in the published runs; else one set
+    per_class: Annotated[
+        int, "latest real samples that are kept of each class; 0: no banks, each step reads its own"
+    ] = 128
+    unconditional: Annotated[int, "latest real samples of any class that are kept"] = 1000
+    push: Annotated[int, "new real samples a step, over all devices"] = 64
+    per_device: Annotated[
+        bool, "every device along mesh.data has banks of its own, as in the published runs; else one set"
+    ] = True
 
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """Prior of the guidance scale: `p(alpha) ~ alpha^-exponent` in `[alpha_min, alpha_max]`; a share `p_one` is 1."""
+    """Prior of the guidance scale alpha, `p(alpha) ~ alpha^-exponent` between two scales."""
 
-    alpha_min: float = 1.0
-    alpha_max: float = 4.0
-    exponent: float = 3.0
-    p_one: float = 0.0
+    alpha_min: Annotated[float, "the lowest guidance scale that is trained with"] = 1.0
+    alpha_max: Annotated[float, "the highest guidance scale that is trained with"] = 4.0
+    exponent: Annotated[float, "how much rarer high scales are: p(alpha) ~ alpha^-exponent"] = 3.0
+    p_one: Annotated[float, "the share of labels that have alpha = 1, no guidance, whatever the prior draws"] = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,88 +116,110 @@ class FeaturesConfig:
     `random://PRESET`. An encoder of images sees latents through the decoder of `data.vae`.
     """
 
-    encoders: tuple[str, ...] = ("mae",)  # keys of `drifting.method.encoders.ENCODERS`; (): the samples alone
-    # What each encoder is told, by its name: `weights` and what else its options in `drifting.method.encoders` are.
-    options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
-    kept_dtype: str | None = None  # what their maps are rounded to, such as bfloat16; None: as they come
-    remat: bool = False
+    encoders: Annotated[tuple[str, ...], "the encoders whose maps are compared; (): the samples themselves alone"] = (
+        "mae",
+    )
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        "what each encoder is told, by its name: features.options.mae.weights, and what else it takes",
+    ] = field(default_factory=dict, hash=False)
+    kept_dtype: Annotated[Dtype | None, "what their maps are rounded to while they are kept; None: as they come"] = None
+    remat: Annotated[bool, "compute the encoders' activations anew in the backward pass: less memory, more time"] = (
+        False
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The real samples: a source of `drifting.data.sources.SOURCES` and its arguments."""
 
-    name: str = "digits"
-    path: str | None = None
-    image_size: int | None = None
-    channels: int | None = None
-    classes: int | None = None  # synthetic only
-    unconditional: bool = False  # ignore the labels: all samples are of one class
-    flip: bool = False
-    random_crop: bool = False  # train on random resized crops of the images, a fifth of their area or more
-    vae: str | None = None  # train on latents: images are encoded by this VAE, and samples decoded
-    prefetch: int = 2  # batches read ahead, and threads that read them
-    workers: int = 0  # processes that read, each with its threads; 0: this one reads
-    resident: str | None = None  # all samples in the memory of the 'device' or the 'host', in place of the banks
-    verify: bool = True  # latents only: compare the cache with its checksums at the start, which reads all of it
+    name: Annotated[str, "the source of real samples, a key of SOURCES"] = "digits"
+    path: Annotated[str | None, "its folder or file"] = None
+    image_size: Annotated[int | None, "side that images are scaled and cropped to, in pixels; None: as they are"] = None
+    channels: Annotated[int | None, "1 for grey, 3 for colour; None: the source's own"] = None
+    classes: Annotated[int | None, "number of classes of made-up images; name=synthetic only"] = None
+    unconditional: Annotated[bool, "ignore the labels: all samples are of one class"] = False
+    flip: Annotated[bool, "mirror half of the images"] = False
+    random_crop: Annotated[bool, "train on random resized crops of the images, a fifth of their area or more"] = False
+    vae: Annotated[
+        str | None, "train on latents: images are encoded by this VAE, and samples decoded; None: on pixels"
+    ] = None
+    prefetch: Annotated[int, "batches read ahead, and threads that read them"] = 2
+    workers: Annotated[int, "processes that read, each with its threads; 0: this one reads"] = 0
+    resident: Annotated[
+        Residence | None, "keep all samples in the memory of the device or of the host, in place of the banks"
+    ] = None
+    verify: Annotated[
+        bool, "compare a cache with its checksums at the start, which reads all of it; name=latents only"
+    ] = True
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up; `decay` 'constant' or 'cosine'; the first `no_op_steps` update nothing."""
+    """AdamW with linear warm-up."""
 
-    learning_rate: float = 2e-4
-    warmup_steps: int = 5000
-    decay: str = "constant"
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 2.0
-    no_op_steps: int = 0
+    learning_rate: Annotated[float, "the highest rate, after the warm-up"] = 2e-4
+    warmup_steps: Annotated[int, "steps in which the rate rises from 0"] = 5000
+    decay: Annotated[
+        Decay, "how the rate goes on after the warm-up: constant, or as a cosine that ends at train.steps"
+    ] = "constant"
+    b1: Annotated[float, "AdamW: decay of the mean of gradients"] = 0.9
+    b2: Annotated[float, "AdamW: decay of the mean of their squares"] = 0.95
+    eps: Annotated[float, "AdamW: added to the root of the latter"] = 1e-8
+    weight_decay: Annotated[float, "AdamW: pull of the parameters towards 0"] = 0.01
+    clip_norm: Annotated[float, "longer gradients are shortened to this norm"] = 2.0
+    no_op_steps: Annotated[int, "first steps that update nothing, while banks fill"] = 0
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """The loop: how long it is, and every how many steps it logs, draws and saves. It always saves at the end."""
 
-    steps: int = 30_000
-    seed: int = 0
-    batch_size: int = 8192  # pretrain only: a generator's batch follows from `loss` and `bank`
-    micro_batch: int = 0  # samples whose activations exist at a time, a divisor of those of a step; 0: all
-    ema_decays: tuple[float, ...] = (0.999,)
-    log_every: int = 100
-    sample_every: int = 1000  # 0: never
-    checkpoint_every: int = 1000  # 0: only at the end
-    keep_checkpoints: int = 2
-    stuck_after: int = 1800  # with several processes: seconds without a step after which a run ends; 0: never
-    tensorboard: bool = True
-    wandb_project: str | None = None
+    steps: Annotated[int, "steps of the whole run"] = 30_000
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
+    batch_size: Annotated[int, "images a step; pretrain only: a generator's batch follows from loss and bank"] = 8192
+    micro_batch: Annotated[int, "samples whose activations exist at a time, a divisor of those of a step; 0: all"] = 0
+    ema_decays: Annotated[tuple[float, ...], "decays of the averages of the parameters that are kept"] = (0.999,)
+    log_every: Annotated[int, "steps between lines of metrics"] = 100
+    sample_every: Annotated[int, "steps between pictures; 0: never"] = 1000
+    checkpoint_every: Annotated[int, "steps between checkpoints; 0: only at the end"] = 1000
+    keep_checkpoints: Annotated[int, "latest checkpoints that are kept"] = 2
+    stuck_after: Annotated[int, "seconds without a step after which a run of several processes ends; 0: never"] = 1800
+    tensorboard: Annotated[bool, "write metrics for TensorBoard too"] = True
+    wandb_project: Annotated[str | None, "the project of Weights & Biases that metrics go to; None: not there"] = None
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """How the devices of all processes are used: batches are spread over all, parameters and optimiser over `fsdp`."""
 
-    data: int = 0  # 0: what fsdp leaves of the devices there are
-    fsdp: int = 1
+    data: Annotated[
+        int, "devices, or groups of fsdp, that each take a share of every batch; 0: what fsdp leaves of those there are"
+    ] = 0
+    fsdp: Annotated[int, "devices that parameters and optimiser are spread over"] = 1
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """Sampling and scores, after training and at intervals during it."""
 
-    alpha: float = 1.0
-    num_samples: int = 1400
-    batch_size: int = 200
-    seed: int = 0
-    ema_decay: float | None = None  # None: the first of train.ema_decays
-    neighbours: int = 3  # precision and recall
-    reference: str | None = None  # .npz of statistics to score against; None: the data's own pixels
-    encoder: str | None = None  # see `drifting evaluate`; None: what the reference was made with
-    every: int = 0  # in training: score every so many steps, and a few images at step 1 to prove the set-up; 0: never
-    every_samples: int | None = None  # images that are scored then; None: num_samples
-    diagnose: bool = False  # then also log what `drifting study diagnose` measures of every feature map
+    alpha: Annotated[float, "the guidance scale to draw with"] = 1.0
+    num_samples: Annotated[int, "images that are scored"] = 1400
+    batch_size: Annotated[int, "images in flight"] = 200
+    seed: Annotated[int, "the seed of the first image, each has its own"] = 0
+    ema_decay: Annotated[
+        float | None, "which average of the parameters is used; None: the first of train.ema_decays"
+    ] = None
+    neighbours: Annotated[int, "neighbour that sets the radii of precision, recall, density and coverage"] = 3
+    reference: Annotated[str | None, ".npz of statistics to score against; None: the data's own pixels"] = None
+    encoder: Annotated[
+        str | None, "features of scores, see drifting evaluate; None: what the reference was made with"
+    ] = None
+    every: Annotated[
+        int, "in training: score every so many steps, and a few images at step 1 to prove the set-up; 0: never"
+    ] = 0
+    every_samples: Annotated[int | None, "images that are scored then; None: num_samples"] = None
+    diagnose: Annotated[bool, "then also log what drifting study diagnose measures of every feature map"] = False
 
 
 @dataclass(frozen=True)
@@ -205,17 +252,19 @@ class Config:
 class MAEConfig:
     """The feature encoder: a masked autoencoder, optionally finished with a classifier."""
 
-    base_channels: int = 256
-    layers: tuple[int, ...] = (3, 4, 6, 3)
-    patch_size: int = 2  # side of a mask patch, in tokens
-    input_patch_size: int = 1  # side of a token, in pixels
-    mask_ratio_min: float = 0.5
-    mask_ratio_max: float = 0.5
-    lambda_cls: float = 0.0  # weight of the classifier's loss at the end of its ramp
-    cls_steps: int = 3000  # the last steps train with the classifier
-    cls_ramp_steps: int = 1000  # of which the first ramp its weight up from 0
-    dtype: str = "float32"
-    remat: bool = False
+    base_channels: Annotated[int, "channels of the first stage"] = 256
+    layers: Annotated[
+        tuple[int, ...], "blocks of each stage; each but the first halves the sides and doubles the channels"
+    ] = (3, 4, 6, 3)
+    patch_size: Annotated[int, "side of a mask patch, in tokens"] = 2
+    input_patch_size: Annotated[int, "side of a token, in pixels"] = 1
+    mask_ratio_min: Annotated[float, "the smallest share of an image that is masked"] = 0.5
+    mask_ratio_max: Annotated[float, "the largest share of an image that is masked"] = 0.5
+    lambda_cls: Annotated[float, "weight of the classifier's loss at the end of its ramp; 0: no classifier"] = 0.0
+    cls_steps: Annotated[int, "the last steps train with the classifier"] = 3000
+    cls_ramp_steps: Annotated[int, "of which the first ramp its weight up from 0"] = 1000
+    dtype: Annotated[Dtype, "numbers that the network computes with; parameters are float32"] = "float32"
+    remat: Annotated[bool, "compute activations anew in the backward pass: less memory, more time"] = False
 
 
 @dataclass(frozen=True)
@@ -233,13 +282,13 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """The latent cache: files of `shard_size` images each, encoded `batch_size` at a time."""
+    """The latent cache: how images are encoded, and into how large files."""
 
-    shard_size: int = 8192
-    batch_size: int = 64
-    flip: bool = True  # encode each image's mirror image too, so that training can mirror
-    max_bad: float = 0.001  # stop when more than this share of the images cannot be read
-    workers: int = 0  # threads that read and decode images; 0: one for each core
+    shard_size: Annotated[int, "images in a file"] = 8192
+    batch_size: Annotated[int, "images that are encoded at a time, spread over the devices"] = 64
+    flip: Annotated[bool, "encode each image's mirror image too, so that training can mirror"] = True
+    max_bad: Annotated[float, "stop when more than this share of the images cannot be read"] = 0.001
+    workers: Annotated[int, "threads that read and decode images; 0: one for each core"] = 0
 
 
 @dataclass(frozen=True)
@@ -282,14 +331,16 @@ def command_of(settings: Mapping[str, Any]) -> str:
 class DiagnoseSettings:
     """How many samples stand for the distributions, and which kernel is looked at."""
 
-    labels: int = 10
-    generated: int = 32  # generated samples a label, the queries
-    references: int = 256  # further samples of each distribution: generated, real of the class, real of any class
-    positions: int = 4  # positions of each feature map, evenly spread
-    kernel: str | None = None  # None: that of the loss
-    widths: tuple[float, ...] = ()  # (): those of the loss
-    alpha: float | None = None  # guidance scale; None: the generator's own
-    seed: int = 0
+    labels: Annotated[int, "class labels that are looked at"] = 10
+    generated: Annotated[int, "generated samples a label, the queries"] = 32
+    references: Annotated[
+        int, "further samples of each distribution: generated, real of the class, real of any class"
+    ] = 256
+    positions: Annotated[int, "positions of each feature map, evenly spread"] = 4
+    kernel: Annotated[str | None, "the kernel; None: that of the loss"] = None
+    widths: Annotated[tuple[float, ...], "kernel widths; (): those of the loss"] = ()
+    alpha: Annotated[float | None, "guidance scale; None: the generator's own"] = None
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 def has_banks(config: Config) -> bool:

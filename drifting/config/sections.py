@@ -5,16 +5,23 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, one_of
 
 
 def inner_type(hint: Any) -> Any:
-    """`int` of `int | None`; any other type as it is."""
+    """`int` of `int | None`, `str` of words to choose from; any other type as it is."""
     if accepts_none(hint):
-        return next(t for t in typing.get_args(hint) if t is not type(None))
-    return hint
+        return inner_type(next(t for t in typing.get_args(hint) if t is not type(None)))
+    return str if typing.get_origin(hint) is Literal else hint
+
+
+def literal_words(hint: Any) -> tuple[str, ...]:
+    """The words that a `Literal[...]`, or one that may be None, lets choose from; () of any other type."""
+    if accepts_none(hint):
+        return literal_words(next(t for t in typing.get_args(hint) if t is not type(None)))
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
@@ -48,7 +55,7 @@ def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
 
 def accepts_none(hint: Any) -> bool:
     """Whether an annotated type is `... | None`."""
-    return isinstance(hint, types.UnionType)
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
 def wrong_type(path: str, value: Any, hint: Any) -> str:
@@ -62,8 +69,15 @@ def wrong_type(path: str, value: Any, hint: Any) -> str:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else."""
+    if accepts_none(hint) and value is None:
+        return None
+    if words := literal_words(hint):
+        if not isinstance(value, str):
+            raise ConfigError(wrong_type(path, value, hint))
+        one_of(path, value, words)
+        return value
     if accepts_none(hint):
-        return None if value is None else _convert(inner_type(hint), value, path)
+        return _convert(inner_type(hint), value, path)
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):

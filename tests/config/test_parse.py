@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from drifting.config.parse import annotation, parse, to_config_dict
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, command_of, to_dict
-from drifting.config.sections import accepts_none, unknown_key, wrong_type
+from drifting.config.sections import accepts_none, literal_words, unknown_key, wrong_type
 from drifting.config.variants import cache_config, pretrain_config, train_config
 from drifting.errors import ConfigError
 from drifting.runs.directory import differences
@@ -39,7 +39,7 @@ def read(config: Any, path: str) -> Any:
 
 
 def plain(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if accepts_none(hint) else hint
+    return next(t for t in typing.get_args(hint) if t is not type(None)) if accepts_none(hint) else hint
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,6 +67,10 @@ def test_every_key_takes_its_type_and_no_other(kind: Any, path: str, hint: Any):
     bad = {int: 0.5, float: "0.5", str: 3, bool: 1, tuple[int, ...]: (0.5,), tuple[float, ...]: 0.5}
     bad |= {tuple[str, ...]: "ab", dict[str, Any]: 3, dict[str, dict[str, Any]]: {"x": 3}}
     kind_of_value = plain(hint)
+    if words := literal_words(kind_of_value):
+        good[kind_of_value], bad[kind_of_value] = words[0], 3
+        with pytest.raises(ConfigError, match=f"^{path}='{words[0]}s': use one of .*did you mean '{words[0]}'"):
+            parse(at(path, f"{words[0]}s"), kind)
     assert read(parse(at(path, good[kind_of_value]), kind), path) == good[kind_of_value]
     if typing.get_origin(hint) is not dict:  # a section by itself, whose keys are open
         assert annotation(kind, path, None) == hint
