@@ -33,7 +33,7 @@ from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective, map_loss
-from drifting.method.state import create
+from drifting.method.state import make_state
 from drifting.method.step import StepParts, begin_step, generator_inputs, real_features, step_loss, train_step
 from scripts import bench_data
 
@@ -94,7 +94,7 @@ def workload_t() -> tuple[StepParts, Any, Any, Any]:
     # Not the initial parameters: their last layer is zero and the generated samples would coincide.
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
     banks = dataclasses.replace(state.banks, by_class=held)
-    state = create(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
+    state = make_state(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
     batch = {
         "image": np.asarray(jax.random.normal(key, (config.bank.push, *SHAPE))),
         "label": np.arange(config.bank.push, dtype=np.int32),

@@ -28,7 +28,7 @@ from drifting.errors import ConfigError
 from drifting.method.fields import FIELDS
 from drifting.method.mae_step import MAEStepParts, mae_step
 from drifting.method.potentials import LOSSES
-from drifting.method.state import create
+from drifting.method.state import make_state
 from drifting.method.step import train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,7 +191,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
         encoder = sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(params)["encoder"]))
         assert encoder == published["latent_ablation_256.yaml"]["encoder"]
     optimizer = recipe.optimizer_of(config.optimizer, config.train.steps)
-    state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
+    state = jax.eval_shape(partial(make_state, optimizer=optimizer, ema_decays=(0.9,)), nnx.to_pure_dict(params))
     batch = {
         "image": jax.ShapeDtypeStruct((4, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),

@@ -181,6 +181,8 @@ def committed_text_files() -> Iterator[tuple[Path, str]]:
             if name not in skipped and f"{anchor}{name}" not in skipped and not name.endswith(".egg-info")
         ]
         for name in names:
+            if name in skipped:  # the .git of a work tree is a file
+                continue
             path = Path(folder, name)
             try:
                 yield path, path.read_text(encoding="utf-8")

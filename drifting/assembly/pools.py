@@ -14,7 +14,7 @@ from drifting.data.source import LabelledSource
 from drifting.devices.mesh import Layout, shardings
 from drifting.errors import InputError
 from drifting.method import bank
-from drifting.method.pool import Banks, Batch, OpenPool, banked, empty_banks, grouped, resident
+from drifting.method.pool import Banks, Batch, OpenPool, all_samples_pool, bank_pool, batch_pool, empty_banks
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState
 from drifting.networks.network import Params
@@ -25,8 +25,8 @@ logger = logging.getLogger("drifting")
 def pool_of(config: Config) -> OpenPool:
     """Opens the pool of a step: the banks, all samples on the device, or the batch's own."""
     if has_banks(config):
-        return banked
-    return resident if config.data.resident == "device" else grouped
+        return bank_pool
+    return all_samples_pool if config.data.resident == "device" else batch_pool
 
 
 def banks_of(config: Config, space: SampleSpace, num_classes: int, sets: int = 1) -> Banks | None:

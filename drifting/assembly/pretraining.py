@@ -26,7 +26,7 @@ from drifting.errors import require
 from drifting.method.mae_step import MAERecipe, MAEStepParts, mae_step
 from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
-from drifting.method.state import TrainState, create
+from drifting.method.state import TrainState, make_state
 from drifting.networks.network import Params
 
 
@@ -99,7 +99,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
         return networks.autoencoder(arguments, key)
 
     def empty_state() -> TrainState:
-        return create(nnx.to_pure_dict(nnx.state(autoencoder())), optimizer, ema_decays=train.ema_decays)
+        return make_state(nnx.to_pure_dict(nnx.state(autoencoder())), optimizer, ema_decays=train.ema_decays)
 
     graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
     placement = ONE_DEVICE if layout.devices == 1 else layout

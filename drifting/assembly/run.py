@@ -31,7 +31,7 @@ from drifting.method.images import generate_images
 from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
 from drifting.method.space import SampleSpace
-from drifting.method.state import TrainState, create
+from drifting.method.state import TrainState, make_state
 from drifting.method.step import StepParts, train_step
 from drifting.networks.network import Params
 
@@ -212,7 +212,7 @@ def set_up(
     sets = 1 if layout is None else layout.replicas
 
     def empty_state() -> TrainState:
-        return create(
+        return make_state(
             init_params(),
             optimizer,
             ema_decays=config.train.ema_decays,

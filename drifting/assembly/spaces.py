@@ -16,7 +16,7 @@ from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
 from drifting.errors import ConfigError, InputError, one_of, require_argument, unusable, when_tried
-from drifting.method.encoders import ENCODERS, FeatureEncoder, Reader
+from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
 from drifting.networks.network import Network, Params
@@ -118,23 +118,23 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
         ConfigError: weights are missing, damaged, of another kind, or for other samples.
     """
     networks: dict[str, Network] = {}
-    readers: dict[str, Reader] = {}
+    encoders: dict[str, Encoder] = {}
     for name in config.encoders:
-        options, encoder = encoder_options(config, name), ENCODERS[name]
+        options, kind = encoder_options(config, name), ENCODERS[name]
         key = f"features.options.{name}"
         networks[name] = _network(
-            f"{key}.weights", options.weights, encoder.network, abstract, dtype=options.dtype, remat=config.remat
+            f"{key}.weights", options.weights, kind.network, abstract, dtype=options.dtype, remat=config.remat
         )
         try:
-            readers[name] = encoder.read(options, networks[name], space)
+            encoders[name] = kind.make(options, networks[name], space)
         except ValueError as error:
             raise ConfigError(f"{key}.{error}") from error
 
     def features(params: Params, samples: Array) -> dict[str, Array]:
-        images = space.decode(params, samples) if any(reader.of_images for reader in readers.values()) else samples
+        images = space.decode(params, samples) if any(encoder.of_images for encoder in encoders.values()) else samples
         maps = pixel_features(samples)
-        for name, reader in readers.items():
-            found = reader.features(params[name], images if reader.of_images else samples)
+        for name, encoder in encoders.items():
+            found = encoder.features(params[name], images if encoder.of_images else samples)
             maps |= {name: f.astype(config.kept_dtype or f.dtype) for name, f in found.items()}
         return maps
 

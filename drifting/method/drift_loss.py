@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Float32
 
+from drifting.method.fields import floating_array
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
 from drifting.method.loss import Objective, objective_loss
@@ -69,10 +70,12 @@ def drift_loss(
     if (unconditional is None) != (alpha is None):
         missing = "alpha" if alpha is None else "unconditional"
         raise ValueError(f"{missing}=None: guidance needs both alpha and unconditional samples, give both or neither")
-    nothing = {name: x[:, :0] for name, x in pos.items()}
-    unc = nothing if unconditional is None else _maps("unconditional", unconditional)
-    _check(gen, pos, "positives", least=1)
-    _check(gen, unc, "unconditional", least=0)
+    _check(generated, gen, "positives", positives, pos)
+    if unconditional is None:
+        unc = {name: x[:, :0] for name, x in pos.items()}
+    else:
+        unc = _maps("unconditional", unconditional)
+        _check(generated, gen, "unconditional", unconditional, unc)
     labels, count = next(iter(gen.values())).shape[:2]
     if count < 2:
         raise ValueError(f"generated: {count} of a label, give at least 2: they repel one another")
@@ -91,7 +94,8 @@ def _maps(argument: str, given: Maps) -> FeatureMaps:
         raise ValueError(f"{argument}: is an empty dict, give at least one feature map")
     found = {}
     for name, x in maps.items():
-        x, what = jnp.asarray(x), f"{argument}[{name!r}]" if isinstance(given, Mapping) else argument
+        what = _of_map(argument, given, name)
+        x = floating_array(what, x)
         if x.ndim == 2:
             x = x[None]
         if x.ndim == 3:
@@ -99,15 +103,31 @@ def _maps(argument: str, given: Maps) -> FeatureMaps:
         if x.ndim != 4:
             shapes = "[samples, dimensions], [labels, samples, dimensions] or [labels, samples, positions, channels]"
             raise ValueError(f"{what}: has shape {x.shape}, give {shapes}")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"{what}: is of {x.dtype}, give floating-point numbers")
         found[name] = x
     return found
 
 
+def _of_map(argument: str, given: Maps, name: str) -> str:
+    """What a message calls the map of that name."""
+    return f"{argument}[{name!r}]" if isinstance(given, Mapping) else argument
+
+
+def _shape_of(given: Maps, name: str) -> tuple[int, ...]:
+    """The shape of a map as it was given, which messages show."""
+    return jnp.shape(given[name] if isinstance(given, Mapping) else given)
+
+
+def _numbers(argument: str, given: ArrayLike | Sequence[float]) -> Float32[Array, "..."]:
+    """A number, or several, as an array."""
+    try:
+        return jnp.asarray(given, jnp.float32)
+    except (TypeError, ValueError) as error:  # what jax says of None, of words and of ragged lists
+        raise ValueError(f"{argument}: is {given!r}, give one number or several") from error
+
+
 def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Array, "widths"]:
     """One kernel width or several as an array."""
-    widths = jnp.atleast_1d(jnp.asarray(given, jnp.float32))
+    widths = jnp.atleast_1d(_numbers("widths", given))
     if widths.ndim != 1 or not widths.size:
         raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
     if not isinstance(widths, jax.core.Tracer) and not (np.asarray(widths) > 0).all():
@@ -117,25 +137,27 @@ def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Arr
 
 def _guidance_scale(given: Float[ArrayLike, "*labels"], labels: int) -> Float32[Array, "labels"]:
     """The guidance scale of each label."""
-    scale = jnp.asarray(given, jnp.float32)
+    scale = _numbers("alpha", given)
     if scale.shape not in ((), (labels,)):
         raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
     return jnp.broadcast_to(scale, (labels,))
 
 
-def _check(gen: FeatureMaps, other: FeatureMaps, argument: str, least: int) -> None:
-    """Refuses real samples whose maps are not those of the generated ones."""
+def _check(generated: Maps, gen: FeatureMaps, argument: str, given: Maps, other: FeatureMaps) -> None:
+    """Refuses real samples, as they were `given` for `argument`, whose maps are not those of the generated ones."""
     if set(gen) != set(other):
         raise ValueError(f"{argument}: has the maps {sorted(other)}, the generated samples {sorted(gen)}")
-    counts = {x.shape[1] for x in other.values()}
-    if len(counts) > 1 or len({x.shape[:2] for x in gen.values()}) > 1:
-        raise ValueError(f"{argument}: maps have different numbers of samples or labels, give the same ones in each")
-    if min(counts) < least:
-        raise ValueError(f"{argument}: has no sample, give at least {least}")
+    for name, maps in (("generated", gen), (argument, other)):
+        if len({x.shape[:2] for x in maps.values()}) > 1:
+            counts = ", ".join(f"{key!r} {x.shape[0]} x {x.shape[1]}" for key, x in maps.items())
+            raise ValueError(f"{name}: maps have different numbers of labels x samples ({counts}), give the same ones")
     for name, x in gen.items():
-        (labels, _, positions, channels), shape = x.shape, other[name].shape
-        if (labels, positions, channels) != (shape[0], *shape[2:]):
+        what, shape = _of_map(argument, given, name), _shape_of(given, name)
+        if not other[name].shape[1]:
+            raise ValueError(f"{what}: has shape {shape}, without a sample, give at least 1")
+        (labels, _, *rest), (found, _, *found_rest) = x.shape, other[name].shape
+        if (labels, rest) != (found, found_rest):
             raise ValueError(
-                f"{argument}: has shape {shape}, the generated samples {x.shape} "
-                "([labels, samples, positions, channels]): all but the numbers of samples must be equal"
+                f"{what}: has shape {shape}, the generated samples {_shape_of(generated, name)}: "
+                "all but the numbers of samples must be equal"
             )

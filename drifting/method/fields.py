@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Float32
 
 from drifting.method.kernels import EXACT_PRODUCT, Kernel, LogProfile, Width, kernel_of, pairwise_distance
@@ -211,6 +212,21 @@ def displace(
     return jnp.matmul(b, targets, precision=EXACT_PRODUCT) - jnp.sum(b, axis=1, keepdims=True) * x
 
 
+def floating_array(argument: str, given: ArrayLike) -> Float[Array, "..."]:
+    """What was given for `argument`, as an array.
+
+    Raises:
+        ValueError: it is no array of floating-point numbers.
+    """
+    try:
+        found = jnp.asarray(given)
+    except (TypeError, ValueError) as error:  # what jax says of None, of words and of ragged lists
+        raise ValueError(f"{argument}: is a {type(given).__name__}, give an array of floating-point numbers") from error
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"{argument}: is of {found.dtype}, give floating-point numbers")
+    return found
+
+
 def drift_field(
     x: Float[Array | np.ndarray, "queries dims"],
     positives: Float[Array | np.ndarray, "positives dims"],
@@ -240,16 +256,19 @@ def drift_field(
     kernel = kernel_of(kernel)
     if field not in FIELDS:
         raise ValueError(f"field={field!r}: use one of {', '.join(FIELDS)}")
-    y_neg = x if negatives is None else negatives
-    for name, points in {"x": x, "positives": positives, "negatives": y_neg}.items():
-        if jnp.ndim(points) != 2 or points.shape[0] == 0 or points.shape[1] != jnp.shape(x)[-1]:
-            raise ValueError(f"{name}: has shape {jnp.shape(points)}, give [samples, {jnp.shape(x)[-1]}]")
-    for name, weights, targets in (("w_pos", w_pos, positives), ("w_neg", w_neg, y_neg)):
-        if weights is not None and weights.shape != targets.shape[:1]:
-            raise ValueError(f"{name}: has shape {weights.shape}, give [{targets.shape[0]}], a weight for each sample")
+    x, y_pos = floating_array("x", x), floating_array("positives", positives)
+    y_neg = x if negatives is None else floating_array("negatives", negatives)
+    for name, points in {"x": x, "positives": y_pos, "negatives": y_neg}.items():
+        if points.ndim != 2 or 0 in points.shape or points.shape[1] != x.shape[-1]:
+            dims = x.shape[-1] if x.ndim == 2 and x.shape[-1] else "dimensions"
+            raise ValueError(f"{name}: has shape {points.shape}, give [samples, {dims}]")
+    for name, weights, targets in (("w_pos", w_pos, y_pos), ("w_neg", w_neg, y_neg)):
+        if weights is not None and jnp.shape(weights) != targets.shape[:1]:
+            shape = jnp.shape(weights)
+            raise ValueError(f"{name}: has shape {shape}, give [{targets.shape[0]}], a weight for each sample")
     if jnp.ndim(width) != 0:
         raise ValueError(f"width: has shape {jnp.shape(width)}, give one kernel width")
-    x, y_pos, y_neg = (jnp.asarray(a, jnp.float32) for a in (x, positives, y_neg))
+    x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(
         d_pos=pairwise_distance(x, y_pos),

@@ -12,7 +12,7 @@ Both have closed forms for the kernels of that paper's Table 1. A kernel that ha
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -109,16 +109,35 @@ KERNELS: dict[str, Kernel] = {
 
 
 def kernel_of(kernel: str | Kernel) -> Kernel:
-    """The kernel itself, or the one of that name.
+    """The kernel itself, or the one of that name. Its functions are tried by shapes alone.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or one of its functions is not one of distances and a width.
     """
     if isinstance(kernel, Kernel):
-        return kernel
-    if kernel not in KERNELS:
+        return _tried(kernel)
+    if not isinstance(kernel, str) or kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r}: use one of {', '.join(KERNELS)}, or a Kernel")
-    return KERNELS[kernel]
+    return _tried(KERNELS[kernel])
+
+
+@cache
+def _tried(kernel: Kernel) -> Kernel:
+    d, width = jax.ShapeDtypeStruct((2, 3), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
+        profile = getattr(kernel, name)
+        if profile is None and name != "log_profile":
+            continue
+        wanted = f"kernel: {name} must be a jax function (d, width) -> array of the shape of d"
+        if not callable(profile):
+            raise ValueError(f"{wanted}, is {profile!r}")
+        try:
+            found = jax.eval_shape(profile, d, width)
+        except Exception as error:  # whatever a function of somebody else raises
+            raise ValueError(f"{wanted}; it raised {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        if getattr(found, "shape", None) != d.shape:
+            raise ValueError(f"{wanted}; of d {d.shape} it made {getattr(found, 'shape', type(found).__name__)}")
+    return kernel
 
 
 def _exp_sinh_rule(

@@ -1,9 +1,9 @@
 """Pools: where a step draws its real samples from.
 
 A step asks a pool for samples of a class and for samples of any class, and does not know how they are stored. There are
-three forms. `Banks` hold the latest samples of each class and are part of the state (`banked`); `AllSamples` of the
-module `all_samples` is the whole data set on the devices (`resident`); `Groups` are what a batch brought for this one
-step (`grouped`).
+three forms. `Banks` hold the latest samples of each class and are part of the state (`bank_pool`); `AllSamples` of the
+module `all_samples` is the whole data set on the devices (`all_samples_pool`); `Groups` are what a batch brought for
+this one step (`batch_pool`).
 
 A pool holds *records*, what is kept of a real sample: `drifting.method.space` makes them of what a source delivers.
 """
@@ -54,22 +54,22 @@ class Pool(Protocol):
 
 
 OpenPool = Callable[["Banks | None", Batch, ToRecords], Pool]
-"""Makes the pool of a step of the state's banks and the step's batch: one of `banked`, `resident`, `grouped`."""
+"""Makes the pool of a step of the state's banks and the step's batch: `bank_pool`, `all_samples_pool`, `batch_pool`."""
 
 
-def banked(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+def bank_pool(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
     """The state's banks after the batch is pushed: `image`, and of each image `label` (int32) and `id` (uint32)."""
     assert banks is not None, "a step with banks needs a state with banks"
     return banks.push(to_records(batch["image"]), batch["label"], batch["id"])
 
 
-def resident(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+def all_samples_pool(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
     """All samples, which every batch carries as `samples`: an `AllSamples` of records."""
     pool: Pool = batch["samples"]
     return pool
 
 
-def grouped(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
+def batch_pool(banks: "Banks | None", batch: Batch, to_records: ToRecords) -> Pool:
     """The batch's own samples, `image` and of each image `label` (int32), those of one label together.
 
     Each group of one label is positives of its class and then unconditional samples; its first sample is of its class.
@@ -171,7 +171,7 @@ def empty_banks(
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """The pool of a batch's own samples, see `grouped`. What is drawn is what is there, in order.
+    """The pool of a batch's own samples, see `batch_pool`. What is drawn is what is there, in order.
 
     Attributes:
         records: the samples, those of one group together.

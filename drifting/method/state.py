@@ -144,7 +144,7 @@ def update_ema(ema: dict[str, Params], params: Params) -> dict[str, Params]:
     return {key: blend(float(key), average) for key, average in ema.items()}
 
 
-def create(
+def make_state(
     params: Params,
     optimizer: Optimizer,
     *,

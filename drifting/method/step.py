@@ -38,6 +38,9 @@ Inputs = tuple[NoiseBatch, Int32[Array, "samples"], Float32[Array, "samples"]]
 Samples = Float32[Array, "labels _count height width channels"]
 """Samples for each label."""
 
+GeneratedSamples = Float32[Array, "samples height width channels"]
+"""Generated samples, those of one label together."""
+
 RealFeatures = dict[str, Float[Array, "labels real _positions _channels"]]
 """Feature maps of the real samples of each label, positives and then unconditional ones."""
 
@@ -150,14 +153,14 @@ def train_step(
     pool, draw = begin_step(parts, state, batch, frozen, key)
     scale, lengths = neighbour_scale(recipe, state.neighbour_scale, draw)
     state = dataclasses.replace(state, banks=pool.kept(), neighbour_scale=scale)
+    real = real_features(parts, draw, frozen)
 
-    def features_of(params: Params, inputs: Inputs) -> tuple[Features, Float32[Array, "samples height width channels"]]:
+    def features_of(params: Params, inputs: Inputs) -> tuple[Features, GeneratedSamples]:
         return features_and_samples(parts, params, inputs, frozen)
 
     def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
         return step_loss(recipe.objective, features, real, draw, widths, lengths)
 
-    real = real_features(parts, draw, frozen)
     (loss, maps), samples, gradient = micro_batched_gradient(
         features_of, loss_of, placement.gather(state.params), generator_inputs(draw), recipe.micro_batch, placement
     )
@@ -215,7 +218,7 @@ def generator_inputs(draw: Draw) -> Inputs:
 
 def features_and_samples(
     parts: StepParts, params: Params, inputs: Inputs, frozen: Params
-) -> tuple[Features, Float32[Array, "samples height width channels"]]:
+) -> tuple[Features, GeneratedSamples]:
     """The features of generated samples, and the samples."""
     samples = parts.generator(params, *inputs)
     return parts.features(frozen, samples), samples

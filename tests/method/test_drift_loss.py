@@ -10,7 +10,7 @@ import pytest
 from drifting.method.drift_loss import drift_loss
 from drifting.method.fields import FIELDS, drift_field
 from drifting.method.guidance import unconditional_weight
-from drifting.method.kernels import KERNELS, Kernel
+from drifting.method.kernels import KERNELS, Kernel, gaussian
 from drifting.method.loss import Objective, objective_loss
 from drifting.method.potentials import LOSSES
 
@@ -97,11 +97,20 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ((X[None], Y), {}, r"generated: has shape \(1, 3, 6, 2, 5\), give"),
     ((X, Y[:2]), {}, r"positives: has shape \(2, 7, 2, 5\), the generated samples \(3, 6, 2, 5\)"),
     ((X, Y[..., :4]), {}, r"positives: has shape \(3, 7, 2, 4\), the generated samples"),
-    ((X, Y[:, :0]), {}, "positives: has no sample, give at least 1"),
+    ((X, Y[:, :0]), {}, r"positives: has shape \(3, 0, 2, 5\), without a sample, give at least 1"),
+    ((X[0, :, 0], Y[0, :, 0, :4]), {}, r"positives: has shape \(7, 4\), the generated samples \(6, 5\): all but"),
+    (({"a": X, "b": X}, {"a": Y, "b": Y[:, :, 0]}), {}, r"positives\['b'\]: has shape \(3, 7, 5\), the generated"),
+    ((X, Y), {"widths": "wide"}, "widths: is 'wide', give one number or several"),
+    ((X, Y), {"widths": None}, "widths: is None, give one number or several"),
+    ((X, Y), {"kernel": None}, "kernel=None: use one of gaussian"),
     ((X[:, :1], Y), {}, "generated: 1 of a label, give at least 2"),
     (({"a": X}, {"b": Y}), {}, r"positives: has the maps \['b'\], the generated samples \['a'\]"),
     (({}, {}), {}, "generated: is an empty dict"),
-    (({"a": X, "b": X[:, :3]}, {"a": Y, "b": Y}), {}, "positives: maps have different numbers of samples or labels"),
+    (
+        ({"a": X, "b": X[:, :3]}, {"a": Y, "b": Y}),
+        {},
+        r"generated: maps have different numbers of labels x samples \('a' 3 x 6, 'b' 3 x 3\)",
+    ),
     ((X.astype(jnp.int32), Y), {}, "generated: is of int32, give floating-point numbers"),
     ((X, Y), {"kernel": "gausian"}, "kernel='gausian': use one of gaussian"),
     ((X, Y), {"objective": "drfit"}, "objective='drfit': use one of log_kde"),
@@ -127,6 +136,41 @@ def test_mistakes_are_one_line_before_anything_is_traced(arguments: Any, options
         jax.jit(lambda *arguments: drift_loss(*arguments, **options)[0])(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        (3, ", is 3"),
+        (lambda d: d, "; it raised TypeError: "),
+        (lambda d, width: d.sum(), r"; of d \(2, 3\) it made \(\)"),
+        (lambda d, width: np.exp(d), "; it raised Tracer"),
+        (lambda d, width: None, "; of d .* it made NoneType"),
+    ],
+)
+@pytest.mark.parametrize("name", ["log_profile", "log_sharp_profile", "log_flat_profile"])
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_of_ones_own_is_tried(name: str, profile: Any, message: str):
+    kernel = Kernel(**({"log_profile": gaussian} | {name: profile}))
+    start = rf"^kernel: {name} must be a jax function \(d, width\) -> array of the shape of d"
+    with pytest.raises(ValueError, match=start + message):
+        drift_loss(X, Y, kernel=kernel)
+    with pytest.raises(ValueError, match=start + message):
+        drift_field(X[0, :, 0], Y[0, :, 0], width=0.3, kernel=kernel)
+
+
+@pytest.mark.parametrize("given", [None, "words", [[1.0], [2.0, 3.0]], [[1, 2]], object()], ids=repr)
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_array_of_numbers_is_refused_by_its_argument(place: int, given: Any):
+    arguments: list[Any] = [X[0, :, 0], Y[0, :, 0], U[0, :, 0]]
+    arguments[place] = given
+    names = ("generated", "positives", "unconditional")
+    if not (place == 2 and given is None):  # None is none
+        with pytest.raises(ValueError, match=f"^{names[place]}: is "):
+            drift_loss(*arguments, alpha=2.0)
+        with pytest.raises(ValueError, match=f"^{('x', 'positives', 'negatives')[place]}: is "):
+            drift_field(*arguments, width=0.3)
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_with_itself_as_negatives_leaves_each_query_out(field: str):
     x, y = X[0, :, 0], Y[0, :, 0]
@@ -142,7 +186,7 @@ def test_a_field_with_itself_as_negatives_leaves_each_query_out(field: str):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((X[0, 0, 0], Y[0, :, 0]), {}, r"x: has shape \(5,\), give \[samples, 5\]"),
+        ((X[0, 0, 0], Y[0, :, 0]), {}, r"x: has shape \(5,\), give \[samples, dimensions\]"),
         ((X[0, :, 0], Y[0]), {}, r"positives: has shape \(7, 2, 5\), give \[samples, 5\]"),
         ((X[0, :, 0], Y[0, :, 0, :4]), {}, r"positives: has shape \(7, 4\), give \[samples, 5\]"),
         ((X[0, :, 0], Y[0, :0, 0]), {}, r"positives: has shape \(0, 5\)"),

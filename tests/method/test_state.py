@@ -113,7 +113,7 @@ def test_optimizer_golden(golden):
         schedule, b1=m["b1"], b2=m["b2"], eps=m["eps"], weight_decay=m["weight_decay"], clip_norm=m["max_grad_norm"]
     )
     start = jax.tree.map(jnp.array, unflatten(group(z, "opt/param0")))
-    now = state.create(start, opt, ema_decays=[m["ema_decay"]])
+    now = state.make_state(start, opt, ema_decays=[m["ema_decay"]])
     step = step_function(opt)
     for t in range(int(z["opt/n_steps"])):
         want = group(z, f"opt/step{t}")
@@ -155,7 +155,7 @@ def adamw(steps: int, grads, lr, decays) -> tuple[dict, dict]:
 def test_optimizer_is_clipped_adamw_with_several_averages(scale):
     decays = (0.0, 0.5, 0.9999)
     opt = optimizer()
-    now = state.create(params(), opt, ema_decays=decays)
+    now = state.make_state(params(), opt, ema_decays=decays)
     assert set(now.ema) == {"0.0", "0.5", "0.9999"}
     step, grads = step_function(opt), gradients(6, scale)
     for g in grads:
@@ -175,7 +175,7 @@ def test_clip_is_exact_at_the_norm(norm, clipped):
     """What Adam's first moment receives is the gradient, or the gradient scaled to the clip norm."""
     opt = optimizer()
     grads = jax.tree.map(lambda x: jnp.full_like(x, norm / np.sqrt(6)), params())  # six equal entries
-    now, metrics = state.apply_gradients(state.create(params(), opt), grads, opt)
+    now, metrics = state.apply_gradients(state.make_state(params(), opt), grads, opt)
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)
     np.testing.assert_allclose(metrics["grad_norm_clipped"], clipped, rtol=1e-6)
     adam = next(s for s in now.opt_state if isinstance(s, optax.ScaleByAdamState))
@@ -189,8 +189,8 @@ def test_no_op_steps_leave_no_trace():
     """Bitwise nothing changes while they last; after them the run is bitwise the run without them."""
     no_op = 3
     plain_opt, opt = optimizer(), optimizer(no_op)
-    plain, plain_step = state.create(params(), plain_opt, ema_decays=[0.9]), step_function(plain_opt)
-    now, step = state.create(params(), opt, ema_decays=[0.9]), step_function(opt, no_op)
+    plain, plain_step = state.make_state(params(), plain_opt, ema_decays=[0.9]), step_function(plain_opt)
+    now, step = state.make_state(params(), opt, ema_decays=[0.9]), step_function(opt, no_op)
     before = jax.tree.map(np.array, (now.params, now.opt_state, now.ema))
     for i, g in enumerate(gradients(no_op, 5.0)):
         now, metrics = step(now, g)
@@ -208,7 +208,7 @@ def test_no_op_steps_leave_no_trace():
 
 def test_no_op_steps_keep_parameters_even_from_a_nan_gradient():
     opt = optimizer(2)
-    now = state.create(params(), opt, ema_decays=[0.9])
+    now = state.make_state(params(), opt, ema_decays=[0.9])
     bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params())
     now, _ = step_function(opt, 2)(now, bad)
     assert_same(now.params, PARAMS)
@@ -221,7 +221,7 @@ def test_no_op_steps_keep_parameters_even_from_a_nan_gradient():
 def test_state_is_one_donatable_pytree():
     opt = optimizer()
     banks = Banks(bank.empty_bank(2, 3, (4,)), bank.empty_bank(1, 5, (4,)))
-    now = state.create(params(), opt, ema_decays=[0.9, 0.99], banks=banks, neighbour_scale=jnp.ones(2))
+    now = state.make_state(params(), opt, ema_decays=[0.9, 0.99], banks=banks, neighbour_scale=jnp.ones(2))
     buffers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(now)}
     assert len(buffers) == len(jax.tree.leaves(now))  # no array appears twice: donation would refuse it
     old = now.params["b"]
@@ -234,7 +234,7 @@ def test_state_is_one_donatable_pytree():
 
 def test_state_can_be_shaped_without_computing():
     opt = optimizer()
-    shapes = jax.eval_shape(lambda p: state.create(p, opt, ema_decays=[0.9]), PARAMS)
+    shapes = jax.eval_shape(lambda p: state.make_state(p, opt, ema_decays=[0.9]), PARAMS)
     assert shapes.step.dtype == jnp.int32 and shapes.neighbour_scale is None and shapes.banks is None
     assert jax.tree.map(lambda x: x.shape, shapes.ema["0.9"]) == jax.tree.map(np.shape, PARAMS)
 

@@ -23,9 +23,9 @@ from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import Objective
 from drifting.method.micro_batches import micro_batched_gradient
-from drifting.method.pool import banked, draw_labels
+from drifting.method.pool import bank_pool, draw_labels
 from drifting.method.potentials import LOSSES
-from drifting.method.state import TrainState, apply_gradients, create
+from drifting.method.state import TrainState, apply_gradients, make_state
 from drifting.method.step import (
     Draw,
     StepParts,
@@ -124,7 +124,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     encoder = jax.tree.map(jnp.asarray, encoder)
     optimizer = optimizer_of(config.optimizer, m["lr"]["total_steps"])
     generator, space = Generator(graphdef, (8, 8, 4)), sample_space(None, (8, 8, 4))
-    parts = StepParts(recipe_of(config), generator, space, features, optimizer, banked)
+    parts = StepParts(recipe_of(config), generator, space, features, optimizer, bank_pool)
     noise = {"image": jnp.asarray(z["noise_x"]), "style": jnp.asarray(z["noise_labels"])}
     draw = Draw(*(jnp.asarray(z[key]) for key in ("labels", "positive", "negative", "cfg")), noise)
     widths, stored = jnp.asarray(config.loss.widths), jnp.asarray(z["gen_samples"]).reshape(16, 8, 8, 4)
@@ -142,7 +142,7 @@ def released(request: pytest.FixtureRequest, golden: Path) -> Released:
         return micro_batched_gradient(features_of, loss_fn, params, inputs, config.train.micro_batch)
 
     (loss, maps), samples, gradient = jax.jit(gradient_of, compiler_options=QUICK)(params)
-    state = create(jax.tree.map(jnp.asarray, params), optimizer, ema_decays=config.train.ema_decays)
+    state = make_state(jax.tree.map(jnp.asarray, params), optimizer, ema_decays=config.train.ema_decays)
     after, update = jax.jit(partial(apply_gradients, optimizer=optimizer))(state, gradient)
     before = generator_to_released(params)
     gradient = generator_to_released(jax.device_get(gradient))

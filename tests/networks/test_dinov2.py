@@ -428,12 +428,12 @@ def test_encoder_reads_images_as_its_options_say():
     found, space = network("random://smoke", "dinov2", dtype="float32", remat=False), sample_space(None, (28, 28, 3))
     x = jax.random.uniform(jax.random.key(0), (2, 28, 28, 3), minval=-1)
     options = DINOv2Options("random://smoke", size=56, layers=(2,), std=False, mean_patches=(2,))
-    reader = ENCODERS["dinov2"].read(options, found, space)
+    encoder = ENCODERS["dinov2"].make(options, found, space)
     expected = dinov2_features(
         nnx.merge(found.graphdef, found.params), x, resolution=56, layers=(2,), std=False, mean_patches=(2,)
     )
-    computed = reader.features(found.params, x)
-    assert reader.of_images and list(computed) == list(expected) and "dinov2_block2_mean_2" in computed
+    computed = encoder.features(found.params, x)
+    assert encoder.of_images and list(computed) == list(expected) and "dinov2_block2_mean_2" in computed
     for name, value in expected.items():
         assert_close(computed[name], np.asarray(value))
     for change, words in (
@@ -441,6 +441,6 @@ def test_encoder_reads_images_as_its_options_say():
         (dict(layers=(3,)), r"layers=\(3,\): must be numbers of blocks, from 1 to 2"),
     ):
         with pytest.raises(ValueError, match=words):
-            ENCODERS["dinov2"].read(DINOv2Options("random://smoke", **change), found, space)  # type: ignore[arg-type]
+            ENCODERS["dinov2"].make(DINOv2Options("random://smoke", **change), found, space)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="takes 3 channels, the images have 1"):
-        ENCODERS["dinov2"].read(DINOv2Options("random://smoke"), found, sample_space(None, (28, 28, 1)))
+        ENCODERS["dinov2"].make(DINOv2Options("random://smoke"), found, sample_space(None, (28, 28, 1)))

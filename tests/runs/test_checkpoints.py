@@ -19,7 +19,7 @@ from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainC
 from drifting.errors import CheckpointError, ConfigError
 from drifting.method import bank
 from drifting.method.pool import Banks
-from drifting.method.state import TrainState, create, make_optimizer
+from drifting.method.state import TrainState, make_optimizer, make_state
 from drifting.runs import checkpoints as module
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import check_config, read_config, write_config
@@ -29,14 +29,14 @@ from tests.support.runs import tree
 RUN = {"identity": {"data": "x", "shape": [2, 2, 1]}, "data": {"position": 3}}
 
 
-def make_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
+def small_state(seed: int = 0, neighbour_scale: Any = None) -> TrainState:
     optimizer = make_optimizer(lambda step: 1e-3, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0)
     params = {"a": {"kernel": jax.random.normal(jax.random.key(seed), (3, 4))}, "b": jnp.arange(5.0) + seed}
     images = jax.random.normal(jax.random.key(seed), (7, 2, 2, 1))
     labels = jnp.asarray([0, 1, 2, 0, 0, 0, 0])
     by_class = bank.push(bank.empty_bank(3, 4, (2, 2, 1)), images, labels, jnp.arange(7))
     banks = Banks(by_class, bank.empty_bank(1, 5, (2, 2, 1), jnp.bfloat16))
-    return create(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
+    return make_state(params, optimizer, ema_decays=(0.9, 0.999), banks=banks, neighbour_scale=neighbour_scale)
 
 
 def assert_same(actual: Any, expected: Any) -> None:
@@ -48,17 +48,17 @@ def assert_same(actual: Any, expected: Any) -> None:
 def save(workdir: Path, *steps: int, keep: int = 1) -> None:
     checkpoints = Checkpoints(workdir, keep=keep)
     for step in steps:
-        checkpoints.save(step, make_state(step), RUN | {"step": step})
+        checkpoints.save(step, small_state(step), RUN | {"step": step})
     checkpoints.close()
 
 
 @pytest.mark.parametrize("scale", [None, jnp.ones(3)], ids=["", "neighbour_scale"])
 def test_the_whole_state_comes_back(tmp_path: Path, scale: Any):
-    state = make_state(1, scale)
+    state = small_state(1, scale)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, state, RUN)
     checkpoints.wait()
-    restored = checkpoints.restore(5, abstract(jax.eval_shape(lambda: make_state(0, scale))))
+    restored = checkpoints.restore(5, abstract(jax.eval_shape(lambda: small_state(0, scale))))
     assert_same(jax.device_get(restored), jax.device_get(state))
     assert checkpoints.read_run(5) == RUN and checkpoints.latest() == 5
     checkpoints.close()
@@ -83,8 +83,8 @@ def test_saving_goes_on_in_the_background_of_donated_steps(tmp_path: Path):
 
 def test_a_part_without_the_rest(tmp_path: Path):
     save(tmp_path, 2)
-    state = make_state(2)
-    target = {"0.999": abstract(jax.eval_shape(lambda: make_state().params))}
+    state = small_state(2)
+    target = {"0.999": abstract(jax.eval_shape(lambda: small_state().params))}
     part = Checkpoints(tmp_path).restore_part(2, "ema", target)
     assert set(part) == {"0.999"}
     assert_same(jax.device_get(part["0.999"]), jax.device_get(state.ema["0.999"]))
@@ -112,8 +112,8 @@ def test_looking_at_a_run_changes_nothing(tmp_path: Path):
     reader = Checkpoints(tmp_path)
     assert reader.latest() == 4
     reader.read_run(4)
-    reader.restore(4, abstract(jax.eval_shape(make_state)))
-    reader.restore_part(4, "ema", {"0.9": abstract(jax.eval_shape(lambda: make_state().params))})
+    reader.restore(4, abstract(jax.eval_shape(small_state)))
+    reader.restore_part(4, "ema", {"0.9": abstract(jax.eval_shape(lambda: small_state().params))})
     reader.close()
     assert tree(tmp_path) == before
 
@@ -297,7 +297,7 @@ def test_the_one_before_is_used_where_the_newest_is_damaged(how: str, tmp_path: 
     assert tree(tmp_path) == before  # looking changes nothing
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.set_aside(4)
-    checkpoints.save(8, make_state(8), RUN | {"step": 8})
+    checkpoints.save(8, small_state(8), RUN | {"step": 8})
     checkpoints.close()
     assert Checkpoints(tmp_path).latest_intact() == 8 and Checkpoints(tmp_path).read_run(8)["step"] == 8
     assert (tmp_path / "damaged" / "8").is_dir()
@@ -329,7 +329,7 @@ def test_asking_for_the_newest_reads_nothing_of_it(tmp_path: Path, monkeypatch: 
 def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
     """Not when the next one is saved: what is newest is what a run goes on from."""
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, make_state(3), RUN)
+    checkpoints.save(3, small_state(3), RUN)
     limit = time.monotonic() + 60
     while not checkpoints.sealed(3):
         checkpoints.attend()

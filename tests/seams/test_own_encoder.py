@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from drifting.cli.commands import main
-from drifting.method.encoders import ENCODERS, Encoder, Reader
+from drifting.method.encoders import ENCODERS, Encoder, EncoderKind
 from drifting.method.space import SampleSpace
 from drifting.networks import NETWORKS
 from drifting.networks.network import Network
@@ -45,7 +45,7 @@ class EdgesOptions:
             raise ValueError(f"dtype={self.dtype!r}: use float32")
 
 
-def read(options: EdgesOptions, found: Network, space: SampleSpace) -> Reader:
+def make(options: EdgesOptions, found: Network, space: SampleSpace) -> Encoder:
     if space.image_shape[2] != 1:
         raise ValueError(f"weights={options.weights!r}: takes grey images")
 
@@ -54,7 +54,7 @@ def read(options: EdgesOptions, found: Network, space: SampleSpace) -> Reader:
         found_maps = {"edges": maps.reshape(len(x), -1, maps.shape[-1])}
         return found_maps | ({"edges_mean": maps.mean(axis=(1, 2))[:, None]} if options.pooled else {})
 
-    return Reader(features, of_images=True)
+    return Encoder(features, of_images=True)
 
 
 def for_scores(weights: str, shape: tuple[int, int, int]) -> ScoreEncoderParts:
@@ -70,7 +70,7 @@ def for_scores(weights: str, shape: tuple[int, int, int]) -> ScoreEncoderParts:
 def edges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """One entry in each registry, and a folder with weights."""
     monkeypatch.setitem(NETWORKS, "edges", Edges)
-    monkeypatch.setitem(ENCODERS, "edges", Encoder("edges", EdgesOptions, read))
+    monkeypatch.setitem(ENCODERS, "edges", EncoderKind("edges", EdgesOptions, make))
     monkeypatch.setitem(image_features.SCORE_ENCODERS, "edges", ScoreEncoderKind(for_scores))
     params = nnx.to_pure_dict(nnx.state(Edges(gain=2.0, dtype="float32", rngs=nnx.Rngs(0))))
     arguments = {"gain": 2.0, "dtype": "float32", "remat": False}

@@ -38,7 +38,7 @@ from drifting.experiments.plan.activations import (
 from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
 from drifting.method.space import VAE_SLICE, SampleSpace
-from drifting.method.state import create
+from drifting.method.state import make_state
 from drifting.networks.mae import mae_loss
 
 Bytes = dict[str, float]
@@ -263,7 +263,7 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
     graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
     optimizer = optimizer_of(config.optimizer, config.train.steps)
     decays, batch = config.train.ema_decays, config.train.batch_size
-    state = jax.eval_shape(partial(create, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
+    state = jax.eval_shape(partial(make_state, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
 
     def inputs(batch: int) -> Any:
         mask = jax.eval_shape(lambda: mae_recipe_of(config).masks(key, (batch, *space.shape)))

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from drifting.method.encoders.encoder import Encoder, Reader
+from drifting.method.encoders.encoder import Encoder, EncoderKind
 from drifting.method.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from drifting.method.features import Features, multi_scale_statistics
 from drifting.method.space import SampleSpace
@@ -73,7 +73,7 @@ def _normalise_channels(x: Float[Array, "*positions channels"]) -> Float[Array, 
     return (y / (std + 1e-3)).astype(x.dtype)
 
 
-def read_convnext(options: ConvNeXtOptions, network: Network, space: SampleSpace) -> Reader:
+def make_convnext_encoder(options: ConvNeXtOptions, network: Network, space: SampleSpace) -> Encoder:
     """The reader of images.
 
     Raises:
@@ -88,7 +88,7 @@ def read_convnext(options: ConvNeXtOptions, network: Network, space: SampleSpace
     def features(params: Params, x: Float[Array, "samples height width 3"]) -> Features:
         return convnext_features(nnx.merge(network.graphdef, params), x, resolution=options.size)
 
-    return Reader(features, of_images=True)
+    return Encoder(features, of_images=True)
 
 
-CONVNEXT_ENCODER = Encoder("convnext", ConvNeXtOptions, read_convnext)
+CONVNEXT_ENCODER = EncoderKind("convnext", ConvNeXtOptions, make_convnext_encoder)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Float32
 
-from drifting.method.encoders.encoder import Encoder, Reader
+from drifting.method.encoders.encoder import Encoder, EncoderKind
 from drifting.method.encoders.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from drifting.method.features import Features, multi_scale_statistics
 from drifting.method.space import SampleSpace
@@ -126,7 +126,7 @@ def _standardised(x: Float32[Array, "*pixels 3"]) -> Float32[Array, "*pixels 3"]
     return ((x + 1) / 2 - jnp.asarray(IMAGENET_MEAN)) / jnp.asarray(IMAGENET_STD)
 
 
-def read_dinov2(options: DINOv2Options, network: Network, space: SampleSpace) -> Reader:
+def make_dinov2_encoder(options: DINOv2Options, network: Network, space: SampleSpace) -> Encoder:
     """The reader of images.
 
     Raises:
@@ -155,7 +155,7 @@ def read_dinov2(options: DINOv2Options, network: Network, space: SampleSpace) ->
             std_patches=options.std_patches,
         )
 
-    return Reader(features, of_images=True)
+    return Encoder(features, of_images=True)
 
 
-DINOV2_ENCODER = Encoder("dinov2", DINOv2Options, read_dinov2)
+DINOV2_ENCODER = EncoderKind("dinov2", DINOv2Options, make_dinov2_encoder)

@@ -31,7 +31,7 @@ class FeatureEncoder:
 
 
 @dataclass(frozen=True)
-class Reader:
+class Encoder:
     """An encoder with its weights and settings.
 
     Attributes:
@@ -44,17 +44,17 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderKind:
     """A kind of feature encoder, an entry of `ENCODERS`.
 
     Attributes:
         network: the kind of its weights, a key of `drifting.networks.NETWORKS`.
         options: a frozen dataclass of its settings with their defaults, `weights: str | None` and `dtype: str` among
             them; it raises `ValueError` for values that cannot work. They are the settings `features.options[NAME]`.
-        read: makes the reader of options and weights. It raises `ValueError` where the network cannot read the samples
-            of that space. It must not need parameters, which may be shapes only: `Reader.features` is given them.
+        make: makes the encoder of options and weights. It raises `ValueError` where the network cannot read the samples
+            of that space. It must not need parameters, which may be shapes only: `Encoder.features` is given them.
     """
 
     network: str
     options: type
-    read: Callable[[Any, Network, SampleSpace], Reader]
+    make: Callable[[Any, Network, SampleSpace], Encoder]

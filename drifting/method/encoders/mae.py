@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from drifting.method.encoders.encoder import Encoder, Reader
+from drifting.method.encoders.encoder import Encoder, EncoderKind
 from drifting.method.features import Features, multi_scale_statistics
 from drifting.method.space import SampleSpace
 from drifting.networks import mae
@@ -80,7 +80,7 @@ def mae_features(
     return {"norm_x": norm_x(tokens)} | statistics
 
 
-def read_mae(options: MAEOptions, network: Network, space: SampleSpace) -> Reader:
+def make_mae_encoder(options: MAEOptions, network: Network, space: SampleSpace) -> Encoder:
     """The reader of samples, or of images where samples are latents and the autoencoder was trained on images.
 
     Raises:
@@ -112,10 +112,10 @@ def read_mae(options: MAEOptions, network: Network, space: SampleSpace) -> Reade
             every_k_block=options.every_k_block,
         )
 
-    return Reader(features, of_images)
+    return Encoder(features, of_images)
 
 
-MAE_ENCODER = Encoder("mae", MAEOptions, read_mae)
+MAE_ENCODER = EncoderKind("mae", MAEOptions, make_mae_encoder)
 
 
 def _wanted(name: str, every_k_block: int) -> bool:
