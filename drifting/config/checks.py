@@ -61,10 +61,20 @@ def _check_run(run: RunConfig) -> None:
     _check_seed("train.seed", run.seed)
     for key in ("sample_every", "checkpoint_every", "stuck_after"):
         require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
+    _check_profile(run.profile, run.steps)
+    for key in ("wandb_entity", "wandb_group", "wandb_tags"):
+        value = getattr(run, key)
+        require(not value or run.wandb_project is not None, f"train.{key}", value, "set train.wandb_project, too")
     decays = run.ema_decays
     require(len(decays) > 0, "train.ema_decays", decays, "give at least one decay; 0.0 copies the weights")
     require(len(set(decays)) == len(decays), "train.ema_decays", decays, "give each decay once")
     require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
+
+
+def _check_profile(steps: tuple[int, ...], last: int) -> None:
+    remedy = f"give the first and the last step to trace, such as (100, 110), within train.steps={last}; (): none"
+    fits = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= last)
+    require(fits, "train.profile", steps, remedy)
 
 
 def _check_micro_batch(size: int, samples: int, what: str) -> None:

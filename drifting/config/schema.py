@@ -185,8 +185,12 @@ class RunConfig:
     checkpoint_every: Annotated[int, "steps between checkpoints; 0: only at the end"] = 1000
     keep_checkpoints: Annotated[int, "latest checkpoints that are kept"] = 2
     stuck_after: Annotated[int, "seconds without a step after which a run of several processes ends; 0: never"] = 1800
-    tensorboard: Annotated[bool, "write metrics for TensorBoard too"] = True
-    wandb_project: Annotated[str | None, "the project of Weights & Biases that metrics go to; None: not there"] = None
+    profile: Annotated[tuple[int, ...], "first and last step of a jax.profiler trace in the run's folder"] = ()
+    tensorboard: Annotated[bool, "write metrics and pictures for TensorBoard too"] = True
+    wandb_project: Annotated[str | None, "project of Weights & Biases that shows the run; None: none does"] = None
+    wandb_entity: Annotated[str | None, "user or team whose project it is; None: one's own"] = None
+    wandb_group: Annotated[str | None, "group of runs that W&B shows it in"] = None
+    wandb_tags: Annotated[tuple[str, ...], "tags that W&B finds it by"] = ()
 
 
 @dataclass(frozen=True)

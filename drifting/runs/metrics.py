@@ -1,25 +1,55 @@
-"""The metrics of a run in files: `metrics.jsonl`, TensorBoard, Weights & Biases.
+"""The metrics of a run in files: `metrics.jsonl`, `timings.jsonl`, TensorBoard, Weights & Biases.
 
-Nothing here knows the method; a loop hands over names and numbers. With several processes only the first one writes.
+Nothing here knows the method; a loop hands over names, numbers and pictures. With several processes only the first one
+writes. `metrics.jsonl` holds what a run computes, which is the same to the last bit however often it was stopped; how
+long it took is measured, differs each time, and goes everywhere else.
 """
 
+import datetime
 import importlib
 import json
 import logging
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat
+from typing import Any, Self, SupportsFloat, TextIO
 
-from drifting.errors import ConfigError, InputError
+import numpy as np
+from PIL import Image
+
+from drifting.errors import ConfigError, InputError, one_line
 from drifting.runs.files import atomic_path
 
 logger = logging.getLogger("drifting")
 
 METRICS_FILE = "metrics.jsonl"
+
+TIMINGS_FILE = "timings.jsonl"
+"""A line for each start of the run, with what it said of itself, and one for each logged step, with its timings."""
+
+WANDB_ID_FILE = "wandb_id"
+"""Names the W&B run of a folder."""
+
+
+@dataclass(frozen=True)
+class WandbRun:
+    """Where a run is shown on Weights & Biases.
+
+    Attributes:
+        project, entity, group, tags: as W&B calls them; None and (): its own defaults.
+        settings: the settings of the run, by which W&B filters and groups.
+    """
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def truncate_metrics(path: str | Path, last_step: int) -> None:
@@ -90,66 +120,92 @@ class MetricsWriter:
         directory: str | Path,
         *,
         tensorboard: bool = True,
-        wandb_project: str | None = None,
+        wandb: WandbRun | None = None,
         last_step: int | None = None,
+        about: Sequence[str] = (),
     ) -> None:
         """Opens the files, creating the directory.
 
         Args:
-            directory: the run directory; the file is `metrics.jsonl`, TensorBoard's are under `tensorboard/`.
+            directory: the run directory; the files are `metrics.jsonl` and `timings.jsonl`, TensorBoard's are under
+                `tensorboard/`.
             tensorboard: write event files.
-            wandb_project: project for Weights & Biases; None = off. A resumed directory continues its W&B run.
+            wandb: where W&B shows the run; None = off. A resumed directory continues its W&B run.
             last_step: the run resumes after this step: whatever was written of later ones is dropped. None = append.
+            about: what the run says of itself at this start, a line each.
 
         Raises:
-            ConfigError: w&B is asked for and is not installed.
+            ConfigError: W&B is asked for, and is not installed or does not start.
         """
         self.directory = Path(directory)
-        wandb = _import_wandb() if wandb_project else None
+        library = import_wandb() if wandb else None
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / METRICS_FILE
         if last_step is not None:
-            truncate_metrics(path, last_step)
-        self._file = path.open("a", encoding="utf-8")
+            truncate_metrics(self.directory / METRICS_FILE, last_step)
+        self._file = (self.directory / METRICS_FILE).open("a", encoding="utf-8")
+        self._timings = _open_lines(self.directory / TIMINGS_FILE)
+        self._began = time.monotonic()
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._write_timings({"step": last_step or 0, "started": now, "about": list(about)})
         self._tensorboard: Any = None
         self._wandb: Any = None
         if tensorboard:
             writer = importlib.import_module("tensorboardX").SummaryWriter
             purge_step = None if last_step is None else last_step + 1
             self._tensorboard = writer(str(self.directory / "tensorboard"), purge_step=purge_step)
-        if wandb is not None:
-            self._wandb = wandb.init(
-                project=wandb_project,
-                name=self.directory.name,
-                dir=str(self.directory),
-                id=_wandb_id(self.directory / "wandb_id"),
-                resume="allow",
-            )
+        if library is not None and wandb is not None:
+            self._library, self._wandb = library, _start_wandb(library, wandb, self.directory)
 
-    def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+    def write(
+        self, step: int, metrics: Mapping[str, SupportsFloat], measured: Mapping[str, SupportsFloat] | None = None
+    ) -> None:
         """Writes the metrics of one step.
 
         Args:
             step: the training step.
             metrics: name → scalar (Python, NumPy or JAX; a JAX one is fetched). `step` is not a name.
+            measured: the same of what was measured rather than computed: it goes everywhere but `metrics.jsonl`.
 
         Raises:
             ValueError: if a metric is called `step`.
         """
         if "step" in metrics:
             raise ValueError('metrics: the name "step" is taken by the step itself; rename the metric')
+        step = int(step)
         values = {name: plain_number(metrics[name]) for name in sorted(metrics)}
-        self._file.write(json.dumps({"step": int(step), **values}) + "\n")
+        timings = {name: plain_number(value) for name, value in (measured or {}).items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        self._write_timings({"step": step, "seconds": round(time.monotonic() - self._began, 3), **timings})
         if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, int(step))
+            for name, value in (values | timings).items():
+                self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(values, step=int(step))
+            self._wandb.log(values | timings, step=step)
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Shows a picture of one step in TensorBoard and W&B; in the directory it is already.
+
+        Args:
+            step: the training step.
+            name: what it is called there.
+            picture: an image file.
+        """
+        if self._tensorboard is not None:
+            with Image.open(picture) as image:
+                pixels = np.asarray(image.convert("RGBA"))
+            self._tensorboard.add_image(name, pixels, int(step), dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.log({name: self._library.Image(str(picture))}, step=int(step))
+
+    def _write_timings(self, line: Mapping[str, Any]) -> None:
+        self._timings.write(json.dumps(line) + "\n")
+        self._timings.flush()
 
     def close(self) -> None:
         """Flushes and closes every sink; closing twice is harmless."""
         self._file.close()
+        self._timings.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
@@ -168,17 +224,51 @@ class MetricsWriter:
         self.close()
 
 
-def _import_wandb() -> Any:
+def import_wandb() -> Any:
+    """The library of Weights & Biases.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
+        remedy = "pip install wandb, or leave it out"
+        raise ConfigError(f"train.wandb_project: wandb is not installed; {remedy}") from error
+
+
+def _start_wandb(library: Any, run: WandbRun, directory: Path) -> Any:
+    try:
+        return library.init(
+            project=run.project,
+            entity=run.entity,
+            group=run.group,
+            tags=list(run.tags) or None,
+            config=dict(run.settings),
+            name=directory.name,
+            dir=str(directory),
+            id=_wandb_id(directory / WANDB_ID_FILE),
+            resume="allow",
+        )
+    except Exception as error:  # of the network, of the account, of the service: each has a kind of its own
+        remedy = "log in with `wandb login`, or set WANDB_MODE=offline and `wandb sync` it later"
         raise ConfigError(
-            "wandb_project is set but wandb is not installed; pip install -e '.[wandb]' or unset it"
+            f"train.wandb_project={run.project!r}: W&B does not start ({one_line(error)}); {remedy}"
         ) from error
+
+
+def _open_lines(path: Path) -> TextIO:
+    """A file to append lines to; a last line that a crash cut short is ended first, and stays."""
+    torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", encoding="utf-8")
+    if torn:
+        file.write("\n")
+    return file
 
 
 def _wandb_id(path: Path) -> str:
     """The W&B run of this directory, made up once: a copied or moved directory stays the same run."""
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
+        with atomic_path(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()

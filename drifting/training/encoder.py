@@ -62,6 +62,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
             label="pretrain",
             about=describe_pretraining(run),
             packing=loop.whole(abstract(shapes, shardings(run.layout, shapes))),
+            samples=run.feed.batch_size,
         )
         return loop.run_loop(course)
 

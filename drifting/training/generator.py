@@ -65,6 +65,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
             label=label,
             about=describe_training(run),
             packing=bank_packing(run),
+            samples=config.loss.labels * config.loss.generated,
         )
         return loop.run_loop(course)
 

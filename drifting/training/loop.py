@@ -11,17 +11,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from drifting.config.schema import TrainingConfig
+from drifting.config.schema import TrainingConfig, to_dict
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import StopRequested
+from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
 from drifting.errors import InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
-from drifting.runs.metrics import MetricsWriter, last_metrics_step
+from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_metrics_step
 from drifting.runs.progress import Progress, duration
+from drifting.runs.stopwatch import Stopwatch, spoken
 from drifting.runs.watchdog import Watch
+from drifting.training.trace import PROFILE_FOLDER, Trace
 
 logger = logging.getLogger("drifting")
 
@@ -39,7 +42,7 @@ class Callbacks:
         flatten: metrics of a step on the host, to named numbers, `FINITE_METRICS` among them.
         shown: names of the metrics on the progress bar, in order.
         watch: called with the step and the named numbers whenever they are logged, to warn.
-        draw: `(step, state)` draws pictures.
+        draw: `(step, state)` draws a picture; returns its file, in the process that writes.
         remedy: what to do about a loss that is not finite, a clause.
         evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
         evaluate_every: scores are due every so many steps; 0: never.
@@ -50,7 +53,7 @@ class Callbacks:
     flatten: Callable[[dict[str, Any]], dict[str, float]]
     shown: tuple[str, ...]
     watch: Callable[[int, Mapping[str, float]], None]
-    draw: Callable[[int, Any], None]
+    draw: Callable[[int, Any], Path | None]
     remedy: str
     evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
     evaluate_every: int = 0
@@ -108,6 +111,7 @@ class Course:
         label: what the progress bar and messages call this.
         about: lines that are logged at the start, once nothing can be wrong with the input any more.
         packing: what a checkpoint leaves out of the state.
+        samples: images that one step trains on, over all devices.
     """
 
     workdir: Path
@@ -120,6 +124,7 @@ class Course:
     label: str
     about: Iterable[str]
     packing: Packing
+    samples: int
 
 
 def run_loop(course: Course) -> int:
@@ -135,6 +140,8 @@ def run_loop(course: Course) -> int:
         InputError: the checkpoint is of another model.
     """
     began, workdir, train, label = time.monotonic(), course.workdir, course.config.train, course.label
+    if train.wandb_project is not None and is_writer():
+        import_wandb()
     check_config(workdir, course.config)
     checkpoints = Checkpoints(workdir, keep=train.keep_checkpoints)
     with closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
@@ -146,14 +153,14 @@ def run_loop(course: Course) -> int:
             write_config(workdir, course.config)
             checkpoints.set_aside(start)
         wait_for_all("configuration")
-        loop = _Loop(course, checkpoints)
+        loop = _Loop(course, checkpoints, tuple(course.about), Stopwatch(course.samples))
         owed = loop.owed(start, saved.get("values"))
         if start >= train.steps and not owed:
             logger.info("%s: finished already, %d steps in %s", label, start, workdir)
             if course.callbacks.finish is not None:
                 course.callbacks.finish(start, course.packing.unpack(packed))
             return start
-        for line in course.about:
+        for line in loop.about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         logger.info("%s: compiling the first step, which can take a minute", label)
@@ -194,41 +201,53 @@ class _Loop:
 
     course: Course
     checkpoints: Checkpoints
+    about: tuple[str, ...]
+    stopwatch: Stopwatch
 
     def run(
         self, step: int, state: Any, owed: dict[str, float] | None, stop: StopRequests, watch: Watch
     ) -> tuple[int, Any]:
         """Trains from `step` on; `owed` are numbers of that step which are still to be written, drawn and scored."""
-        metrics, stopped = None, False
-        with self._writer(step) as writer, self._progress(step) as progress:
+        metrics, stopped, first = None, False, step + 1
+        with self._writer(step) as writer, self._progress(step) as progress, self._trace() as trace:
             if owed:
                 stopped = self._tell(step, state, owed, self._due(step, stopped=False), writer, stop)
             while step < self.course.config.train.steps and not stopped:
-                with _reading(step, self.checkpoints):
+                with _reading(step, self.checkpoints), self.stopwatch.waiting():
                     batch = next(self.course.feed)
                 previous = metrics
+                trace.before(step + 1, previous)
                 state, metrics = self.course.step_fn(state, batch)
                 step += 1
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
+                if step == first:
+                    jax.block_until_ready(metrics["loss"])
+                    self.stopwatch.start(step)
+                trace.after(step, metrics)
                 watch.finished(step)
                 self.checkpoints.attend()
                 stopped = stop.after(step)
                 due = self._due(step, stopped)
                 if not (due.tell or due.save):
+                    if progress is not None:
+                        progress.update(step)
                     continue
                 values = self.course.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
+                measured = self._measured(step)
                 if progress is not None:
-                    progress.update(step, {name: values[name] for name in self.course.callbacks.shown})
-                if due.save:
-                    self._save(step, state, values, due)
-                if stopped and (due.draw or due.score) and step < self.course.config.train.steps:
-                    break  # the machine may be gone in a moment; what is left out is owed to the next start
-                if self._tell(step, state, values, due, writer, stop):
-                    stopped = True
-                    if not due.save:
+                    shown = {name: values[name] for name in self.course.callbacks.shown}
+                    progress.update(step, shown, spoken(measured))
+                with self.stopwatch.apart():
+                    if due.save:
                         self._save(step, state, values, due)
+                    if stopped and (due.draw or due.score) and step < self.course.config.train.steps:
+                        break  # the machine may be gone in a moment; what is left out is owed to the next start
+                    if self._tell(step, state, values, due, writer, stop, measured):
+                        stopped = True
+                        if not due.save:
+                            self._save(step, state, values, due)
         return step, state
 
     def _due(self, step: int, stopped: bool) -> Due:
@@ -261,11 +280,14 @@ class _Loop:
         due: Due,
         writer: MetricsWriter | None,
         stop: StopRequests,
+        measured: Mapping[str, float] | None = None,
     ) -> bool:
         """Draws, scores, writes; the line of metrics comes last and stands for all. Returns whether it was stopped."""
         callbacks, label = self.course.callbacks, self.course.label
         if due.draw:
-            callbacks.draw(step, state)
+            picture = callbacks.draw(step, state)
+            if writer is not None and picture is not None:
+                writer.show(step, picture.parent.name, picture)
         if due.score and callbacks.evaluate is not None:
             try:
                 with stop.at_once():
@@ -274,7 +296,7 @@ class _Loop:
                 logger.info("%s: the scores of step %d are left out, and made up for at the next start", label, step)
                 return True
         if (due.log or due.score) and writer is not None:
-            writer.write(step, values)
+            writer.write(step, values, measured)
             callbacks.watch(step, values)
         return False
 
@@ -291,9 +313,20 @@ class _Loop:
         train = self.course.config.train
         if not is_writer():
             return nullcontext()
+        wandb = None
+        if train.wandb_project is not None:
+            where = (train.wandb_project, train.wandb_entity, train.wandb_group, train.wandb_tags)
+            wandb = WandbRun(*where, settings=to_dict(self.course.config))
         return MetricsWriter(
-            self.course.workdir, tensorboard=train.tensorboard, wandb_project=train.wandb_project, last_step=step
+            self.course.workdir, tensorboard=train.tensorboard, wandb=wandb, last_step=step, about=self.about
         )
+
+    def _trace(self) -> Trace:
+        return Trace(self.course.workdir / PROFILE_FOLDER, self.course.config.train.profile)
+
+    def _measured(self, step: int) -> dict[str, float]:
+        """How fast the steps were since the last look, and the memory they need; `step` is finished."""
+        return self.stopwatch.lap(step) | {"speed/device_memory_gb": peak_memory()}
 
     def _progress(self, step: int) -> AbstractContextManager[Progress | None]:
         return (

@@ -15,7 +15,7 @@ from drifting.runs.directory import check_config, is_resumable, write_config
 
 MAY_CHANGE = {
     "train": "steps micro_batch log_every sample_every checkpoint_every keep_checkpoints stuck_after tensorboard "
-    "wandb_project",
+    "profile wandb_project wandb_entity wandb_group wandb_tags",
     "data": "path prefetch workers vae verify",
     "mesh": "data fsdp",
     "eval": "alpha num_samples batch_size seed ema_decay neighbours reference encoder every every_samples diagnose",

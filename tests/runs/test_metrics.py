@@ -3,7 +3,6 @@
 import io
 import json
 import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,9 @@ from rich.console import Console
 
 from drifting.runs import files, metrics
 from drifting.runs.progress import Progress, duration
+from drifting.runs.stopwatch import Stopwatch, spoken
 from drifting.sampling import grid
+from tests.support.wandb_stand_in import Wandb
 
 
 def lines(path) -> list[dict]:
@@ -111,11 +112,16 @@ def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
                 data = data[16 + size :]
         return out
 
+    grid.save_grid(np.zeros((2, 8, 8, 1)), tmp_path / "grid.png", columns=2)
     with metrics.MetricsWriter(tmp_path) as writer:
-        writer.write(1, {"loss": 0.5, "gap": 2.0})
+        writer.write(1, {"loss": 0.5, "gap": 2.0}, {"speed/data_wait": 0.25})
         writer.write(2, {"loss": 0.25})
-    scalars = {(e.step, v.tag): v.simple_value for e in events() for v in e.summary.value}
-    assert scalars == {(1, "gap"): 2.0, (1, "loss"): 0.5, (2, "loss"): 0.25}
+        writer.show(2, "samples", tmp_path / "grid.png")
+    found = {(e.step, v.tag): v for e in events() for v in e.summary.value}
+    with Image.open(io.BytesIO(found.pop((2, "samples")).image.encoded_image_string)) as image:
+        assert image.size == Image.open(tmp_path / "grid.png").size
+    scalars = {key: value.simple_value for key, value in found.items()}
+    assert scalars == {(1, "gap"): 2.0, (1, "loss"): 0.5, (1, "speed/data_wait"): 0.25, (2, "loss"): 0.25}
     with metrics.MetricsWriter(tmp_path, last_step=1) as writer:
         writer.write(2, {"loss": 0.125})
     assert 2 in [e.step for e in events() if e.HasField("session_log")]  # TensorBoard hides steps >= 2 before it
@@ -124,18 +130,51 @@ def test_tensorboard_holds_the_scalars_and_purges_on_resume(tmp_path):
 def test_wandb_is_imported_only_on_demand(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     metrics.MetricsWriter(tmp_path / "a", tensorboard=False).close()
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
-        metrics.MetricsWriter(tmp_path / "b", tensorboard=False, wandb_project="p")
+    with pytest.raises(ValueError, match=r"train\.wandb_project: wandb is not installed; pip install wandb"):
+        metrics.MetricsWriter(tmp_path / "b", tensorboard=False, wandb=metrics.WandbRun("p"))
+    assert not (tmp_path / "b").exists()
 
-    logged, started = [], []
-    run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
-    fake = types.SimpleNamespace(init=lambda **kwargs: started.append(kwargs) or run)
+
+def test_wandb_gets_settings_timings_and_pictures_and_the_same_run_goes_on(tmp_path, monkeypatch):
+    fake = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    settings = {"loss": {"widths": (0.1,)}}
+    run = metrics.WandbRun("p", entity="team", group="widths", tags=("a", "b"), settings=settings)
+    grid.save_grid(np.zeros((2, 8, 8, 1)), tmp_path / "grid.png", columns=2)
     for step in (1, 2):
-        with metrics.MetricsWriter(tmp_path / "c", tensorboard=False, wandb_project="p") as writer:
-            writer.write(step, {"loss": np.float32(0.5)})
-    assert logged == [(1, {"loss": 0.5}), (2, {"loss": 0.5})]
-    assert started[0]["project"] == "p" and started[0]["id"] == started[1]["id"]  # the same run goes on
+        with metrics.MetricsWriter(tmp_path / "c", tensorboard=False, wandb=run) as writer:
+            writer.write(step, {"loss": np.float32(0.5)}, {"speed/data_wait": 0.25})
+            writer.show(step, "samples", tmp_path / "grid.png")
+    values = {"loss": 0.5, "speed/data_wait": 0.25}
+    shown = {"samples": ("picture", Image.open(tmp_path / "grid.png").size)}
+    assert fake.logged == [(1, values), (1, shown), (2, values), (2, shown)] and fake.ended == 2
+    assert fake.started[0] == fake.started[1]  # and so its id
+    wanted = {"project": "p", "entity": "team", "group": "widths", "tags": ["a", "b"], "config": settings, "name": "c"}
+    assert wanted.items() <= fake.started[0].items() and fake.started[0]["resume"] == "allow"
+    assert lines(tmp_path / "c" / "metrics.jsonl") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+
+
+def test_wandb_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(RuntimeError("no\nnetwork")))
+    with pytest.raises(ValueError, match=r"^train\.wandb_project='p': W&B does not start \(no network\); log in"):
+        metrics.MetricsWriter(tmp_path, tensorboard=False, wandb=metrics.WandbRun("p"))
+
+
+def test_timings_are_kept_beside_the_metrics(tmp_path):
+    """Of every start what it said of itself and how long it took; a line that a crash cut short harms no other."""
+    for last_step in (None, 1):
+        with metrics.MetricsWriter(tmp_path, tensorboard=False, last_step=last_step, about=["model: x"]) as writer:
+            writer.write((last_step or 0) + 1, {"loss": 1.0}, {"speed/data_wait": 0.5})
+        with (tmp_path / "timings.jsonl").open("a") as file:
+            file.write('{"step": 9, "sec')
+    torn, whole = "sec", []
+    for line in (tmp_path / "timings.jsonl").read_text().splitlines():
+        if not line.endswith(torn):
+            whole.append(json.loads(line))
+    assert [line["step"] for line in whole] == [0, 1, 1, 2]
+    assert all(line["about"] == ["model: x"] and line["started"] for line in whole[::2])
+    assert all(line["speed/data_wait"] == 0.5 and line["seconds"] >= 0 for line in whole[1::2])
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0}]
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
@@ -182,6 +221,42 @@ def test_bar_on_a_terminal():
         progress.update(10, {"gap": 0.5})
     text = out.getvalue()
     assert "pretrain" in text and "10/10" in text and "gap 0.5" in text and "steps/s" in text
+
+
+def test_a_bar_moves_between_the_steps_that_are_logged():
+    """What is shown a quarter of a second after a step is that step, though its metrics are older."""
+    clock, out = Clock(), io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    with Progress(1000, console=console, clock=clock) as progress:
+        progress.update(1, {"gap": 0.5}, "1.2 GB")
+        for step in range(2, 100):
+            clock.now += 0.125
+            progress.update(step)
+            assert progress._bar is not None
+            task = progress._bar.tasks[0]
+            assert step - task.completed <= 2
+        assert {"gap 0.5", "8 steps/s", "1.2 GB"} <= set(task.fields["text"].split("  "))
+    assert "99/1000" in out.getvalue()
+
+
+def test_a_stopwatch_leaves_out_the_first_step_and_what_is_no_step():
+    clock = Clock()
+    watch = Stopwatch(samples=32, clock=clock)
+    assert watch.lap(1) == {}  # nothing is known of a step that was compiled
+    clock.now += 60.0
+    watch.start(1)
+    assert watch.lap(1) == {}
+    for _ in range(4):
+        with watch.waiting():
+            clock.now += 0.5
+        clock.now += 1.5
+    with watch.apart():
+        clock.now += 100.0
+    measured = watch.lap(5)
+    assert measured == {"speed/seconds_per_step": 2, "speed/images_per_second": 16, "speed/data_wait": 0.25}
+    assert spoken(measured | {"speed/device_memory_gb": 1.23}) == "2 s/step  16 images/s  25% data wait  1.2 GB"
+    clock.now += 1.0
+    assert watch.lap(6)["speed/seconds_per_step"] == 1 and watch.lap(6) == {}
 
 
 def test_nothing_is_printed_for_a_run_already_done():

@@ -206,6 +206,7 @@ def test_what_a_run_leaves(run: Path):
         "metrics.jsonl",
         "samples",
         "seals",
+        "timings.jsonl",
     ]
     pictures = sorted((run / "samples").iterdir())
     assert [path.name for path in pictures] == ["step_0000050.png", "step_0000100.png", "step_0000120.png"]

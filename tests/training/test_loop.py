@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import signal
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.config.schema import MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
+from drifting.config.schema import MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.data.batches import Pipeline
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
 from drifting.errors import ConfigError, InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints, abstract
+from drifting.sampling.grid import save_grid
 from drifting.training import loop
+from tests.support.wandb_stand_in import Wandb
 
 
 class Run:
@@ -79,12 +83,16 @@ class Run:
             label="test",
             about=("a model of two numbers",),
             packing=loop.whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
+            samples=8,
         )
         return loop.run_loop(course)
 
-    def _draw(self, step: int, state: Any) -> None:
+    def _draw(self, step: int, state: Any) -> Path:
         self.drawn.append(step)
         self.events.append(("draw", step))
+        picture = self.workdir / "samples" / f"step_{step:07d}.png"
+        save_grid(np.full((1, 8, 8, 1), step / 20), picture, 1)
+        return picture
 
     def _evaluate(self, step: int, state: Any) -> dict[str, float]:
         assert self.scores is not None
@@ -126,6 +134,81 @@ def test_intervals_and_the_end(uninterrupted: Run):
     facts = {"identity": {"data": "digits"}, "data": {"position": 12}, "layout": {}}
     found = Checkpoints(uninterrupted.workdir).read_run(12)
     assert set(found.pop("values")) == set(loop.FINITE_METRICS) and found == facts
+
+
+def test_what_is_measured_goes_to_every_sink_but_the_metrics(
+    uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    wandb, board = Wandb(), TensorBoard()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "tensorboardX", board)
+    run = Run(tmp_path / "run", tensorboard=True, wandb_project="p", wandb_tags=("a",))
+    run.step_hook = lambda number: killed(number) if number == 6 and len(wandb.started) == 1 else None
+    with pytest.raises(InterruptedError):
+        run()
+    assert run() == 12
+    speeds = {"speed/seconds_per_step", "speed/images_per_second", "speed/data_wait"}
+    measured = speeds | {"speed/device_memory_gb"}
+    assert (run.workdir / "metrics.jsonl").read_bytes() == (uninterrupted.workdir / "metrics.jsonl").read_bytes()
+    for logged in (wandb.logged, board.logged):
+        steps = {step: set(values) for step, values in logged if "samples" not in values}
+        assert steps[1] & measured == {"speed/device_memory_gb"}  # the first step was compiled
+        assert all(measured | set(loop.FINITE_METRICS) == names for step, names in steps.items() if step > 1)
+        assert [step for step, values in logged if "samples" in values] == [5, 5, 10, 12]  # made up for
+    timings = [json.loads(line) for line in (run.workdir / "timings.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in timings] == [0, 1, 3, 4, 6, 9, 12]
+    assert all(measured <= set(line) for line in timings if line["step"] in (3, 6, 12))
+    assert [line["about"] for line in timings if "about" in line] == [["a model of two numbers"]] * 2
+    shown = capsys.readouterr().err
+    assert all(words in shown for words in ("s/step", "images/s", "% data wait", " GB"))
+    first, again = wandb.started
+    assert first["id"] == again["id"] and first["config"] == to_dict(run.config) and first["tags"] == ["a"]
+
+
+class TensorBoard(types.ModuleType):
+    """Stands in for tensorboardX; remembers what was written."""
+
+    def __init__(self) -> None:
+        super().__init__("tensorboardX")
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+
+    def SummaryWriter(self, folder: str, purge_step: int | None) -> types.SimpleNamespace:
+        by_step: dict[int, dict[str, Any]] = {}
+
+        def scalar(name: str, value: float, step: int) -> None:
+            if step not in by_step:
+                by_step[step] = {}
+                self.logged.append((step, by_step[step]))
+            by_step[step][name] = value
+
+        def image(name: str, pixels: np.ndarray, step: int, dataformats: str) -> None:
+            assert dataformats == "HWC" and pixels.dtype == np.uint8 and pixels.ndim == 3
+            self.logged.append((step, {name: pixels}))
+
+        return types.SimpleNamespace(add_scalar=scalar, add_image=image, close=lambda: None)
+
+
+def test_wandb_that_is_missing_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"train\.wandb_project: wandb is not installed"):
+        Run(tmp_path / "run", wandb_project="p")()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_of_some_steps(uninterrupted: Run, tmp_path: Path):
+    """Of those steps alone, also where the run resumes between them; the run is the same."""
+    run = Run(tmp_path / "run", profile=(7, 10))
+    run.step_hook = lambda number: killed(number) if number == 9 else None
+    with pytest.raises(InterruptedError):
+        run()
+    profile = run.workdir / "profile"
+    assert list(profile.rglob("*.xplane.pb"))
+    profile.rename(tmp_path / "first")
+    seen: list[bool] = []
+    run.step_hook = lambda number: seen.append(profile.exists())
+    assert run() == 12
+    assert list(profile.rglob("*.xplane.pb")) and seen == [True] * 4  # steps 9 to 12
+    assert (run.workdir / "metrics.jsonl").read_bytes() == (uninterrupted.workdir / "metrics.jsonl").read_bytes()
 
 
 def test_intervals_that_are_off_still_save_and_log_at_the_end(tmp_path: Path):
