@@ -4,6 +4,8 @@ Whatever else leaves this package is a bug of it. Errors also derive from the bu
 """
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,14 @@ class ArgumentError(ConfigError):
 
 class InputError(DriftingError, ValueError):
     """A file, an image, weights or a checkpoint cannot be used. The message begins with its path or reference."""
+
+
+class MachineError(DriftingError, OSError):
+    """The machine does not give what is needed now: a file, room on a disk, memory, a device.
+
+    Nothing is said of what a file holds, so whoever meets one leaves everything where it is: what cannot be read is not
+    damaged. The message begins with the path or the variable, and says why and what to do.
+    """
 
 
 class CheckpointError(DriftingError, RuntimeError):
@@ -108,6 +118,71 @@ def when_tried(argument: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ArgumentError(argument, None, f"{remedy} ({type(error).__name__}: {one_line(error)})") from error
+
+
+ABOUT_THE_NAME = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+)
+"""Numbers of system errors that say that a path is wrong, or a file too short to be read as what it should be."""
+
+REFUSED = re.compile(
+    "|".join(
+        re.escape(os.strerror(number))
+        for number in (
+            errno.EPERM, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
+            errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.EBUSY, errno.ENODEV, errno.ENXIO,
+            errno.EHOSTDOWN, errno.ENOTCONN,
+        )
+    )
+)  # fmt: skip
+"""The system's words for what it refuses; libraries quote them in errors of kinds of their own."""
+
+REFUSED_STATUS = re.compile("RESOURCE_EXHAUSTED|PERMISSION_DENIED|[Oo]ut of memory")
+"""What JAX and TensorStore say in place of them."""
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the machine did not give, as an error or one that led to it says; None: the content may be at fault."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.errno not in ABOUT_THE_NAME:
+                return error.strerror or os.strerror(error.errno)
+        elif isinstance(error, MemoryError):
+            return one_line(error) or os.strerror(errno.ENOMEM)
+        elif not isinstance(error, DriftingError):
+            text = one_line(error)
+            if words := REFUSED.search(text):
+                return words[0]
+            if REFUSED_STATUS.search(text):
+                return text[:300]
+        for other in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+            if found := refusal(other):
+                return found
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
+
+
+@contextmanager
+def while_reading(path: object, safe: str = "nothing was changed") -> Iterator[None]:
+    """What keeps the block from reading `path`, but for what it holds, becomes a `MachineError`.
+
+    Other errors pass, so that the block around it can say what is wrong with the content.
+
+    Args:
+        path: what is read, for the message.
+        safe: what the message says of what there is, a clause.
+    """
+    try:
+        yield
+    except MachineError:
+        raise
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
+        remedy = "mend that, and run the same command again"
+        raise MachineError(f"{path}: cannot be read ({reason}); {safe}: {remedy}") from error
 
 
 def one_line(error: object) -> str:

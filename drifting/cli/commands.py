@@ -11,10 +11,12 @@ from absl import logging as absl_logging
 from drifting.cli.command import Command
 from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
+from drifting.cli.flag_paths import expanded_arguments, refuse_addresses
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
-from drifting.cli.messages import close_to, fail
+from drifting.cli.messages import close_to, fail, failure_of_the_machine
 from drifting.cli.settings import parse_flags
+from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
@@ -31,7 +33,15 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = expanded_arguments(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with standard_streams():
+            return _run(arguments)
+    except OutputError as error:
+        return CLOSED_PIPE if error.reader_is_gone else fail(str(error), code=1)
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments:
         print(overview(COMMANDS), file=sys.stderr)
         return 2
@@ -51,14 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     _configure_logging()
     try:
-        return COMMANDS[name].run(parse_flags(name, COMMANDS[name], rest))
+        values = parse_flags(name, COMMANDS[name], rest)
+        refuse_addresses(values)
+        return COMMANDS[name].run(values)
+    except OutputError:
+        raise
     except ArgumentError as error:
         return fail(one_line(_of_flag(error, COMMANDS[name])))
-    except (DriftingError, flags.Error, OSError) as error:
+    except (DriftingError, flags.Error) as error:
         return fail(one_line(error), code=2 if isinstance(error, WRONG_INPUT) else 1)
     except KeyboardInterrupt as interrupt:
         return fail(": ".join(filter(None, (f"{name}: interrupted", str(interrupt)))), code=INTERRUPTED)
     except Exception as error:
+        if (message := failure_of_the_machine(error)) is not None:
+            return fail(message, code=1)
         error.add_note(f"drifting {name}: this is a bug of drifting, not of its input; please report the lines above")
         raise
 

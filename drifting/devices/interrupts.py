@@ -1,9 +1,15 @@
-"""Requests to stop, SIGTERM and Ctrl-C, that wait until what is under way is finished."""
+"""Requests to stop, SIGTERM, SIGHUP and Ctrl-C, that wait until what is under way is finished."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def stop_signals() -> list[int]:
+    """The signals that ask to stop; SIGHUP, of a closed terminal, is not among them where `nohup` ignores it."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 class StopRequested(Exception):
@@ -43,9 +49,9 @@ class Interrupts:
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """SIGTERM and Ctrl-C only ask to stop while the block runs; a second Ctrl-C stops at once."""
+    """SIGTERM, SIGHUP and Ctrl-C only ask to stop while the block runs; a second Ctrl-C stops at once."""
     found = Interrupts()
-    old = {number: signal.signal(number, found.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, found.handle) for number in stop_signals()}
     try:
         yield found
     finally:

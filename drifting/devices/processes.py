@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from drifting.devices.interrupts import interrupts
+from drifting.devices.backend import require_devices
+from drifting.devices.interrupts import interrupts, stop_signals
 from drifting.errors import ArgumentError, ConfigError, one_line, require_argument
 
 logger = logging.getLogger("drifting")
@@ -60,7 +61,9 @@ def initialise(
         found = dict(coordinator_address=coordinator, num_processes=process_count, process_id=process_index)
     if process_count != 1 and (process_count is not None or _in_cluster()):
         _initialise(timeout, **found)
-    elif not jax.distributed.is_initialized() and jax.process_count() > 1:
+        return
+    require_devices()
+    if not jax.distributed.is_initialized() and jax.process_count() > 1:
         raise ArgumentError(
             "coordinator", None, "is missing, and this is one of several processes; on TPU VMs use auto"
         )
@@ -115,14 +118,16 @@ class StopRequests(NamedTuple):
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """SIGTERM and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step."""
+    """SIGTERM, SIGHUP and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step."""
     if jax.process_count() == 1:
         with interrupts() as interrupted:
             yield StopRequests(lambda step: interrupted(), interrupted.at_once)
         return
     # Where there are several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
-    previous = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    others = [number for number in stop_signals() if number != signal.SIGTERM]
+    old = {number: signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM)) for number in others}
     try:
         yield StopRequests(multihost_utils.reached_preemption_sync_point, nullcontext)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -7,22 +7,29 @@ and the facts the run depends on. `RUN/seals/N.json` holds the checksums of its 
 import errno
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from drifting.errors import CheckpointError, InputError, one_line
-from drifting.runs.files import HASH_THREADS, read_json, sha256, write_json
+from drifting.devices.backend import require_devices
+from drifting.errors import CheckpointError, InputError, MachineError, one_line, refusal, while_reading
+from drifting.runs.files import HASH_THREADS, check_readable, exists, read_json, sha256, write_json
 
 logger = logging.getLogger("drifting")
 
 CHECKPOINTS, SEALS, DAMAGED = "checkpoints", "seals", "damaged"
+
+UNTOUCHED = "the checkpoints are as they were"
+"""What is safe where one cannot be read now: nothing is moved, removed or begun anew."""
+
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+"""What the system says where a disk or a quota is full."""
 
 
 class Checkpoints:
@@ -49,50 +56,79 @@ class Checkpoints:
         self._sealing: list[Future[None]] = []
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, the newest first."""
-        steps = ocp.utils.checkpoint_steps(self._directory) if self._directory.is_dir() else []
-        return sorted(steps, reverse=True)
+        """The steps of all checkpoints, the newest first.
+
+        Raises:
+            MachineError: the folder cannot be read now; there may be some.
+        """
+        if not exists(self._directory):
+            return []
+        with while_reading(self._directory, UNTOUCHED):
+            names = os.listdir(self._directory)  # Orbax would take some refusals for an empty folder
+            return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, damaged or not, or None. Nothing of it is read."""
         return next(iter(self.steps()), None)
 
     def latest_intact(self) -> int | None:
-        """The step of the newest checkpoint that is not damaged, or None. Damaged ones are warned of.
+        """The step of the newest checkpoint that is not damaged, or None where there is none at all.
 
-        Every byte of it is read and hashed, so this is asked once, before its state is restored.
+        Every byte of it is read and hashed, so this is asked once, before its state is restored. Damaged ones are
+        warned of.
+
+        Raises:
+            InputError: there are some, and all are damaged. A run that began anew would bury them.
+            MachineError: whether the newest is damaged cannot be told now.
         """
-        for step in self.steps():
+        steps, problems = self.steps(), []
+        for step in steps:
             problem = self._damage(step)
             if problem is None:
                 return step
-            logger.warning("%s; using the checkpoint before it, if there is one", problem)
+            problems.append(problem)
+            if step != steps[-1]:
+                logger.warning("%s; using the checkpoint before it", problem)
+        if problems:
+            remedy = f"restore one from a copy, or move {self._directory} away to begin anew"
+            raise InputError(f"{problems[0]}, and no other checkpoint is intact: {remedy}")
         return None
 
     def set_aside(self, step: int) -> None:
-        """Moves all checkpoints after `step` out of the way: those of a run that goes on from there."""
+        """Moves all checkpoints after `step` out of the way: those of a run that goes on from there.
+
+        What has been moved there before stays: `damaged/8`, then `damaged/8.1`, and so on.
+        """
         for later in self.steps():
             if later > step:
                 self._aside.mkdir(exist_ok=True)
-                place = self._aside / str(later)
-                shutil.rmtree(place, ignore_errors=True)
-                os.replace(self._directory / str(later), place)
+                names = chain([str(later)], (f"{later}.{number}" for number in count(1)))
+                place = next(self._aside / name for name in names if not exists(self._aside / name))
+                os.rename(self._directory / str(later), place)
                 (self._seals / f"{later}.json").unlink(missing_ok=True)
                 logger.warning("%s: moved to %s", self._directory / str(later), place)
 
     def sealed(self, step: int) -> bool:
         """Whether a checkpoint has a seal, without which a wrong byte in it is not noticed."""
-        return (self._seals / f"{step}.json").is_file()
+        return self._seal_of(step) is not None
 
-    def _damage(self, step: int) -> str | None:
-        """What differs from the seal of a checkpoint; None where nothing does, or where it was not sealed yet."""
-        folder, seal = self._directory / str(step), self._seals / f"{step}.json"
-        if not self.sealed(step):
+    def _seal_of(self, step: int) -> dict[str, str] | None:
+        """SHA-256 of each file of a checkpoint; None where it has no seal, or one that was not finished."""
+        path = self._seals / f"{step}.json"
+        if not exists(path):
             return None
         try:
-            sealed = read_json(seal)
+            sealed = read_json(path)
         except InputError:
-            return f"{seal}: is damaged, so what it says of {folder} cannot be compared"
+            return None
+        return sealed if sealed and all(isinstance(checksum, str) for checksum in sealed.values()) else None
+
+    def _damage(self, step: int) -> str | None:
+        """What differs from the seal of a checkpoint; None where nothing does, or where it has none."""
+        folder, sealed = self._directory / str(step), self._seal_of(step)
+        if sealed is None:
+            check_readable(folder)
+            return None
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             found = dict(zip(sealed, pool.map(lambda name: _sha256_or_none(folder / name), sealed), strict=True))
         wrong = [name for name, checksum in sealed.items() if found[name] != checksum]
@@ -147,8 +183,12 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         folder = self._directory / str(step)
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-        with ThreadPoolExecutor(HASH_THREADS) as pool:
-            found = dict(zip(names, pool.map(lambda name: _sha256_or_none(folder / name), names), strict=True))
+        try:
+            with ThreadPoolExecutor(HASH_THREADS) as pool:
+                found = dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
+        except MachineError as error:  # a seal that says less than all would call the checkpoint damaged later
+            logger.warning("%s; the checkpoint after step %d has no seal, so damage would not be noticed", error, step)
+            return
         self._seals.mkdir(exist_ok=True)
         write_json(self._seals / f"{step}.json", found)
         kept = {str(other) for other in self.steps()}
@@ -163,10 +203,13 @@ class Checkpoints:
             yield
         except Exception as error:
             self._unsealed = None
-            text = one_line(f"{type(error).__name__}: {error}")
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
-            reason = "no space is left on the disk" if full else text[:300]
-            kept = self.steps()
+            reason = refusal(error) or one_line(f"{type(error).__name__}: {error}")[:300]
+            full = any(words in reason for words in FULL)
+            reason = "no space is left on the disk" if full else reason
+            try:
+                kept = self.steps()
+            except MachineError:
+                kept = []
             safe = f"that after step {kept[0]} is safe" if kept else "there is none yet"
             remedy = "make room" if full else "mend that"
             raise CheckpointError(
@@ -211,20 +254,28 @@ class Checkpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         path = self._directory / str(step)
+        require_devices()
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            with while_reading(path, UNTOUCHED), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
                 return reader.restore(path, args=ocp.args.Composite(**items))
+        except MachineError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
+            check_readable(path)  # they may call a file missing that they may not open
             message = one_line(f"{type(error).__name__}: {error}")[:300]
             remedy = "remove that folder to use the one before"
             raise InputError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
 
 
 def _sha256_or_none(path: Path) -> str | None:
-    """SHA-256 of a file; None where it cannot be read."""
+    """SHA-256 of a file; None where there is none.
+
+    Raises:
+        MachineError: it cannot be read now.
+    """
     try:
         return sha256(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
 from drifting.errors import ArgumentError, ConfigError, InputError, require_argument
-from drifting.runs.files import atomic_path, read_json
+from drifting.runs.files import atomic_path, exists, read_json
 
 _RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
@@ -55,7 +55,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
-    if not (workdir / CONFIG_FILE).exists():
+    if not exists(workdir / CONFIG_FILE):
         return
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
@@ -79,14 +79,15 @@ def write_config(workdir: Path, config: AnyConfig) -> None:
     """Writes `config.json`, creating the directory.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the directory cannot be made.
+        MachineError: the file cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with atomic_path(workdir / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ArgumentError("workdir", workdir, f"cannot be written ({error.strerror}); choose another") from error
+    with atomic_path(workdir / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
 
 
 @overload
@@ -110,7 +111,7 @@ def read_config(workdir: Path, kind: Any = Config) -> Any:
     path = workdir / CONFIG_FILE
     wanted = command_of(to_dict(kind()))
     remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
-    require_argument(path.exists(), "workdir", workdir, remedy)
+    require_argument(exists(path), "workdir", workdir, remedy)
     try:
         settings = read_json(path, "restore it")
     except InputError as error:

@@ -13,16 +13,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import InputError
+from drifting.errors import InputError, MachineError, refusal, while_reading
 
 HASH_THREADS = 16
 """Files whose checksums are computed at a time; hashing and reading leave the interpreter's lock."""
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        MachineError: it cannot be read now.
+    """
+    with while_reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        MachineError: that cannot be told now. It does not pass for a path that is not there.
+    """
+    with while_reading(path):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+def check_readable(*paths: Path) -> None:
+    """Opens files before a library does that would call one missing, damaged or empty that it may not open.
+
+    Args:
+        paths: files, or folders, of which all files are meant. What is missing is left to the library.
+
+    Raises:
+        MachineError: one cannot be read now.
+    """
+    for path in paths:
+        with while_reading(path), suppress(FileNotFoundError, NotADirectoryError):
+            if path.is_dir():
+                check_readable(*path.iterdir())
+            else:
+                with path.open("rb") as file:
+                    file.read(1)
 
 
 def labels_sha256(labels: NDArray[np.integer]) -> str:
@@ -32,13 +68,43 @@ def labels_sha256(labels: NDArray[np.integer]) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    Raises:
+        MachineError: it cannot be written, as the block's errors of the system say. Those that name other files pass.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process numbers repeat on other machines
+    with while_writing(path, temporary):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # what kept the block from writing it may keep it from being removed, too
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def while_writing(path: Path, *others: Path) -> Iterator[None]:
+    """What keeps the block from writing a file or into a folder becomes a `MachineError` that names it.
+
+    Args:
+        path: what is written, for the message.
+        others: names that the system's errors may have for it; errors that name any other file pass.
+    """
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except MachineError:
+        raise
+    except Exception as error:
+        named = getattr(error, "filename", None)
+        if named is not None and Path(os.fsdecode(named)) not in (path, *others):
+            raise
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+            raise  # another process has finished the same work, and cleared up
+        if not (reason := refusal(error) or (isinstance(error, OSError) and error.strerror)):
+            raise
+        remedy = "make room or mend that, and run the same command again"
+        raise MachineError(f"{path}: cannot be written ({reason}): {remedy}") from error
 
 
 def remove_torn(*paths: Path) -> None:
@@ -67,9 +133,13 @@ def read_json(path: Path, remedy: str = "restore it, or remove it") -> dict[str,
 
     Raises:
         InputError: there is none. The message begins with the path and ends with `remedy`.
+        MachineError: the file cannot be read now.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with while_reading(path):
+            found = json.loads(path.read_text(encoding="utf-8"))
+    except MachineError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(found, dict):

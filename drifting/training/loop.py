@@ -17,7 +17,7 @@ from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
-from drifting.errors import InputError, TrainingError
+from drifting.errors import DriftingError, InputError, MachineError, TrainingError
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
 from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_metrics_step
@@ -29,6 +29,9 @@ from drifting.training.trace import PROFILE_FOLDER, Trace
 logger = logging.getLogger("drifting")
 
 StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+OUT_OF_REACH = -1
+"""What a process tells the others, in place of a step, where it cannot read the checkpoints now."""
 
 # If these are finite after a step, so is every number that its checkpoint holds.
 FINITE_METRICS = ("loss", "grad_norm", "param_norm")
@@ -185,7 +188,9 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
     Raises:
         ConfigError: the run depends on other facts than the course.
     """
-    start = agreed((checkpoints.latest_intact() or 0) if is_writer() else 0)
+    start = agreed(_newest(checkpoints) if is_writer() else 0)
+    if start == OUT_OF_REACH:
+        raise MachineError(f"{course.workdir}: process 0 cannot use the checkpoints, and says why")
     if not start:
         return 0, {}, None
     start, saved, packed = _restore(checkpoints, start, course.packing)
@@ -193,6 +198,15 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
     if is_writer() and not checkpoints.sealed(start):
         logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
     return start, saved, packed
+
+
+def _newest(checkpoints: Checkpoints) -> int:
+    """The step of the newest intact checkpoint, 0 without one. Where that cannot be told, the others learn it, too."""
+    try:
+        return checkpoints.latest_intact() or 0
+    except DriftingError:
+        agreed(OUT_OF_REACH)
+        raise
 
 
 @dataclass(frozen=True)
@@ -348,6 +362,7 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
 
     Raises:
         InputError: none can; says what is wrong with the newest.
+        MachineError: whether it can cannot be told now, here or in another process.
     """
     wrong: InputError | None = None
     for step in [step for step in checkpoints.steps() if step <= start]:
@@ -357,9 +372,14 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
         except InputError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
+        except MachineError:
+            everyones(OUT_OF_REACH)
+            raise
         else:
             # Where a process could not read what the others could, all go back to what it could read.
             least = min(reached := everyones(step))
+            if least == OUT_OF_REACH:
+                raise MachineError(f"step {step}: another process cannot read its checkpoint now, and says why")
             return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
     raise wrong or InputError("there is no checkpoint")
 

@@ -25,6 +25,7 @@ from drifting.errors import (
     DriftingError,
     HubError,
     InputError,
+    MachineError,
     TrainingError,
 )
 from drifting.runs.metrics import MetricsWriter
@@ -384,7 +385,7 @@ def broken_by(monkeypatch: pytest.MonkeyPatch, error: BaseException, flag_of: di
 
 def test_failures_of_the_machine_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     broken_by(monkeypatch, OSError(28, "No space left on device", "runs/x"))
-    assert line_of(capsys, ["evaluate"], code=1) == "[Errno 28] No space left on device: 'runs/x'"
+    assert line_of(capsys, ["evaluate"], code=1) == "runs/x: No space left on device"
     broken_by(monkeypatch, KeyboardInterrupt())
     assert line_of(capsys, ["evaluate"], code=130) == "evaluate: interrupted"
     broken_by(monkeypatch, KeyboardInterrupt("the same command goes on"))
@@ -423,6 +424,7 @@ CODES = {
     DriftingError: 1,
     ConfigError: 2,
     InputError: 2,
+    MachineError: 1,
     CheckpointError: 1,
     CacheError: 1,
     HubError: 1,

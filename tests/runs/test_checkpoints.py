@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
-from drifting.errors import CheckpointError, ConfigError
+from drifting.errors import CheckpointError, ConfigError, InputError
 from drifting.method import bank
 from drifting.method.pool import Banks
 from drifting.method.state import TrainState, make_optimizer, make_state
@@ -308,8 +308,9 @@ def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
     assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
     (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
     assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
-    (tmp_path / "seals" / "12.json").write_text("{")
-    assert Checkpoints(tmp_path).latest_intact() == 8
+    for unfinished in ("", "{", "{}", '{"state/d/0": null}'):  # a seal that is not whole is no seal
+        (tmp_path / "seals" / "12.json").write_text(unfinished)
+        assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
 
 
 def test_asking_for_the_newest_reads_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -339,8 +340,11 @@ def test_a_checkpoint_is_sealed_as_soon_as_it_is_there(tmp_path: Path):
     changed = bytearray(data.read_bytes())
     changed[len(changed) // 2] ^= 1
     data.write_bytes(changed)
-    assert Checkpoints(tmp_path).latest_intact() is None
     checkpoints.close()
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"/3/\S+: is damaged or missing, and no other checkpoint is intact: restore"):
+        Checkpoints(tmp_path).latest_intact()  # not None, with which a run would begin anew
+    assert tree(tmp_path) == before
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):

@@ -1,0 +1,90 @@
+"""Standard output and standard error, whoever reads them and whether or not anyone still does.
+
+Messages are no result: where nobody reads them any more, as after a closed terminal or `| head -1`, the command goes on
+without. Results are: where they cannot be delivered, the command ends.
+"""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from drifting.errors import DriftingError
+
+CLOSED_PIPE = 141
+"""Exit code where the reader of standard output has gone: what a shell reports of a program that SIGPIPE ends."""
+
+
+class OutputError(DriftingError, OSError):
+    """Standard output cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output: cannot be written ({error.strerror or error})")
+        self.reader_is_gone = error.errno == errno.EPIPE
+
+
+class _Stream:
+    """A text stream that says by `_failed` what happens where it cannot be written; else it is the one it is given."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        with suppress(AttributeError, io.UnsupportedOperation):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes a text, and returns its length."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._failed(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands on what has been written."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        if not isinstance(error, BlockingIOError):
+            _point_at_nothing(self._stream)
+
+
+class _Results(_Stream):
+    def _failed(self, error: OSError) -> None:
+        super()._failed(error)
+        raise OutputError(error) from error
+
+
+def _point_at_nothing(stream: Any) -> None:
+    """Lets what a stream still holds, and what libraries write to its descriptor, vanish: nobody can have it."""
+    with suppress(OSError, AttributeError):  # a stream of tests has no descriptor
+        number, nothing = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, number)
+        os.close(nothing)
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Messages that nobody reads are dropped while the block runs, and lost results raise `OutputError`."""
+    for number in range(3):  # of a closed one, the next file that is opened would take the place
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    # A process that is started without a stream has None in its place.
+    streams: Any = _Results(sys.stdout or io.StringIO()), _Stream(sys.stderr or io.StringIO())
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = before

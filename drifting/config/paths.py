@@ -1,0 +1,19 @@
+"""Paths as people type them: `~` for a home folder, and addresses where a path is asked for."""
+
+import os
+import re
+
+HOME = re.compile(r"(?:\A|(?<=[:=]))~[\w.-]*(?=/|\Z)")
+"""`~` or `~NAME` where a path begins: at the start of a text, or after `NAME:` or `--flag=`."""
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def expanded(text: str) -> str:
+    """A text in which `~` where a path begins is the home folder: `~/runs`, `mae:~/runs/mae`, `--out=~/x.npz`."""
+    return HOME.sub(lambda found: os.path.expanduser(found[0]), text, count=1)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address such as `gs://bucket/runs`, which no path is."""
+    return ADDRESS.match(text) is not None
