@@ -1,5 +1,6 @@
 """`drifting sample`, `evaluate` and `compare`: the images of a generator."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from absl import flags
 from drifting.cli.command import Command
 from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, WEIGHTS_HELP, define_share, share_of
 from drifting.errors import ConfigError, as_argument
+
+logger = logging.getLogger("drifting")
 
 
 def _define_images(values: flags.FlagValues) -> None:
@@ -90,11 +93,15 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
     from drifting.runs.shared_work import Share
     from drifting.sampling.files import write_images
     from drifting.sampling.images import GeneratedImages
-    from drifting.sampling.labels import wanted_labels
+    from drifting.sampling.labels import distinct_class_labels, listed, wanted_labels
 
+    names = trained.usage.class_names
+    labels = wanted_labels(names, values.num, values.classes, values.labels)
+    if values.labels is None:
+        logger.info("classes in turn: %s", listed(distinct_class_labels(values.classes, names), names))
     images = GeneratedImages(
         trained,
-        wanted_labels(trained.usage.class_names, values.num, values.classes, values.labels),
+        labels,
         source=values.weights or values.workdir,
         seed=values.seed,
         alpha=trained.alpha(values.alpha),

@@ -1,12 +1,15 @@
 """Which classes to draw: numbers, names, or a file of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drifting.errors import ArgumentError, require_argument
+
+LISTED_CLASSES = 20
+"""The most classes that are named in a line."""
 
 
 def balanced_labels(count: int, num_classes: int) -> np.ndarray:
@@ -25,6 +28,32 @@ def class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> l
     if not [name for name in classes if str(name).strip()]:
         raise ArgumentError("classes", "", "give at least one class, or leave it out")
     return [_class_label(str(name), names) for name in classes]
+
+
+def distinct_class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
+    """The labels that are meant, see `class_labels`, of which no two are the same class.
+
+    Raises:
+        ArgumentError: as `class_labels`, or a class is given twice, be it by its name and its number.
+    """
+    found = class_labels(classes, names)
+    for place, label in enumerate(found):
+        if classes is not None and label in found[:place]:
+            words = f"{classes[found.index(label)]} and {classes[place]}"
+            remedy = f"{words} are the same class, {titles([label], names)[0]}: give each once"
+            raise ArgumentError("classes", ",".join(map(str, classes)), remedy)
+    return found
+
+
+def titles(labels: Iterable[int], names: Sequence[str]) -> list[str]:
+    """What a person calls these classes: number and name, `7 three`, or the number alone where it is the name."""
+    return [names[label] if names[label] == str(label) else f"{label} {names[label]}" for label in labels]
+
+
+def listed(labels: Sequence[int], names: Sequence[str]) -> str:
+    """Classes in a line, of many the first."""
+    more = f" and {len(labels) - LISTED_CLASSES} more" if len(labels) > LISTED_CLASSES else ""
+    return ", ".join(titles(labels[:LISTED_CLASSES], names)) + more
 
 
 def _class_label(given: str, names: Sequence[str]) -> int:
@@ -48,12 +77,12 @@ def wanted_labels(
         labels: a file of labels, text with a number on each line, or `.npy`.
 
     Raises:
-        ArgumentError: there are no classes or no such, the file has too few labels or wrong ones.
+        ArgumentError: there are no classes, no such, or one twice; the file has too few labels or wrong ones.
     """
     if labels is None:
         if num is None:
             raise ArgumentError("num", None, "give the number of images")
-        chosen = np.asarray(class_labels(classes, names), np.int32)
+        chosen = np.asarray(distinct_class_labels(classes, names), np.int32)
         return chosen[balanced_labels(num, len(chosen))]
     require_argument(classes is None, "classes", classes, "labels says which, leave one of them out")
     found = _read_labels(labels)

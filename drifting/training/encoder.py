@@ -30,6 +30,8 @@ ENCODER_FOLDER = "encoder"
 
 DRAWN_IMAGES = 10
 
+RECONSTRUCTION_ROWS = ("image", "masked", "reconstructed")
+
 
 def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """Trains a masked autoencoder in `workdir`, going on from its latest checkpoint; returns the step reached.
@@ -96,7 +98,7 @@ def describe_pretraining(run: Pretraining) -> Iterator[str]:
 
 
 class ReconstructionDrawer:
-    """Draws `samples/step_N.png`: images, the same images masked, and their reconstruction, a row each."""
+    """Draws `samples/step_N.png`: images, the same masked, and masked parts reconstructed, a row each."""
 
     def __init__(self, run: Pretraining, workdir: Path) -> None:
         indices = np.arange(min(DRAWN_IMAGES, len(run.source)))
@@ -116,10 +118,12 @@ class ReconstructionDrawer:
         rows = [samples, samples * (1 - mask), samples * (1 - mask) + recon * mask]
         return self._space.decode(frozen, jnp.concatenate(rows))
 
-    def __call__(self, step: int, state: TrainState) -> None:
-        """Draws the state after `step`, masked parts replaced by their reconstruction."""
+    def __call__(self, step: int, state: TrainState) -> Path | None:
+        """Draws the state after `step`; returns the file, in the process that writes."""
         params = self._layout.local(state.ema[self._decay])
         images = self._draw(params, self._space.params, *self._inputs)
-        columns = len(self._inputs[0])
-        if is_writer():
-            save_grid(np.asarray(images), self._workdir / "samples" / f"step_{step:07d}.png", columns)
+        if not is_writer():
+            return None
+        path = self._workdir / "samples" / f"step_{step:07d}.png"
+        save_grid(np.asarray(images), path, len(self._inputs[0]), names=RECONSTRUCTION_ROWS)
+        return path

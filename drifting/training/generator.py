@@ -48,7 +48,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
         callbacks = loop.Callbacks(
             flatten=partial(named_metrics, config.loss.widths),
             shown=("gap", "collapse", "loss"),
-            watch=CollapseWatch(config.train.steps),
+            watch=CollapseWatch(config.optimizer, config.train.steps),
             draw=GridDrawer(run, workdir),
             remedy=REPLAY_REMEDY,
             evaluate=evaluator_of(run, workdir),

@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 
 from drifting.assembly.run import Run
-from drifting.config.schema import ema_decay
+from drifting.config.schema import OptimizerConfig, ema_decay
 from drifting.devices.processes import is_writer
 from drifting.method.loss import MapMetrics
 from drifting.method.state import TrainState
 from drifting.sampling.grid import save_grid
+from drifting.sampling.labels import titles
 from drifting.sampling.sampler import Sampler
 
 logger = logging.getLogger("drifting")
 
 # Below this ratio of distances among generated to distances among real samples, images of a class are nearly one image.
 COLLAPSED_RATIO = 0.3
+
+PATIENCE_STEPS = 1000
 
 GRID_COLUMNS = 10
 
@@ -36,14 +39,27 @@ def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[st
 
 
 class CollapseWatch:
-    """Warns when the generator comes to draw nearly one image for each class, from a tenth of the run on."""
+    """Warns when the generator comes to draw nearly one image for each class.
 
-    def __init__(self, steps: int) -> None:
-        self._from, self._warned = min(1000, max(steps // 10, 10)), False
+    A new generator does draw one: its last layer begins at 0. It moves away from that by steps of the full rate, so
+    nothing is said before half of those, or `PATIENCE_STEPS` of them, are done; nor while the ratio still rises.
+    """
+
+    def __init__(self, optimizer: OptimizerConfig, steps: int) -> None:
+        """Begins to look.
+
+        Args:
+            optimizer: says how long the rate warms up.
+            steps: how long the run is.
+        """
+        warm = optimizer.no_op_steps + optimizer.warmup_steps
+        self._from, self._warned, self._before = warm + min(max(steps - warm, 0) // 2, PATIENCE_STEPS), False, 0.0
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Looks at the metric `collapse`."""
-        collapsed = step >= self._from and values["collapse"] < COLLAPSED_RATIO
+        ratio, before = values["collapse"], self._before
+        self._before = ratio
+        collapsed = step >= self._from and ratio < COLLAPSED_RATIO and (self._warned or ratio <= before)
         if collapsed and not self._warned:
             logger.warning(
                 "collapse %.2f at step %d: generated samples of a class are nearly alike (1 is right); "
@@ -57,14 +73,18 @@ class GridDrawer:
     """Draws `samples/step_N.png` with the averaged parameters: a row for each class, always the same seeds."""
 
     def __init__(self, run: Run, workdir: Path) -> None:
-        rows = min(run.source.num_classes, GRID_CLASSES)
-        self._labels = np.repeat(np.arange(rows, dtype=np.int32), GRID_COLUMNS)
+        rows = range(min(run.source.num_classes, GRID_CLASSES))
+        self._names = titles(rows, run.source.class_names)
+        self._labels = np.repeat(np.asarray(rows, np.int32), GRID_COLUMNS)
         self._sampler = Sampler(run.parts.generator, run.parts.space, len(self._labels))
         self._config, self._workdir, self._layout = run.config, workdir, run.layout
 
-    def __call__(self, step: int, state: TrainState) -> None:
-        """Draws the state after `step`."""
+    def __call__(self, step: int, state: TrainState) -> Path | None:
+        """Draws the state after `step`; returns the file, in the process that writes."""
         seeds, params = np.arange(len(self._labels)), state.ema[str(ema_decay(self._config))]
         images = self._sampler(self._layout.local(params), self._labels, seeds, self._config.eval.alpha)
-        if is_writer():
-            save_grid(images, self._workdir / "samples" / f"step_{step:07d}.png", GRID_COLUMNS)
+        if not is_writer():
+            return None
+        path = self._workdir / "samples" / f"step_{step:07d}.png"
+        save_grid(images, path, GRID_COLUMNS, names=self._names)
+        return path

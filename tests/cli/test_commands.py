@@ -467,7 +467,10 @@ def test_every_other_name_is_a_flag():
 def test_sample_and_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copytree(run, tmp_path / "run")
     assert main(["sample", f"--workdir={tmp_path / 'run'}", "--columns=2", "--classes=3,4"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'samples.png'}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'run' / 'samples.png'}\n" and "rows: 3, 4\n" in printed.err
+    assert main(["sample", f"--workdir={tmp_path / 'run'}", "--num=2", f"--out={tmp_path / 'x.npz'}"]) == 0
+    assert "classes in turn: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n" in capsys.readouterr().err
     assert main(["evaluate", f"--workdir={tmp_path / 'run'}", "--num=20"]) == 0
     out = capsys.readouterr().out
     assert "class_accuracy" in out and out.splitlines()[-1] == "20 images, alpha 1"

@@ -277,25 +277,54 @@ def test_duration(seconds, text):
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels,mode", [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])
-def test_grid_holds_every_image_in_its_place(tmp_path, channels, mode):
-    """Each tile, read back, is the quantised image; the rest of the canvas is white."""
+@pytest.mark.parametrize("names", [(), ("cat", "a dog, a hound, whichever it is of the two")])
+@pytest.mark.parametrize("channels,mode", [(1, "LA"), (2, "LA"), (3, "RGBA"), (4, "RGBA")])
+def test_grid_holds_every_image_in_its_place(tmp_path, channels, mode, names):
+    """Each tile, read back, is the quantised image; between them it is transparent; names are at their rows."""
     rng = np.random.default_rng(0)
-    levels = rng.integers(0, 255, (5, 4, 6, channels))
+    levels = rng.integers(0, 255, (5, 40, 60, channels))
     path = tmp_path / "new" / "grid.png"
-    grid.save_grid(levels / 127.5 - 1.0, path, columns=3, scale=2)
+    grid.save_grid(levels / 127.5 - 1.0, path, columns=3, scale=2, names=names)
     with Image.open(path) as image:
         assert image.format == "PNG" and image.mode == mode
-        pixels = np.array(image).reshape(image.height, image.width, -1).astype(int)
-    assert pixels.shape[:2] == (2 * (8 + 2) + 2, 3 * (12 + 2) + 2)
+        rows = json.loads(image.text["Rows"])
+        pixels = np.array(image).astype(int)
+    names_end = rows["left"]
+    assert rows["names"] == list(names) and bool(names) == bool(names_end)
+    assert pixels.shape[:2] == (2 * (80 + 2) + 2, names_end + 3 * (120 + 2) + 2)
+    written, pixels = pixels[:, :names_end], pixels[:, names_end:]
     for i in range(5):
-        top, left = 2 + (i // 3) * 10, 2 + (i % 3) * 14
-        tile = pixels[top : top + 8, left : left + 12]
-        np.testing.assert_array_equal(tile[::2, ::2], levels[i, ..., : pixels.shape[-1]])
+        top, left = 2 + (i // 3) * 82, 2 + (i % 3) * 122
+        tile = pixels[top : top + 80, left : left + 120]
+        np.testing.assert_array_equal(tile[::2, ::2, :-1], levels[i, ..., : pixels.shape[-1] - 1])
         np.testing.assert_array_equal(tile[1::2, 1::2], tile[::2, ::2])
-        pixels[top : top + 8, left : left + 12] = 255
-    assert (pixels == 255).all()
+        assert (tile[..., -1] == 255).all()
+        pixels[top : top + 80, left : left + 120] = 0
+    assert (pixels == 0).all()
+    for row in range(2 * bool(names)):
+        opaque = written[2 + row * 82 : 2 + (row + 1) * 82, :, -1]
+        assert opaque.max() == 255 and opaque[:20].max() == opaque[-20:].max() == 0  # in the middle of its row
+        assert (written[..., :-1][written[..., -1] > 0] == 128).all()
+        assert opaque[:, :2].max() == 0 or row  # the longer one is cut to the width there is
     assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (18, 20, 23)])
+def test_names_are_read_on_light_and_dark(tmp_path, ground):
+    """Contrast of 3.9 or more, as the accessibility guidelines compute it (they ask 3 of pictures)."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.asarray(colour) / 255]
+        return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+    grid.save_grid(np.ones((1, 8, 8, 3)), tmp_path / "grid.png", columns=1, names=["word"])
+    with Image.open(tmp_path / "grid.png") as image:
+        left = json.loads(image.text["Rows"])["left"]
+        shown = Image.new("RGBA", image.size, ground)
+        shown.alpha_composite(image.convert("RGBA"))
+    colours = {colour[:3] for _, colour in shown.crop((0, 0, left, shown.height)).getcolors(1 << 16)}
+    light, dark = sorted(map(luminance, [max(colours, key=lambda c: abs(c[0] - ground[0])), ground]), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3.9
 
 
 def test_grid_clips_and_replaces(tmp_path):
@@ -304,7 +333,7 @@ def test_grid_clips_and_replaces(tmp_path):
     grid.save_grid(jnp.array([-3.0, 3.0]).reshape(2, 1, 1, 1), path, columns=8, scale=1)
     with Image.open(path) as image:
         pixels = np.array(image)
-    assert pixels.shape == (5, 8) and pixels[2, 2] == 0 and pixels[2, 5] == 255
+    assert pixels.shape == (5, 8, 2) and pixels[2, 2].tolist() == [0, 255] and pixels[2, 5].tolist() == [255, 255]
 
 
 @pytest.mark.parametrize("size,scale", [(8, 8), (28, 3), (32, 2), (64, 1), (256, 1)])
@@ -327,4 +356,6 @@ def test_tiny_images_are_magnified(tmp_path, size, scale):
 def test_grid_refuses_what_it_cannot_show(tmp_path, images, name, message):
     with pytest.raises(ValueError, match=message):
         grid.save_grid(images, tmp_path / name, columns=2)
+    with pytest.raises(ValueError, match="names=2: give a name for each of the 3 rows"):
+        grid.save_grid(np.zeros((3, 3, 3, 1)), tmp_path / "a.png", columns=1, names=["a", "b"])
     assert not list(tmp_path.iterdir())

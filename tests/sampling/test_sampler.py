@@ -25,7 +25,7 @@ from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images, to_uint8
-from drifting.sampling.labels import balanced_labels, wanted_labels
+from drifting.sampling.labels import balanced_labels, distinct_class_labels, listed, titles, wanted_labels
 from drifting.sampling.sampler import Sampler
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
 
@@ -136,8 +136,9 @@ def test_a_grid_of_classes(run: Path, tmp_path: Path):
     assert [f.name for f in path.parent.iterdir()] == ["grid.png"]
     tile = 64 + 2
     with Image.open(path) as image:
-        assert image.size == (3 * tile + 2, 2 * tile + 2)
-        pixels = np.asarray(image).astype(np.int16)
+        rows = json.loads(image.text["Rows"])
+        assert rows["names"] == ["7", "0"] and image.size == (rows["left"] + 3 * tile + 2, 2 * tile + 2)
+        pixels = np.asarray(image).astype(np.int16)[:, rows["left"] :, 0]
     drawn = TrainedGenerator.from_run(run).sample(np.asarray([7, 7, 7, 0, 0, 0]), seed=4, alpha=1.0, batch_size=6)
     for i, sample in enumerate(drawn):
         top, left = i // 3 * tile + 2, i % 3 * tile + 2
@@ -376,9 +377,24 @@ def test_labels(trained: TrainedGenerator, tmp_path: Path):
         (None, None, None, r"^num: give the number of images"),
         (1, [], None, r"^classes=: give at least one class"),
         (1, [""], None, r"^classes=: give at least one class"),
+        (4, ["1", "3", "1"], None, r"^classes=1,3,1: 1 and 1 are the same class, 1: give each once"),
     ]:
         with pytest.raises(ConfigError, match=words):
             wanted_labels(trained.usage.class_names, count, classes, None if file is None else str(file))
+
+
+def test_a_class_is_drawn_once_be_it_given_by_name_or_number():
+    names = ["eight", "three", "7"]
+    assert (
+        distinct_class_labels(["three", "7", "0"], names) == [1, 2, 0] and distinct_class_labels(None, names)[-1] == 2
+    )
+    with pytest.raises(
+        ConfigError, match=r"^classes=three,0,1: three and 1 are the same class, 1 three: give each once"
+    ):
+        distinct_class_labels(["three", "0", "1"], names)
+    assert titles([2, 0, 1], [*names, "3"]) == ["2 7", "0 eight", "1 three"] and titles([3], [*names, "3"]) == ["3"]
+    many = [f"c{i}" for i in range(1000)]
+    assert listed(range(1000), many).endswith(", 19 c19 and 980 more") and listed([3, 1], many) == "3 c3, 1 c1"
 
 
 def test_what_cannot_be_written(trained: TrainedGenerator, tmp_path: Path):

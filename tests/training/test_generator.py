@@ -1,6 +1,7 @@
 """What a generator's training sets up: batches, banks that cover every class, metrics by name, warnings, pictures."""
 
 import dataclasses
+import json
 import logging
 import shutil
 import signal
@@ -19,7 +20,7 @@ from drifting.assembly.feed import make_feed
 from drifting.assembly.pools import banks_of
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import sample_space
-from drifting.config.schema import Config, ModelConfig
+from drifting.config.schema import Config, ModelConfig, OptimizerConfig
 from drifting.data.batches import ClassBalanced, Pipeline
 from drifting.data.latents.read import latents
 from drifting.data.source import ArraySource
@@ -170,14 +171,46 @@ def test_named_metrics():
     }  # fmt: skip
 
 
-def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
-    watch = CollapseWatch(steps=100)
+# The metric `collapse` of real short runs on the digits: no_op_steps, warmup_steps, steps, then step: value.
+SHORT_RUNS = [
+    (0, 50, 60, {1: 0.0, 10: 0.017, 20: 0.071, 30: 0.114, 38: 0.277, 42: 0.676, 50: 0.285, 56: 0.31, 60: 0.353}),
+    (0, 50, 200, {1: 0.0, 20: 0.071, 48: 0.288, 52: 0.282, 54: 0.304, 60: 0.353, 100: 0.52, 148: 0.53}),
+    (0, 5, 60, {1: 0.0, 4: 0.015, 6: 0.049, 10: 0.12, 18: 0.211, 24: 0.593, 30: 0.316, 34: 0.338, 60: 0.585}),
+    (0, 5000, 60, {1: 0.0, 10: 0.0, 32: 0.001, 60: 0.001}),  # nothing is learnt yet
+]
+
+
+@pytest.mark.parametrize("resumed", [0, 10, 20, 48, 60])
+@pytest.mark.parametrize("no_op,warm_up,steps,curve", SHORT_RUNS)
+def test_short_runs_are_no_collapse(
+    no_op: int, warm_up: int, steps: int, curve: dict[int, float], resumed: int, caplog: pytest.LogCaptureFixture
+):
+    watch = CollapseWatch(OptimizerConfig(no_op_steps=no_op, warmup_steps=warm_up), steps)
     with caplog.at_level(logging.WARNING, "drifting"):
-        for step, collapse in ((1, 0.0), (9, 0.1), (10, 0.31), (20, 0.29), (30, 0.2), (40, 0.5), (50, 0.2)):
+        for step, collapse in curve.items():
+            if step > resumed:
+                watch(step, {"collapse": collapse})
+    assert not caplog.records
+
+
+def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):
+    watch = CollapseWatch(OptimizerConfig(no_op_steps=2, warmup_steps=8), steps=100)
+    looks = ((1, 0.0), (30, 0.2), (50, 0.1), (55, 0.2), (60, 0.29), (65, 0.28), (70, 0.29), (80, 0.5), (90, 0.2))
+    with caplog.at_level(logging.WARNING, "drifting"):
+        for step, collapse in looks:
             watch(step, {"collapse": collapse})
     found = [record.getMessage() for record in caplog.records]
-    assert len(found) == 2  # not at the start, not again while it lasts
-    assert found[0].startswith("collapse 0.29 at step 20:") and found[1].startswith("collapse 0.20 at step 50:")
+    assert len(found) == 2  # neither at the start, nor while it rises, nor again while it lasts
+    assert found[0].startswith("collapse 0.28 at step 65:") and found[1].startswith("collapse 0.20 at step 90:")
+
+
+def test_the_published_runs_are_watched_soon_after_their_warm_up(caplog: pytest.LogCaptureFixture):
+    watch = CollapseWatch(OptimizerConfig(warmup_steps=5000), steps=30_000)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        for step, collapse in ((5900, 0.2), (5999, 0.1), (6000, 0.1)):
+            assert not caplog.records
+            watch(step, {"collapse": collapse})
+    assert len(caplog.records) == 1
 
 
 def test_description():
@@ -211,8 +244,9 @@ def test_what_a_run_leaves(run: Path):
     pictures = sorted((run / "samples").iterdir())
     assert [path.name for path in pictures] == ["step_0000050.png", "step_0000100.png", "step_0000120.png"]
     with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
-        assert first.size == last.size and first.mode == "L"
+        assert first.size == last.size and first.mode == "LA"
         assert np.any(np.asarray(first) != np.asarray(last))
+        assert json.loads(first.text["Rows"])["names"] == list("0123456789")
     lines = metrics(run)
     assert [line["step"] for line in lines] == [1, *range(4, 121, 4)]
     wanted = "loss gap collapse field_norm grad_norm grad_norm_clipped param_norm learning_rate bank_fill alpha"
@@ -230,7 +264,9 @@ def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
     state = TrainState(jnp.int32(0), params, {}, {"0.9": params, "0.99": brighter})
     GridDrawer(run, tmp_path)(7, state)
     with Image.open(tmp_path / "samples" / "step_0000007.png") as image:
-        assert np.asarray(image).min() == 255  # a new generator draws 0, grey; plus 1 is white
+        left, pixels = json.loads(image.text["Rows"])["left"], np.asarray(image)
+        shown = pixels[:, left:, 0][pixels[:, left:, 1] > 0]
+        assert shown.size and shown.min() == 255  # a new generator draws 0, grey; plus 1 is white
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.grid import save_grid
 from drifting.sampling.images import GeneratedImages
+from drifting.sampling.labels import titles
 from drifting.scoring.intervals import Comparison
 
 COMPARED_COLUMNS, COMPARED_CLASSES = 10, 10
@@ -78,7 +79,8 @@ def _picture_section(
         grid = images.of(labels)
         path = out.with_name(f".{out.name}.{len(figures)}.png")
         try:
-            save_grid(to_float(grid.part(range(len(labels)))), path, COMPARED_COLUMNS)
+            shown_images = to_float(grid.part(range(len(labels))))
+            save_grid(shown_images, path, COMPARED_COLUMNS, names=titles(range(classes), pair[0].usage.class_names))
             shown = image(path, f"Samples of {name}, a class each row")
         finally:
             path.unlink(missing_ok=True)
