@@ -93,12 +93,12 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
     from drifting.runs.shared_work import Share
     from drifting.sampling.files import write_images
     from drifting.sampling.images import GeneratedImages
-    from drifting.sampling.labels import distinct_class_labels, listed, wanted_labels
+    from drifting.sampling.labels import class_line, distinct_class_labels, wanted_labels
 
     names = trained.usage.class_names
     labels = wanted_labels(names, values.num, values.classes, values.labels)
     if values.labels is None:
-        logger.info("classes in turn: %s", listed(distinct_class_labels(values.classes, names), names))
+        logger.info("classes in turn: %s", class_line(distinct_class_labels(values.classes, names), names))
     images = GeneratedImages(
         trained,
         labels,

@@ -16,7 +16,7 @@ from drifting.errors import InputError, require_argument
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import to_uint8
-from drifting.sampling.labels import distinct_class_labels, listed, titles
+from drifting.sampling.labels import class_line, distinct_class_labels, titles
 
 logger = logging.getLogger("drifting")
 
@@ -151,6 +151,6 @@ def write_grid(
     _check_png(path)
     known = trained.usage.class_names
     rows = distinct_class_labels(classes, known)[: None if classes is not None else DEFAULT_ROWS]
-    logger.info("rows: %s", listed(rows, known))
+    logger.info("rows: %s", class_line(rows, known))
     images = trained.sample(np.repeat(np.asarray(rows, np.int32), columns), seed, alpha, batch_size)
     save_grid(images, path, columns, names=titles(rows, known))

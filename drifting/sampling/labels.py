@@ -50,7 +50,7 @@ def titles(labels: Iterable[int], names: Sequence[str]) -> list[str]:
     return [names[label] if names[label] == str(label) else f"{label} {names[label]}" for label in labels]
 
 
-def listed(labels: Sequence[int], names: Sequence[str]) -> str:
+def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
     """Classes in a line, of many the first."""
     more = f" and {len(labels) - LISTED_CLASSES} more" if len(labels) > LISTED_CLASSES else ""
     return ", ".join(titles(labels[:LISTED_CLASSES], names)) + more

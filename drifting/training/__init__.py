@@ -1,4 +1,4 @@
 """The loops: `generator`, `encoder` (pre-training), `latents` (`drifting cache`).
 
-To add a training: a `loop.Course`, whose feed, step and callbacks say what is trained; `loop.run_loop` does the rest.
+To add a training: a `course.Course`, whose feed, step and callbacks say what is trained; `loop.run_loop` does the rest.
 """

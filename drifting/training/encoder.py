@@ -21,7 +21,8 @@ from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
 from drifting.sampling.grid import save_grid
-from drifting.training import loop
+from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
+from drifting.training.loop import run_loop
 from drifting.weights.artifact import save_artifact
 
 logger = logging.getLogger("drifting")
@@ -45,7 +46,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
     """
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
-        callbacks = loop.Callbacks(
+        callbacks = Callbacks(
             flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
             shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
             watch=lambda step, values: None,
@@ -53,7 +54,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
             remedy="try a lower optimizer.learning_rate in another folder",
             finish=partial(_save_encoder, run, workdir / ENCODER_FOLDER),
         )
-        course = loop.Course(
+        course = Course(
             workdir=workdir,
             config=config,
             feed=run.feed,
@@ -63,10 +64,10 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
             identity=run.identity,
             label="pretrain",
             about=describe_pretraining(run),
-            packing=loop.whole(abstract(shapes, shardings(run.layout, shapes))),
+            packing=whole(abstract(shapes, shardings(run.layout, shapes))),
             samples=run.feed.batch_size,
         )
-        return loop.run_loop(course)
+        return run_loop(course)
 
 
 def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) -> None:
@@ -91,8 +92,8 @@ def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) 
 def describe_pretraining(run: Pretraining) -> Iterator[str]:
     """What is about to be trained, in a few lines; only shapes of the state are looked at."""
     mae = run.config.mae
-    yield loop.describe_model("mae", jax.eval_shape(run.empty).params)
-    yield loop.describe_data(run.source)
+    yield describe_model("mae", jax.eval_shape(run.empty).params)
+    yield describe_data(run.source)
     finish = f", a classifier in the last {mae.cls_steps} steps" if mae.lambda_cls else ""
     yield f"loss: squared error of masked tokens{finish}"
 

@@ -16,7 +16,8 @@ from drifting.data.source import LabelledSource
 from drifting.errors import require
 from drifting.method.state import TrainState
 from drifting.scoring.diagnosis import Diagnosis, subject_of
-from drifting.training import loop
+from drifting.training.course import Callbacks, Course, describe_data, describe_model
+from drifting.training.loop import run_loop
 from drifting.training.saved_banks import bank_packing
 from drifting.training.scores import TrainingEvaluator
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
@@ -39,13 +40,13 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
 
     Raises:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
-        loop.TrainingError: the loss is not finite, or a batch cannot be read.
+        TrainingError: the loss is not finite, or a batch cannot be read.
         CheckpointError: a checkpoint cannot be written.
     """
     workdir = Path(workdir)
     with prepare(config, source=source) as run:
         config = run.config
-        callbacks = loop.Callbacks(
+        callbacks = Callbacks(
             flatten=partial(named_metrics, config.loss.widths),
             shown=("gap", "collapse", "loss"),
             watch=CollapseWatch(config.optimizer, config.train.steps),
@@ -54,7 +55,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
             evaluate=evaluator_of(run, workdir),
             evaluate_every=config.eval.every,
         )
-        course = loop.Course(
+        course = Course(
             workdir=workdir,
             config=config,
             feed=run.feed,
@@ -67,7 +68,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
             packing=bank_packing(run),
             samples=config.loss.labels * config.loss.generated,
         )
-        return loop.run_loop(course)
+        return run_loop(course)
 
 
 def evaluator_of(run: Run, workdir: Path) -> Callable[[int, TrainState], dict[str, float]] | None:
@@ -104,8 +105,8 @@ def describe_training(run: Run) -> Iterator[str]:
     encoders = ", ".join(
         f"{name} {encoder_options(config.features, name).weights}" for name in config.features.encoders
     )
-    yield loop.describe_model(config.model.name, jax.eval_shape(run.empty).params)
-    yield loop.describe_data(run.source)
+    yield describe_model(config.model.name, jax.eval_shape(run.empty).params)
+    yield describe_data(run.source)
     yield f"real samples: {_drawn_from(config)}"
     if run.parts.space.vae is not None:
         yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"

@@ -3,17 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 
-from drifting.config.schema import TrainingConfig, to_dict
-from drifting.data.batches import Feed
-from drifting.data.source import LabelledSource
+from drifting.config.schema import to_dict
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
@@ -24,43 +21,16 @@ from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_me
 from drifting.runs.progress import Progress, duration
 from drifting.runs.stopwatch import Stopwatch, spoken
 from drifting.runs.watchdog import Watch
+from drifting.training.course import Course, Packing
 from drifting.training.trace import PROFILE_FOLDER, Trace
 
 logger = logging.getLogger("drifting")
-
-StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 OUT_OF_REACH = -1
 """What a process tells the others, in place of a step, where it cannot read the checkpoints now."""
 
 # If these are finite after a step, so is every number that its checkpoint holds.
 FINITE_METRICS = ("loss", "grad_norm", "param_norm")
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """What differs between the trainings.
-
-    Attributes:
-        flatten: metrics of a step on the host, to named numbers, `FINITE_METRICS` among them.
-        shown: names of the metrics on the progress bar, in order.
-        watch: called with the step and the named numbers whenever they are logged, to warn.
-        draw: `(step, state)` draws a picture; returns its file, in the process that writes.
-        remedy: what to do about a loss that is not finite, a clause.
-        evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
-        evaluate_every: scores are due every so many steps; 0: never.
-        finish: `(step, state)` does what is left once all steps are trained, also where a call finds them trained
-            already; None: nothing is.
-    """
-
-    flatten: Callable[[dict[str, Any]], dict[str, float]]
-    shown: tuple[str, ...]
-    watch: Callable[[int, Mapping[str, float]], None]
-    draw: Callable[[int, Any], Path | None]
-    remedy: str
-    evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
-    evaluate_every: int = 0
-    finish: Callable[[int, Any], None] | None = None
 
 
 class Due(NamedTuple):
@@ -75,59 +45,6 @@ class Due(NamedTuple):
     def tell(self) -> bool:
         """Whether there is anything to do for a person."""
         return self.log or self.draw or self.score
-
-
-@dataclass(frozen=True)
-class Packing:
-    """What a checkpoint leaves out of a state because it can be had again.
-
-    Attributes:
-        pack: a state without it.
-        unpack: the state of what `pack` left.
-        target: shapes and shardings of what `pack` leaves, for a checkpoint with these `facts`.
-        facts: JSON that is saved with it.
-    """
-
-    pack: Callable[[Any], Any]
-    unpack: Callable[[Any], Any]
-    target: Callable[[dict[str, Any]], Any]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-def whole(target: Any) -> Packing:
-    """Leaves out nothing. `target`: shapes and shardings of the state."""
-    return Packing(lambda state: state, lambda state: state, lambda facts: target)
-
-
-@dataclass(frozen=True)
-class Course:
-    """One training, as the loop needs it.
-
-    Attributes:
-        workdir: the run directory; it is created once the run can start.
-        config: all settings; they must be those of the run that is there, if there is one.
-        feed: yields the batches; its position is part of the checkpoint.
-        initial: makes the state before the first step; it may read batches.
-        step_fn: the jitted step `(state, batch) -> (state, metrics)`, to which the state is donated.
-        callbacks: what is done beside the steps.
-        identity: facts (JSON) that the run depends on and that are not settings; they are compared on resuming.
-        label: what the progress bar and messages call this.
-        about: lines that are logged at the start, once nothing can be wrong with the input any more.
-        packing: what a checkpoint leaves out of the state.
-        samples: images that one step trains on, over all devices.
-    """
-
-    workdir: Path
-    config: TrainingConfig
-    feed: Feed
-    initial: Callable[[], Any]
-    step_fn: StepFn
-    callbacks: Callbacks
-    identity: dict[str, Any]
-    label: str
-    about: Iterable[str]
-    packing: Packing
-    samples: int
 
 
 def run_loop(course: Course) -> int:
@@ -397,16 +314,3 @@ def _kept(checkpoints: Checkpoints) -> str:
     checkpoints.wait()
     saved = checkpoints.latest()
     return "no checkpoint was written yet" if saved is None else f"the checkpoint after step {saved} is intact"
-
-
-def describe_data(source: LabelledSource) -> str:
-    """A line about the real samples."""
-    shape = "x".join(map(str, source.shape))
-    return f"data: {source.name}, {len(source):,} samples of {shape}, {source.num_classes} classes"
-
-
-def describe_model(name: str, params: Any) -> str:
-    """A line about a network of these parameters (or their shapes), and where it runs."""
-    devices = jax.devices()
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return f"model: {name}, {count:,} parameters, on {len(devices)} x {devices[0].device_kind}"

@@ -21,7 +21,7 @@ from drifting.method.pool import Banks
 from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState
 from drifting.runs.checkpoints import abstract
-from drifting.training import loop
+from drifting.training.course import Packing
 
 RECALLED_AT_ONCE = 4096
 """Samples read at a time when banks are restored."""
@@ -45,7 +45,7 @@ class SavedState:
     neighbour_scale: Any
 
 
-def bank_packing(run: Run) -> loop.Packing:
+def bank_packing(run: Run) -> Packing:
     """How the state of a run is kept in its checkpoints: as a `SavedState`."""
     layout, space, feed = run.layout, run.parts.space, run.feed
     by_number = isinstance(feed, Pipeline) and space.as_delivered
@@ -74,7 +74,7 @@ def bank_packing(run: Run) -> loop.Packing:
         banks = {name: Bank(**held) for name, held in dealt.items()}
         return TrainState(**vars(saved) | {"banks": Banks(banks["class"], banks.get("unconditional"))})
 
-    return loop.Packing(pack, unpack, target, {"bank_sets": layout.replicas})
+    return Packing(pack, unpack, target, {"bank_sets": layout.replicas})
 
 
 def _packed(banks: Banks | None, with_samples: bool) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
 from drifting.sampling.images import GeneratedImages, NpzImages, open_images, to_uint8
-from drifting.sampling.labels import balanced_labels, distinct_class_labels, listed, titles, wanted_labels
+from drifting.sampling.labels import balanced_labels, class_line, distinct_class_labels, titles, wanted_labels
 from drifting.sampling.sampler import Sampler
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
 
@@ -394,7 +394,7 @@ def test_a_class_is_drawn_once_be_it_given_by_name_or_number():
         distinct_class_labels(["three", "0", "1"], names)
     assert titles([2, 0, 1], [*names, "3"]) == ["2 7", "0 eight", "1 three"] and titles([3], [*names, "3"]) == ["3"]
     many = [f"c{i}" for i in range(1000)]
-    assert listed(range(1000), many).endswith(", 19 c19 and 980 more") and listed([3, 1], many) == "3 c3, 1 c1"
+    assert class_line(range(1000), many).endswith(", 19 c19 and 980 more") and class_line([3, 1], many) == "3 c3, 1 c1"
 
 
 def test_what_cannot_be_written(trained: TrainedGenerator, tmp_path: Path):

@@ -24,6 +24,7 @@ from drifting.errors import ConfigError, InputError, TrainingError
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.sampling.grid import save_grid
 from drifting.training import loop
+from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
 from tests.support.wandb_stand_in import Wandb
 
 
@@ -63,13 +64,13 @@ class Run:
             return state, metrics
 
         pipeline = Pipeline(self.source, 8, seed=0, prefetch=0)
-        course = loop.Course(
+        course = Course(
             workdir=self.workdir,
             config=self.config,
             feed=pipeline,
             initial=lambda: {"step": jnp.int32(0), "x": jnp.float32(1)},
             step_fn=step_fn,
-            callbacks=loop.Callbacks(
+            callbacks=Callbacks(
                 flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
                 shown=("loss",),
                 watch=lambda step, values: self.watched.append(step),
@@ -82,7 +83,7 @@ class Run:
             identity=self.identity,
             label="test",
             about=("a model of two numbers",),
-            packing=loop.whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
+            packing=whole(abstract({"step": jnp.int32(0), "x": jnp.float32(1)})),
             samples=8,
         )
         return loop.run_loop(course)
@@ -451,6 +452,6 @@ def test_other_facts_are_refused_before_the_settings_are_rewritten(uninterrupted
 
 
 def test_descriptions():
-    assert loop.describe_data(digits()) == "data: digits, 1,400 samples of 8x8x1, 10 classes"
+    assert describe_data(digits()) == "data: digits, 1,400 samples of 8x8x1, 10 classes"
     shapes = {"a": jax.ShapeDtypeStruct((1000, 3), jnp.float32), "b": jnp.zeros(7)}
-    assert loop.describe_model("dit", shapes).startswith("model: dit, 3,007 parameters, on 1 x ")
+    assert describe_model("dit", shapes).startswith("model: dit, 3,007 parameters, on 1 x ")

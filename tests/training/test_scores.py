@@ -17,8 +17,8 @@ from drifting.scoring.settings import ScoreSettings
 from drifting.studies import diagnose
 from drifting.studies.settings import DiagnoseStudy
 from drifting.training import loop
+from drifting.training.course import Callbacks
 from drifting.training.generator import train
-from drifting.training.loop import Callbacks
 from drifting.training.scores import TrainingEvaluator
 from tests.cli.test_commands import line_of
 from tests.support.runs import TINY, finished_run, metrics, tiny_config
