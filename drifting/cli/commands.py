@@ -9,6 +9,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from drifting.cli.command import Command
+from drifting.cli.compiled import keep_compiled
 from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.flag_paths import expanded_arguments, refuse_addresses
@@ -60,6 +61,7 @@ def _run(arguments: list[str]) -> int:
         print(command_help(name, COMMANDS[name]))
         return 0
     _configure_logging()
+    keep_compiled()
     try:
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)

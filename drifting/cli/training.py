@@ -31,9 +31,11 @@ def _define_processes(values: flags.FlagValues) -> None:
 
 
 def _join_processes(values: flags.FlagValues) -> None:
+    from drifting.devices.compilation import keep_if_shared
     from drifting.devices.processes import initialise, is_writer
 
     initialise(values.coordinator, values.process_count, values.process_index, values.peer_timeout)
+    keep_if_shared()
     if not is_writer():
         logger.setLevel(logging.WARNING)
 

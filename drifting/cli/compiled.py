@@ -1,0 +1,57 @@
+"""Where commands keep what they have compiled, so that a run that goes on does not compile again."""
+
+import hashlib
+import os
+import platform
+import warnings
+from pathlib import Path
+
+COMPILED_BYTES = 4 * 2**30
+"""The most that is kept; what was not used for longest goes first."""
+
+COMPILED_SETTINGS = {
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(COMPILED_BYTES),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",  # what is compiled faster is not worth a file
+}
+
+
+def keep_compiled() -> None:
+    """Makes JAX keep compiled programs in the user's cache folder; must come before JAX is imported.
+
+    Every value that the environment sets already stays: `JAX_COMPILATION_CACHE_DIR` says where they are kept, and
+    `JAX_ENABLE_COMPILATION_CACHE=false` that they are not. Where the folder cannot be made nothing is kept. Processes
+    may share it: JAX locks it while it reads and writes.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0", "f", "no", "n", "off"):
+        return
+    try:
+        folder = compiled_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # there is no place for it, or not even a home
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    for name, value in COMPILED_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # A file that a crash cut short, or a full disk: the program is compiled, and nobody needs to know.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+
+
+def compiled_folder() -> Path:
+    """The folder of this kind of machine: programs for one CPU may not run on another, and homes are shared."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return root / "drifting" / "compiled" / machine_kind()
+
+
+def machine_kind() -> str:
+    """A name of what this CPU can do: the same on all machines with the same."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    able = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))} or lines)
+    return f"{platform.machine()}-{hashlib.sha256('|'.join(able).encode()).hexdigest()[:12]}"

@@ -1,0 +1,111 @@
+"""What commands have compiled is kept in the user's cache folder, within bounds, and nowhere that cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drifting.cli.compiled import COMPILED_BYTES, compiled_folder, keep_compiled
+from tests.support.runs import TINY
+
+COUNT = """
+import json, sys
+import drifting.cli.commands as commands
+assert "jax" not in sys.modules
+arguments = json.loads(sys.argv[1])
+counts = []
+for workdir in arguments.pop("workdirs"):
+    counts.append({"hits": 0, "misses": 0})
+    if len(counts) == 1:
+        commands.keep_compiled()
+        import jax
+        def listen(event, **_):
+            for name in counts[-1]:
+                counts[-1][name] += event == f"/jax/compilation_cache/cache_{name}"
+        jax.monitoring.register_event_listener(listen)
+    else:
+        jax.clear_caches()
+    assert commands.main(["train", f"--workdir={workdir}", *arguments["flags"]]) == 0
+print(json.dumps(counts))
+"""
+"""Trains in several folders in one process that forgets what it has compiled in between, as a second start does."""
+
+
+def count(folder: Path, **environment: str) -> list[dict[str, int]]:
+    flags = [f"--config={TINY}", "--config.train.steps=1", "--config.train.sample_every=0", "--config.model.name=mlp"]
+    flags += ["--config.model.num_heads=None", "--config.model.depth=2", "--config.train.log_every=1"]
+    arguments = {"workdirs": [str(folder / "a"), str(folder / "b")], "flags": flags}
+    inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, json.dumps(arguments)],
+        capture_output=True, text=True, check=False, timeout=300, env=inherited | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    found: list[dict[str, int]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_second_start_compiles_nothing(tmp_path: Path):
+    home = tmp_path / "cache"
+    every = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # so that the smallest programs count, too
+    first, second = count(tmp_path, XDG_CACHE_HOME=str(home), **every)
+    assert first["misses"] > 2 and second["misses"] == 0 and second["hits"] >= first["misses"] / 2
+    (kept,) = (home / "drifting" / "compiled").iterdir()
+    assert len(list(kept.glob("*-cache"))) >= first["misses"] / 2
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A user without settings of JAX's cache, whose cache folder is of the test."""
+    for name in [name for name in os.environ if "CACHE" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return monkeypatch
+
+
+def changes() -> dict[str, str]:
+    """What `keep_compiled` adds to the environment."""
+    before = dict(os.environ)
+    keep_compiled()
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def forget(environment: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("JAX_") and "CACHE" in name]:
+        environment.delenv(name)
+
+
+def test_where_and_how_much_is_kept(environment: pytest.MonkeyPatch, tmp_path: Path):
+    found = changes()
+    assert found["JAX_COMPILATION_CACHE_DIR"] == str(compiled_folder()) and compiled_folder().is_dir()
+    assert int(found["JAX_COMPILATION_CACHE_MAX_SIZE"]) == COMPILED_BYTES > 0
+    assert compiled_folder().is_relative_to(tmp_path / "cache" / "drifting")
+    forget(environment)
+    environment.delenv("XDG_CACHE_HOME")
+    environment.setenv("HOME", str(tmp_path / "home"))
+    assert changes()["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "home" / ".cache" / "drifting"))
+    forget(environment)
+
+
+@pytest.mark.parametrize("setting", [("JAX_COMPILATION_CACHE_DIR", "mine"), ("JAX_ENABLE_COMPILATION_CACHE", "false")])
+def test_what_the_user_says_stays(environment: pytest.MonkeyPatch, tmp_path: Path, setting: tuple[str, str]):
+    environment.setenv(*setting)
+    assert changes() == {} and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("place", ["a file", "no home"])
+def test_where_there_is_no_place_nothing_is_kept(environment: pytest.MonkeyPatch, tmp_path: Path, place: str):
+    def homeless(*_: Any) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    if place == "a file":
+        (tmp_path / "cache").write_text("")
+    else:
+        environment.delenv("XDG_CACHE_HOME")
+        environment.setattr(Path, "home", homeless)
+    assert changes() == {}
