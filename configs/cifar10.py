@@ -5,7 +5,10 @@
 Variants: encoder `mae` or `convnext`, kernel `gauss` or `laplace`; `tiny` tries one out (`:convnext_laplace,tiny`).
 Published FID-50k after 100,000 steps on up to 8 A100 ("A Unified View of Score-Based and Drifting Models", App. C.3):
 
-    convnext_gauss 8.38   convnext_laplace 8.66   mae_gauss 4.72   mae_laplace 4.79
+    mae_laplace       4.79
+    mae_gauss         4.72
+    convnext_laplace  8.66
+    convnext_gauss    8.38
 
 The paper does not say how many drift problems a step has (`loss.labels`), nor how many images it pushes: here 16 and
 256, its loader's batch. Its Gaussian kernel is exp(-(d / tau)^2), so that our width is tau / sqrt(2). Not trained

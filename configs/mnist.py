@@ -7,12 +7,16 @@ Variants, with the published FID-50k (F1) at their best width after 12,000 steps
 on one A100 ("Drifting Fields are not Conservative", Table 2); `tiny` tries one out (`:logkde_laplace,tiny`). The
 paper's widths range from .025 to 1.
 
-                          MNIST         fashion_
-    logkde_gauss           6.81 (.57)   29.25 (.21)
-    logkde_laplace        17.48 (.36)   59.50 (.05)
-    mean_shift_laplace    10.68 (.52)   47.68 (.13)
-    drift_gauss           20.38 (.28)   61.37 (.06)
-    drift_laplace         48.34 (.02)   75.06 (.02)
+    logkde_gauss                 6.81 (.57)
+    logkde_laplace              17.48 (.36)
+    mean_shift_laplace          10.68 (.52)
+    drift_gauss                 20.38 (.28)
+    drift_laplace               48.34 (.02)
+    fashion_logkde_gauss        29.25 (.21)
+    fashion_logkde_laplace      59.50 (.05)
+    fashion_mean_shift_laplace  47.68 (.13)
+    fashion_drift_gauss         61.37 (.06)
+    fashion_drift_laplace       75.06 (.02)
 
 The network's options that the paper does not name (SwiGLU, RMSNorm, rotary positions, query-key norm, 64 codes a
 style token) are those of the ImageNet models. Not trained here yet.

@@ -2,10 +2,10 @@
 
     drifting cache --config=configs/data/imagenet.py --workdir=data/imagenet_latents
 
-Writes 157 shards of 8,192 images each: moments (mean and log-variance) of 32x32x4 latents in float16, of the image and
-of its mirror image, 32.8 KB together, 42 GB for the 1,281,167 training images. Killed at any moment, the same command
-goes on. A process uses all devices it sees, over which it spreads `cache.batch_size` images at a time (with 8 GPUs
-give `--config.cache.batch_size=512`). Several share the work, on one machine or many:
+Expected: 157 shards of 8,192 images each, 42 GB for the 1,281,167 training images. They hold moments (mean and
+log-variance) of 32x32x4 latents in float16, of the image and of its mirror image, 32.8 KB together. Killed at any
+moment, the same command goes on. A process uses all devices it sees, over which it spreads `cache.batch_size` images
+at a time (with 8 GPUs give `--config.cache.batch_size=512`). Several share the work, on one machine or many:
 
     for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i drifting cache ... --process_index=$i --process_count=4 & done; wait
     srun --ntasks=4 --gpus-per-task=1 drifting cache ...

@@ -4,7 +4,8 @@
 
 Log-KDE, MMD and inverse profile on two moons and on scikit-learn's digits, by width; log-KDE and drift at small widths
 on digits far from the origin, with centred and with textbook distances. Everything is trained at a few learning rates,
-and the best counts. Fifteen minutes of CPU time. `:tiny` trains hardly at all.
+and the best counts. Published: nothing, these are the paper's open questions. Fifteen minutes of CPU time. `:tiny`
+trains hardly at all.
 """
 
 from ml_collections import ConfigDict

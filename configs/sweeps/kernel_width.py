@@ -3,9 +3,14 @@
     drifting sweep  --config=configs/sweeps/kernel_width.py --workdir=runs/sweep
     drifting report --workdir=runs/sweep --out=report.html
 
-Variants: `digits` (the default: 2 kernels x 2 objectives x 4 widths with a short budget; needs the encoder of
-`configs/mae_digits.py`), `digits_long` (four objectives, 600 steps), `mnist` and `ablation`, the paper's settings,
-of which each cell is an hour on an A100 and 11 hours on 8 H200. Those two need statistics of the real images:
+Variants, `digits` the default; it and `digits_long` need the encoder of `configs/mae_digits.py`.
+
+    digits       2 kernels x 2 objectives x 4 widths with a short budget
+    digits_long  four objectives, three widths, 600 steps
+    mnist        the paper's settings; a cell is an hour on an A100; best published FID 6.81, log-KDE, Gauss, width .2
+    ablation     the paper's settings; a cell is 11 hours on 8 H200; best published FID 9.35, log-KDE, Laplace, width .3
+
+The last two need statistics of the real images:
 
     drifting reference --config=configs/mnist.py --out=data/mnist.npz
     drifting reference --config=configs/imagenet_ablation.py --out=data/imagenet256.npz
@@ -13,6 +18,7 @@ of which each cell is an hour on an A100 and 11 hours on 8 H200. Those two need 
         --slurm_options=slurm_partition=gpu,gpus_per_node=1,timeout_min=2880
 """
 
+from drifting.errors import ConfigError
 from drifting.experiments.grid import Sweep
 
 OBJECTIVE = ("loss.objective", "loss.kernel")
@@ -39,7 +45,10 @@ SHORT = {
 }
 
 
-def get_sweep(variant: str = "digits") -> Sweep:
+VARIANTS = ("digits", "digits_long", "mnist", "ablation")
+
+
+def get_sweep(variant: str = VARIANTS[0]) -> Sweep:
     quiet = {"train.tensorboard": False}
     if variant == "digits":
         grid = {
@@ -61,4 +70,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         settings |= {"eval.reference": "data/imagenet256.npz"}
         grid = {OBJECTIVE: [ALL[0], ALL[1], ALL[4]], "loss.widths": widths}
         return Sweep("../imagenet_ablation.py", grid, settings, alphas=(1.0, 1.5, 2.0, 2.5, 3.0))
-    raise ValueError(f"variant {variant!r}: use digits, digits_long, mnist or ablation")
+    raise ConfigError(f"variant {variant!r}: use {' or '.join(VARIANTS)}")

@@ -8,6 +8,12 @@ from drifting.config.schema import AnyConfig, Config
 from drifting.data.sources import SOURCES
 from drifting.errors import one_of, require
 from drifting.method.encoders import ENCODERS
+from drifting.method.fields import FIELDS
+from drifting.method.kernels import KERNELS
+from drifting.method.loss import FEATURE_SCALES
+from drifting.method.potentials import LOSSES
+from drifting.networks import NETWORKS
+from drifting.networks.dit import PRESETS
 
 
 def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder: bool = False) -> None:
@@ -35,3 +41,18 @@ def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder:
         remedy = "give a folder (that `drifting pretrain` wrote, for a mae) or hf://OWNER/REPO, or leave it out of "
         remedy += "features.encoders; () compares the samples themselves"
         require(weights is not None, f"features.options.{name}.weights", None, remedy)
+
+
+def known_names() -> dict[str, tuple[str, ...]]:
+    """What settings that name entries of a registry let choose from, by dotted key."""
+    networks = [name for name, network in NETWORKS.items() if hasattr(network, "arguments")]
+    found = {
+        "data.name": SOURCES,
+        "model.name": networks,
+        "model.preset": PRESETS,
+        "loss.objective": [*LOSSES, *FIELDS],
+        "loss.kernel": KERNELS,
+        "loss.feature_scale": FEATURE_SCALES,
+        "features.encoders": ENCODERS,
+    }
+    return {key: tuple(names) for key, names in found.items()}

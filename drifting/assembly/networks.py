@@ -1,6 +1,7 @@
 """Networks from settings: the generator that a run trains, and the autoencoder that a pre-training trains."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,11 +44,12 @@ def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_cla
 
 @contextmanager
 def _named_settings() -> Iterator[None]:
-    """Names the section in what a network says of its settings."""
+    """Puts the section before the settings in what a network says of them."""
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"model.{error}") from error
+        keys = "|".join(field.name for field in dataclasses.fields(ModelConfig))
+        raise ConfigError(re.sub(rf"(?<![\w.])(?=(?:{keys})=)", "model.", str(error))) from error
 
 
 def generator(

@@ -23,6 +23,7 @@ class Command:
         settings_of: the command whose settings it takes, where they are not its own.
         takes: the flags that are given by their values alone, in this order.
         any_training: whether it takes the settings of `drifting pretrain` as well.
+        any_settings: whether it takes settings of every command, and the experiment by its name alone.
         flag_of: the flag that gives an argument of a library function, by the argument's name, where the two names
             differ. An `ArgumentError` is told in the name of the flag.
     """
@@ -37,4 +38,5 @@ class Command:
     settings_of: str | None = None
     takes: tuple[str, ...] = ()
     any_training: bool = False
+    any_settings: bool = False
     flag_of: Mapping[str, str] = field(default_factory=dict)

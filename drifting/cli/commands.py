@@ -1,5 +1,6 @@
 """Finds the command, runs it, and turns what goes wrong into one line and an exit code."""
 
+import difflib
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging as absl_logging
 
+import drifting
 from drifting.cli.command import Command
 from drifting.cli.compiled import keep_compiled
 from drifting.cli.data import COMMANDS as DATA
@@ -15,16 +17,22 @@ from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.flag_paths import expanded_arguments, refuse_addresses
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
-from drifting.cli.messages import close_to, fail, failure_of_the_machine
-from drifting.cli.settings import parse_flags
+from drifting.cli.lookup import COMMANDS as LOOKUP
+from drifting.cli.messages import fail, failure_of_the_machine
+from drifting.cli.overrides import take_config
+from drifting.cli.settings import parse_flags, take_settings
 from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
+from drifting.config.schema import Settings
 from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
 
-COMMANDS = DATA | TRAINING | IMAGES | EXPERIMENTS | WEIGHTS
+COMMANDS = LOOKUP | DATA | TRAINING | IMAGES | EXPERIMENTS | WEIGHTS
+
+COMMAND_SECTIONS = ("train", "cache")
+"""Commands that a section of settings has its name of."""
 
 WRONG_INPUT = (ConfigError, InputError, flags.Error)
 """Errors after which the exit code is 2, because the command cannot work as it was given."""
@@ -46,23 +54,30 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         print(overview(COMMANDS), file=sys.stderr)
         return 2
-    name, *rest = _join_name(arguments)
-    if name in ("-h", "--help", "help"):
-        print(overview(COMMANDS))
+    if arguments[0] == "--version":
+        print(f"drifting {drifting.__version__}")
         return 0
+    if arguments[0] == "help" and len(arguments) == 2 and arguments[1] in set(COMMANDS) & set(COMMAND_SECTIONS):
+        print(command_help(arguments[1], COMMANDS[arguments[1]]), end="\n\n")  # and then what its section means
+    else:
+        arguments = _asked(arguments)
+    name, *rest = _join_name(arguments)
     group = {command: entry for command, entry in COMMANDS.items() if command.startswith(f"{name} ")}
     asked = bool({"-h", "--help"} & set(rest))
+    if name in ("-h", "--help"):
+        print(overview(COMMANDS))
+        return 0
     if group and (asked or not rest):  # `study` or `hub` alone
-        print(overview(group), file=sys.stdout if asked else sys.stderr)
+        print(overview(group, f"{name} NAME"), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     if name not in COMMANDS:
-        return fail(f"{name}: there is no such command; use one of {', '.join(COMMANDS)}{close_to(name, COMMANDS)}")
-    if asked:
-        print(command_help(name, COMMANDS[name]))
-        return 0
+        return fail(f"{name}: there is no such command; {_nearest(name)}`drifting --help` lists all")
     _configure_logging()
     keep_compiled()
     try:
+        if asked:
+            print(command_help(name, COMMANDS[name], _settings_asked_for(name, rest)))
+            return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
         return COMMANDS[name].run(values)
@@ -79,6 +94,31 @@ def _run(arguments: list[str]) -> int:
             return fail(message, code=1)
         error.add_note(f"drifting {name}: this is a bug of drifting, not of its input; please report the lines above")
         raise
+
+
+def _asked(arguments: Sequence[str]) -> list[str]:
+    """`help`, `help COMMAND` and `COMMAND --help` as the last of them; `help SETTING` is a command of its own."""
+    name, *rest = arguments
+    if name != "help" or {"-h", "--help"} & set(rest):
+        return list(arguments)
+    topic = " ".join(rest)
+    command = topic in COMMANDS or any(known.startswith(f"{topic} ") for known in COMMANDS)
+    return [*rest, "--help"] if not topic or command else list(arguments)
+
+
+def _settings_asked_for(name: str, arguments: Sequence[str]) -> Settings | None:
+    """The settings whose help is asked for: those of `--config`, with what changes them; None without it."""
+    command = COMMANDS[name]
+    given, _ = take_config(list(arguments))
+    if command.settings is None or not given:
+        return None
+    rest = [argument for argument in arguments if argument not in ("-h", "--help")]
+    return take_settings(name, command, command.settings, rest)[0]
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, COMMANDS, n=1) or [c for c in COMMANDS if c.startswith(f"{name} ")]
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _join_name(arguments: Sequence[str]) -> list[str]:

@@ -7,8 +7,15 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.messages import fail
-from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, define_share, out_of, share_of, workdir_of
-from drifting.config.parse import parse
+from drifting.cli.shared import (
+    SCORE_ENCODER_HELP,
+    SHARE_FLAGS,
+    checked_settings,
+    define_share,
+    out_of,
+    share_of,
+    workdir_of,
+)
 from drifting.config.schema import CacheBuild, Config
 from drifting.errors import as_argument
 
@@ -25,7 +32,7 @@ def _cache(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.verify:
         return _verify(workdir)
-    config = parse(values["config"].value, CacheBuild)
+    config: CacheBuild = checked_settings(values)
     from drifting.runs.shared_work import Share
     from drifting.training.latents import build_cache
 
@@ -74,7 +81,7 @@ def _reference(values: flags.FlagValues) -> int:
         with as_argument("images", values.images):
             images = open_images(Path(values.images))
     else:
-        config = parse(values["config"].value, Config)
+        config: Config = values.config
         source = open_source(config.data, values.split)
         images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **data_facts(source)})
     encoder = score_encoder(values.encoder, images.shape)

@@ -10,7 +10,6 @@ from absl import flags
 from drifting.cli.command import Command
 from drifting.cli.settings import load_function, load_settings
 from drifting.cli.shared import WEIGHTS_HELP, out_of, workdir_of
-from drifting.config.parse import parse
 from drifting.errors import ConfigError
 from drifting.studies import STUDIES
 
@@ -101,7 +100,7 @@ def _define_diagnose(values: flags.FlagValues) -> None:
 
 
 def _study(name: str, values: flags.FlagValues) -> int:
-    out, settings = out_of(values), parse(values["config"].value, STUDIES[name].settings)
+    out, settings = out_of(values), values.config
     from drifting.studies.study import run_study
 
     subject = {}

@@ -9,14 +9,16 @@ from drifting.cli.command import Command
 from drifting.config.schema import Settings, to_dict
 
 
-def overview(commands: Mapping[str, Command]) -> str:
-    """The commands, a line each."""
+def overview(commands: Mapping[str, Command], name: str = "COMMAND") -> str:
+    """The commands, a line each. `name`: what stands for one of them."""
     lines = [f"  {name:<17} {command.summary}" for name, command in commands.items()]
-    return "\n".join(["usage: drifting COMMAND --flags", "", *lines, "", "drifting COMMAND --help lists its flags."])
+    more = [f"drifting {name} --help lists its flags, drifting configs the experiments;"]
+    more.append("drifting help SECTION.KEY says what a setting means.")
+    return "\n".join([f"usage: drifting {name} --flags", "", *lines, "", *more])
 
 
-def command_help(name: str, command: Command) -> str:
-    """A command's flags, and for a training all settings with their defaults."""
+def command_help(name: str, command: Command, given: Settings | None = None) -> str:
+    """A command's flags, and for a training all settings with their defaults, or with the values that are `given`."""
     values = flags.FlagValues()
     command.define(values)
     rows = [
@@ -24,14 +26,16 @@ def command_help(name: str, command: Command) -> str:
     ]
     usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
     if command.settings is not None:
-        given = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"
-        usage = f"usage: drifting {name} {given} [--config.SECTION.KEY=VALUE ...]"
+        shown = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"
+        usage = f"usage: drifting {name} {shown} [--config.SECTION.KEY=VALUE ...]"
         rows = [
-            ("--config=FILE", "the experiment, a Python file such as those in configs/"),
+            ("--config=NAME", "the experiment: a Python file, or one of those that `drifting configs` lists"),
             ("--config.SECTION.KEY=VALUE", f"changes one of its settings, e.g. {_example(command.settings)}"),
             *rows,
         ]
-        settings = ["", "settings and their defaults:", *_settings_help(command.settings)]
+        title = "settings and their defaults:" if given is None else "settings of --config, with what changes them:"
+        settings = ["", f"{title} (drifting help SECTION.KEY says what one means)"]
+        settings += _settings_help(command.settings() if given is None else given)
     elif command.usage:
         usage = f"usage: drifting {name} {command.usage}"
     width = max(len(flag) for flag, _ in rows)
@@ -45,11 +49,15 @@ def _example(kind: type[Settings]) -> str:
     return f"--config.{section}.{key}=500"
 
 
-def _settings_help(kind: type[Settings]) -> list[str]:
+def _settings_help(settings: Settings) -> list[str]:
     lines = []
-    for section, keys in to_dict(kind()).items():
-        # A default that has blanks in it stays on one line.
-        items = " ".join(f"{key}={value!r}".replace(" ", "\0") for key, value in keys.items())
+    for section, keys in to_dict(settings).items():
+        # A value that has blanks in it stays on one line, as long as it fits into one.
+        items = " ".join(_unbroken(f"{key}={value!r}") for key, value in keys.items())
         wrapped = textwrap.wrap(items, 104, break_long_words=False, break_on_hyphens=False)
         lines += [f"  {section if i == 0 else '':<10}  {line}".replace("\0", " ") for i, line in enumerate(wrapped)]
     return lines
+
+
+def _unbroken(item: str) -> str:
+    return item.replace(" ", "\0") if len(item) <= 100 else item

@@ -1,6 +1,7 @@
 """Flags and settings out of the arguments of a command: every way to get them wrong becomes a `ConfigError`."""
 
-import ast
+import difflib
+import importlib
 import importlib.util
 import inspect
 import re
@@ -12,117 +13,119 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to
-from drifting.config.older import FORMER_MODULES, renamed
-from drifting.config.parse import annotation, parse, to_config_dict
-from drifting.config.schema import Config, PretrainConfig, Settings, command_of
-from drifting.config.sections import accepts_none, wrong_type
+from drifting.cli.overrides import changed, take_changes, take_config, values_of
+from drifting.config.meanings import COMMAND_SETTINGS
+from drifting.config.older import FORMER_MODULES
+from drifting.config.parse import parse
+from drifting.config.schema import Config, PretrainConfig, Settings, command_of, to_dict
+from drifting.config.shipped import experiment_file, experiment_names
 from drifting.errors import ConfigError, one_line
+from drifting.runs.directory import CONFIG_FILE
+from drifting.studies import STUDIES
+from drifting.studies.settings import DiagnoseStudy
 
 
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:
-    """The flags of one command; every way to get them wrong becomes a `ConfigError`."""
+    """The flags of one command; every way to get them wrong becomes a `ConfigError`.
+
+    The value of the flag `config` is the settings as the command's dataclass, of a sweep its file.
+    """
     values, kind = flags.FlagValues(), command.settings
     if any(argument.split("=")[0] == f"--{command.without_config}" for argument in arguments):
         kind = None
     command.define(values)
-    known = [*values, "config"] if kind else list(values)
+    settings: Settings | None = None
+    if kind is not None:
+        settings, arguments = take_settings(name, command, kind, arguments)
+        flags.DEFINE_string("config", None, "the experiment", flag_values=values)
     try:
-        if kind is not None:
-            kind, arguments = _define_settings(name, command, kind, arguments, values)
         rest = values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname.removeprefix("--")
         if kind is None and command.settings is not None and flag.split(".")[0] == "config":
             raise ConfigError(f"--{flag}: --{command.without_config} takes no settings; leave it out") from error
-        raise ConfigError(f"--{flag}: there is no such flag; use {_listed(known)}{close_to(flag, known)}") from error
+        raise ConfigError(f"--{flag}: there is no such flag; {_nearest_flag(flag, list(values), name)}") from error
     except flags.IllegalFlagValueError as error:
-        raise ConfigError(_illegal_value(error, values, kind)) from error
+        raise ConfigError(_illegal_value(error, values)) from error
+    except flags.Error as error:  # such as a flag without its value
+        flag = str(error).rpartition("--")[2]
+        known = flag in values
+        raise ConfigError(f"--{flag}: give a value ({values[flag].help})" if known else one_line(error)) from error
     for flag, value in zip(command.takes, rest, strict=False):
         values[flag].value = value
     if len(rest) > len(command.takes):
-        raise ConfigError(f"{rest[len(command.takes)]!r}: not a flag; flags are given as --flag=value")
+        raise ConfigError(_not_a_flag(rest[len(command.takes)], list(values)))
+    if settings is not None:
+        values["config"].value = settings
     return values
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name}" for name in names)
+def _nearest_flag(flag: str, known: Sequence[str], name: str) -> str:
+    close = difflib.get_close_matches(flag, known, n=1)
+    return f"did you mean --{close[0]}?" if close else f"`drifting {name} --help` lists them"
 
 
-def _define_settings(
-    name: str, command: Command, kind: type[Settings], arguments: list[str], values: flags.FlagValues
-) -> tuple[type[Settings], list[str]]:
-    """Declares the flag `config` with the settings of its file and what overrides them.
+def _not_a_flag(given: str, known: Sequence[str]) -> str:
+    """One line for an argument that is no flag, with the flag that it is probably meant for."""
+    name = given.split(":", 1)[0]
+    if given.startswith("-"):
+        return f"{given}: there is no such flag"
+    if "config" in known and (name.endswith(".py") or experiment_file(name) is not None):
+        meant = "config"
+    elif "weights" in known and (
+        "://" in given or (not (Path(given) / CONFIG_FILE).is_file() and Path(given).is_dir())
+    ):
+        meant = "weights"
+    else:
+        meant = next((flag for flag in ("run", "workdir", "weights", "out") if flag in known), known[0])
+    return f"{given!r}: is not a flag; did you mean --{meant}={given}?"
 
-    Returns:
-        What kind of settings they are, and the other arguments.
+
+def take_settings(
+    name: str, command: Command, kind: type[Settings], arguments: list[str]
+) -> tuple[Settings, list[str]]:
+    """The settings of the file that `--config` names with those that the arguments change, and the other arguments.
+
+    Raises:
+        ConfigError: there is no such file, it holds settings of another command, or a setting cannot be.
     """
-    path, arguments = _take_config(arguments)
-    if not path and not command.has_defaults:
-        raise ConfigError("--config: give the experiment's file, such as one out of configs/")
-    settings = load_settings(path) if path else to_config_dict(kind())
+    if command.any_settings and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--config={arguments[0]}", *arguments[1:]]
+    given, arguments = take_config(arguments)
+    if not given and not command.has_defaults:
+        if positional := next((argument for argument in arguments if not argument.startswith("-")), None):
+            raise ConfigError(_not_a_flag(positional, ["config", "workdir"]))
+        raise ConfigError("--config: give the experiment; `drifting configs` lists those that there are")
+    if not given:
+        changes, arguments = take_changes(arguments, kind)
+        return parse(changed({}, values_of(changes, kind)), kind), arguments
+    settings = load_settings(given)
     owner = command_of(settings)
-    if command.any_training and owner in ("train", "pretrain"):
+    if command.any_settings:
+        kind = _kind_of(settings, owner)
+    elif command.any_training and owner in ("train", "pretrain"):
         kind = PretrainConfig if owner == "pretrain" else Config
     elif owner != (command.settings_of or name.split()[0]):
-        raise ConfigError(f"--config={path}: holds settings of `drifting {owner}`; give them to that command")
+        raise ConfigError(f"--config={given}: holds settings of `drifting {owner}`; give them to that command")
     try:
-        settings = to_config_dict(parse(settings, kind))
+        plain = to_dict(parse(settings, kind))
     except ConfigError as error:
-        raise ConfigError(f"--config={path}: {error}") from error
-    rest: list[str] = []
-    none: set[str] = set()
-    remaining = iter(arguments)
-    for argument in remaining:
-        match = re.fullmatch(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
-        if match and annotation(kind, match[1], match[2]) is Any:
-            off = argument.lstrip("-").startswith("no")
-            value = match[2] if match[2] is not None else "False" if off else next(remaining, "")
-            _set_option(settings, renamed(match[1]).split("."), value)
-            continue
-        if match and match[2] == "None" and accepts_none(annotation(kind, match[1], None)):
-            none.add(match[1])
-            # The last value of a key that is given twice counts.
-            rest = [other for other in rest if other.split("=")[0].lstrip("-") != f"config.{match[1]}"]
-            continue
-        if match:
-            annotation(kind, match[1], match[2])
-            none.discard(match[1])
-        rest.append(argument)
-    for section, _, key in (path.rpartition(".") for path in none):
-        settings[section][key] = None  # which flags cannot say
-    config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=rest)
-    return kind, rest
+        raise ConfigError(f"--config={given}: {error}") from error
+    changes, arguments = take_changes(arguments, kind)
+    return parse(changed(plain, values_of(changes, kind)), kind), arguments
 
 
-def _set_option(settings: ConfigDict, path: Sequence[str], text: str) -> None:
-    """Sets a key below a section whose keys are not declared: an option of an encoder or of a network."""
-    *sections, key = path
-    for section in sections:
-        if section not in settings:
-            settings[section] = ConfigDict()
-        settings = settings[section]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    with settings.ignore_type():
-        settings[key] = value
-
-
-def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--config`, the last if there are several or '' if there is none, and the other arguments."""
-    path, rest, remaining = "", [], iter(arguments)
-    for argument in remaining:
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            path = value if equals else next(remaining, "")
-        else:
-            rest.append(argument)
-    return path, rest
+def _kind_of(settings: ConfigDict, owner: str) -> type[Settings]:
+    """The dataclass that these settings, of the command `owner`, are of; a study's is known by its keys."""
+    if owner != "study":
+        return COMMAND_SETTINGS[owner]
+    keys = set(settings.study)
+    fitting = (study.settings for study in STUDIES.values() if set(to_dict(study.settings())["study"]) == keys)
+    return next(fitting, DiagnoseStudy)
 
 
 def load_settings(given: str) -> ConfigDict:
@@ -137,13 +140,38 @@ def load_settings(given: str) -> ConfigDict:
     return settings
 
 
+OTHER_FILES = {
+    "get_config": ("get_sweep", "is a sweep; give it to `drifting sweep`"),
+    "get_sweep": ("get_config", "is one experiment and no sweep; give it to `drifting train`, or sweep over it"),
+}
+"""The function of a file that is of another kind than the one that is wanted, and what to do with it."""
+
+
 def load_function(given: str, function: str) -> Any:
     """What a function of a Python file returns, see `load_settings`."""
-    name, *argument = given.split(":", 1)
-    path = Path(name)
-    if not path.is_file():
-        beside = sorted(str(other) for other in path.parent.glob("*.py"))
-        raise ConfigError(f"--config={given}: there is no such file{close_to(name, beside)}")
+    _, *argument = given.split(":", 1)
+    with loaded_file(given) as module:
+        if not hasattr(module, function):
+            other, remedy = OTHER_FILES[function]
+            raise ConfigError(remedy if hasattr(module, other) else f"defines no function {function}()")
+        if argument and not inspect.signature(getattr(module, function)).parameters:
+            raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
+        return getattr(module, function)(*argument)
+
+
+@contextmanager
+def loaded_file(given: str) -> Iterator[Any]:
+    """The module that a file of settings, `FILE` or `FILE:ARGUMENT`, is; the block's errors name the file.
+
+    Raises:
+        ConfigError: there is no such file, or it or the block fails.
+    """
+    name = given.split(":", 1)[0]
+    path = experiment_file(name)
+    if path is None:
+        beside = sorted(str(other) for other in Path(name).parent.glob("*.py"))
+        known = [] if "/" in name and name.endswith(".py") else experiment_names()
+        raise ConfigError(f"--config={given}: there is no such file{close_to(name, [*beside, *known])}")
     spec = importlib.util.spec_from_file_location("drifting_config_file", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={given}: must be a Python file, ending in .py")
@@ -151,11 +179,7 @@ def load_function(given: str, function: str) -> Any:
     try:
         with _neighbours(path.parent):
             spec.loader.exec_module(module)
-            if not hasattr(module, function):
-                raise ConfigError(f"defines no function {function}()")
-            if argument and not inspect.signature(getattr(module, function)).parameters:
-                raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
-            return getattr(module, function)(*argument)
+            yield module
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
     except Exception as error:
@@ -191,13 +215,10 @@ def _where(error: Exception, path: Path) -> str:
     return f", line {frames[-1].lineno}" if frames else ""
 
 
-def _illegal_value(error: Exception, values: flags.FlagValues, kind: type[Settings] | None) -> str:
+def _illegal_value(error: Exception, values: flags.FlagValues) -> str:
     """One line for a flag whose value is of the wrong type."""
     match = re.match(r"flag --([^=]+)=(.*?): ", str(error), re.DOTALL)
     if match is None:
         return one_line(error)
     flag, value = match[1], match[2]
-    if kind is not None and flag.startswith("config."):
-        path = flag.removeprefix("config.")
-        return wrong_type(path, value, annotation(kind, path, value))
     return f"--{flag}={value}: expected {values[flag].parser.syntactic_help} ({values[flag].help})"

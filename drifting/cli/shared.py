@@ -2,10 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from drifting.cli.catalogue import experiments
+from drifting.config.checks import check
+from drifting.config.schema import CacheBuild, Config
 from drifting.errors import ConfigError
+from drifting.runs.directory import ENCODER_FOLDER
 
 WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
@@ -14,6 +19,41 @@ SCORE_ENCODER_HELP = "inception[:WEIGHTS], pixels, mae|dinov2:WEIGHTS"
 
 SHARE_FLAGS = {"index": "process_index", "count": "process_count"}
 """The flags that give the arguments of a `Share`, see `Command.flag_of`."""
+
+
+def checked_settings(values: flags.FlagValues) -> Any:
+    """The settings that `--config` and what changes it make, checked as far as that needs no JAX.
+
+    Raises:
+        ConfigError: they cannot work together, or an encoder that they name is not there.
+    """
+    settings = values.config
+    check(settings)
+    if isinstance(settings, Config):
+        check_encoders(settings)
+    if not isinstance(settings, CacheBuild) and settings.train.wandb_project:
+        from drifting.runs.metrics import import_wandb
+
+        import_wandb()
+    return settings
+
+
+def check_encoders(config: Config) -> None:
+    """Checks that folders of encoders are there; where an experiment of the package makes one, says how.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name in config.features.encoders:
+        weights = config.features.options.get(name, {}).get("weights")
+        if not isinstance(weights, str) or "://" in weights or Path(weights).expanduser().exists():
+            continue
+        workdir, _, last = weights.rpartition("/")
+        made = [one.example for one in experiments() if one.command == "pretrain" and last == ENCODER_FOLDER]
+        command = next((line for line in made if line.endswith(f"--workdir={workdir}")), None)
+        remedy = f"make it: {command}" if command else "`drifting pretrain` makes one"
+        where = "" if Path(weights).is_absolute() else f" below {Path.cwd()}"
+        raise ConfigError(f"features.options.{name}.weights={weights!r}: there is no such folder{where}; {remedy}")
 
 
 def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path:

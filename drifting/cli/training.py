@@ -1,14 +1,13 @@
 """`drifting pretrain`, `train`, `plan` and `replay`."""
 
 import logging
-from typing import Any
 
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import workdir_of
-from drifting.config.parse import parse
-from drifting.config.schema import Config, PretrainConfig, command_of
+from drifting.cli.shared import checked_settings, workdir_of
+from drifting.config.checks import check
+from drifting.config.schema import Config, PretrainConfig
 from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
@@ -41,7 +40,7 @@ def _join_processes(values: flags.FlagValues) -> None:
 
 
 def _train(values: flags.FlagValues) -> int:
-    workdir, config = workdir_of(values), parse(values["config"].value, Config)
+    workdir, config = workdir_of(values), checked_settings(values)
     from drifting.training.generator import train
 
     _join_processes(values)
@@ -49,7 +48,7 @@ def _train(values: flags.FlagValues) -> int:
 
 
 def _pretrain(values: flags.FlagValues) -> int:
-    workdir, config = workdir_of(values), parse(values["config"].value, PretrainConfig)
+    workdir, config = workdir_of(values), checked_settings(values)
     from drifting.training.encoder import pretrain
 
     _join_processes(values)
@@ -66,8 +65,8 @@ def _define_plan(values: flags.FlagValues) -> None:
 
 
 def _plan(values: flags.FlagValues) -> int:
-    settings: Any = values["config"].value
-    config = parse(settings, PretrainConfig) if command_of(settings) == "pretrain" else parse(settings, Config)
+    config = values.config
+    check(config)
     from drifting.experiments.plan.plan import plan
 
     fits = plan(

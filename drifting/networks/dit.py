@@ -313,7 +313,8 @@ class DiT(nnx.Module):
         if preset is not None:
             require_setting(preset in PRESETS, "preset", preset, f"use one of {', '.join(PRESETS)}")
             for key, value in sizes.items():
-                require_setting(value is None, key, value, f"preset={preset!r} sets it: give one or the other")
+                remedy = f"preset={preset!r} sets it: set {', '.join(f'{size}=None' for size in sizes)}"
+                require_setting(value is None, key, value, f"{remedy}, or preset=None and give all of them")
             return
         for key, value in sizes.items():
             require_setting(value is not None, key, value, f"give it, or a preset out of {', '.join(PRESETS)}")

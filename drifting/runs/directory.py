@@ -16,6 +16,9 @@ _RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
+ENCODER_FOLDER = "encoder"
+"""Where `drifting pretrain` writes its encoder in the run's folder."""
+
 RESUMABLE = (
     "train.steps",
     "train.micro_batch",

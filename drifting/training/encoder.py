@@ -20,14 +20,13 @@ from drifting.method.state import TrainState
 from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
+from drifting.runs.directory import ENCODER_FOLDER
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
 from drifting.training.loop import run_loop
 from drifting.weights.artifact import save_artifact
 
 logger = logging.getLogger("drifting")
-
-ENCODER_FOLDER = "encoder"
 
 DRAWN_IMAGES = 10
 

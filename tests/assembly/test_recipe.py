@@ -89,10 +89,10 @@ def test_dtypes_are_given_by_name():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (DataConfig(path="x"), "data.name='digits': source 'digits' takes no path (got 'x'): leave it None"),
-        (DataConfig(name="array"), "data.name='array': source 'array' needs path: give it"),
-        (DataConfig(name="array", path="no.npz"), "data.name='array': path='no.npz' cannot be read as an .npz file"),
-        (DataConfig(name="imagefolder", path="no", image_size=8), "data.name='imagefolder': path='no' is not a folder"),
+        (DataConfig(path="x"), "data.path='x': source 'digits' takes no path: set data.path=None"),
+        (DataConfig(name="array"), "data.path=None: source 'array' needs data.path: give it"),
+        (DataConfig(name="array", path="no.npz"), "data.path='no.npz' cannot be read as an .npz file"),
+        (DataConfig(name="imagefolder", path="no", image_size=8), "data.path='no' is not a folder"),
     ],
 )
 def test_data_that_cannot_be_had_is_one_line(data: DataConfig, message: str):

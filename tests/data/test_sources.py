@@ -146,5 +146,5 @@ def test_make_source_explains_its_arguments(tmp_path: Path) -> None:
         make_source("array")
     with pytest.raises(ValueError, match="'imagefolder' needs image_size"):
         make_source("imagefolder", path=folder)
-    with pytest.raises(ValueError, match="'digits' takes no image_size"):
+    with pytest.raises(ValueError, match="image_size=32: source 'digits' takes no image_size"):
         make_source("digits", image_size=32)

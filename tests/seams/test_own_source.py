@@ -81,7 +81,7 @@ def test_latents_of_somebody_elses_cache_are_trained_on(tmp_path: Path, resident
 def test_what_it_does_not_take_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for flags, message in (
         (["--config.data.name=stripe"], "data.name='stripe': use one of digits, array"),
-        (["--config.data.name=stripes", "--config.data.path=x"], "data.name='stripes': source 'stripes' takes no path"),
+        (["--config.data.name=stripes", "--config.data.path=x"], "data.path='x': source 'stripes' takes no path"),
         (["--config.data.name=moments", "--config.data.flip=True"], "data.name='moments': "),
         (["--config.data.name=moments", "--config.data.vae=random://sd"], "data.vae='random://sd': "),
     ):

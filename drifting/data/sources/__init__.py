@@ -1,8 +1,10 @@
 """Image sets by name. A new data set is a function that returns a `LabelledSource`, and an entry in `SOURCES`."""
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from drifting.config.schema import DataConfig
 from drifting.data.latents.read import latents
@@ -43,29 +45,41 @@ def make_source(
         InputError: `name` is unknown, the source needs an argument that is None or takes none of that name, or the
             source itself refuses its arguments.
     """
+    given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
+    _check_arguments(name, given)
+    return SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
+
+
+ARGUMENTS = ("path", "image_size", "channels", "classes")
+"""The arguments of a source, each a setting of the section `data`."""
+
+
+def _check_arguments(name: str, given: Mapping[str, Any], section: str = "") -> None:
+    """Raises `InputError` that names all arguments that the source needs or does not take; `section` goes before them.
+
+    All at once: whoever changes the source of an experiment changes them together.
+    """
     if name not in SOURCES:
         raise InputError(f"source name={name!r} is unknown: use one of {', '.join(SOURCES)}")
-    given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     parameters = inspect.signature(SOURCES[name]).parameters
-    for key, value in given.items():
-        if value is None and key in parameters and parameters[key].default is inspect.Parameter.empty:
-            raise InputError(f"source {name!r} needs {key}: give it")
-        if value is not None and key not in parameters:
-            raise InputError(f"source {name!r} takes no {key} (got {value!r}): leave it None")
-    return SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
+    unwanted = [key for key, value in given.items() if value is not None and key not in parameters]
+    required = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+    missing = [key for key in required if key in given and given[key] is None]
+    if not unwanted and not missing:
+        return
+    wrong = ", ".join([f"{section}{key}={given[key]!r}" for key in (*missing, *unwanted)])
+    needs = [f"needs {', '.join(section + key for key in missing)}: give it"] if missing else []
+    unset = ", ".join(f"{section}{key}=None" for key in unwanted)
+    takes = [f"takes no {', '.join(unwanted)}: set {unset}"] if unwanted else []
+    raise InputError(f"{wrong}: source {name!r} {'; and '.join([*needs, *takes])}")
 
 
 def source(data: DataConfig, split: str = "train") -> LabelledSource:
     """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
+    given = {key: getattr(data, key) for key in ARGUMENTS}
     try:
-        found = make_source(
-            data.name,
-            split=split,
-            path=data.path,
-            image_size=data.image_size,
-            channels=data.channels,
-            classes=data.classes,
-        )
+        _check_arguments(data.name, given, "data.")
+        found = make_source(data.name, split=split, **given)
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
             raise InputError(
@@ -74,5 +88,9 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         if data.verify and isinstance(found, VerifiableSource):
             found.verify()
     except (ConfigError, InputError) as error:
-        raise ConfigError(f"data.name={data.name!r}: {error}") from error
+        # What begins with an argument, or with its value, is said of the setting that gives it.
+        text = str(error).removeprefix("data.")
+        if re.match(rf"({'|'.join(ARGUMENTS)})=", text):
+            raise ConfigError(f"data.{text}") from error
+        raise ConfigError(f"data.name={data.name!r}: {text}") from error
     return OneClass(found) if data.unconditional else found

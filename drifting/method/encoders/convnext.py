@@ -1,6 +1,7 @@
 """ConvNeXt V2 as a feature encoder of images: the normalised maps of its stages and their statistics."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,11 @@ SMALLEST_SIDE = 32
 class ConvNeXtOptions:
     """Settings of ConvNeXt V2 as a feature encoder."""
 
-    weights: str | None = "hf://facebook/convnextv2-base-22k-224"
-    dtype: str = "float32"
-    size: int = 224  # images are resized to this many pixels
+    weights: Annotated[str | None, "the encoder: hf://OWNER/REPO[/FOLDER] or a folder"] = (
+        "hf://facebook/convnextv2-base-22k-224"
+    )
+    dtype: Annotated[str, "numbers that it computes with: float32 or bfloat16"] = "float32"
+    size: Annotated[int, "images are resized to this side, in pixels"] = 224
 
     def __post_init__(self) -> None:
         require_dtype("dtype", self.dtype)

@@ -5,6 +5,7 @@ Every function is differentiable in the samples and takes the frozen network of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +26,17 @@ from drifting.networks.network import Network, Params
 class DINOv2Options:
     """Settings of DINOv2 as a feature encoder."""
 
-    weights: str | None = "hf://facebook/dinov2-base"
-    dtype: str = "float32"
-    size: int = 224  # images are resized to this many pixels, a multiple of the patch's side (14)
-    layers: tuple[int, ...] | None = None  # numbers of blocks, counted from 1; None: four, evenly spaced
-    locations: bool = True  # this and the following: which features of each block
-    mean: bool = True
-    std: bool = True
-    mean_patches: tuple[int, ...] = ()
-    std_patches: tuple[int, ...] = ()
+    weights: Annotated[str | None, "the encoder: hf://OWNER/REPO[/FOLDER] or a folder"] = "hf://facebook/dinov2-base"
+    dtype: Annotated[str, "numbers that it computes with: float32 or bfloat16"] = "float32"
+    size: Annotated[int, "images are resized to this side, in pixels, a multiple of the patch's (14)"] = 224
+    layers: Annotated[
+        tuple[int, ...] | None, "numbers of the blocks whose maps are used, counted from 1; None: four, evenly spaced"
+    ] = None
+    locations: Annotated[bool, "use each map's features at every position"] = True
+    mean: Annotated[bool, "use the mean of each map"] = True
+    std: Annotated[bool, "use the standard deviation of each map"] = True
+    mean_patches: Annotated[tuple[int, ...], "sides of patches of each map whose means are used"] = ()
+    std_patches: Annotated[tuple[int, ...], "sides of patches of each map whose standard deviations are used"] = ()
 
     def __post_init__(self) -> None:
         require_dtype("dtype", self.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +22,17 @@ from drifting.networks.network import Network, Params
 class MAEOptions:
     """Settings of the masked autoencoder as a feature encoder."""
 
-    weights: str | None = None  # such as the folder `encoder` that `drifting pretrain` writes
-    dtype: str = "float32"
-    size: int | None = None  # images are resized to this many pixels; None: not
-    locations: bool = True  # this and the following: which features
-    mean: bool = True
-    std: bool = True
-    mean_patches: tuple[int, ...] = (2, 4)
-    std_patches: tuple[int, ...] = (2, 4)
-    every_k_block: int = 2  # of the residual blocks of each stage use every k-th; 0: none
+    weights: Annotated[
+        str | None, "the encoder: the folder `encoder` that drifting pretrain writes, or hf://OWNER/REPO[/FOLDER]"
+    ] = None
+    dtype: Annotated[str, "numbers that it computes with: float32 or bfloat16"] = "float32"
+    size: Annotated[int | None, "images are resized to this side, in pixels; None: not"] = None
+    locations: Annotated[bool, "use each map's features at every position"] = True
+    mean: Annotated[bool, "use the mean of each map"] = True
+    std: Annotated[bool, "use the standard deviation of each map"] = True
+    mean_patches: Annotated[tuple[int, ...], "sides of patches of each map whose means are used"] = (2, 4)
+    std_patches: Annotated[tuple[int, ...], "sides of patches of each map whose standard deviations are used"] = (2, 4)
+    every_k_block: Annotated[int, "of the residual blocks of each stage use every k-th; 0: none"] = 2
 
     def __post_init__(self) -> None:
         require_dtype("dtype", self.dtype)

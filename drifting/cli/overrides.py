@@ -1,0 +1,137 @@
+"""`--config.SECTION.KEY=VALUE` on the command line: what was typed, and the value that it means."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from drifting.config.older import renamed
+from drifting.config.parse import annotation
+from drifting.config.schema import Settings
+from drifting.config.sections import accepts_none, inner_type, wrong_type
+from drifting.errors import ConfigError
+
+TRUTHS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+"""Words for a setting that is either on or off."""
+
+
+def take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of `--config`, the last if there are several or '' if there is none, and the other arguments."""
+    path, rest, remaining = "", [], iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            path = value if equals else next(remaining, "")
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def take_changes(arguments: list[str], kind: type[Settings]) -> tuple[dict[str, str], list[str]]:
+    """The settings that arguments change, `{dotted key: what was typed}`, and the other arguments.
+
+    The last value of a key that is given twice counts. `--noconfig.KEY` and `--config.KEY` alone switch it off and on.
+
+    Raises:
+        ConfigError: there is no such setting, or its value is missing.
+    """
+    changes: dict[str, str] = {}
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        match = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            rest.append(argument)
+            continue
+        path, text = match[2], match[3]
+        hint = annotation(kind, path, text)
+        if text is None:
+            text = ("false" if match[1] else "true") if inner_type(hint) in (bool, Any) else next(remaining, None)
+        if text is None or (text.startswith("--") and match[3] is None):
+            raise ConfigError(f"--config.{path}: give a value, --config.{path}=VALUE")
+        changes.pop(path, None)
+        changes[path] = text
+    return changes, rest
+
+
+def values_of(changes: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
+    """The values that typed texts mean, `{dotted key: value}`, keys under their names of today.
+
+    Raises:
+        ConfigError: a text means none that the setting takes.
+    """
+    return {renamed(path): value_of(path, text, annotation(kind, path, text)) for path, text in changes.items()}
+
+
+def changed(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with the values at these dotted keys; sections that are not there are made."""
+    found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        found[head] = changed(found.get(head, {}), {rest: value}) if rest else value
+    return found
+
+
+def value_of(path: str, text: str, hint: Any) -> Any:
+    """The value of type `hint` that a typed text means; a text for the key `path`, which errors name.
+
+    Tuples are typed as words or numbers with commas between them, in brackets or not; whole numbers also as `1e3`.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    if text == "None" and (accepts_none(hint) or hint is Any):
+        return None
+    kind = inner_type(hint)
+    try:
+        if get_origin(kind) is tuple:
+            return tuple(_plain(item, get_args(kind)[0]) for item in _items(text))
+        return _plain(text, kind)
+    except ValueError as error:
+        raise ConfigError(wrong_type(path, text, hint)) from error
+
+
+def _items(text: str) -> Iterator[str]:
+    """The parts of `(a, b)`, `[a, b]`, `a,b` or `'a','b'`; `()` has none, and an empty text is no tuple."""
+    inner = text.strip()
+    if (inner[:1], inner[-1:]) in (("(", ")"), ("[", "]")):
+        inner = inner[1:-1].strip()
+        if not inner:
+            return
+    for part in inner.removesuffix(",").split(","):
+        part = part.strip()
+        quoted = len(part) > 1 and part[0] == part[-1] and part[0] in "'\""
+        if not part:
+            raise ValueError("nothing between two commas")
+        yield part[1:-1] if quoted else part
+
+
+def _plain(text: str, kind: Any) -> Any:
+    """A number, word or truth value. Raises `ValueError` if the text means none."""
+    if kind is bool:
+        if text.lower() not in TRUTHS:
+            raise ValueError(text)
+        return TRUTHS[text.lower()]
+    if kind is int:
+        return _whole(text)
+    if kind is float:
+        return float(text)
+    return _literal(text) if kind is Any else text
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)  # 1e3 is a whole number, too
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _literal(text: str) -> Any:
+    """What a text means for an option whose type is not declared here: a Python literal, on or off, or a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
