@@ -80,7 +80,7 @@ NOTES = (
 )
 
 
-def listing(found: Sequence[Experiment]) -> str:
+def experiments_table(found: Sequence[Experiment]) -> str:
     """The experiments below the commands they are for, each with its variants and what is published of them."""
     lines: list[str] = []
     for group in dict.fromkeys(one.command.split()[0] for one in found):

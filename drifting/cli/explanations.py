@@ -8,7 +8,7 @@ from drifting.config.meanings import Section, Setting
 from drifting.errors import ConfigError
 
 
-def explained(topic: str, sections: Sequence[Section]) -> str:
+def explanation_of(topic: str, sections: Sequence[Section]) -> str:
     """What a section, a setting by its dotted key, or all settings of one name are.
 
     Raises:

@@ -7,9 +7,9 @@ from typing import Any
 
 from absl import flags
 
-from drifting.cli.catalogue import experiments, listing
+from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
-from drifting.cli.explanations import explained, settings_page
+from drifting.cli.explanations import explanation_of, settings_page
 from drifting.config.meanings import option_sections, sections
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
 
@@ -27,7 +27,7 @@ def _define_configs(values: flags.FlagValues) -> None:
 
 def _configs(values: flags.FlagValues) -> int:
     found = experiments()
-    print(json.dumps([dataclasses.asdict(one) for one in found], indent=2) if values.json else listing(found))
+    print(json.dumps([dataclasses.asdict(one) for one in found], indent=2) if values.json else experiments_table(found))
     return 0
 
 
@@ -42,7 +42,7 @@ def _help(values: flags.FlagValues) -> int:
 
     options = {name: encoder.options for name, encoder in ENCODERS.items()}
     found = [*sections(known_names()).values(), *option_sections(options)]
-    print(settings_page(found) if values.markdown else explained(values.topic, found))
+    print(settings_page(found) if values.markdown else explanation_of(values.topic, found))
     return 0
 
 
