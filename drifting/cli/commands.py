@@ -25,6 +25,7 @@ from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.schema import Settings
+from drifting.data.library_warnings import pillow_warnings_in_one_line
 from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
@@ -80,7 +81,8 @@ def _run(arguments: list[str]) -> int:
             return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
-        return COMMANDS[name].run(values)
+        with pillow_warnings_in_one_line():
+            return COMMANDS[name].run(values)
     except OutputError:
         raise
     except ArgumentError as error:

@@ -72,9 +72,9 @@ def _reference(values: flags.FlagValues) -> int:
     from drifting.data.fingerprint import data_facts
     from drifting.data.sources import source as open_source
     from drifting.runs.shared_work import Share
-    from drifting.sampling.images import open_images
     from drifting.scoring.image_features import score_encoder
-    from drifting.scoring.reference import SourceImages, make_reference
+    from drifting.scoring.image_sets import SourceImages, open_images
+    from drifting.scoring.reference import make_reference
 
     images: Any
     if values.images:

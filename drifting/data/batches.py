@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
+from drifting.data.library_warnings import no_pillow_warnings
 from drifting.data.source import LabelledSource, Source, delivery, read_records
 from drifting.errors import InputError, require_argument
 
@@ -166,6 +167,10 @@ class BatchIterator(abc.ABC):
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process is given: what `batch` needs."""
         return {**self.__dict__, "_batches": None, "_reading": dataclasses.replace(self._reading, place=None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        no_pillow_warnings()  # here begins a worker process
 
     def __iter__(self) -> Self:
         return self

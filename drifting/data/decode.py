@@ -2,12 +2,13 @@
 
 import abc
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from drifting.data.crop import Seed, centre_crop, random_crop
 from drifting.data.source import Indices, LabelledImages, Records, to_float
@@ -17,12 +18,23 @@ LONGEST_RATIO = 50
 """Ratio of an image's sides from which on it is no picture: of a strip 2 pixels wide, resized before it is cropped, a
 square of 256 would cost gigabytes."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What shows an image upright, by the value of its EXIF tag; angles are counter-clockwise."""
+
 
 class EncodedSource(abc.ABC):
     """Images of various sizes in the formats that Pillow reads; delivered as squares (`crop.py`).
 
-    They are turned as their EXIF tag says, unlike in ADM's published preprocessing, and converted to RGB or grey: CMYK,
-    palettes and 16 bits are understood, alpha is dropped.
+    They are decoded by `decode`: turned as their EXIF tag says, unlike in ADM's published preprocessing, and converted
+    to RGB or grey. CMYK, palettes and 16 bits are understood, alpha is dropped.
 
     Args:
         name: the source's name.
@@ -80,7 +92,10 @@ def check_size(image_size: int, channels: int) -> None:
 
 
 def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
-    """The pixels of an encoded image, `[H, W, 3]`, or `[H, W]` for one channel.
+    """The pixels of an encoded image, `[H, W, 3]`, or `[H, W]` for one channel. All images are read here.
+
+    Of several frames or pages it is the first. The image is turned as its EXIF tag says where that can be read,
+    whatever else is wrong with its EXIF.
 
     Args:
         name: what to call it in an error.
@@ -88,19 +103,60 @@ def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:
         channels: 3 for RGB, 1 for grey.
 
     Raises:
+        InputError: it cannot be read, whatever Pillow raises. The message has the name.
+    """
+    with _opened(name, data) as image:
+        image.load()
+        turn = _turn(image)
+        image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns of some kinds of it
+        if _has_16_bits(image):  # convert() would clip their levels at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise InputError(f"32-bit images (mode {image.mode}) have no fixed range, use 8 or 16 bits")
+        image = image.convert("L" if channels == 1 else "RGB")
+        return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def is_grey(name: str, data: Path | bytes) -> bool:
+    """Whether an encoded image has no colours; only its header is read.
+
+    Raises:
         InputError: it cannot be read.
     """
+    with _opened(name, data) as image:
+        if image.mode in ("P", "PA"):
+            colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            return bool((colours == colours[:, :1]).all())
+        return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+
+
+@contextmanager
+def _opened(name: str, data: Path | bytes) -> Iterator[Image.Image]:
+    """An opened image; what is raised while it is used becomes an `InputError` that names it."""
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
-            if max(opened.size) > LONGEST_RATIO * min(opened.size):
-                raise InputError(f"it is a strip of {opened.width}x{opened.height} pixels")
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):  # convert() would clip 16-bit levels at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise InputError(f"32-bit images (mode {image.mode}) have no fixed range, use 8 or 16 bits")
-            return np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    # Pillow raises SyntaxError and ValueError, too, on damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = one_line(error)
-        raise InputError(f"cannot read the image {name}: {reason}; repair or remove it") from error
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if max(image.size) > LONGEST_RATIO * min(image.size):
+                raise InputError(f"it is a strip of {image.width}x{image.height} pixels")
+            yield image
+    except Exception as error:  # Pillow raises errors of any kind on damaged files
+        known = isinstance(error, OSError | ValueError)
+        reason = one_line(error if known else f"{type(error).__name__}: {error}").rstrip(": ")
+        remedy = "repair or remove it"
+        if isinstance(error, MemoryError):
+            remedy = "free some memory"
+        elif isinstance(error, OSError) and error.errno is not None:
+            remedy = "make it readable"
+        raise InputError(f"cannot read the image {name}: {reason}; {remedy}") from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What shows the image upright; None: nothing needs to be done, or its EXIF cannot be read."""
+    try:
+        return TURNS.get(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # of any kind, as above; pixels do not depend on it
+        return None
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether levels go to 65,535. Pillow gives those of PGM and PNG files as 32-bit integers."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed, random_crops
+from drifting.data.npz import check_axes, check_range
 from drifting.errors import InputError
 
 Indices = Sequence[int] | NDArray[np.integer]
@@ -241,11 +242,14 @@ def checked_images(images: NDArray, what: str) -> NDArray:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(f"{what} has shape {images.shape}: give [N, H, W, C] or [N, H, W], none of them 0")
+    check_axes(images.shape, what)
     if images.dtype == np.uint8:
+        check_range(0, int(images.max()), images.dtype, what)
         return images
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"{what} has dtype {images.dtype}: give uint8, or float in [-1, 1]")
     low, high = images.min(), images.max()
     if not (low >= -1 and high <= 1):  # written so that NaN fails too
         raise InputError(f"{what} is float with values from {low} to {high}: rescale to [-1, 1], or give uint8")
+    check_range(float(low), float(high), images.dtype, what)
     return images.astype(np.float32)

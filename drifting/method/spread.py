@@ -1,5 +1,7 @@
 """How far samples lie apart: the neighbour distance as a feature scale, and the collapse ratio."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -7,11 +9,20 @@ from jaxtyping import Float, Float32
 
 from drifting.method.kernels import pairwise_distance
 
+SAME_IMAGE = 2 / 255
+"""Root mean square difference of two samples that show the same: one of the 256 levels of an image in [-1, 1]."""
+
+
+def _same_image(dims: int) -> float:
+    """The distance of two samples of so many numbers that show the same."""
+    return SAME_IMAGE * math.sqrt(dims)
+
 
 def neighbour_distance(real: Float[Array, "labels samples dims"], neighbours: int = 5) -> Float32[Array, "labels"]:
     """Mean distance from each real sample of a class to its `neighbours` nearest others of the batch.
 
-    This is the per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5).
+    This is the per-class length unit of the MNIST recipe ("Drifting Fields are not Conservative", Section 5). It is at
+    least the distance of samples that show the same (`SAME_IMAGE`): copies of one image have a unit, too.
 
     Raises:
         ValueError: a sample has fewer than `neighbours` others.
@@ -25,7 +36,7 @@ def neighbour_distance(real: Float[Array, "labels samples dims"], neighbours: in
         d = pairwise_distance(real, real) + jnp.where(jnp.eye(real.shape[0], dtype=bool), jnp.inf, 0.0)
         return -jnp.mean(jax.lax.top_k(-d, neighbours)[0])
 
-    return jax.vmap(one_class)(real)
+    return jnp.maximum(jax.vmap(one_class)(real), _same_image(real.shape[2]))
 
 
 def collapse_ratio(
@@ -33,7 +44,8 @@ def collapse_ratio(
 ) -> Float32[Array, ""]:
     """Mean distance between generated samples of a class over that between real ones, of which it has at least two.
 
-    One is right; towards zero the generator collapses to one image for each class.
+    One is right; towards zero the generator collapses to one image for each class. Distances are at least that of
+    samples that show the same: where all real ones do, a collapsed generator is right.
     """
 
     def mean_distance(samples: Float[Array, "samples dims"]) -> Float32[Array, ""]:
@@ -41,4 +53,5 @@ def collapse_ratio(
         d = jnp.where(jnp.eye(n, dtype=bool), 0.0, pairwise_distance(samples, samples))
         return jnp.sum(d) / (n * (n - 1))
 
-    return jnp.mean(jax.vmap(mean_distance)(gen)) / jnp.mean(jax.vmap(mean_distance)(real))
+    spreads = (jnp.maximum(jnp.mean(jax.vmap(mean_distance)(x)), _same_image(x.shape[2])) for x in (gen, real))
+    return jnp.divide(*spreads)

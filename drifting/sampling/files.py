@@ -35,6 +35,8 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 IMAGES_A_PART = 512
 """How many images a part of a file has: a process that is killed may have to draw as many again."""
 
+PNG_CHANNELS = 4
+
 IMAGES_METADATA = "metadata.json"
 
 CHANGEABLE_FACTS = ("source", "software")
@@ -112,6 +114,8 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     folder = out.suffix != ".npz"
     record = out / IMAGES_METADATA if folder else out.with_suffix(".json")
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), IMAGES_A_PART, ".done" if folder else ".npy")
+    remedy = f"a PNG holds 1 to {PNG_CHANNELS} channels, of these samples each has {images.shape[2]}: write an .npz"
+    require_argument(not folder or images.shape[2] <= PNG_CHANNELS, "out", out, remedy)
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
     if check_facts(out, record, facts, CHANGEABLE_FACTS) and (folder or out.exists()):
         logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")

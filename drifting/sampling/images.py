@@ -1,24 +1,17 @@
-"""Images that can be read in parts: out of a file, out of a folder, or out of a generator."""
+"""Images that can be had in parts: what they are, and those that a generator draws when they are asked for."""
 
 import copy
 import dataclasses
-import hashlib
-import zipfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from drifting.config.schema import SEED_LIMIT
 from drifting.errors import InputError, require_argument, use_one_of
 from drifting.method.space import Shape
 from drifting.networks.network import Params
-from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.sampler import SAMPLER_BLOCK
 
@@ -68,132 +61,6 @@ class Images(Protocol):
 
     def part(self, items: range, tick: Tick = ...) -> Pixels:
         """Images `[n, H, W, C]` of consecutive numbers; `tick` is told of as many as there are, as they come."""
-
-
-class NpzImages:
-    """The images of an `.npz` of ADM's form.
-
-    Raises:
-        InputError: there is none, or it has no `arr_0` of uint8 `[N, H, W, C]`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
-        if self._array is None or self._array.dtype != np.uint8 or self._array.ndim != 4 or 0 in self._array.shape:
-            found = "none" if self._array is None else f"{self._array.dtype} of {list(self._array.shape)}"
-            raise InputError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}")
-        self.labels = labels if labels is not None and labels.shape == self._array.shape[:1] else None
-        self.shape: Shape = (self._array.shape[1], self._array.shape[2], self._array.shape[3])
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """See `Images`; reads all of the file, for its checksum."""
-        return {"images": str(self._path), "bytes": self._path.stat().st_size, "sha256": sha256(self._path)}
-
-    def __len__(self) -> int:
-        return len(self._array) if self._array is not None else 0
-
-    def part(self, items: range, tick: Tick = nothing) -> Pixels:
-        """See `Images`."""
-        assert self._array is not None
-        tick(len(items))
-        return np.array(self._array[items.start : items.stop])
-
-
-class FolderImages:
-    """The image files of a folder, in the order of their names; those in sub-folders are of no interest.
-
-    Raises:
-        InputError: there are none.
-    """
-
-    labels = None
-
-    def __init__(self, path: Path, suffixes: Sequence[str] = (".png", ".jpg", ".jpeg", ".webp", ".bmp")) -> None:
-        self._path = path
-        self._files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
-        self._files = [file for file in self._files if not file.name.startswith(".")]
-        if not self._files:
-            raise InputError(f"{path}: holds no images ({' '.join(suffixes)})")
-        self.shape: Shape = self._read(self._files[0]).shape
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """See `Images`; reads all of the files, for a checksum of their names and contents."""
-        digest = hashlib.sha256()
-        for file in self._files:
-            digest.update(f"{file.name} {sha256(file)}\n".encode())
-        return {"images": str(self._path), "files": len(self._files), "sha256": digest.hexdigest()}
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def part(self, items: range, tick: Tick = nothing) -> Pixels:
-        """See `Images`. Raises `InputError` for a file that cannot be read or has another size than the first."""
-        with ThreadPoolExecutor() as pool:
-            found = list(pool.map(self._read, self._files[items.start : items.stop]))
-        for file, image in zip(self._files[items.start :], found, strict=False):
-            if image.shape != self.shape:
-                raise InputError(f"{file}: is {image.shape}, the images before it {self.shape}: give one size")
-        tick(len(found))
-        return np.stack(found)
-
-    @staticmethod
-    def _read(file: Path) -> Pixels:
-        try:
-            with Image.open(file) as image:
-                return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read as an image ({error})") from error
-
-
-def open_images(path: Path) -> NpzImages | FolderImages:
-    """The images of an `.npz` or of a folder.
-
-    Raises:
-        InputError: there are none.
-    """
-    if path.is_dir():
-        return FolderImages(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file or folder")
-    if path.suffix != ".npz":
-        raise InputError(f"{path}: give a folder of images or an .npz")
-    return NpzImages(path)
-
-
-def open_member(path: Path, name: str) -> NDArray[Any] | None:
-    """One array of an `.npz`, mapped from the file where it is not compressed; None where there is none of that name.
-
-    Raises:
-        InputError: it is no `.npz`, or the array holds pickled objects.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                return None
-            info = archive.getinfo(f"{name}.npy")
-            stored = info.compress_type == zipfile.ZIP_STORED
-            with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(file)
-                begin = file.tell()
-        if stored and not fortran and not dtype.hasobject and 0 not in shape:
-            return np.memmap(path, dtype, "r", _data_offset(path, info) + begin, shape)
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[name]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: {name} cannot be read as an array of an .npz file ({error})") from error
-
-
-def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's data begin: after its local header, whose name and extra field have lengths of their own."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        lengths = np.frombuffer(file.read(4), "<u2")
-    return info.header_offset + 30 + int(lengths.sum())
 
 
 class GeneratedImages:

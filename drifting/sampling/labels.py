@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.errors import ArgumentError, require_argument
+from drifting.runs.text import read_lines
 
 LISTED_CLASSES = 20
 """The most classes that are named in a line."""
@@ -99,8 +100,8 @@ def _read_labels(file: str) -> NDArray[np.int64]:
         if file.endswith(".npy"):
             found = np.load(file, allow_pickle=False)
         else:
-            found = np.asarray([int(word) for word in Path(file).read_text(encoding="utf-8").split()], np.int64)
-    except (OSError, ValueError) as error:
+            found = np.asarray([int(word) for line in read_lines(Path(file)) for word in line.split()], np.int64)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         raise ArgumentError("labels", file, f"cannot be read as whole numbers ({error})") from error
     if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
         raise ArgumentError("labels", file, f"must hold one whole number for each image, has {list(found.shape)}")

@@ -10,10 +10,10 @@ from drifting.data.source import LabelledSource
 from drifting.errors import ConfigError, require_argument
 from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
+from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.judge import Judge
 from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.gaussian import moments
-from drifting.scoring.reference import SourceImages
 
 OWN_IMAGES = 20_000
 """The most training images that a run is compared with image by image; of more, a reference is needed."""

@@ -11,7 +11,9 @@ from drifting.scoring.metrics import ImageSet
 from drifting.scoring.reference import Reference, read_reference
 
 
-def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: int) -> Judge:
+def reference_judge(
+    path: Path, encoder: str | None, shape: Shape, neighbours: int, images: Path | None = None
+) -> Judge:
     """What images of `shape` are scored against: the statistics of a reference, and features of some of its images.
 
     Args:
@@ -19,11 +21,12 @@ def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: i
         encoder: the features, as `score_encoder` takes them; None: those that the reference says, or `inception`.
         shape: height, width and channels.
         neighbours: see `Judge`.
+        images: real images for the metrics that need them, see `read_reference`.
 
     Raises:
         ConfigError: the reference cannot be read, or is of other images or another encoder.
     """
-    reference = read_reference(path)
+    reference = read_reference(path, images)
     if reference.metadata is not None:
         was = reference.metadata["image_shape"]
         fits = was == list(shape)
@@ -33,6 +36,8 @@ def reference_judge(path: Path, encoder: str | None, shape: Shape, neighbours: i
     found = score_encoder(given, shape)
     reference.check(found)
     facts = {"reference": reference.facts, **found.facts, "neighbours": neighbours}
+    if images is not None and reference.images is not None:
+        facts["reference_images"] = reference.images.facts["sha256"]
     return Judge(str(path), found, neighbours, facts, lambda: _real(reference, found))
 
 

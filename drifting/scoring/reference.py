@@ -1,8 +1,9 @@
 """Statistics of real images that scores are taken against: written by `drifting reference`, or published ones.
 
-An `.npz` with `mu` `[D]` and `sigma` `[D, D]`, as ADM's and the released code's, of spatial features also `mu_s` and
-`sigma_s`. Ours hold besides the `features` `[M, D]` of some images, for precision and recall, and `metadata`, JSON that
-says what they are of. ADM's hold images instead (`arr_0`).
+An `.npz` with mean `mu` `[D]` and covariance `sigma` `[D, D]`, as those of ADM, EDM, pytorch-fid and clean-fid, or
+`ref_mu` and `ref_sigma`, which the released code reads first; of spatial features also `mu_s` and `sigma_s`. Ours hold
+besides the `features` `[M, D]` of some images, for precision and recall, and `metadata`, JSON that says what they are
+of. ADM's hold images instead (`arr_0`); those of the released code lie in another file.
 """
 
 import hashlib
@@ -15,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.latents.read import LatentSource
-from drifting.data.source import LabelledSource
-from drifting.errors import ArgumentError, ConfigError, require_argument
+from drifting.data.npz import member_names, open_member
+from drifting.errors import InputError, as_argument, require_argument
 from drifting.runs.files import atomic_path, remove_torn
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.files import software
-from drifting.sampling.images import Images, NpzImages, Pixels, Tick, nothing, open_member, to_uint8
+from drifting.sampling.images import Images, Tick
 from drifting.scoring.extraction import finish_parts, save_arrays
 from drifting.scoring.image_features import ScoreEncoder
+from drifting.scoring.image_sets import FolderImages, NpzImages, open_images
 from drifting.scoring.metrics.gaussian import Gaussian, GaussianStatistics
 
 REFERENCE_FORMAT, REFERENCE_VERSION = "drifting-reference", 1
@@ -40,29 +41,12 @@ ENCODED_AT_ONCE = 512
 STATISTICS_KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """What an `.npz` calls mean and covariance of each kind of features."""
 
+OTHER_STATISTICS_KEYS = {"features": [("ref_mu", "ref_sigma")]}
+"""What some others call them; where both are there, these come first, as in the released code."""
+
+MAKE_REFERENCE = "see `drifting reference`"
+
 KIND_TITLES = {"features": "features", "spatial": "spatial features"}
-
-
-class SourceImages:
-    """The images of a data set, as uint8: what they were before they were delivered as floats.
-
-    Raises:
-        ConfigError: it holds latents.
-    """
-
-    def __init__(self, source: LabelledSource, facts: dict[str, Any]) -> None:
-        if isinstance(source, LatentSource):
-            raise ConfigError(f"data.name={source.name!r}: holds latents, a reference is of images: name those")
-        self._source, self.shape, self.labels, self.facts = source, source.shape, source.labels, facts
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def part(self, items: range, tick: Tick = nothing) -> Pixels:
-        """See `Images`."""
-        images = to_uint8(self._source.__getitems__(items)[0], "round", items.start)
-        tick(len(images))
-        return images
 
 
 @dataclass(frozen=True)
@@ -80,7 +64,7 @@ class Reference:
     path: Path
     gaussians: dict[str, Gaussian]
     features: NDArray[np.float32] | None
-    images: NpzImages | None
+    images: NpzImages | FolderImages | None
     metadata: dict[str, Any] | None
 
     @property
@@ -118,50 +102,83 @@ class Reference:
             for key, value in encoder.facts.items():
                 remedy = f"its {key} is {self.metadata[key]!r}, here it is {value!r}"
                 require_argument(self.metadata[key] == value, "reference", str(self.path), remedy)
-        elif self.images is not None:
-            remedy = f"is of images of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
-            require_argument(self.images.shape == encoder.shape, "reference", str(self.path), remedy)
+        if self.images is not None:
+            path, remedy = self.images.path, f"of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
+            name = "reference" if path == self.path else "reference_images"
+            require_argument(self.images.shape == encoder.shape, name, str(path), f"is of images {remedy}")
         self.check_widths(encoder.name, encoder.widths)
 
 
-def read_reference(path: Path) -> Reference:
+def read_reference(path: Path, images: Path | None = None) -> Reference:
     """Statistics from an `.npz`.
 
+    Args:
+        path: the file.
+        images: a folder or an `.npz` of real images for the metrics that need them; None: those in the file.
+
     Raises:
-        ArgumentError: there is none, or it has no `mu` and `sigma` that fit.
+        ArgumentError: there is none, it has no mean and covariance that fit, or there are no such images.
     """
     require_argument(path.is_file(), "reference", str(path), "there is no such file")
-    try:
-        found = {name: open_member(path, name) for name in ("mu", "sigma", "mu_s", "sigma_s", "features", "metadata")}
-        images = None if open_member(path, "arr_0") is None else NpzImages(path)
-    except ValueError as error:
-        raise ArgumentError("reference", str(path), str(error).removeprefix(f"{path}: ")) from error
-    gaussians = {}
+    with as_argument("reference", path):
+        gaussians = _gaussians(path)
+        remedy = "has no mu and sigma (or ref_mu and ref_sigma)"
+        if "features" not in gaussians:
+            raise InputError(f"{path}: {remedy}, but {_listed(path)}: give statistics, or make them, {MAKE_REFERENCE}")
+        kept, width = open_member(path, "features"), len(gaussians["features"][0])
+        if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
+            raise InputError(f"{path}: features {list(kept.shape)} do not fit mu [{width}]")
+        own = None if images or open_member(path, "arr_0") is None else NpzImages(path)
+        metadata = _metadata(path)
+    if images is None:
+        return Reference(path, gaussians, kept, own, metadata)
+    with as_argument("reference_images", images):
+        return Reference(path, gaussians, None, open_images(images), metadata)
+
+
+def _gaussians(path: Path) -> dict[str, Gaussian]:
+    """Mean and covariance of each kind of features that a file has.
+
+    Raises:
+        InputError: it is no `.npz`, or they do not fit.
+    """
+    found: dict[str, Gaussian] = {}
     for kind, names in STATISTICS_KEYS.items():
-        mean, covariance = (None if found[name] is None else np.asarray(found[name], np.float64) for name in names)
-        if mean is not None and covariance is not None:
-            _check_moments(path, names, mean, covariance)
-            gaussians[kind] = mean, covariance
-    remedy = "has no mu and sigma: give statistics of ADM's form, or what `drifting reference` wrote"
-    require_argument("features" in gaussians, "reference", str(path), remedy)
-    kept, width = found["features"], len(gaussians["features"][0])
-    if kept is not None and (kept.ndim != 2 or kept.shape[1] != width):
-        raise ArgumentError("reference", str(path), f"features {list(kept.shape)} do not fit mu [{width}]")
-    metadata = None if found["metadata"] is None else json.loads(str(found["metadata"]))
-    return Reference(path, gaussians, kept, images, metadata)
+        for mu, sigma in [*OTHER_STATISTICS_KEYS.get(kind, []), names]:
+            mean, covariance = open_member(path, mu), open_member(path, sigma)
+            if kind not in found and mean is not None and covariance is not None:
+                found[kind] = _checked_moments(path, (mu, sigma), mean, covariance)
+    return found
 
 
-def _check_moments(
-    path: Path, names: tuple[str, str], mean: NDArray[np.float64], covariance: NDArray[np.float64]
-) -> None:
-    mu, sigma = names
-    shapes = f"{mu} {list(mean.shape)} and {sigma} {list(covariance.shape)} do not fit: give [D] and [D, D]"
-    fits = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
-    require_argument(fits, "reference", str(path), shapes)
-    finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
-    require_argument(finite, "reference", str(path), f"{mu} or {sigma} is not finite")
-    remedy = f"{sigma} is no covariance: it must be symmetric, without negative eigenvalues"
-    require_argument(_is_covariance(covariance), "reference", str(path), remedy)
+def _listed(path: Path) -> str:
+    names = member_names(path)
+    return ", ".join(names[:8]) + (", .." if names[8:] else "") if names else "nothing"
+
+
+def _metadata(path: Path) -> dict[str, Any] | None:
+    """What a reference of ours says that it is of; None: it is of somebody else."""
+    found = open_member(path, "metadata")
+    try:
+        metadata = None if found is None else json.loads(str(found))
+    except ValueError:
+        return None
+    return metadata if isinstance(metadata, dict) and metadata.get("format") == REFERENCE_FORMAT else None
+
+
+def _checked_moments(path: Path, names: tuple[str, str], mu: NDArray[Any], sigma: NDArray[Any]) -> Gaussian:
+    """Mean and covariance in float64. Raises `InputError` where they are none."""
+    if mu.dtype.kind not in "fiu" or sigma.dtype.kind not in "fiu":
+        raise InputError(f"{path}: {names[0]} and {names[1]} are {mu.dtype} and {sigma.dtype}: give real numbers")
+    mean, covariance = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
+    shapes = f"{names[0]} {list(mean.shape)} and {names[1]} {list(covariance.shape)}"
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise InputError(f"{path}: {shapes} do not fit: give [D] and [D, D]")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise InputError(f"{path}: {names[0]} or {names[1]} is not finite")
+    if not _is_covariance(covariance):
+        raise InputError(f"{path}: {names[1]} is no covariance: it must be symmetric, without negative eigenvalues")
+    return mean, covariance
 
 
 def _is_covariance(matrix: NDArray[np.float64]) -> bool:

@@ -13,12 +13,12 @@ from drifting.data.sources.digits import digits
 from drifting.experiments.compare import compare_generators, comparison_table
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.evaluate import evaluate_generator
+from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.intervals import Comparison, Interval, intervals
 from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.gaussian import moments
 from drifting.scoring.metrics.precision_recall import precision_recall, resampled_precision_recall
-from drifting.scoring.reference import SourceImages
 from drifting.scoring.settings import ScoreSettings
 from tests.scoring.test_evaluate import inception_like
 from tests.support.runs import finished_run

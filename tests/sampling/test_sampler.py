@@ -24,9 +24,10 @@ from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
-from drifting.sampling.images import GeneratedImages, NpzImages, open_images, to_uint8
+from drifting.sampling.images import GeneratedImages, to_uint8
 from drifting.sampling.labels import balanced_labels, class_line, distinct_class_labels, titles, wanted_labels
 from drifting.sampling.sampler import Sampler
+from drifting.scoring.image_sets import NpzImages, open_images
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
 
 

@@ -20,18 +20,19 @@ from drifting.runs.files import sha256
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
-from drifting.sampling.images import GeneratedImages, NpzImages, open_images
+from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels, wanted_labels
 from drifting.scoring import against_reference
 from drifting.scoring.evaluate import evaluate_files, evaluate_generator, score
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
+from drifting.scoring.image_sets import NpzImages, SourceImages, open_images
 from drifting.scoring.metrics.class_accuracy import class_accuracy
 from drifting.scoring.metrics.density_coverage import density_coverage
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.inception_score import inception_score
 from drifting.scoring.metrics.kid import kid
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
-from drifting.scoring.reference import SourceImages, make_reference
+from drifting.scoring.reference import make_reference
 from drifting.scoring.results import latest_scores, score_table
 from drifting.scoring.settings import ScoreSettings
 from tests.support.runs import finished_run

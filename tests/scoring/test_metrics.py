@@ -18,10 +18,10 @@ from drifting.runs.metrics import MetricsWriter
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels
+from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.intervals import intervals
 from drifting.scoring.metrics import METRICS, ImageSet, Metric, Score
 from drifting.scoring.metrics.metric import one_by_one
-from drifting.scoring.reference import SourceImages
 from tests.support.runs import finished_run
 from tests.support.sweeps import made_up_sweep
 

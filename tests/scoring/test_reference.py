@@ -11,10 +11,10 @@ from drifting.data.sources.synthetic import synthetic
 from drifting.errors import ConfigError
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_npz
-from drifting.sampling.images import NpzImages
 from drifting.scoring import reference
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
-from drifting.scoring.reference import SourceImages, make_reference, read_reference
+from drifting.scoring.image_sets import NpzImages, SourceImages
+from drifting.scoring.reference import make_reference, read_reference
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (90, 4, 4, 3), dtype=np.uint8)
 

@@ -47,7 +47,11 @@ def make_source(
     """
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     _check_arguments(name, given)
-    return SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
+    found = SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
+    if len(found) == 0:
+        where = "" if path is None else f"path={str(path)!r}: "
+        raise InputError(f"{where}split={split!r} of source {name!r} has no images: add some, or choose another")
+    return found
 
 
 ARGUMENTS = ("path", "image_size", "channels", "classes")

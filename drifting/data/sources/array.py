@@ -1,10 +1,12 @@
 """Arrays in an `.npz` file as a source."""
 
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from drifting.data.npz import member_names, open_member
 from drifting.data.source import ArraySource, check_split, checked_images, checked_labels
 from drifting.errors import InputError
 
@@ -20,17 +22,13 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
     """
     check_split(split)
     suffix = "_heldout" if split == "heldout" else ""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in (f"image{suffix}", f"label{suffix}", "label") if k in archive.files}
-    # TypeError: a bare .npy loads as an array, which is no context manager.
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        # NumPy takes a file it does not know for a pickle and advises to allow that.
-        reason = "it is something else, or holds pickled objects" if "pickle" in str(error).lower() else error
-        raise InputError(f"path={str(path)!r} cannot be read as an .npz file of plain arrays: {reason}") from error
+    arrays: dict[str, NDArray[Any]] = {}
     for key in (f"image{suffix}", f"label{suffix}", "label"):
-        if key not in arrays:
-            raise InputError(f"path={str(path)!r} has no key {key!r}, which split={split!r} needs: add it")
+        found = open_member(Path(path), key)
+        if found is None:
+            there = ", ".join(member_names(Path(path))) or "nothing"
+            raise InputError(f"{path}: has no key {key!r}, which split={split!r} needs, but {there}: add it")
+        arrays[key] = np.array(found)
     train_labels = checked_labels(arrays["label"], f"{path}: label")
     classes = np.unique(train_labels)
     if len(classes) != train_labels.max() + 1:

@@ -1,6 +1,6 @@
 """Images of a user's own in folders, one for each class, decoded when they are read."""
 
-import os
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.decode import EncodedSource, check_size
+from drifting.data.image_files import IMAGE_SUFFIXES, image_files, is_image
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
+from drifting.data.sources.label_list import listed_labels
 from drifting.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+logger = logging.getLogger("drifting")
 
 
 class FolderSource(EncodedSource):
@@ -33,8 +35,10 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     """A folder with one sub-folder of images for each class; labels follow the sorted folder names.
 
     The layout is `path/CLASS/...` (training images only) or `path/train/CLASS/...` beside `path/heldout/CLASS/...` or
-    `path/val/CLASS/...`. Names that begin with a dot are ignored. Images become squares as in `EncodedSource`. Folders
-    named by ImageNet's WordNet ids are in ImageNet-1k's order, and their classes get English names.
+    `path/val/CLASS/...`. Names that begin with a dot are ignored, links to folders are followed. Held-out images may
+    lie in no class folders where a list has their labels, see `listed_labels`. Images become squares as in
+    `EncodedSource`. Folders named by ImageNet's WordNet ids are in ImageNet-1k's order, and their classes get English
+    names.
 
     Args:
         path: the folder.
@@ -49,7 +53,16 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     """
     check_split(split)
     check_size(image_size, channels)
-    train, heldout = _split_folders(Path(path))
+    try:
+        files, labels, class_names = _labelled_files(Path(path), split)
+    except OSError as error:
+        raise InputError(f"path={str(path)!r} cannot be read ({error}): make it readable") from error
+    return FolderSource(files, labels, readable(class_names), image_size, channels)
+
+
+def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:
+    """The files of a split, their labels, and the names of the class folders."""
+    train, heldout = _split_folders(path)
     class_folders = _folders(train)
     class_names = tuple(f.name for f in class_folders)
     if not class_names:
@@ -61,19 +74,27 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     folder = train if split == "train" else heldout
     if folder is None:
         raise InputError(f"path={str(path)!r} has no held-out images: add heldout/CLASS/ or val/CLASS/ beside train/")
+    if folder != train and not any(found.name in class_names for found in _folders(folder)):
+        listed = listed_labels(folder, image_files(folder), class_names)
+        if listed is not None:
+            return *listed, class_names
     files: list[str] = []
     labels: list[int] = []
     for class_folder in _folders(folder):
         if class_folder.name not in class_names:
             raise InputError(f"{class_folder} is a class that {train} lacks: remove it or add training images")
-        found = _images(class_folder)
+        found = image_files(class_folder)
         if not found:
             raise InputError(
                 f"{class_folder} holds no images: remove it or add some: {' '.join(sorted(IMAGE_SUFFIXES))}"
             )
         files += found
         labels += [class_names.index(class_folder.name)] * len(found)
-    return FolderSource(files, np.asarray(labels), readable(class_names), image_size, channels)
+    if not files:
+        raise InputError(f"{folder} holds no images: add them as {folder}/CLASS/IMAGE, or remove it")
+    if loose := sum(is_image(file.name) and file.is_file() for file in folder.iterdir()):
+        logger.warning("data: %d images lie in %s beside its class folders and are left out", loose, folder)
+    return files, np.asarray(labels), class_names
 
 
 def _split_folders(path: Path) -> tuple[Path, Path | None]:
@@ -93,15 +114,6 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _images(folder: Path) -> list[str]:
-    """The image files at any depth, in the order of their paths. A million of them: no call of the system for each."""
-    found: list[str] = []
-    for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(base, name) for name in names if _is_image(name)]
-    return sorted(found, key=lambda file: file.split(os.sep))
-
-
 def _folder_of_classes(class_folders: list[Path]) -> Path | None:
     """If these are no classes, but folders above them: the first folder below whose sub-folders hold images."""
     if any(_holds_images(folder) for folder in class_folders):
@@ -117,8 +129,4 @@ def _folder_of_classes(class_folders: list[Path]) -> Path | None:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(_is_image(file.name) for file in folder.iterdir())
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return any(is_image(file.name) for file in folder.iterdir())

@@ -136,6 +136,10 @@ def tfds(path: str | Path, image_size: int, split: str = "train", channels: int 
     """
     check_size(image_size, channels)
     records = TfdsSplit(Path(path), split)
+    if len(records) == 0:
+        raise InputError(
+            f"path={str(records.folder)!r}: split {records.split!r} has no images: choose another data set"
+        )
     return TfdsSource(records, _labels(records), image_size, channels)
 
 

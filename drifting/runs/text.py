@@ -1,0 +1,23 @@
+"""Lists that people write, one entry a line, on whatever system."""
+
+import codecs
+from pathlib import Path
+
+from drifting.errors import InputError
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without blanks around them; empty ones are left out.
+
+    It may come from Windows: line ends are of any kind, and a mark at its beginning says whether it is UTF-16.
+
+    Raises:
+        InputError: it cannot be read, or is no text in UTF-8 or UTF-16.
+    """
+    try:
+        content = path.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as text in UTF-8 ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
