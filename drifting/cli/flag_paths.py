@@ -7,7 +7,7 @@ from absl import flags
 from drifting.config.paths import expanded, is_address
 from drifting.errors import ConfigError
 
-PATH_FLAGS = ("config", "workdir", "out", "images", "reference", "reference_images", "labels", "run")
+PATH_FLAGS = ("config", "workdir", "out", "images", "reference", "real_images", "labels", "run")
 """The flags that give a path of this machine. Of those that may name weights, their readers know what is served."""
 
 

@@ -121,7 +121,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flags.DEFINE_string("reference", None, reference, flag_values=values)
     flags.DEFINE_string("encoder", None, f"features: {SCORE_ENCODER_HELP}; default the reference's", flag_values=values)
     real = "real images for precision to coverage; default the reference's"
-    flags.DEFINE_string("reference_images", None, real, flag_values=values)
+    flags.DEFINE_string("real_images", None, real, flag_values=values)
     flags.DEFINE_list("alpha", None, "guidance scales, e.g. 1.0,1.5,2.0; default eval.alpha", flag_values=values)
     count = "images; default eval.num_samples, 50000 of --weights, all of --images"
     flags.DEFINE_integer("num", None, count, lower_bound=2, flag_values=values)
@@ -161,7 +161,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         values.weights or values.workdir,
         Path(values.out) if values.out else None,
         reference=Path(values.reference) if values.reference else None,
-        reference_images=Path(values.reference_images) if values.reference_images else None,
+        real_images=Path(values.real_images) if values.real_images else None,
         encoder=values.encoder,
         settings=settings,
         share=Share(*share_of(values)),
@@ -192,7 +192,7 @@ def _evaluate_files(values: flags.FlagValues) -> int:
         encoder=values.encoder,
         num=values.num,
         neighbours=values.neighbours or 3,
-        reference_images=Path(values.reference_images) if values.reference_images else None,
+        real_images=Path(values.real_images) if values.real_images else None,
         share=Share(*share_of(values)),
     )
     if found is not None:

@@ -216,7 +216,7 @@ class EvalConfig:
     ] = None
     neighbours: Annotated[int, "neighbour that sets the radii of precision, recall, density and coverage"] = 3
     reference: Annotated[str | None, ".npz of statistics to score against; None: the data's own pixels"] = None
-    reference_images: Annotated[
+    real_images: Annotated[
         str | None, "real images for precision to coverage, a folder or .npz; None: those in the reference"
     ] = None
     encoder: Annotated[

@@ -37,7 +37,7 @@ def reference_judge(
     reference.check(found)
     facts = {"reference": reference.facts, **found.facts, "neighbours": neighbours}
     if images is not None and reference.images is not None:
-        facts["reference_images"] = reference.images.facts["sha256"]
+        facts["real_images"] = reference.images.facts["sha256"]
     return Judge(str(path), found, neighbours, facts, lambda: _real(reference, found))
 
 

@@ -36,7 +36,7 @@ SCORES_FORMAT, SCORES_VERSION = "drifting-scores", 1
 
 CHOSEN_FACTS = (
     "num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours",
-    "reference_images",
+    "real_images",
 )  # fmt: skip
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
 
@@ -82,7 +82,7 @@ def evaluate_generator(
     out: Path | None = None,
     *,
     reference: Path | None = None,
-    reference_images: Path | None = None,
+    real_images: Path | None = None,
     encoder: str | None = None,
     settings: ScoreSettings | None = None,
     share: Share | None = None,
@@ -95,7 +95,7 @@ def evaluate_generator(
         source: what the person called it.
         out: the file; None: `eval-STEP.json` in the run's folder `source`, or here.
         reference: statistics of real images; None: `eval.reference`, or else a run's own data, pixel by pixel.
-        reference_images: real images for the metrics that need them; None: those in the reference.
+        real_images: real images for the metrics that need them; None: those in the reference.
         encoder: see `reference_judge`; None: `eval.encoder`.
         settings: how to score.
         share: which of several processes this is; they need a reference.
@@ -119,7 +119,7 @@ def evaluate_generator(
     out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
     if reference is None and evaluation.reference is None:
         _check_own_data(encoder, share)
-    judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder, reference_images)
+    judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder, real_images)
     about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
     about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)} | judge.facts
     alphas = [images.facts["alpha"] for images in drawn]
@@ -176,7 +176,7 @@ def judge_of(
     neighbours: int,
     reference: Path | None = None,
     encoder: str | None = None,
-    reference_images: Path | None = None,
+    real_images: Path | None = None,
 ) -> Judge:
     """What the images of a generator are scored against.
 
@@ -187,7 +187,7 @@ def judge_of(
         neighbours: see `Judge`.
         reference: statistics of real images; None: `eval.reference`, or else the run's own data.
         encoder: the features; None: `eval.encoder`, or else the reference's, or the pixels of the run's own data.
-        reference_images: see `read_reference`; None: `eval.reference_images` where the reference is `eval.reference`.
+        real_images: see `read_reference`; None: `eval.real_images` where the reference is `eval.reference`.
 
     Raises:
         ConfigError: as `reference_judge` and `own_data_judge` do.
@@ -195,13 +195,13 @@ def judge_of(
     evaluation = (config or Config()).eval
     if reference is None and evaluation.reference is not None:
         reference = Path(evaluation.reference)
-        if reference_images is None and evaluation.reference_images is not None:
-            reference_images = Path(evaluation.reference_images)
+        if real_images is None and evaluation.real_images is not None:
+            real_images = Path(evaluation.real_images)
     if reference is None:
         remedy = "goes with statistics of real images: give a reference, or leave it out"
-        require_argument(reference_images is None, "reference_images", reference_images, remedy)
+        require_argument(real_images is None, "real_images", real_images, remedy)
         return own_data_judge(config, facts, source, neighbours, encoder)
-    return reference_judge(reference, encoder or evaluation.encoder, shape, neighbours, reference_images)
+    return reference_judge(reference, encoder or evaluation.encoder, shape, neighbours, real_images)
 
 
 def evaluate_files(
@@ -212,7 +212,7 @@ def evaluate_files(
     encoder: str | None = None,
     num: int | None = None,
     neighbours: int = 3,
-    reference_images: Path | None = None,
+    real_images: Path | None = None,
     share: Share | None = None,
 ) -> list[Scores] | None:
     """Scores of images that were drawn before, written to the JSON file `out`; see `evaluate_generator`.
@@ -224,7 +224,7 @@ def evaluate_files(
     count = len(images) if num is None else num
     require_argument(count <= len(images), "num", count, f"there are {len(images):,} images")
     require_argument(count > neighbours, "num", count, f"must exceed neighbours={neighbours}")
-    judge = reference_judge(reference, encoder, images.shape, neighbours, reference_images)
+    judge = reference_judge(reference, encoder, images.shape, neighbours, real_images)
     about = {"num": count} | images.facts | judge.facts
     _check_settings(out, about, [None])
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())

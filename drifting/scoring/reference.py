@@ -104,7 +104,7 @@ class Reference:
                 require_argument(self.metadata[key] == value, "reference", str(self.path), remedy)
         if self.images is not None:
             path, remedy = self.images.path, f"of {list(self.images.shape)}, here they are of {list(encoder.shape)}"
-            name = "reference" if path == self.path else "reference_images"
+            name = "reference" if path == self.path else "real_images"
             require_argument(self.images.shape == encoder.shape, name, str(path), f"is of images {remedy}")
         self.check_widths(encoder.name, encoder.widths)
 
@@ -132,7 +132,7 @@ def read_reference(path: Path, images: Path | None = None) -> Reference:
         metadata = _metadata(path)
     if images is None:
         return Reference(path, gaussians, kept, own, metadata)
-    with as_argument("reference_images", images):
+    with as_argument("real_images", images):
         return Reference(path, gaussians, None, open_images(images), metadata)
 
 
