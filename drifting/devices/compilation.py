@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from drifting.devices.processes import agreed, everyones, is_writer, wait_for_all
 
@@ -20,7 +21,6 @@ def keep_if_shared() -> None:
     folder = jax.config.values["jax_compilation_cache_dir"]
     if jax.process_count() == 1 or not jax.config.values["jax_enable_compilation_cache"]:
         return
-    jax.config.update("jax_enable_compilation_cache", False)  # until that is known
     token = agreed(uuid.uuid4().int % 2**30)
     mark = Path(folder or "", f".seen-{token}")
     if is_writer() and folder:
@@ -32,5 +32,6 @@ def keep_if_shared() -> None:
         mark.unlink(missing_ok=True)
         if folder and not shared:
             logger.info("compiled programs are not kept: the processes do not share %s", folder)
-    if shared:
-        jax.config.update("jax_enable_compilation_cache", True)
+    if not shared:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # which makes JAX look at that setting again
