@@ -16,7 +16,7 @@ from drifting.errors import InputError, require_argument
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import to_uint8
-from drifting.sampling.labels import class_line, distinct_class_labels, titles
+from drifting.sampling.labels import ROWS_TEXT, class_line, distinct_class_labels, titles
 
 logger = logging.getLogger("drifting")
 
@@ -26,9 +26,6 @@ GRID_GAP = 2
 
 NAME_GREY = 128
 """Names of this grey have a contrast of 4 with white, and of 5 with black."""
-
-ROWS_TEXT = "Rows"
-"""The key of the file's text that says what its rows are."""
 
 DEFAULT_ROWS = 10
 """Classes in a grid where none are asked for."""

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from drifting.errors import ArgumentError, require_argument
 from drifting.runs.text import read_lines
 
+ROWS_TEXT = "Rows"
+"""The key of a grid's text that says what its rows are, see `grid.save_grid`."""
+
 LISTED_CLASSES = 20
 """The most classes that are named in a line."""
 

@@ -1,5 +1,6 @@
 """Comparisons: intervals against closed forms, the same images in both, and one page that needs nothing else."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
 from drifting.experiments.compare import compare_generators, comparison_table
+from drifting.experiments.report.comparison import _setting_section
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.evaluate import evaluate_generator
 from drifting.scoring.image_sets import SourceImages
@@ -98,7 +100,20 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert text.count("data:image/png;base64,") == 2 and "optimizer.clip_norm" in text
     pictures = re.findall(r'src="(data:image/png[^"]*)"', text)
     assert pictures[0] == pictures[1]  # the same weights at the same seeds
+    assert text.count('<li title="9">9</li>') == 2 and "to the last digit" in text
+    assert "the same</td>" in text and "0.0000 ± 0.0000" not in text and "within the interval" not in text
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_settings_that_weights_came_with_are_compared(run: Path):
+    """The page about a run and its own export says that nothing differs; of weights without settings it says so."""
+    trained = TrainedGenerator.from_run(run)
+    settings = json.loads((run / "config.json").read_text())
+    exported = dataclasses.replace(trained, config=None, facts={"settings": settings | {"bank": {"push": 17}}})
+    shown = _setting_section(["a", "b"], [trained, exported])
+    assert "bank.push" in shown and "17" in shown and "loss.widths" not in shown.partition("<details>")[0]
+    bare = dataclasses.replace(exported, facts={})
+    assert "b came without the settings" in _setting_section(["a", "b"], [trained, bare])
 
 
 def test_scores_are_those_of_evaluate(run: Path, tmp_path: Path):

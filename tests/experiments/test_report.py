@@ -16,14 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from drifting.cli.commands import main
+from drifting.config.schema import PretrainConfig
 from drifting.errors import ConfigError, InputError
 from drifting.experiments.report import charts
 from drifting.experiments.report.charts import Series, axis, chart, number
-from drifting.experiments.report.data import SweepData, picture, read_folder
+from drifting.experiments.report.data import RunData, SweepData, picture, read_folder
+from drifting.experiments.report.elements import image
 from drifting.experiments.report.page import page
 from drifting.experiments.report.serve import server, write_report
+from drifting.runs.directory import write_config
+from drifting.runs.metrics import MetricsWriter
 from drifting.sampling.grid import save_grid
 from tests.support.sweeps import made_up_sweep
 
@@ -252,10 +258,86 @@ def test_damaged_cells_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_large_pictures_are_shrunk(tmp_path: Path):
     noise = np.random.default_rng(0).uniform(-1, 1, (2, 600, 600, 3))
     save_grid(noise, tmp_path / "large.png", 2)
-    source, width, height = picture(tmp_path / "large.png")
-    assert source.startswith("data:image/jpeg;base64,") and max(width, height) == 960
+    large = picture(tmp_path / "large.png")
+    assert large.source.startswith("data:image/webp;base64,") and max(large.width, large.height) == 960
     save_grid(noise[:, :8, :8], tmp_path / "small.png", 2)
-    assert picture(tmp_path / "small.png")[0].startswith("data:image/png;base64,")
+    assert picture(tmp_path / "small.png").source.startswith("data:image/png;base64,")
+
+
+def test_names_of_rows_are_cut_off_and_set_by_the_page(tmp_path: Path):
+    """What is left of the picture is the picture without names; of other files' texts nothing is believed."""
+    tiles = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1))
+    save_grid(tiles, tmp_path / "named.png", 2, names=["1 one", "2 <two>"])
+    save_grid(tiles, tmp_path / "plain.png", 2)
+    named, plain = picture(tmp_path / "named.png"), picture(tmp_path / "plain.png")
+    assert named.source == plain.source and (named.width, named.height) == (plain.width, plain.height)
+    assert list(named.names) == ["1 one", "2 <two>"] and not plain.names
+    assert ">2 &lt;two&gt;</li>" in image(tmp_path / "named.png", "samples")
+    for text in ("{", "[]", '{"left": "x", "names": []}', '{"names": ["a"]}'):
+        said = PngInfo()
+        said.add_itxt("Rows", text)
+        Image.new("L", (4, 4)).save(tmp_path / "other.png", pnginfo=said)
+        assert picture(tmp_path / "other.png").width == 4
+
+
+def test_an_encoders_run(tmp_path: Path):
+    """Curves, reconstructions with what their rows are, what the run said of itself and how long it took."""
+    write_config(tmp_path / "mae", PretrainConfig())
+    about = ["model: mae, 1,234 parameters, on 1 x cpu", "data: digits, 1,400 samples of 8x8x1, 10 classes"]
+    for last_step in (None, 10):
+        with MetricsWriter(tmp_path / "mae", tensorboard=False, last_step=last_step, about=about) as writer:
+            for step in range((last_step or 0) + 1, (last_step or 0) + 11):
+                values = {"recon_loss": 1 / step, "accuracy": step / 40, "loss": 2 / step, "learning_rate": step * 1e-5}
+                writer.write(step, values, {"speed/seconds_per_step": 0.25, "speed/device_memory_gb": 1.5})
+    save_grid(np.zeros((6, 8, 8, 1)), tmp_path / "mae" / "samples" / "step_0000020.png", 2, names=["a", "b", "c"])
+    out = tmp_path / "page.html"
+    assert main(["report", f"--workdir={tmp_path / 'mae'}", f"--out={out}"]) == 0
+    text = out.read_text(encoding="utf-8")
+    found = Page(text)
+    assert found.open == []
+    charts = {figure["data-chart"] for figure in found.all("figure") if "data-chart" in figure}
+    assert charts == {"recon_loss", "accuracy", "loss", "learning_rate"}
+    rate = re.search(r'<figure data-chart="learning_rate">(.*?)</figure>', text, re.DOTALL)
+    assert rate is not None and "logarithmic" not in rate[1]
+    assert "<h2>Reconstructions</h2>" in text and re.findall(r'<li title="[abc]">', text) == [
+        f'<li title="{name}">' for name in "abc"
+    ]
+    assert "<dt>Reconstruction error</dt><dd>0.05<" in text and "0.25 s a step" in text
+    assert "mae, 1,234 parameters, on 1 x cpu" in text and "2 starts in all" in text and "1.5 GB" in text
+
+
+def test_a_run_of_an_earlier_version_has_no_times(sweep: Path, tmp_path: Path):
+    folder = next(path for path in sorted(sweep.iterdir()) if (path / "eval-40.json").is_file())
+    shutil.copytree(folder, tmp_path / "old")
+    (tmp_path / "old" / "timings.jsonl").unlink()
+    text = page(read_folder(tmp_path / "old"))
+    assert Page(text).open == [] and "<dt>Time</dt>" not in text and 'data-table="facts"' not in text
+
+
+def test_the_time_of_a_run_is_that_of_all_its_starts():
+    rows = [{"started": "x"}, {"step": 1, "seconds": 2.0}, {"step": 2, "seconds": 5.0}, {"started": "y"}]
+    run = RunData("r", {}, [], None, "", None, [], timings=[*rows, {"step": 3, "seconds": 4.0}])
+    assert run.seconds == 9.0 and RunData("r", {}, [], None, "", None, []).seconds is None
+
+
+def test_no_cell_is_praised_where_all_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor is a distance given without that of held-out images."""
+    monkeypatch.setattr("tests.support.sweeps.GRID", {"loss.widths": [(0.1,), (0.2,)]})
+    workdir = tmp_path / "sweep"
+    for cell, distance in zip(made_up_sweep(workdir), (45.3, 45.38), strict=True):
+        path = cell.folder(workdir) / "eval-40.json"
+        found = json.loads(path.read_text())
+        scores = {"frechet_distance": distance, "frechet_distance_heldout": 0.35, "f1": 0.0, "f1_heldout": 0.9}
+        found["scores"][0] |= scores
+        path.write_text(json.dumps(found))
+    text = page(read_folder(workdir))
+    tiles = re.search(r'<dl class="tiles">(.*?)</dl>', text)
+    assert tiles is not None and "Highest F1" not in tiles[1]
+    assert "Lowest Fréchet distance</dt><dd>45.3<" in tiles[1] and "129 × held-out 0.35<" in tiles[1]
+    figure = re.search(r'data-chart="frechet_distance">(.*?)</figure>', text)
+    assert figure is not None
+    places = [float(y) for y in re.findall(r'<circle class="target" cx="[^"]*" cy="([^"]*)"', figure[1])]
+    assert len(places) == 2 and abs(places[0] - places[1]) < 0.05 * charts.HEIGHT  # noise, and no slope
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------

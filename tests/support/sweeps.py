@@ -45,7 +45,8 @@ def made_up_run(folder: Path, config: Config, seed: int, scored: bool = True) ->
             values = {name: float(rng.uniform(1, 2) / step) for name in ("loss", "gap", "field_norm", "collapse")}
             writer.write(step, values | {"gap": float("nan")} if step == 30 else values)
     for step in (20, 40):
-        save_grid(rng.uniform(-1, 1, (20, 8, 8, 1)), folder / "samples" / f"step_{step:07d}.png", 5)
+        picture = folder / "samples" / f"step_{step:07d}.png"
+        save_grid(rng.uniform(-1, 1, (20, 8, 8, 1)), picture, 5, names=["zero", "one", "<two>", "three, a long name"])
     if scored:
         precision, recall = rng.uniform(0, 1, 2)
         num = config.eval.num_samples

@@ -14,7 +14,7 @@ from html import escape
 
 WIDTH, HEIGHT = 360, 250
 
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 42
 
 AXIS_TICKS = 5
 
@@ -27,8 +27,11 @@ LINEAR_PART = 1e-3
 FLAT_RANGE = 1e-4
 """Values that differ by less than so much of the largest are drawn as one and the same."""
 
-CHARACTER_WIDTH = 6.5
+CHARACTER_WIDTH = 7.0
 """Width of a digit."""
+
+LEAST_RANGE = 0.1
+"""An axis of scores or curves spans at least so much of the largest value."""
 
 TICK_SLACK = 0.12
 """By so much of a step a value may lie beyond the last tick."""
@@ -97,8 +100,22 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Sequence[float] | None = None) -> Axis:
-    """An axis for some finite values; `log` None: where they span more than `LOG_RATIO`, or most of those around 0."""
+def axis(
+    label: str,
+    values: Sequence[float],
+    log: bool | None = None,
+    ticks: Sequence[float] | None = None,
+    least: float = 0.0,
+) -> Axis:
+    """An axis for some finite values.
+
+    Args:
+        label: what it shows.
+        values: what has to find room.
+        log: whether it is logarithmic; None: where they span more than `LOG_RATIO`, or most of those around 0.
+        ticks: where it is labelled; None: at round numbers.
+        least: a linear axis spans at least so much of the largest value, lest noise look like a slope.
+    """
     low, high = min(values), max(values)
     if log is None:
         usual = statistics.median(map(abs, values))
@@ -111,6 +128,8 @@ def axis(label: str, values: Sequence[float], log: bool | None = None, ticks: Se
         return Axis(label, low, high, True, ticks or _log_ticks(low, high))
     if high - low <= FLAT_RANGE * max(abs(low), abs(high)):
         low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
+    elif (lacking := least * max(abs(low), abs(high)) - (high - low)) > 0:
+        low, high = low - lacking / 2, high + lacking / 2
     step = _nice((high - low) / AXIS_TICKS)
     # An end that is hardly beyond a tick does not get another one.
     first, last = math.floor(low / step + TICK_SLACK), math.ceil(high / step - TICK_SLACK)
@@ -273,6 +292,12 @@ def marker_shape(marker: str, px: float, py: float, r: float) -> str:
     }[marker]
     points = " ".join(f"{px + cx * r:.1f},{py + cy * r:.1f}" for cx, cy in corners)
     return f'<polygon points="{points}"/>'
+
+
+def side_by_side(figures: Sequence[str]) -> str:
+    """Figures in rows of two or three, so that few are left over in the last; one below the other on a phone."""
+    columns = 2 if len(figures) in (1, 2, 4) else 3
+    return f'<div class="figures" style="--columns: {columns}">{"".join(figures)}</div>'
 
 
 def legend(series: Sequence[tuple[str, str, str | None]]) -> str:

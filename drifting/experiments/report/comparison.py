@@ -1,6 +1,7 @@
 """The page of a comparison: scores with intervals, pictures and settings of two generators side by side."""
 
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,7 +18,7 @@ from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.grid import save_grid
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import titles
-from drifting.scoring.intervals import Comparison
+from drifting.scoring.intervals import Comparison, Interval
 
 COMPARED_COLUMNS, COMPARED_CLASSES = 10, 10
 
@@ -57,16 +58,38 @@ def _distinct(names: tuple[str, str]) -> list[str]:
 
 
 def _score_section(found: Comparison, names: Sequence[str]) -> str:
-    rows = []
+    heads, rows = [*names, "Difference"], []
     for name, three in found.scores.items():
-        cells = "".join(f'<td class="n" data-value="{interval.value}">{interval}</td>' for interval in three)
-        verdict = "clear" if three[2].excludes_zero else "within the interval"
-        rows.append(f'<tr><th scope="row">{escape(score_title(name))}</th>{cells}<td>{verdict}</td></tr>')
+        cells = [
+            f'<td class="n" data-label="{escape(head)}" data-value="{interval.value}">{_shown(interval)}</td>'
+            for head, interval in zip(heads, three, strict=True)
+        ]
+        verdict = f'<td data-label="Verdict">{_verdict(three[2])}</td>'
+        rows.append(f'<tr><th scope="row">{escape(score_title(name))}</th>{"".join(cells)}{verdict}</tr>')
+    same = all(_is_nothing(three[2]) for three in found.scores.values())
     lead = (
         f"{found.num:,} images of each at the same seeds and classes. 95 % intervals over the images, from "
         f"{found.resamples} resamples: they say nothing of what another training would give."
+        f"{' The two draw images of the same scores, to the last digit.' if same else ''}"
     )
-    return f'<p class="lead">{lead}</p>{table(["Score", *names, "Difference", ""], rows, "scores", text=1)}'
+    shown = table(["Score", *heads, "Verdict"], rows, "scores", text=1, stack=True)
+    return f'<p class="lead">{lead}</p>{shown}'
+
+
+def _is_nothing(difference: Interval) -> bool:
+    return difference.value == 0 and difference.half == 0
+
+
+def _shown(interval: Interval) -> str:
+    return "0" if _is_nothing(interval) else str(interval)
+
+
+def _verdict(difference: Interval) -> str:
+    if _is_nothing(difference):
+        return "the same"
+    if math.isnan(difference.half):
+        return "no interval"
+    return "clear" if difference.excludes_zero else "within the interval"
 
 
 def _picture_section(
@@ -93,10 +116,17 @@ def _picture_section(
 
 
 def _setting_section(names: Sequence[str], pair: Sequence[TrainedGenerator]) -> str:
-    configs: dict[str, Any] = {}
-    for name, trained in zip(names, pair, strict=True):
-        settings = to_dict(trained.config) if trained.config else {"model": trained.arguments}
-        configs[name] = json.loads(json.dumps(settings))
-    if any(trained.config is None for trained in pair):
-        return '<p class="lead">Published weights do not come with the settings of their training.</p>'
-    return settings_table(configs)
+    configs = {name: _settings_of(trained) for name, trained in zip(names, pair, strict=True)}
+    unknown = [name for name, config in configs.items() if config is None]
+    if unknown:
+        return f'<p class="lead">{escape(" and ".join(unknown))} came without the settings of the training.</p>'
+    return settings_table({name: config for name, config in configs.items() if config is not None})
+
+
+def _settings_of(trained: TrainedGenerator) -> dict[str, Any] | None:
+    """The settings of the training: a run's own, or those that came with published weights."""
+    if trained.config is None:
+        found = trained.facts.get("settings")
+        return found if isinstance(found, dict) else None
+    plain: dict[str, Any] = json.loads(json.dumps(to_dict(trained.config)))
+    return plain

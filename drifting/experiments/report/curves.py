@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from drifting.experiments.report.charts import Axis, Series, axis, chart, legend
+from drifting.experiments.report.charts import LEAST_RANGE, Axis, Series, axis, chart, legend, side_by_side
 from drifting.experiments.report.data import RunData
 from drifting.experiments.report.elements import switch
 from drifting.experiments.report.groups import kinds, width_text
@@ -14,6 +14,15 @@ CURVE_TITLES = {
     "field_norm": "root mean square of the field before it is normalised; falls",
     "collapse": "distance between generated samples of a class over that between real ones; near 1",
 }
+
+ENCODER_CURVES = {
+    "recon_loss": "squared error of masked tokens; falls",
+    "accuracy": "share of images whose class the classifier finds; rises at the end",
+    "loss": "all that is minimised; jumps where the classifier joins",
+}
+
+LINEAR_CURVES = ("learning_rate",)
+"""Curves that a logarithmic axis would turn into a wall."""
 
 CURVE_POINTS = 300
 """The most points of a curve that are drawn."""
@@ -44,7 +53,7 @@ def sweep_curves(runs: Sequence[RunData]) -> str:
         ]
         panels.append(
             f'<p class="lead"><b>{name}</b>: {"; ".join(filter(None, (escape(text), _scale(axes))))}.</p>'
-            f'<div class="figures">{"".join(figures)}</div>'
+            f"{side_by_side(figures)}"
         )
     keys = legend([(f"width {width_text(w)}", tones[w], None) for w in widths])
     return f"<div data-figures>{keys}{switch('metric', [name for name, _ in shown], panels)}</div>"
@@ -58,11 +67,12 @@ def run_curves(run: RunData, names: Sequence[str]) -> str:
         if points:
             series = [Series(name, points, "s0")]
             axes = _axes(name, series)
-            about = "; ".join(filter(None, (escape(CURVE_TITLES.get(name, "")), _scale(axes))))
+            known = ENCODER_CURVES if run.is_encoder else CURVE_TITLES
+            about = "; ".join(filter(None, (escape(known.get(name, "")), _scale(axes))))
             small = f" <small>{about}</small>" if about else ""
             drawn = f"<figcaption>{name}{small}</figcaption>{_drawn(name, axes, series)}"
             figures.append(f'<figure data-chart="{name}">{drawn}</figure>')
-    return f'<div class="figures" data-figures>{"".join(figures)}</div>' if figures else ""
+    return f"<div data-figures>{side_by_side(figures)}</div>" if figures else ""
 
 
 def _width(run: RunData) -> str:
@@ -78,7 +88,8 @@ def _axes(name: str, series: Sequence[Series]) -> tuple[Axis, Axis] | None:
     values = [v for line in series for _, v in line.points if v == v]
     if not values:
         return None
-    return axis("step", [0.0, max(step for line in series for step, _ in line.points)], log=False), axis(name, values)
+    y = axis(name, values, log=False if name in LINEAR_CURVES else None, least=LEAST_RANGE)
+    return axis("step", [0.0, max(step for line in series for step, _ in line.points)], log=False), y
 
 
 def _scale(axes: tuple[Axis, Axis] | None) -> str:

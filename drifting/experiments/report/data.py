@@ -5,18 +5,20 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from drifting.config.schema import Config, to_dict
+from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.errors import ArgumentError, DriftingError
 from drifting.experiments.grid import FINISHED, SWEEP_FILE, read_cells, rows_of
 from drifting.runs.directory import CONFIG_FILE, read_config
-from drifting.runs.metrics import METRICS_FILE
+from drifting.runs.files import read_json
+from drifting.runs.metrics import METRICS_FILE, TIMINGS_FILE
+from drifting.sampling.labels import ROWS_TEXT
 from drifting.scoring.results import latest_scores
 
 DAMAGED_STATUS = "damaged"
@@ -24,6 +26,9 @@ DAMAGED_STATUS = "damaged"
 
 LARGEST_SIDE = 960
 """Pixels along the side of a picture; larger ones are shrunk."""
+
+LARGEST_PNG = 400_000
+"""Bytes of a picture above which it is compressed as photographs are."""
 
 OBJECTIVE_TITLES = {"log_kde": "log-KDE", "mean_shift": "mean shift", "drift": "two-axis drift", "mmd_kde": "MMD"}
 
@@ -35,12 +40,13 @@ KERNEL_TITLES = {"gaussian": "Gauss", "laplace": "Laplace", "rational_quadratic"
 
 @dataclass(frozen=True)
 class RunData:
-    """A run.
+    """A run of `drifting train` or `pretrain`.
 
     Attributes:
         name: the name of its folder.
         config: the settings of the run.
         metrics: the rows of `metrics.jsonl`.
+        timings: the rows of `timings.jsonl`; runs of earlier versions have none.
         scores: the latest ones, or None.
         status, error: how far a sweep's cell is, and why it failed.
         grids: step and file of its sample grids, in order.
@@ -57,6 +63,30 @@ class RunData:
     grids: list[tuple[int, Path]]
     varied: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    timings: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it trains a feature encoder."""
+        return command_of(self.config) == "pretrain"
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """What the run said of itself at its latest start, each with its title: `("data", "digits, 1,400 samples")`."""
+        said = [row["about"] for row in self.timings if row.get("about")]
+        lines = [str(line).partition(": ") for line in (said[-1] if said else ())]
+        return [(title, text) for title, _, text in lines if text]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has run, over all its starts, up to the last step of each that was logged; None: not known."""
+        starts: list[float] = []
+        for row in self.timings:
+            if "started" in row:
+                starts.append(0.0)
+            elif starts and "seconds" in row:
+                starts[-1] = row["seconds"]
+        return sum(starts) if starts else None
 
     @property
     def objective(self) -> str:
@@ -128,20 +158,21 @@ def _read_sweep(workdir: Path) -> SweepData:
 
 
 def _read_run(folder: Path, scores: dict[str, Any] | None, status: str = "", error: str | None = None) -> RunData:
-    config = read_config(folder, Config)
+    encoder = command_of(read_json(folder / CONFIG_FILE)) == "pretrain" if (folder / CONFIG_FILE).is_file() else False
+    config = read_config(folder, PretrainConfig if encoder else Config)
     grids = []
     for path in sorted((folder / "samples").glob("step_*.png")):
         if match := re.fullmatch(r"step_(\d+)\.png", path.name):
             grids.append((int(match[1]), path))
-    return RunData(folder.name, _plain(to_dict(config)), _metrics(folder), scores, status, error, grids)
+    found = _plain(to_dict(config)), _lines(folder / METRICS_FILE), scores, status, error, grids
+    return RunData(folder.name, *found, timings=_lines(folder / TIMINGS_FILE))
 
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _metrics(folder: Path) -> list[dict[str, float]]:
-    path = folder / METRICS_FILE
+def _lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
@@ -160,19 +191,45 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def picture(path: Path) -> tuple[str, int, int]:
-    """An image file as a data URI, with its width and height; large ones are shrunk.
+@dataclass(frozen=True)
+class Picture:
+    """An image file, as a page holds it.
+
+    Attributes:
+        source: a data URI.
+        width, height: its size in pixels.
+        names: what each of its rows shows, where the file says so; the page sets them in its own type.
+    """
+
+    source: str
+    width: int
+    height: int
+    names: Sequence[str] = ()
+
+
+def picture(path: Path) -> Picture:
+    """An image file; large ones are shrunk, and names that are written into it are cut off.
 
     Raises:
         OSError: it cannot be read.
     """
-    with Image.open(path) as image:
-        image.load()
+    with Image.open(path) as opened:
+        opened.load()
+    image, names = _without_names(opened)
     if max(image.size) > LARGEST_SIDE:
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
     out, kind = io.BytesIO(), "png"
     image.save(out, format="PNG", optimize=True)
-    if out.tell() > 400_000:  # photographs
-        out, kind = io.BytesIO(), "jpeg"
-        image.convert("RGB").save(out, format="JPEG", quality=85, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", *image.size
+    if out.tell() > LARGEST_PNG:  # photographs
+        out, kind = io.BytesIO(), "webp"
+        image.convert("RGBA").save(out, format="WEBP", quality=88)
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", *image.size, names)
+
+
+def _without_names(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    try:
+        rows = json.loads(getattr(image, "text", {})[ROWS_TEXT])
+        left, names = int(rows["left"]), [str(name) for name in rows["names"]]
+    except (KeyError, ValueError, TypeError):  # of an earlier version, or of somebody else
+        return image, []
+    return image.crop((left, 0, *image.size)), names

@@ -31,6 +31,15 @@ def score_title(key: str) -> str:
     return FACT_TITLES.get(key, key)
 
 
+def heldout_note(name: str, value: float, heldout: float | None) -> str:
+    """How a score compares with that of held-out real images; '' where that is not known."""
+    if heldout is None:
+        return ""
+    beside = f"held-out {number(heldout)}"
+    distance = known_scores()[name].better == "lower" and value > heldout > 0
+    return f"{value / heldout:.3g} × {beside}" if distance else beside
+
+
 def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
     """Names, values and notes as tiles."""
     items = (
@@ -40,14 +49,20 @@ def tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="tiles">{"".join(items)}</dl>'
 
 
-def table(heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False) -> str:
-    """A table that scrolls by itself where it is too wide; its first `text` columns hold words."""
+def table(
+    heads: Sequence[str], rows: Iterable[str], name: str, text: int, sort: bool = False, stack: bool = False
+) -> str:
+    """A table that scrolls by itself where it is too wide; its first `text` columns hold words.
+
+    `stack`: on a phone each row becomes a block, whose cells are called by their `data-label`.
+    """
     cells = []
     for i, head in enumerate(heads):
         label = f'<button type="button">{escape(head)}</button>' if sort else escape(head)
         cells.append(f'<th scope="col"{"" if i < text else " class=n"}>{label}</th>')
+    style = ' class="stack"' if stack else ""
     scroll = f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {escape(name)}">'
-    return f'{scroll}<table data-table="{escape(name)}"><thead><tr>{"".join(cells)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'  # noqa: E501
+    return f'{scroll}<table{style} data-table="{escape(name)}"><thead><tr>{"".join(cells)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'  # noqa: E501
 
 
 def number_cell(key: str, value: Any, note: str = "") -> str:
@@ -75,13 +90,19 @@ def switch(name: str, choices: Sequence[str], panels: Sequence[str]) -> str:
 
 
 def image(path: Path, text: str) -> str:
-    """An image file inside the page, with what it shows in words; of one that is damaged the words alone."""
+    """An image file inside the page, with what it shows in words, and the names of its rows beside them.
+
+    Of a file that is damaged it is the words alone.
+    """
     try:
-        source, width, height = picture(path)
+        found = picture(path)
     except (OSError, SyntaxError):  # Pillow's kinds of a damaged file
         return f'<p class="lead">{escape(text)}: {escape(path.name)} cannot be read</p>'
-    sharp = ' class="small"' if source.startswith("data:image/png") else ""
-    return f'<img{sharp} src="{source}" width="{width}" height="{height}" alt="{escape(text)}">'
+    shown = f'<img src="{found.source}" width="{found.width}" height="{found.height}" alt="{escape(text)}">'
+    if not found.names:
+        return shown
+    names = "".join(f'<li title="{escape(name)}">{escape(name)}</li>' for name in found.names)
+    return f'<div class="rows"><ol aria-label="Rows">{names}</ol>{shown}</div>'
 
 
 def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:

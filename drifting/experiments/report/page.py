@@ -8,11 +8,20 @@ from typing import Any
 
 from drifting import __version__
 from drifting.experiments.grid import FAILED, FINISHED
-from drifting.experiments.report.charts import MARKER_SHAPES, Series, axis, chart, legend, number
-from drifting.experiments.report.curves import CURVE_TITLES, run_curves, sweep_curves
+from drifting.experiments.report.charts import (
+    LEAST_RANGE,
+    MARKER_SHAPES,
+    Series,
+    axis,
+    chart,
+    legend,
+    number,
+    side_by_side,
+)
+from drifting.experiments.report.curves import sweep_curves
 from drifting.experiments.report.data import DAMAGED_STATUS, RunData, SweepData
 from drifting.experiments.report.elements import (
-    details,
+    heldout_note,
     image,
     number_cell,
     score_title,
@@ -27,10 +36,10 @@ from drifting.experiments.report.groups import (
     group_runs,
     kinds,
     ranking,
-    score_of,
     scored,
     width_text,
 )
+from drifting.experiments.report.run import run_sections
 from drifting.scoring.metrics import HELDOUT_SUFFIX, compared_scores, ranked_by
 
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -50,7 +59,8 @@ def page(data: RunData | SweepData, version: str | None = None) -> str:
     """
     if isinstance(data, SweepData):
         return page_html(data.name, "A sweep of drifting generative models", _sweep(data), version)
-    return page_html(data.name, "A run of a drifting generative model", _run(data), version)
+    what = "The training of a feature encoder" if data.is_encoder else "A run of a drifting generative model"
+    return page_html(data.name, what, run_sections(data), version)
 
 
 def page_html(name: str, what: str, parts: Sequence[tuple[str, str]], version: str | None = None) -> str:
@@ -126,8 +136,11 @@ def _sweep_tiles(data: SweepData, groups: Sequence[Group]) -> str:
     progress = ", ".join(problems) or "none failed"
     shown = [("Cells finished", f"{states.count(FINISHED)} of {len(states)}", progress)]
     for name in scored(groups, _top([ranking(groups)])) if groups else ():
-        best = best_first(groups, name)[0]
-        shown.append((_best_title(name), number(best.mean(name)), best.label))
+        best, means = best_first(groups, name)[0], {group.mean(name) for group in groups}
+        if means == {0.0} or len(means) < min(len(groups), 2):  # none is better than another
+            continue
+        beside = heldout_note(name, best.mean(name), _heldout(groups, name))
+        shown.append((_best_title(name), number(best.mean(name)), "; ".join(filter(None, (best.label, beside)))))
     return tiles(shown)
 
 
@@ -162,7 +175,7 @@ def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]
         values = [value for group in placed for value in group.values(name)]
         heldout = _heldout(placed, name)
         level = heldout if heldout is not None and _in_reach(heldout, values) else None
-        y = axis(metric.title, values if level is None else [*values, level])
+        y = axis(metric.title, values if level is None else [*values, level], least=LEAST_RANGE)
         beside = "" if heldout is None else f"held-out {number(heldout)}"
         about = "; ".join(filter(None, (f"{metric.better} is better", beside, y.scale)))
         line = None if level is None else ("held-out", level)
@@ -173,7 +186,7 @@ def _width_charts(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]
     several = any(len(group.runs) > 1 for group in placed)
     point = "the mean of its seeds, with a line from the lowest to the highest" if several else "a cell"
     lead = f"Each point is {point}. Choose a point with the tab and arrow keys to read it."
-    return f'<p class="lead">{lead}</p><div data-figures>{keys}<div class="figures">{"".join(figures)}</div></div>'
+    return f'<p class="lead">{lead}</p><div data-figures>{keys}{side_by_side(figures)}</div>'
 
 
 def _heldout(groups: Sequence[Group], name: str) -> float | None:
@@ -294,60 +307,3 @@ def _csv_cell(key: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number_cell(key, value)
     return f'<td data-key="{escape(key)}" data-value="{escape(str(value))}">{escape(str(value))}</td>'
-
-
-# --- one run ----------------------------------------------------------------------------------------------------------
-
-
-def _run(run: RunData) -> list[tuple[str, str]]:
-    last = run.metrics[-1] if run.metrics else {}
-    shown = [("Objective", run.objective, f"width {width_text(run.widths)}"),
-             ("Step", f"{last.get('step', 0):,}", f"of {run.config['train']['steps']:,}")]  # fmt: skip
-    found = run.scores or {}
-    for name in (name for name in compared_scores() if name in found):
-        held = found.get(f"{name}{HELDOUT_SUFFIX}")
-        shown.append((score_title(name), number(score_of(run, name)), f"held-out {number(held)}" if held else ""))
-    return [
-        ("", tiles(shown)),
-        ("Training", _run_curves(run)),
-        ("Samples", _run_samples(run)),
-        ("Scores", _run_scores(run)),
-        ("Settings", f'<div class="card">{details("All settings", run.config)}</div>'),
-    ]
-
-
-def _run_curves(run: RunData) -> str:
-    logged = {name for row in run.metrics for name in row}
-    scores = [f"eval/{name}" for name in compared_scores() if f"eval/{name}" in logged]
-    return run_curves(run, [*scores, *CURVE_TITLES, "grad_norm", "learning_rate"])
-
-
-def _run_samples(run: RunData) -> str:
-    grids = run.grids if len(run.grids) <= 12 else [run.grids[i * (len(run.grids) - 1) // 11] for i in range(12)]
-    if not grids:
-        return ""
-    pictures = "".join(
-        f'<figure data-step="{step}">{image(path, f"Samples at step {step:,}, a class each row")}'
-        f"<figcaption>step {step:,}</figcaption></figure>"
-        for step, path in grids
-    )
-    last = len(grids) - 1
-    slider = f'<input type="range" min="0" max="{last}" value="{last}" data-steps aria-label="Step of the samples">'
-    lead = "The same seeds as training goes on."
-    return (
-        f'<p class="lead">{lead}</p><div class="step">{slider}<output></output></div><div class="pair">{pictures}</div>'
-    )
-
-
-def _run_scores(run: RunData) -> str:
-    if run.scores is None:
-        return '<p class="lead">Not scored yet: <code>drifting evaluate</code>.</p>'
-    numbers = {k: v for k, v in run.scores.items() if isinstance(v, int | float)}
-    heldout = [k for k in numbers if k.endswith(HELDOUT_SUFFIX)]
-    rows = []
-    for key, value in numbers.items():
-        if key not in heldout:
-            beside = number_cell(key + HELDOUT_SUFFIX, numbers.get(key + HELDOUT_SUFFIX)) if heldout else ""
-            rows.append(f'<tr><th scope="row">{escape(score_title(key))}</th>{number_cell(key, value)}{beside}</tr>')
-    heads = ["Score", "Generated", "Held-out"] if heldout else ["Score", "Value"]
-    return table(heads, rows, "scores", text=1)
