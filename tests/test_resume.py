@@ -101,7 +101,10 @@ def test_twenty_kills_in_a_row_at_random(whole: Path, tmp_path: Path):
 
 
 def test_stopped_politely(whole: Path, tmp_path: Path):
-    """While the first step compiles, in a step, while a checkpoint is written, and by Ctrl-C: saved at once, code 0."""
+    """While the first step compiles, in a step, while a checkpoint is written, and by Ctrl-C: saved at once.
+
+    The code is 0, so that a scheduler is content; after Ctrl-C 130, so that a shell goes on with nothing that follows.
+    """
     run, said = tmp_path / "run", tmp_path / "said"
     assert (
         stop(run, signal.SIGTERM, lambda: said.exists() and "compiling the first step" in said.read_text(), said=said)
@@ -116,6 +119,8 @@ def test_stopped_politely(whole: Path, tmp_path: Path):
     step, _, _ = saved(run)
     assert stop(run, signal.SIGINT, lambda: logged(run) > step, "--stopped_code=75") == 75  # a launcher's choice
     assert saved(run)[0] > step
+    step, _, _ = saved(run)
+    assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 130 and saved(run)[0] < 120
     done = finish(train_command(run))
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stderr

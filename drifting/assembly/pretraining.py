@@ -1,7 +1,7 @@
 """A pre-training, put together from its settings: data, space of samples, autoencoder, compiled step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
@@ -51,14 +51,14 @@ class Pretraining:
     config: PretrainConfig
     source: LabelledSource
     arguments: dict[str, Any]
-    parts: MAEStepParts
+    parts: MAEStepParts = field(repr=False)
     layout: Layout
-    empty: Callable[[], TrainState]
-    frozen: Params
-    key: Array
-    compiled: Callable[..., tuple[TrainState, dict[str, Array]]]
-    feed: Pipeline
-    identity: dict[str, Any]
+    empty: Callable[[], TrainState] = field(repr=False)
+    frozen: Params = field(repr=False)
+    key: Array = field(repr=False)
+    compiled: Callable[..., tuple[TrainState, dict[str, Array]]] = field(repr=False)
+    feed: Pipeline = field(repr=False)
+    identity: dict[str, Any] = field(repr=False)
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""

@@ -1,7 +1,7 @@
 """A run, put together from its settings: data, space of samples, feature space, generator, recipe, compiled step."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -62,15 +62,15 @@ class Run:
     config: Config
     source: LabelledSource
     encoder: FeatureEncoder
-    parts: StepParts
+    parts: StepParts = field(repr=False)
     layout: Layout
-    empty: Callable[[], TrainState]
-    frozen: Params
-    widths: Array
-    key: Array
-    compiled: Callable[..., tuple[TrainState, Metrics]]
-    feed: Feed
-    identity: dict[str, Any]
+    empty: Callable[[], TrainState] = field(repr=False)
+    frozen: Params = field(repr=False)
+    widths: Array = field(repr=False)
+    key: Array = field(repr=False)
+    compiled: Callable[..., tuple[TrainState, Metrics]] = field(repr=False)
+    feed: Feed = field(repr=False)
+    identity: dict[str, Any] = field(repr=False)
 
     def initial_state(self) -> TrainState:
         """The state before the first step, its banks filled from the feed.

@@ -1,5 +1,6 @@
 """`drifting sweep`, `report` and the studies."""
 
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.settings import load_function, load_settings
-from drifting.cli.shared import WEIGHTS_HELP, out_of, workdir_of
+from drifting.cli.overrides import values_of
+from drifting.cli.settings import SweepRequest, load_function, load_settings
+from drifting.cli.shared import WEIGHTS_HELP, check_encoders, out_of, workdir_of
+from drifting.config.schema import Config
+from drifting.config.shipped import experiment_file
 from drifting.errors import ConfigError
+from drifting.experiments import grid
 from drifting.studies import STUDIES
 
 
@@ -26,37 +31,59 @@ def _define_sweep(values: flags.FlagValues) -> None:
 
 
 def _sweep(values: flags.FlagValues) -> int:
-    if not values.config:
-        raise ConfigError("--config: give the sweep's file, such as one out of configs/sweeps/")
+    request = values.config
+    if not request.file:
+        raise ConfigError("--config: give the sweep's file, such as sweeps/kernel_width; `drifting configs` lists them")
     workdir = workdir_of(values, "the sweep's folder")
-    from drifting.experiments import grid, sweep
-    from drifting.experiments.slurm import submit
-
-    found = load_function(values.config, "get_sweep")
-    if not isinstance(found, grid.Sweep):
-        remedy = "return a drifting.experiments.grid.Sweep"
-        raise ConfigError(f"--config={values.config}: get_sweep() returned {found!r}; {remedy}")
-    base = str((Path(values.config.split(":", 1)[0]).parent / found.config).resolve())
-    try:
-        cells = grid.cells_of(found, load_settings(base))
-    except ConfigError as error:
-        raise ConfigError(f"--config={values.config}: {str(error).removeprefix('--config=')}") from error
+    found, cells = _cells(request)
     if values.list:
         grid.check_cells(cells, workdir)
         print(grid.listing(list(cells), workdir))
         return 0
+    for config in cells.values():
+        check_encoders(config)
+    from drifting.experiments import sweep
+    from drifting.experiments.slurm import submit
+
     if not values.slurm:
         return 1 if sweep.run_sweep(found, cells, workdir, index=values.index, retry=values.retry) else 0
     options = dict(_option(option) for option in values.slurm_options)
     sweep.prepare_sweep(found, cells, workdir)
 
     def command_of(cell: grid.SweepCell) -> list[str]:
-        given = [f"--config={values.config}", f"--workdir={workdir}", f"--index={cell.index}"]
+        given = [f"--config={request.file}", f"--workdir={workdir}", f"--index={cell.index}"]
+        given += [f"--config.{key}={text}" for key, text in request.changes.items()]
         return [sys.executable, "-m", "drifting.cli", "sweep", *given]
 
     ids = submit(list(cells), workdir, command_of, options, values.retry)
     print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
     return 0
+
+
+def _cells(request: SweepRequest) -> tuple[grid.Sweep, dict[grid.SweepCell, Config]]:
+    """The sweep that was asked for, and its cells with the settings that were changed on the command line.
+
+    Raises:
+        ConfigError: the file is no sweep, what it is over cannot be had, or a setting that all cells shall have is
+            one that the grid varies, or cannot work.
+    """
+    found = load_function(request.file, "get_sweep")
+    if not isinstance(found, grid.Sweep):
+        remedy = "return a drifting.experiments.grid.Sweep"
+        raise ConfigError(f"--config={request.file}: get_sweep() returned {found!r}; {remedy}")
+    changes = values_of(request.changes, Config)
+    for keys in found.grid:
+        if varied := set(changes) & set((keys,) if isinstance(keys, str) else keys):
+            key = sorted(varied)[0]
+            raise ConfigError(f"--config.{key}: the cells differ in it; leave it out, or change the sweep's file")
+    file = experiment_file(request.file.split(":", 1)[0])
+    assert file is not None  # it was loaded
+    try:
+        base = load_settings(str((file.parent / found.config).resolve()))
+        cells = grid.cells_of(dataclasses.replace(found, settings={**found.settings, **changes}), base)
+    except ConfigError as error:
+        raise ConfigError(f"--config={request.file}: {str(error).removeprefix('--config=')}") from error
+    return found, cells
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -116,7 +143,7 @@ COMMANDS = {
         "run a grid of experiments, here or on SLURM",
         _define_sweep,
         _sweep,
-        usage="--config=FILE --workdir=DIR [--flags]",
+        usage="--config=FILE --workdir=DIR [--flags] [--config.SECTION.KEY=VALUE ...]",
         flag_of={"options": "slurm_options"},
     ),
     "report": Command("show a run or a sweep on one HTML page", _define_report, _report),

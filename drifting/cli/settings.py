@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,27 @@ from drifting.studies import STUDIES
 from drifting.studies.settings import DiagnoseStudy
 
 
+@dataclass(frozen=True)
+class SweepRequest:
+    """What `drifting sweep` was given: the file that `--config` names, and settings of all cells as they were typed."""
+
+    file: str
+    changes: dict[str, str]
+
+
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`.
 
-    The value of the flag `config` is the settings as the command's dataclass, of a sweep its file.
+    The value of the flag `config` is the settings as the command's dataclass, or a `SweepRequest`.
     """
     values, kind = flags.FlagValues(), command.settings
     if any(argument.split("=")[0] == f"--{command.without_config}" for argument in arguments):
         kind = None
     command.define(values)
     settings: Settings | None = None
+    changes: dict[str, str] = {}
+    if "config" in values:  # a sweep's
+        changes, arguments = take_changes(arguments, Config)
     if kind is not None:
         settings, arguments = take_settings(name, command, kind, arguments)
         flags.DEFINE_string("config", None, "the experiment", flag_values=values)
@@ -61,6 +73,8 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
         raise ConfigError(_not_a_flag(rest[len(command.takes)], list(values)))
     if settings is not None:
         values["config"].value = settings
+    elif "config" in values:
+        values["config"].value = SweepRequest(values.config or "", changes)
     return values
 
 

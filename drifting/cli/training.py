@@ -1,6 +1,7 @@
 """`drifting pretrain`, `train`, `plan` and `replay`."""
 
 import logging
+from collections.abc import Callable
 
 from absl import flags
 
@@ -16,8 +17,8 @@ logger = logging.getLogger("drifting")
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "where the run is written; a run that is there goes on", flag_values=values)
     _define_processes(values)
-    stopped = "exit code when it was asked to stop before its end, and saved; default 0"
-    flags.DEFINE_integer("stopped_code", 0, stopped, lower_bound=0, upper_bound=255, flag_values=values)
+    stopped = "exit code when stopped and saved; default 130 after Ctrl-C, else 0"
+    flags.DEFINE_integer("stopped_code", None, stopped, lower_bound=0, upper_bound=255, flag_values=values)
 
 
 def _define_processes(values: flags.FlagValues) -> None:
@@ -44,7 +45,7 @@ def _train(values: flags.FlagValues) -> int:
     from drifting.training.generator import train
 
     _join_processes(values)
-    return 0 if train(config, workdir) >= config.train.steps else int(values.stopped_code)
+    return _exit_code(values, lambda: train(config, workdir) >= config.train.steps)
 
 
 def _pretrain(values: flags.FlagValues) -> int:
@@ -52,7 +53,22 @@ def _pretrain(values: flags.FlagValues) -> int:
     from drifting.training.encoder import pretrain
 
     _join_processes(values)
-    return 0 if pretrain(config, workdir) >= config.train.steps else int(values.stopped_code)
+    return _exit_code(values, lambda: pretrain(config, workdir) >= config.train.steps)
+
+
+def _exit_code(values: flags.FlagValues, trains: Callable[[], bool]) -> int:
+    """The exit code of a training, which says whether it came to its end.
+
+    Ctrl-C passes on, so that a chain of commands ends, unless a launcher has chosen a code for what is to go on.
+    """
+    chosen = values.stopped_code
+    try:
+        return 0 if trains() else chosen or 0
+    except KeyboardInterrupt as interrupt:
+        if chosen is None or not interrupt.args:  # without a word: nothing was saved
+            raise
+        logger.info("stopped: %s", interrupt)
+        return int(chosen)
 
 
 def _define_plan(values: flags.FlagValues) -> None:

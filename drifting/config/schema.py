@@ -229,8 +229,32 @@ class EvalConfig:
     diagnose: Annotated[bool, "then also log what drifting study diagnose measures of every feature map"] = False
 
 
-@dataclass(frozen=True)
-class Config:
+class Sectioned:
+    """Settings in sections, which show and take what differs from the defaults."""
+
+    @classmethod
+    def of(cls, **sections: Mapping[str, Any]) -> Self:
+        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)})`.
+
+        Raises:
+            ConfigError: an unknown section or key, or a value of a wrong type.
+        """
+        found: Self = parse_section(cls(), renewed(sections), "")
+        return found
+
+    def __repr__(self) -> str:
+        """The call of `of` that makes them."""
+        now, defaults = dataclasses.asdict(self), dataclasses.asdict(type(self)())  # type: ignore[call-overload]
+        changed = {
+            section: {key: value for key, value in keys.items() if value != defaults[section][key]}
+            for section, keys in now.items()
+        }
+        shown = ", ".join(f"{section}={keys!r}" for section, keys in changed.items() if keys)
+        return f"{type(self).__name__}.of({shown})"
+
+
+@dataclass(frozen=True, repr=False)
+class Config(Sectioned):
     """A generator's training run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -243,16 +267,6 @@ class Config:
     train: RunConfig = field(default_factory=RunConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-
-    @classmethod
-    def of(cls, **sections: Mapping[str, Any]) -> Self:
-        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)}, bank={"push": 64})`.
-
-        Raises:
-            ConfigError: an unknown section or key, or a value of a wrong type.
-        """
-        found: Self = parse_section(cls(), renewed(sections), "")
-        return found
 
 
 @dataclass(frozen=True)
@@ -274,8 +288,8 @@ class MAEConfig:
     remat: Annotated[bool, "compute activations anew in the backward pass: less memory, more time"] = False
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
+@dataclass(frozen=True, repr=False)
+class PretrainConfig(Sectioned):
     """A feature encoder's training run."""
 
     mae: MAEConfig = field(default_factory=MAEConfig)
@@ -298,8 +312,8 @@ class CacheConfig:
     workers: Annotated[int, "threads that read and decode images; 0: one for each core"] = 0
 
 
-@dataclass(frozen=True)
-class CacheBuild:
+@dataclass(frozen=True, repr=False)
+class CacheBuild(Sectioned):
     """Encoding a data set once and for all: latents that trainings read as `data.name='latents'`."""
 
     data: DataConfig = field(default_factory=DataConfig)

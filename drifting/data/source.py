@@ -178,6 +178,9 @@ class ArraySource:
         self.delivers = Delivery(self.shape, str(images.dtype))
         self._images = images
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self):,} images of {'x'.join(map(str, self.shape))}, {self.num_classes} classes>"
+
     def __len__(self) -> int:
         return len(self.labels)
 

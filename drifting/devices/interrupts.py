@@ -27,6 +27,10 @@ class Interrupts:
         """Whether a stop has been asked for."""
         return bool(self._received)
 
+    def by_hand(self) -> bool:
+        """Whether Ctrl-C was among what asked for it: whoever pressed it wants nothing that follows to be done."""
+        return signal.SIGINT in self._received
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """While the block runs, a request does not wait: it raises `StopRequested`. For what can be done anew."""

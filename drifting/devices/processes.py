@@ -109,10 +109,12 @@ class StopRequests(NamedTuple):
 
     Attributes:
         after: called with the step just finished, after each: whether this is the one to stop after.
+        by_hand: whether Ctrl-C asked for it, at this process.
         at_once: a context in which a request raises `StopRequested`, for what one process does alone and can do anew.
     """
 
     after: Callable[[int], bool]
+    by_hand: Callable[[], bool]
     at_once: Callable[[], AbstractContextManager[None]]
 
 
@@ -121,13 +123,21 @@ def stop_requests() -> Iterator[StopRequests]:
     """SIGTERM, SIGHUP and Ctrl-C only ask to stop while the block runs, and all processes stop after the same step."""
     if jax.process_count() == 1:
         with interrupts() as interrupted:
-            yield StopRequests(lambda step: interrupted(), interrupted.at_once)
+            yield StopRequests(lambda step: interrupted(), interrupted.by_hand, interrupted.at_once)
         return
     # Where there are several, JAX takes SIGTERM for the notice of a preemption and agrees with the others on a step.
     others = [number for number in stop_signals() if number != signal.SIGTERM]
-    old = {number: signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM)) for number in others}
+    received: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        received.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    old = {number: signal.signal(number, pass_on) for number in others}
     try:
-        yield StopRequests(multihost_utils.reached_preemption_sync_point, nullcontext)
+        yield StopRequests(
+            multihost_utils.reached_preemption_sync_point, lambda: signal.SIGINT in received, nullcontext
+        )
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)

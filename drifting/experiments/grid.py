@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drifting.config.checks import check
-from drifting.config.parse import parse
-from drifting.config.schema import Config, ema_decay
-from drifting.config.sections import unknown_key
+from drifting.config.older import renamed
+from drifting.config.parse import annotation, parse
+from drifting.config.schema import Config, ema_decay, to_dict
 from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.directory import check_config
 from drifting.runs.files import atomic_path, read_json
@@ -158,12 +158,18 @@ def check_cells(cells: Mapping[SweepCell, Config], workdir: Path) -> None:
 
 
 def _changed(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
-    settings = base.to_dict()
+    """The settings of `base`, with these at dotted keys. Raises `ConfigError` where there is no such key."""
+    settings = to_dict(parse(base))
     for path, value in values.items():
-        section, _, key = path.rpartition(".")
-        if section not in settings or key not in settings[section]:
-            raise ConfigError(f"grid: {unknown_key(path, value, settings.get(section, settings))}")
-        settings[section][key] = value
+        try:
+            annotation(Config, path, value)
+        except ConfigError as error:
+            raise ConfigError(f"grid: {error}") from error
+        *sections, key = renamed(path).split(".")
+        section: Any = settings
+        for name in sections:  # those of options are made where they are not there
+            section = section.setdefault(name, {})
+        section[key] = value
     return settings
 
 

@@ -99,7 +99,8 @@ def run_sweep(
         except Exception as error:  # of any kind: the other cells shall run
             _note_failure(cell, workdir, error)
             whole = True
-        collect(list(cells), workdir)
+        finally:
+            collect(list(cells), workdir)
         if not whole:
             logger.info("sweep: stopped, the same command goes on from there")
             return 0

@@ -38,10 +38,10 @@ class AllSamples:
         take: looks records up.
     """
 
-    records: Shaped[Array, "rows views *record"]
-    starts: Int32[Array, "bounds"]
+    records: Shaped[Array, "rows views *record"] = dataclasses.field(repr=False)
+    starts: Int32[Array, "bounds"] = dataclasses.field(repr=False)
     mirror: bool = dataclasses.field(default=False, metadata={"static": True})
-    take: Take = dataclasses.field(default=look_up, metadata={"static": True})
+    take: Take = dataclasses.field(default=look_up, metadata={"static": True}, repr=False)
 
     def labels(self, key: Key[Array, ""], count: int) -> Int32[Array, "{count}"]:
         """The class labels of a step, see `draw_labels`."""

@@ -30,9 +30,9 @@ class Bank:
             fill.
     """
 
-    samples: Shaped[Array, "..."]
-    ids: UInt32[Array, "*sets classes capacity"]
-    pushed: Int32[Array, "*sets classes"]
+    samples: Shaped[Array, "..."] = dataclasses.field(repr=False)
+    ids: UInt32[Array, "*sets classes capacity"] = dataclasses.field(repr=False)
+    pushed: Int32[Array, "*sets classes"] = dataclasses.field(repr=False)
 
     @property
     def num_classes(self) -> int:

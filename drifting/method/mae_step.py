@@ -3,7 +3,7 @@
 Source: "Generative Modeling via Drifting" (Deng et al.), App. A.3, and its released recipe.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -76,7 +76,7 @@ class MAEStepParts:
     """
 
     recipe: MAERecipe
-    graphdef: Any
+    graphdef: Any = field(repr=False)
     space: SampleSpace
     optimizer: Optimizer
     placement: Placement = ONE_DEVICE

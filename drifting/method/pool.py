@@ -178,8 +178,8 @@ class Groups:
         label_of_record: the label of each record's group.
     """
 
-    records: Shaped[Array, "samples *record"]
-    label_of_record: Int32[Array, "samples"]
+    records: Shaped[Array, "samples *record"] = dataclasses.field(repr=False)
+    label_of_record: Int32[Array, "samples"] = dataclasses.field(repr=False)
 
     def labels(self, key: Key[Array, ""], count: int) -> Int32[Array, "{count}"]:
         """The class of each of the `count` groups."""

@@ -52,11 +52,11 @@ class TrainState:
     """
 
     step: Int32[Array, ""]
-    params: Params
-    opt_state: optax.OptState
-    ema: dict[str, Params]
-    banks: Banks | None = None
-    neighbour_scale: Float32[Array, "classes"] | None = None
+    params: Params = dataclasses.field(repr=False)
+    opt_state: optax.OptState = dataclasses.field(repr=False)
+    ema: dict[str, Params] = dataclasses.field(repr=False)
+    banks: Banks | None = dataclasses.field(default=None, repr=False)
+    neighbour_scale: Float32[Array, "classes"] | None = dataclasses.field(default=None, repr=False)
 
 
 def learning_rate(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ class Generator:
         shape: height, width and channels of a sample.
     """
 
-    graphdef: Any
+    graphdef: Any = field(repr=False)
     shape: tuple[int, int, int]
 
     def __call__(self, params: Params, noise: dict[str, Array], labels: Array, alpha: Array) -> Array:
@@ -49,8 +49,8 @@ class Network:
         checksum: SHA-256 of the weights, so that a run is only resumed with the same.
     """
 
-    graphdef: Any
-    params: Params
+    graphdef: Any = field(repr=False)
+    params: Params = field(repr=False)
     arguments: dict[str, Any]
     checksum: str
 

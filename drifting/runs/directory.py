@@ -58,7 +58,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
-    if not exists(workdir / CONFIG_FILE):
+    if not exists(workdir / CONFIG_FILE) or not _has_begun(workdir, config):
         return
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
@@ -67,7 +67,21 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
         remedy = "put them back or choose another workdir"
+        if fixed in changed:
+            remedy = f"with optimizer.decay=constant train.steps could grow, here it is where a schedule ends: {remedy}"
         raise ArgumentError("workdir", workdir, f"holds a run with other settings ({listed}); {remedy}")
+
+
+def _has_begun(workdir: Path, config: AnyConfig) -> bool:
+    """Whether a step of the run is done, which leaves a line of metrics or a checkpoint. A cache is told by its facts.
+
+    A run that ended before that has nothing which other settings could spoil.
+    """
+    if isinstance(config, CacheBuild):
+        return True
+    metrics = workdir / "metrics.jsonl"
+    folders = [path for path in (workdir / name for name in ("checkpoints", "damaged", "seals")) if path.is_dir()]
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any(any(path.iterdir()) for path in folders)
 
 
 def _schedule_ends(config: AnyConfig) -> bool:

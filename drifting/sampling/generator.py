@@ -88,7 +88,7 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
-    def from_run(cls, workdir: Path, average: float | None = None, vae: str | None = None) -> Self:
+    def from_run(cls, workdir: str | Path, average: float | None = None, vae: str | None = None) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
@@ -100,6 +100,7 @@ class TrainedGenerator:
             ConfigError: there is no run, no checkpoint, or no such average.
             InputError: the checkpoint cannot be read.
         """
+        workdir = Path(workdir)
         config = read_config(workdir)
         decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
         step = checkpoints.latest_intact()

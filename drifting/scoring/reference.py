@@ -9,7 +9,7 @@ of. ADM's hold images instead (`arr_0`); those of the released code lie in anoth
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,10 @@ class Reference:
     """
 
     path: Path
-    gaussians: dict[str, Gaussian]
-    features: NDArray[np.float32] | None
-    images: NpzImages | FolderImages | None
-    metadata: dict[str, Any] | None
+    gaussians: dict[str, Gaussian] = field(repr=False)
+    features: NDArray[np.float32] | None = field(repr=False)
+    images: NpzImages | FolderImages | None = field(repr=False)
+    metadata: dict[str, Any] | None = field(repr=False)
 
     @property
     def encoder(self) -> str | None:

@@ -67,6 +67,8 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
     with interrupts() as interrupted:
         whole = not missing or _maker(config.cache, source, space, shards).make(missing, interrupted)
+    if not whole and interrupted.by_hand():
+        raise KeyboardInterrupt("the same command goes on from there")
     if not whole:
         raise CacheError("cache: stopped, the same command goes on from there")
     return finish_cache(workdir, shards, config.cache.max_bad, images, time.monotonic() - began)

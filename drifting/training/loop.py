@@ -55,6 +55,7 @@ def run_loop(course: Course) -> int:
     and saved first, and the step reached is less than `config.train.steps`.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C ended it before its last step; it is saved.
         ConfigError: `workdir` holds a run with other settings or facts.
         TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
         InputError: the checkpoint is of another model.
@@ -91,6 +92,9 @@ def run_loop(course: Course) -> int:
             state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, state))
             step, state = loop.run(start, state, owed, stop, watch)
             checkpoints.wait()
+        if step < train.steps and stop.by_hand():
+            where = f"saved after step {step} of {train.steps} in {workdir}"
+            raise KeyboardInterrupt(f"{where}, the same command goes on from there")
         ended = "done" if step >= train.steps else "stopped and saved, the same command goes on from there"
         seconds = duration(time.monotonic() - began)
         logger.info("%s: %s: step %d of %d in %s after %s", label, ended, step, train.steps, workdir, seconds)

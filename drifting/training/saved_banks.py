@@ -38,11 +38,11 @@ class SavedState:
     """
 
     step: Any
-    params: Any
-    opt_state: Any
-    ema: Any
+    params: Any = dataclasses.field(repr=False)
+    opt_state: Any = dataclasses.field(repr=False)
+    ema: Any = dataclasses.field(repr=False)
     banks: dict[str, dict[str, Any]]
-    neighbour_scale: Any
+    neighbour_scale: Any = dataclasses.field(repr=False)
 
 
 def bank_packing(run: Run) -> Packing:

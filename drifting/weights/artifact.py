@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Artifact:
 
     kind: str
     model_config: dict[str, Any]
-    params: Params
-    metadata: dict[str, Any]
+    params: Params = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
 
     @property
     def network(self) -> str:

@@ -170,3 +170,11 @@ def test_differences():
 def test_configurations_are_frozen(kind: Any):
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().data.prefetch = 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_show_what_differs_from_the_defaults(kind: Any):
+    assert repr(kind()) == f"{kind.__name__}.of()"
+    config = kind.of(data={"path": "x", "image_size": 8})
+    assert repr(config) == f"{kind.__name__}.of(data={{'path': 'x', 'image_size': 8}})"
+    assert eval(repr(config), {kind.__name__: kind}) == config

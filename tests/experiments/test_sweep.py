@@ -20,7 +20,7 @@ from drifting.errors import ConfigError, TrainingError
 from drifting.experiments import sweep as sweep_module
 from drifting.experiments.grid import Sweep, cells_of, listing, read_cells
 from drifting.experiments.sweep import CompileCounts, run_sweep
-from drifting.runs.directory import check_config, config_differences, write_config
+from drifting.runs.directory import check_config, config_differences, read_config, write_config
 from drifting.sampling import generator
 from drifting.scoring.settings import ScoreSettings
 from tests.support.runs import ROOT, TINY, tiny_config
@@ -93,6 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         trained.append(folder.name)
         check_config(folder, config)
         write_config(folder, config)
+        (folder / "metrics.jsonl").write_text('{"step": 1}\n')
         if folder.name in FAILING:
             raise TrainingError("loss is nan at step 3;\n try a lower rate")
         if folder.name in INTERRUPTED:
@@ -246,7 +247,7 @@ class FakeExecutor:
 def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "widths.py"
     text = "from drifting.experiments.grid import Sweep\n\n\ndef get_sweep():\n"
-    path.write_text(f'{text}    return Sweep("{TINY}", {WIDTHS!r}, {{"train.steps": 120}})\n')
+    path.write_text(f'{text}    return Sweep("{TINY}", {WIDTHS!r}, {{"train.steps": 120, "train.log_every": 5}})\n')
     return path
 
 
@@ -271,8 +272,25 @@ def test_slurm_gets_an_array_of_what_is_not_finished(
     assert executor.parameters == {"name": "drifting", "timeout_min": 60, "slurm_partition": "gpu"}
     started = [sys.executable, "-m", "drifting.cli", "sweep", *arguments]
     assert executor.commands == [[*started, "--index=0"], [*started, "--index=2"]]
+    changed = ["--config.train.micro_batch=4", "--config.eval.num_samples=1_0"]
+    assert main(["sweep", arguments[0], f"--workdir={tmp_path / 'other'}", *changed, "--slurm"]) == 0
+    assert FakeExecutor.made[-1].commands[0][-3:] == ["--index=0", *changed]
     assert main(["sweep", *arguments, "--slurm", "--slurm_options=wrong=1"]) == 2
     assert "--slurm_options: Unknown parameter: wrong" in capsys.readouterr().err
+
+
+def test_settings_on_the_command_line_are_those_of_all_cells(
+    calls: list[str], sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """They come before those of the sweep's file, and a key that the cells differ in is refused."""
+    arguments = ["sweep", f"--config={sweep_file}", f"--workdir={tmp_path / 'sweep'}"]
+    assert main([*arguments, "--config.train.log_every=7", "--config.model.options.own=1"]) == 0 and len(calls) == 3
+    for cell in read_cells(tmp_path / "sweep"):
+        found = read_config(cell.folder(tmp_path / "sweep"))
+        assert (found.train.log_every, found.train.steps, found.model.options) == (7, 120, {"own": 1})
+    capsys.readouterr()
+    assert main([*arguments, "--config.loss.widths=1"]) == 2
+    assert capsys.readouterr().err.startswith("drifting: error: --config.loss.widths: the cells differ in it")
 
 
 def test_wrong_sweeps(sweep_file: Path, tmp_path: Path, capsys):

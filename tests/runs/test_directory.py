@@ -9,7 +9,7 @@ import pytest
 
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, to_dict
-from drifting.config.sections import inner_type
+from drifting.config.sections import inner_type, literal_words
 from drifting.errors import ConfigError
 from drifting.runs.directory import check_config, is_resumable, write_config
 
@@ -18,7 +18,8 @@ MAY_CHANGE = {
     "profile wandb_project wandb_entity wandb_group wandb_tags",
     "data": "path prefetch workers vae verify",
     "mesh": "data fsdp",
-    "eval": "alpha num_samples batch_size seed ema_decay neighbours reference encoder every every_samples diagnose",
+    "eval": "alpha num_samples batch_size seed ema_decay neighbours reference real_images encoder every every_samples "
+    "diagnose",
     "cache": "max_bad workers",
 }
 """Settings that do not alter what has been computed. Each other one, of every section, makes another run."""
@@ -38,18 +39,43 @@ def changed(kind: Any, path: str) -> dict[str, Any]:
     section, _, key = path.partition(".")
     everything = to_dict(kind())
     was = everything[section][key]
-    hint = inner_type(typing.get_type_hints(typing.get_type_hints(kind)[section])[key])
+    annotated = typing.get_type_hints(typing.get_type_hints(kind)[section])[key]
+    hint = inner_type(annotated)
     values: dict[Any, list[Any]] = {int: [3, 4], float: [0.25, 0.75], str: ["a", "b"], bool: [True, False]}
     values |= {tuple[int, ...]: [(1,), (2,)], tuple[float, ...]: [(0.25,), (0.5,)], tuple[str, ...]: [("a",), ("b",)]}
     values |= {dict[str, Any]: [{"a": 1}], dict[str, dict[str, Any]]: [{"a": {"size": 1}}]}
-    everything[section][key] = next(value for value in values[hint] if value != was)
+    everything[section][key] = next(value for value in literal_words(annotated) or values[hint] if value != was)
     return everything
+
+
+def begin(folder: Path, config: Any) -> None:
+    """A run of these settings that has done a step."""
+    write_config(folder, config)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
+def test_a_folder_without_a_step_done_takes_other_settings(tmp_path: Path):
+    """One that was stopped while it compiled, say. The files of a cache are there before it has a last one."""
+    write_config(tmp_path, Config())
+    other = Config.of(loss={"labels": 5})
+    for trace in ("", "checkpoints", "metrics.jsonl"):
+        (tmp_path / trace).mkdir(exist_ok=True) if trace != "metrics.jsonl" else (tmp_path / trace).touch()
+        check_config(tmp_path, other)
+    (tmp_path / "checkpoints" / "10").mkdir()
+    with pytest.raises(ConfigError, match=r"other settings \(loss\.labels was 64, is 5\)"):
+        check_config(tmp_path, other)
+    begin(tmp_path / "pretrain", PretrainConfig())
+    with pytest.raises(ConfigError, match=r"with optimizer\.decay=constant train\.steps could grow"):
+        check_config(tmp_path / "pretrain", PretrainConfig.of(train={"steps": 7}))
+    write_config(tmp_path / "cache", CacheBuild())
+    with pytest.raises(ConfigError, match=r"other settings \(cache\.flip"):
+        check_config(tmp_path / "cache", CacheBuild.of(cache={"flip": False}))
 
 
 @pytest.mark.parametrize(("kind", "path"), settings(), ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_every_setting_is_listed_as_resumable_or_refused(kind: Any, path: str, tmp_path: Path):
     section, _, key = path.partition(".")
-    write_config(tmp_path, kind())
+    begin(tmp_path, kind())
     other = parse(changed(kind, path), kind)
     if key in MAY_CHANGE.get(section, "").split():
         check_config(tmp_path, other) if path != "train.steps" or kind is Config else None
@@ -62,7 +88,7 @@ def test_where_the_weights_of_any_encoder_lie_may_change_and_nothing_else_about_
     def options(**mae: Any) -> Config:
         return Config.of(features={"options": {"mae": {"weights": "here", "size": 32, **mae}, "own": {"depth": 2}}})
 
-    write_config(tmp_path, options())
+    begin(tmp_path, options())
     check_config(tmp_path, options(weights="there"))
     for name, value in {"size": 64, "dtype": "bfloat16", "weights_size": 3}.items():
         with pytest.raises(ConfigError, match=rf"features\.options\.mae\.{name} was"):

@@ -25,8 +25,8 @@ class FeatureEncoder:
         checksums: checksums of the encoders' weights, by name.
     """
 
-    features: FeatureFn
-    params: Params = field(default_factory=dict)
+    features: FeatureFn = field(repr=False)
+    params: Params = field(default_factory=dict, repr=False)
     checksums: dict[str, str] = field(default_factory=dict)
 
 
