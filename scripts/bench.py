@@ -77,30 +77,35 @@ def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float
     return float(np.median(seconds)), compiled.cost_analysis()["flops"] / 1e9, memory, compile_seconds
 
 
-def workload_t() -> tuple[StepParts, Any, Any, Any]:
-    """The parts, state, batch and encoder parameters of workload T, everything random."""
+def workload_t() -> tuple[StepParts, Callable[[], tuple[Any, Any]], dict[str, np.ndarray]]:
+    """The parts of workload T, what makes its state and the encoder's parameters, and a batch, everything random."""
     config, key = WORKLOAD_T, jax.random.key(0)
     arguments = networks.mae_arguments(ENCODER, SHAPE[2], CLASSES)
-    graphdef, encoder = nnx.split(networks.autoencoder(arguments, key).encoder)
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key).encoder))
 
     def features(params: Any, x: jax.Array) -> Any:
         return pixel_features(x) | mae_features(nnx.merge(graphdef, params), x)
 
     parts, empty = set_up(config, sample_space(None, SHAPE), FeatureEncoder(features), CLASSES)
-    state = empty()
-    held = state.banks.by_class
-    full = jnp.full(held.pushed.shape, config.loss.positives, jnp.int32)
-    held = dataclasses.replace(held, samples=jax.random.normal(key, held.samples.shape), pushed=full)
-    # Not the initial parameters: their last layer is zero and the generated samples would coincide.
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
-    banks = dataclasses.replace(state.banks, by_class=held)
-    state = make_state(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
+
+    def make() -> tuple[Any, Any]:
+        """It can be jitted."""
+        state = empty()
+        held = state.banks.by_class
+        full = jnp.full(held.pushed.shape, config.loss.positives, jnp.int32)
+        held = dataclasses.replace(held, samples=jax.random.normal(key, held.samples.shape), pushed=full)
+        # Not the initial parameters: their last layer is zero and the generated samples would coincide.
+        params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
+        banks = dataclasses.replace(state.banks, by_class=held)
+        state = make_state(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
+        return state, nnx.to_pure_dict(nnx.state(networks.autoencoder(arguments, key).encoder))
+
     batch = {
-        "image": np.asarray(jax.random.normal(key, (config.bank.push, *SHAPE))),
+        "image": np.random.default_rng(0).normal(size=(config.bank.push, *SHAPE)).astype(np.float32),
         "label": np.arange(config.bank.push, dtype=np.int32),
         "id": np.arange(config.bank.push, dtype=np.uint32),
     }
-    return parts, state, batch, nnx.to_pure_dict(encoder)
+    return parts, make, batch
 
 
 def micro_batched(parts: StepParts, size: int) -> StepParts:
@@ -173,7 +178,8 @@ def main() -> None:
         seconds, flop, memory, compile_seconds = result
         table.add_row(name, f"{seconds * 1e3:.0f}", f"{flop:.1f}", f"{memory:.0f}", f"{compile_seconds:.1f}", released)
 
-    parts, state, batch, encoder = workload_t()
+    parts, make, batch = workload_t()
+    state, encoder = jax.jit(make)()
     widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
     draw = jax.jit(lambda state, batch: begin_step(parts, state, batch, encoder, key)[1])(state, batch)
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1).reshape(-1, *SHAPE)

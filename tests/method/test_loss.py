@@ -1,6 +1,6 @@
 """The loss of a feature map against the golden cases, a float64 restatement and plain autodiff of the potentials.
 
-Most tests run without `jit`, all on one shape: the operations are then compiled once and shared by every objective.
+Most tests are on one shape, so that an objective is compiled once for all of them.
 """
 
 from functools import partial
@@ -39,10 +39,14 @@ def features(seed: int = 0, scale: float = 1.0) -> list[np.ndarray]:
     return [gen, pos, unc, w_gen, w_pos, np.repeat(np.float32([[0.4], [1.7]]), U, axis=1)]
 
 
-def evaluate(objective: Objective, widths, gen, *others):
+@partial(quick, static_argnums=0)
+def _evaluate(objective: Objective, widths, gen, *others):
+    return jax.value_and_grad(lambda x: map_loss(objective, widths, x, *others), has_aux=True)(gen)
+
+
+def evaluate(objective: Objective, widths, *args):
     """`(loss, metrics), gradient` of a map."""
-    gen, *others = map(jnp.asarray, (gen, *others))
-    return jax.value_and_grad(lambda x: map_loss(objective, jnp.float32(widths), x, *others), has_aux=True)(gen)
+    return _evaluate(objective, np.float32(widths), *args)
 
 
 def gradient_of(objective: Objective, widths, *args) -> np.ndarray:
@@ -58,14 +62,8 @@ def relative(got, want) -> float:
 # --- the released recipe ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def released():
-    objective = Objective("drift", KERNELS["laplace"])
-    return quick(lambda widths, gen, *others: evaluate(objective, widths, gen, *others))
-
-
 @pytest.mark.parametrize("number", range(29))
-def test_golden(golden, released, number):
+def test_golden(golden, number):
     """Loss, gradient, scale and field norms of the released code, at the tolerances its files give."""
     case = group(load(golden / "drift_loss.npz"), f"case{number:02d}")
     gen, pos = case["gen"], case["pos"]
@@ -73,7 +71,7 @@ def test_golden(golden, released, number):
     names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
     weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
     maps = [a[:, :, None] for a in (gen, pos, neg)]
-    (loss, metrics), gradient = released(case["R_list"].astype(np.float32), *maps, *weights)
+    (loss, metrics), gradient = evaluate(Objective("drift", KERNELS["laplace"]), case["R_list"], *maps, *weights)
     what = meta(case)
     assert relative(loss, case["loss"].mean()) < 2e-5, what
     assert relative(gradient[:, :, 0] * len(gen), case["grad_gen"]) < 2e-5, what
@@ -121,7 +119,6 @@ def one_problem(seed: int = 0) -> tuple[jax.Array, ...]:
 
 def pairs_of(x, y_pos, y_unc, w_pos, w_neg, unit=1.0) -> Pairs:
     """The problem as a kernel sees it, differentiable in `x` as a query alone."""
-    x, y_pos, y_unc, w_pos, w_neg = map(jnp.asarray, (x, y_pos, y_unc, w_pos, w_neg))
     y_neg = jnp.concatenate([jax.lax.stop_gradient(x), y_unc])
     is_self = jnp.eye(len(x), len(y_neg), dtype=bool)
     return Pairs(pairwise_distance(x, y_pos) / unit, pairwise_distance(x, y_neg) / unit, w_pos, w_neg, is_self)
@@ -174,15 +171,14 @@ def test_affinities_are_the_gradient_of_the_potential(name, kernel):
 
 def plain_potential(name, kernel: Kernel, widths, gen, pos, unc, w_gen, w_pos, w_unc, distance_units):
     """The scalar objective of a map as it is written: the mean over samples and problems, summed over widths."""
-    total = 0.0
-    for problem in range(L * F):
-        label, position = divmod(problem, F)
-        x, y_pos, y_unc = (a[label, :, position] for a in (gen, pos, unc))
-        w_neg = jnp.concatenate([w_gen[label], w_unc[label]])
-        pairs = pairs_of(x, y_pos, y_unc, w_pos[label], w_neg, distance_units[problem])
-        for width in widths:
-            total += jnp.mean(potential(pairs, kernel, width, LOSSES[name])) / (L * F)
-    return total
+
+    def of_problem(x, y_pos, y_unc, w_pos, w_neg, unit):
+        pairs = pairs_of(x, y_pos, y_unc, w_pos, w_neg, unit)
+        return jax.vmap(lambda width: jnp.mean(potential(pairs, kernel, width, LOSSES[name])))(widths).sum()
+
+    of_label = jax.vmap(of_problem, in_axes=(1, 1, 1, None, None, 0))
+    w_neg, units = jnp.concatenate([w_gen, w_unc], axis=1), jnp.float32(distance_units).reshape(L, F)
+    return jnp.mean(jax.vmap(of_label)(gen, pos, unc, w_pos, w_neg, units))
 
 
 def reference_units(args, kind: str) -> list[tuple[float, float]]:
@@ -205,8 +201,8 @@ def test_scalar_objective_is_its_potential(name, kernel, kind, scale):
     args, k, widths = features(scale=scale), KERNELS[kernel], [0.4, 1.1]
     units = [u for u, _ in reference_units(args, kind)]
     (loss, metrics), gradient = evaluate(Objective(name, k, False, kind), widths, *args)
-    plain = jax.value_and_grad(lambda x: plain_potential(name, k, widths, x, *args[1:], units))
-    value, want = plain(jnp.asarray(args[0]))
+    plain = jax.value_and_grad(lambda x: plain_potential(name, k, jnp.float32(widths), x, *args[1:], units))
+    value, want = quick(plain)(args[0])
     np.testing.assert_allclose(loss, value, rtol=2e-5, atol=1e-5)
     assert metrics.loss == loss
     assert relative(gradient, want) < 5e-5
@@ -280,7 +276,7 @@ def test_several_widths_are_summed(name):
 def test_gap_is_the_log_kde_potential_of_every_objective(name):
     args = features()
     units = [u for u, _ in reference_units(args, "per_map")]
-    want = plain_potential("log_kde", KERNELS["laplace"], [0.6], *args, units)
+    want = plain_potential("log_kde", KERNELS["laplace"], jnp.float32([0.6]), *args, units)
     (_, metrics), _ = evaluate(Objective(name, KERNELS["laplace"]), [0.6], *args)
     np.testing.assert_allclose(metrics.gap, want, rtol=2e-5)
 
@@ -399,7 +395,7 @@ def test_narrow_kernels_on_4096_channels_with_a_common_offset(name, field):
     weights = [np.ones(a.shape[:2], np.float32) for a in (gen, pos, gen[:, :0])]
     args = [gen, pos, gen[:, :0], *weights]
     objective = Objective(name, KERNELS["laplace"])
-    (_, metrics), gradient = quick(partial(evaluate, objective, [0.02]))(*args)
+    (_, metrics), gradient = evaluate(objective, [0.02], *args)
     want = restated.field_map_loss(field, restated.log_profile("laplace"), [0.02], args, True, "per_map")
     assert relative(metrics.scale, want.scale) < 1e-5
     assert relative(gradient, want.gradient) < 1e-3

@@ -47,7 +47,7 @@ from drifting.weights.released_names import (
     mae_kwargs_from_released,
 )
 from tests.support.golden_files import group, load, mae_params_a, meta
-from tests.support.runs import tiny_config
+from tests.support.runs import FULL, tiny_config
 
 KEY = jax.random.key(7)
 
@@ -105,7 +105,11 @@ class Released:
         return dict(zip(self.golden["metric_names"].tolist(), self.golden["metric_values"].tolist(), strict=True))
 
 
-@pytest.fixture(scope="module", params=[0, 4], ids=["whole", "micro_batches"])
+# That micro-batches are the whole batch, test_micro_batches.py shows of many a step.
+REPEATED = pytest.mark.skipif(not FULL, reason="repeats the whole step in micro-batches; set DRIFTING_FULL_TESTS=1")
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(4, marks=REPEATED)], ids=["whole", "micro_batches"])
 def released(request: pytest.FixtureRequest, golden: Path) -> Released:
     z = load(golden / "train_step_tiny.npz")
     m = meta(z)

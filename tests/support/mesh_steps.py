@@ -24,14 +24,17 @@ from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
 from drifting.method.step import train_step
 from scripts.communication import collective_bytes, compiled_step, layout_of, small
-from tests.support.runs import tiny_config
+from tests.support.runs import FULL, tiny_config
 
 STEPS = 5
 
 ONE = (0, 1)
 
-MESHES = {"drift": ((8, 1), (2, 4)), "log-KDE": ((4, 2), (1, 8))}
+MESHES: dict[str, tuple[tuple[int, int], ...]] = {"drift": ((2, 4),), "log-KDE": ((8, 1),)}
 """Devices along `data` and `fsdp` for each case, beside a single device, `ONE`."""
+
+if FULL:
+    MESHES = {"drift": ((8, 1), (2, 4)), "log-KDE": ((8, 1), (4, 2), (1, 8))}
 
 SIZES = dict(labels=8, generated=4, positives=4, unconditional=2)
 
