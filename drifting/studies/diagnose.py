@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from drifting.errors import require
 from drifting.method.alignment import Alignment, sides
@@ -33,6 +32,9 @@ from drifting.studies.study import Result, Table, TableCell
 from drifting.studies.subject import subject
 
 logger = logging.getLogger("drifting")
+
+WIDTHS_APART = 0.5
+"""How far the markers of a map's first and last width lie apart, in rows."""
 
 
 def run(
@@ -78,18 +80,20 @@ def draw(table: Table, kernel: str) -> Figure:
     labels = ("relative error", "cosine", "$\\bar\\alpha_p/\\bar\\alpha_q$", "$E|\\delta_p-\\delta_q|^2$")
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     widths = list(dict.fromkeys(row[2] for row in table.rows))
-    figure, axes = plots.figure(2, 2, height=1.2 + 0.24 * len(names), sharey=True)
+    figure, axes = plots.figure(2, 2, height=1.5 + 0.26 * len(names), sharey=True)
     for ax, quantity, label in zip(axes.flat, LOGGED_QUANTITIES, labels, strict=True):
-        for width, marker, _ in plots.styled(widths):
+        for place, (width, marker, _) in enumerate(plots.styled(widths)):
             values = [row[table.columns.index(quantity)] for row in table.rows if row[2] == width]
-            ax.plot(values, range(len(names)), marker, label=f"width {width:g}", alpha=0.8)
+            # Below one another: the widths of a map are often alike, and would hide each other.
+            beside = (place - (len(widths) - 1) / 2) * WIDTHS_APART / max(len(widths) - 1, 1)
+            ax.plot(values, np.arange(len(names)) + beside, marker, label=f"width {width:g}")
         ax.set(yticks=range(len(names)), yticklabels=names)
-        ax.set_title(label, pad=3)
+        ax.set_title(label)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         if quantity == "residual_gap" and all(float(gap or 0) > 0 for (gap,) in table.of(quantity)):
             ax.set_xscale("log")
-            ax.xaxis.set_minor_formatter(NullFormatter())
-    axes[0, 0].invert_yaxis()
+            plots.log_ticks(ax.xaxis)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(f"{kernel} kernel", fontsize=7)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

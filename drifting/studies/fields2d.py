@@ -80,7 +80,7 @@ def draw(
     """The fields of the last kernel, and for each kernel mean shift and score on top of each other."""
     shown = list(FIELDS)
     rows = (len(shown) + 1) // 2 + (len(config.kernels) + 1) // 2
-    figure, axes = plots.figure(rows, 2, height=1.58 * rows, pictures=True)
+    figure, axes = plots.figure(rows, 2, height=1.62 * rows, pictures=True)
     x, last = np.asarray(points), config.kernels[-1]
 
     def arrows(ax: Axes, v: np.ndarray, colour: str, width: float) -> None:
@@ -92,7 +92,7 @@ def draw(
     def ground(ax: Axes, text: str) -> None:
         ax.plot(*p[:300].T, ".", color=plots.ORANGE, markersize=1, alpha=0.7)
         ax.plot(*q[:300].T, ".", color=plots.SKY, markersize=1, alpha=0.7)
-        ax.set_title(text, pad=2)
+        ax.set_title(text)
         plots.plane(ax, config.extent * 1.08)
 
     panels = list(axes.flat)

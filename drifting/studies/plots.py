@@ -13,9 +13,10 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from drifting.runs.files import atomic_path
@@ -46,6 +47,7 @@ LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8
 FIGURE_STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
+    "axes.titlepad": 4,  # clear of the frame, descenders too
     "axes.labelsize": 7,
     "xtick.labelsize": 6,
     "ytick.labelsize": 6,
@@ -111,7 +113,7 @@ def figure(
     """
     figure = Figure(figsize=(COLUMN_INCHES, height), layout="compressed" if pictures else "constrained", dpi=FIGURE_DPI)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.03)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.05, hspace=0.03)  # type: ignore[union-attr, call-arg]
     return figure, figure.subplots(rows, columns, squeeze=False, **arguments)
 
 
@@ -129,6 +131,15 @@ def plane(axes: Axes, extent: float, name: str = "") -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
     axes.label_outer()
+
+
+def log_ticks(axis: Axis) -> None:
+    """Labels a logarithmic axis, once all is drawn, at more than one place, however little of a decade it shows."""
+    low, high = axis.get_view_interval()
+    some = LogLocator(subs=(1.0, 2.0, 5.0)) if high > 3 * low else MaxNLocator(3)
+    axis.set_major_locator(LogLocator() if high > 30 * low else some)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def pixels(figure: Figure, dpi: int = 150) -> np.ndarray:

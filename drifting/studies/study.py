@@ -38,6 +38,9 @@ KNOWN_NAMES: dict[str, Iterable[str]] = {
 
 ZERO_SETTINGS = ("angle", "offset")
 
+PRINTED_ROWS = 24
+"""The most rows of a table that are printed; its file has all."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -166,12 +169,12 @@ def _as_json(value: Any) -> Any:
 
 
 def show(result: Result, name: str, console: Console | None = None) -> None:
-    """Prints the tables, of each as many columns as there is room for, and the claims."""
+    """Prints the table, as many columns and rows as there is room for, where the other numbers are, and the claims."""
     console = console or Console(width=None if Console().is_terminal else 118)
-    for file, table in {"table.csv": result.table, **result.more}.items():
-        _print(console, name if file == "table.csv" else file.removesuffix(".csv"), file, table)
-    if result.full:
-        console.print("every number: all.csv")
+    _print(console, name, result.table)
+    others = [*result.more, *(["all.csv"] if result.full else [])]
+    if others:
+        console.print(f"more numbers: {', '.join(others)}")
     if result.claims:
         rich = RichTable("claim", title="claims", title_justify="left", header_style="bold")
         for column in ("measured", "expected", "holds"):
@@ -181,24 +184,28 @@ def show(result: Result, name: str, console: Console | None = None) -> None:
         console.print(rich)
 
 
-def _print(console: Console, title: str, file: str, table: Table) -> None:
-    """The columns that fit without a broken word, and the names of those that are in the file alone."""
-    cells = [[_text(row[i]) for row in table.rows] for i in range(len(table.columns))]
+def _print(console: Console, name: str, table: Table) -> None:
+    """The columns that fit without a broken word and the first rows, and what is in the file alone."""
+    rows = table.rows[:PRINTED_ROWS]
+    cells = [[_text(row[i]) for row in rows] for i in range(len(table.columns))]
     widths = [max(map(len, (*name.split(), *column))) for name, column in zip(table.columns, cells, strict=True)]
     ends = np.cumsum(np.asarray(widths) + 3) + 1  # with a rule and a blank on each side
     shown = max(1, int(np.sum(ends <= console.width)))
     natural = [max(width, len(name)) + 3 for width, name in zip(widths, table.columns, strict=True)]
     broken = sum(natural[:shown]) + 1 > console.width
-    rich = RichTable(title=title, title_justify="left", header_style="bold")
+    rich = RichTable(header_style="bold")
     for i in range(shown):
         numbers = any(not isinstance(row[i], str) for row in table.rows)
         width = widths[i] if broken else None
         rich.add_column(table.columns[i], justify="right" if numbers else "left", width=width)
     for row in zip(*cells[:shown], strict=True):
         rich.add_row(*row)
+    console.print(f"{name}:")
     console.print(rich)
-    if shown < len(table.columns):
-        console.print(f"more in {file}: {', '.join(table.columns[shown:])}")
+    left = len(table.rows) - len(rows)
+    more = [*([f"{left} rows"] if left else []), *table.columns[shown:]]
+    if more:
+        console.print(f"more in table.csv: {', '.join(more)}")
 
 
 def _text(cell: TableCell) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from functools import cache
@@ -382,7 +383,9 @@ def test_diagnose_a_run(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
     assert [row["map"] for row in found] == ["global"] and 0 < found[0]["cosine"] <= 1
     assert (tmp_path / "map_global.png").is_file()
     printed = capsys.readouterr().out
-    assert "eps_sym²" in printed and "unconditional" in printed and "every number: all.csv" in printed
+    assert "more numbers: blocks.csv, all.csv" in printed
+    blocks = (tmp_path / "blocks.csv").read_text(encoding="utf-8")
+    assert "eps_sym²" in blocks and "unconditional" in blocks
     with (tmp_path / "all.csv").open() as file:
         assert all(np.isfinite(float(v)) for row in csv.DictReader(file) for k, v in row.items() if k != "map")
 
@@ -455,7 +458,7 @@ def test_command_writes_tables_and_figure(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["study", "crul", "--out=x"], "(did you mean study curl?)"),
+        (["study", "crul", "--out=x"], "did you mean study curl?"),
         (["study", "curl"], "--out: give the folder to write"),
         (["study", "curl", "--out=x", "--config.study.widht=1"], "did you mean study.width?"),
         (["study", "curl", "--out=x", "--config.study.width=-1.0"], "study.width=-1.0: use a positive number"),
@@ -515,7 +518,26 @@ def test_tables_are_printed_without_a_broken_word(capsys: pytest.CaptureFixture[
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.count("layer1_mean_4") == 1 and printed.count("preconditioner") >= 6
     assert "more in table.csv: preconditioner 3, preconditioner 4, preconditioner 5, last" in " ".join(printed.split())
-    assert "every number: all.csv" in printed
+    assert "more numbers: all.csv" in printed
+    long = Table(columns[:1], [(f"map{i}",) for i in range(54)])
+    show(Result(long, [], {}, {"blocks.csv": long}), "diagnose", Console(width=80))
+    printed = capsys.readouterr().out
+    assert printed.count("map") == 24 + 1 and "more in table.csv: 30 rows" in printed  # and the head
+    assert "more numbers: blocks.csv" in printed
+
+
+@pytest.mark.parametrize("span", [1.02, 3.0, 20.0, 1e4])
+def test_a_logarithmic_axis_has_more_than_one_label(span: float):
+    with plots.style():
+        figure, axes = plots.figure(1, 2)
+        axes[0, 0].plot([4e-4, 4e-4 * span], [0, 1])
+        axes[0, 0].set_xscale("log")
+        plots.log_ticks(axes[0, 0].xaxis)
+        figure.draw_without_rendering()
+    low, high = axes[0, 0].get_xlim()
+    shown = [label for label in axes[0, 0].get_xticklabels() if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in shown if label.get_text()]
+    assert len(boxes) >= 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_animations_are_gifs(tmp_path: Path):

@@ -64,7 +64,7 @@ def _score_section(found: Comparison, names: Sequence[str]) -> str:
             f'<td class="n" data-label="{escape(head)}" data-value="{interval.value}">{_shown(interval)}</td>'
             for head, interval in zip(heads, three, strict=True)
         ]
-        verdict = f'<td data-label="Verdict">{_verdict(three[2])}</td>'
+        verdict = f'<td class="n" data-label="Verdict">{_verdict(three[2])}</td>'
         rows.append(f'<tr><th scope="row">{escape(score_title(name))}</th>{"".join(cells)}{verdict}</tr>')
     same = all(_is_nothing(three[2]) for three in found.scores.values())
     lead = (

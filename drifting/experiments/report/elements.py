@@ -115,11 +115,14 @@ def settings_table(configs: Mapping[str, dict[str, dict[str, Any]]]) -> str:
     else:
         heads, names = ["Run", *differing], list(configs)
         cells = [[values[name] for values in differing.values()] for name in configs]
-    rows = [
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(text_cell(short(value)) for value in values)}</tr>'
-        for name, values in zip(names, cells, strict=True)
-    ]
-    return table(heads, rows, "settings", text=len(heads)) + equal
+    rows = []
+    for name, values in zip(names, cells, strict=True):
+        labelled = (
+            f'<td data-label="{escape(head)}">{escape(short(value))}</td>'
+            for head, value in zip(heads[1:], values, strict=True)
+        )
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(labelled)}</tr>')
+    return table(heads, rows, "settings", text=len(heads), stack=True) + equal
 
 
 def _without(config: Mapping[str, Mapping[str, Any]], keys: Iterable[str]) -> dict[str, dict[str, Any]]:
