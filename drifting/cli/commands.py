@@ -21,7 +21,7 @@ from drifting.cli.lookup import COMMANDS as LOOKUP
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
 from drifting.cli.settings import parse_flags, take_settings
-from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
+from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_what_the_command_tells, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.schema import Settings
@@ -43,6 +43,8 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
+    if arguments is None:  # in a process of its own
+        silence_what_the_command_tells()
     arguments = expanded_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         with standard_streams():
@@ -81,6 +83,8 @@ def _run(arguments: list[str]) -> int:
             return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
+        if not COMMANDS[name].needs_devices:
+            os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
         with pillow_warnings_in_one_line():
             return COMMANDS[name].run(values)
     except OutputError:
@@ -143,10 +147,20 @@ def _configure_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     absl_logging.set_verbosity(absl_logging.WARNING)
+    if not any(isinstance(handler, _Libraries) for handler in logging.getLogger().handlers):
+        logging.getLogger().addHandler(_Libraries())
     # It warns of loops that end while something is still written, as on a full disk; that becomes a message of ours.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # It reports its retries without a network in twenty lines; what comes of them is a message of ours.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+
+
+class _Libraries(logging.Handler):
+    """A line for what a library warns of. What it tells with a traceback it raises as well, mostly in other threads."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING and not record.exc_info:
+            print(f"warning: {record.name}: {one_line(record.getMessage())}", file=sys.stderr)
 
 
 class _StandardError(logging.Handler):

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from drifting.errors import one_line, refusal
+from drifting.errors import MachineError, one_line, refusal
 
 
 def fail(message: str, code: int = 2) -> int:
@@ -16,15 +16,16 @@ def fail(message: str, code: int = 2) -> int:
 
 def failure_of_the_machine(error: Exception) -> str | None:
     """One line for what the system, a library or JAX was refused; None for what is a bug."""
-    if "jax" in sys.modules:
-        from drifting.devices.backend import finds_no_device, without_devices
-
-        if finds_no_device(error):
-            return without_devices(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, OSError):
-        return one_line(error)
+        named = error.filename is not None and not isinstance(error.filename, int)
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if named else one_line(error)
+    if "jax" in sys.modules:  # where there is no device, it raises many kinds in many places
+        from drifting.devices.backend import require_devices
+
+        try:
+            require_devices()
+        except MachineError as problem:
+            return str(problem)
     return refusal(error)
 
 

@@ -8,11 +8,12 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from drifting.errors import DriftingError
+from drifting.errors import DriftingError, refusal
 
 CLOSED_PIPE = 141
 """Exit code where the reader of standard output has gone: what a shell reports of a program that SIGPIPE ends."""
@@ -88,3 +89,24 @@ def standard_streams() -> Iterator[None]:
         sys.stdout.flush()
     finally:
         sys.stdout, sys.stderr = before
+
+
+def silence_what_the_command_tells() -> None:
+    """Has Python say nothing, to the end of the process, of errors that nobody catches where the system refuses.
+
+    On a full disk libraries' threads, callbacks and forgotten files tell, with tracebacks, what the command itself
+    meets and tells in a line. Of other errors nothing is lost.
+    """
+    for owner, name in ((threading, "excepthook"), (sys, "unraisablehook")):
+        setattr(owner, name, _unless_refused(getattr(owner, name), lambda told: told.exc_value))
+    # TensorStore's callbacks find the event loop closed of a checkpoint that could not be written.
+    sys.excepthook = _unless_refused(sys.excepthook, lambda kind, error, trace: error)
+
+
+def _unless_refused(hook: Callable[..., Any], error_of: Callable[..., BaseException | None]) -> Callable[..., None]:
+    def told(*arguments: Any) -> None:
+        error = error_of(*arguments)
+        if error is None or not (refusal(error) or "Event loop is closed" in str(error)):
+            hook(*arguments)
+
+    return told

@@ -121,6 +121,7 @@ COMMANDS = {
         Config,
         usage="--config=FILE --device=KIND --mesh=data=N,fsdp=M",
         any_training=True,
+        needs_devices=False,
     ),
     "replay": Command(
         "do a step of a run again and say what it consists of",

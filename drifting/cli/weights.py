@@ -72,6 +72,7 @@ COMMANDS = {
         _export,
         usage="--workdir=DIR --out=DIR [--flags]",
         flag_of={"average": "ema", "layout": "format"},
+        needs_devices=False,
     ),
     "import": Command(
         "turn published weights of any kind into a folder of ours",
@@ -79,11 +80,13 @@ COMMANDS = {
         _import,
         usage="--weights=WEIGHTS --out=DIR [--flags]",
         flag_of={"layout": "format"},
+        needs_devices=False,
     ),
     "hub push": Command(
         "upload a folder of weights to the Hugging Face hub",
         _define_push,
         _push,
         usage="--weights=DIR --repo=OWNER/NAME",
+        needs_devices=False,
     ),
 }

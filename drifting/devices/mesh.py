@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
+from drifting.devices.backend import require_devices
 from drifting.errors import ConfigError
 from drifting.method.state import TrainState
 
@@ -178,7 +179,9 @@ def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layou
 
     Raises:
         ConfigError: the axes do not make up the devices there are.
+        MachineError: there are none.
     """
+    require_devices()
     count = len(jax.devices())
     wanted, data = data, data or max(1, count // fsdp)
     if data * fsdp != count:
@@ -191,7 +194,8 @@ def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layou
 
 
 def one_device() -> Layout:
-    """The layout on the default device alone."""
+    """The layout on the default device alone. Raises `MachineError` where there is none."""
+    require_devices()
     return Layout(Mesh(np.array(jax.devices()[:1]).reshape(1, 1), BATCH_AXES, axis_types=(AxisType.Auto,) * 2))
 
 

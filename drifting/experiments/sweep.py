@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
-from drifting.errors import require_argument
+from drifting.errors import MachineError, require_argument
 from drifting.experiments.grid import (
     CELL_ROUNDING,
     CELL_SCORES,
@@ -96,6 +96,8 @@ def run_sweep(
         logger.info("%s: %s, index %d; ETA of all %s", place, cell.name, cell.index, duration(left))
         try:
             whole = run_cell(sweep, cell, cells[cell], workdir, place)
+        except MachineError:  # which the other cells would meet, too, and which says nothing of this one
+            raise
         except Exception as error:  # of any kind: the other cells shall run
             _note_failure(cell, workdir, error)
             whole = True

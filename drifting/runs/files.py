@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import InputError, MachineError, refusal, while_reading
+from drifting.errors import InputError, MachineError, one_line, refusal, while_reading
 
 HASH_THREADS = 16
 """Files whose checksums are computed at a time; hashing and reading leave the interpreter's lock."""
@@ -74,7 +74,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         MachineError: it cannot be written, as the block's errors of the system say. Those that name other files pass.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process numbers repeat on other machines
-    with while_writing(path, temporary):
+    with while_writing(path):
         try:
             yield temporary
             os.replace(temporary, path)
@@ -84,12 +84,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def while_writing(path: Path, *others: Path) -> Iterator[None]:
-    """What keeps the block from writing a file or into a folder becomes a `MachineError` that names it.
+def while_writing(path: Path) -> Iterator[None]:
+    """What keeps the block from writing a file, or into a folder, becomes a `MachineError` that names it.
 
-    Args:
-        path: what is written, for the message.
-        others: names that the system's errors may have for it; errors that name any other file pass.
+    Errors that name a file of another place pass, and those of another process that has finished the same work.
     """
     try:
         yield
@@ -97,14 +95,23 @@ def while_writing(path: Path, *others: Path) -> Iterator[None]:
         raise
     except Exception as error:
         named = getattr(error, "filename", None)
-        if named is not None and Path(os.fsdecode(named)) not in (path, *others):
+        if isinstance(named, str | bytes) and not _stands_for(Path(os.fsdecode(named)), path):
             raise
         if isinstance(error, FileNotFoundError) and path.parent.is_dir():
-            raise  # another process has finished the same work, and cleared up
-        if not (reason := refusal(error) or (isinstance(error, OSError) and error.strerror)):
+            raise
+        reason = refusal(error) or (isinstance(error, OSError) and (error.strerror or f"in part: {one_line(error)}"))
+        if not reason:
             raise
         remedy = "make room or mend that, and run the same command again"
         raise MachineError(f"{path}: cannot be written ({reason}): {remedy}") from error
+
+
+def _stands_for(named: Path, path: Path) -> bool:
+    """Whether a file is what is written at `path`, in it, or what takes its place later: `.NAME.*` beside it."""
+    if not named.is_relative_to(path.parent):
+        return False
+    first = named.relative_to(path.parent).parts[:1]
+    return not first or first[0] == path.name or first[0].startswith(f".{path.name}.")
 
 
 def remove_torn(*paths: Path) -> None:

@@ -22,8 +22,9 @@ from typing import Any, Self, SupportsFloat, TextIO
 import numpy as np
 from PIL import Image
 
-from drifting.errors import ConfigError, InputError, one_line
-from drifting.runs.files import atomic_path
+from drifting.errors import ConfigError, InputError, MachineError, one_line
+from drifting.runs.event_file import EventFile
+from drifting.runs.files import atomic_path, while_writing
 
 logger = logging.getLogger("drifting")
 
@@ -147,12 +148,11 @@ class MetricsWriter:
         self._began = time.monotonic()
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self._write_timings({"step": last_step or 0, "started": now, "about": list(about)})
-        self._tensorboard: Any = None
+        self._tensorboard: EventFile | None = None
         self._wandb: Any = None
         if tensorboard:
-            writer = importlib.import_module("tensorboardX").SummaryWriter
             purge_step = None if last_step is None else last_step + 1
-            self._tensorboard = writer(str(self.directory / "tensorboard"), purge_step=purge_step)
+            self._tensorboard = EventFile(self.directory / "tensorboard", purge_step)
         if library is not None and wandb is not None:
             self._library, self._wandb = library, _start_wandb(library, wandb, self.directory)
 
@@ -174,12 +174,10 @@ class MetricsWriter:
         step = int(step)
         values = {name: plain_number(metrics[name]) for name in sorted(metrics)}
         timings = {name: plain_number(value) for name, value in (measured or {}).items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        _append(self._file, {"step": step, **values})
         self._write_timings({"step": step, "seconds": round(time.monotonic() - self._began, 3), **timings})
         if self._tensorboard is not None:
-            for name, value in (values | timings).items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.scalars(step, values | timings)
         if self._wandb is not None:
             self._wandb.log(values | timings, step=step)
 
@@ -194,21 +192,22 @@ class MetricsWriter:
         if self._tensorboard is not None:
             with Image.open(picture) as image:
                 pixels = np.asarray(image.convert("RGBA"))
-            self._tensorboard.add_image(name, pixels, int(step), dataformats="HWC")
+            self._tensorboard.image(int(step), name, pixels)
         if self._wandb is not None:
             self._wandb.log({name: self._library.Image(str(picture))}, step=int(step))
 
     def _write_timings(self, line: Mapping[str, Any]) -> None:
-        self._timings.write(json.dumps(line) + "\n")
-        self._timings.flush()
+        _append(self._timings, line)
 
     def close(self) -> None:
         """Flushes and closes every sink; closing twice is harmless."""
-        self._file.close()
-        self._timings.close()
+        for lines in (self._file, self._timings):
+            with suppress(OSError):  # of a line that could not be written, which has been told
+                lines.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+            file, self._tensorboard = self._tensorboard, None
+            with suppress(MachineError):
+                file.close()
         if self._wandb is not None:
             self._wandb.finish()
             self._wandb = None
@@ -255,6 +254,13 @@ def _start_wandb(library: Any, run: WandbRun, directory: Path) -> Any:
         raise ConfigError(
             f"train.wandb_project={run.project!r}: W&B does not start ({one_line(error)}); {remedy}"
         ) from error
+
+
+def _append(file: TextIO, line: Mapping[str, Any]) -> None:
+    """Writes a line of JSON. Raises `MachineError` where it cannot be written."""
+    with while_writing(Path(file.name)):
+        file.write(json.dumps(line) + "\n")
+        file.flush()
 
 
 def _open_lines(path: Path) -> TextIO:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.networks.network import Params
-from drifting.runs.files import sha256
+from drifting.runs.files import exists, sha256, while_writing
 
 ARTIFACT_FORMAT = "drifting-safetensors-1"
 
@@ -126,21 +126,23 @@ def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         InputError: `directory` exists and is no artifact.
+        MachineError: it cannot be written.
     """
     target = Path(directory)
-    if target.exists() and not (target / METADATA_FILE).is_file():
+    if exists(target) and not exists(target / METADATA_FILE):
         raise InputError(f"{target} exists and is no artifact (no {METADATA_FILE}): choose another directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        new = work / "new"
-        new.mkdir()
-        yield new
-        if target.exists():
-            target.rename(work / "old")
-        new.rename(target)
-    finally:
-        shutil.rmtree(work)
+    with while_writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            new = work / "new"
+            new.mkdir()
+            yield new
+            if target.exists():
+                target.rename(work / "old")
+            new.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def check_kind(where: str | os.PathLike[str], found: str, expected: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from drifting.devices.backend import require_devices
 from drifting.errors import InputError, one_line
 from drifting.networks import NETWORKS
 from drifting.networks.network import structure
@@ -80,6 +81,7 @@ def check_tensors(artifact: Artifact) -> None:
     try:
         _, shapes = structure(artifact.network, artifact.model_config)
     except Exception as error:  # whatever a constructor makes of wrong values
+        require_devices()
         reason = one_line(f"{type(error).__name__}: {error}")[:200]
         raise InputError(f"model_config is not that of a {artifact.network} ({reason})") from error
     expected, found = flatten(shapes), flatten(artifact.params)

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from drifting.data.batches import Pipeline
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
 from drifting.errors import ConfigError, InputError, TrainingError
+from drifting.runs import metrics
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.sampling.grid import save_grid
 from drifting.training import loop
@@ -142,7 +142,7 @@ def test_what_is_measured_goes_to_every_sink_but_the_metrics(
 ):
     wandb, board = Wandb(), TensorBoard()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setitem(sys.modules, "tensorboardX", board)
+    monkeypatch.setattr(metrics, "EventFile", board)
     run = Run(tmp_path / "run", tensorboard=True, wandb_project="p", wandb_tags=("a",))
     run.step_hook = lambda number: killed(number) if number == 6 and len(wandb.started) == 1 else None
     with pytest.raises(InterruptedError):
@@ -166,27 +166,24 @@ def test_what_is_measured_goes_to_every_sink_but_the_metrics(
     assert first["id"] == again["id"] and first["config"] == to_dict(run.config) and first["tags"] == ["a"]
 
 
-class TensorBoard(types.ModuleType):
-    """Stands in for tensorboardX; remembers what was written."""
+class TensorBoard:
+    """Stands in for the event files of a run; remembers what was written."""
 
     def __init__(self) -> None:
-        super().__init__("tensorboardX")
         self.logged: list[tuple[int, dict[str, Any]]] = []
 
-    def SummaryWriter(self, folder: str, purge_step: int | None) -> types.SimpleNamespace:
-        by_step: dict[int, dict[str, Any]] = {}
+    def __call__(self, folder: Path, purge_step: int | None) -> "TensorBoard":
+        return self
 
-        def scalar(name: str, value: float, step: int) -> None:
-            if step not in by_step:
-                by_step[step] = {}
-                self.logged.append((step, by_step[step]))
-            by_step[step][name] = value
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.logged.append((step, values))
 
-        def image(name: str, pixels: np.ndarray, step: int, dataformats: str) -> None:
-            assert dataformats == "HWC" and pixels.dtype == np.uint8 and pixels.ndim == 3
-            self.logged.append((step, {name: pixels}))
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3
+        self.logged.append((step, {name: pixels}))
 
-        return types.SimpleNamespace(add_scalar=scalar, add_image=image, close=lambda: None)
+    def close(self) -> None:
+        pass
 
 
 def test_wandb_that_is_missing_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -35,7 +35,7 @@ from drifting.data.latents.read import (
 )
 from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError, one_line
+from drifting.errors import CacheError, InputError, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.progress import Progress, duration
@@ -84,14 +84,14 @@ def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     """What keeps a shard from being written, such as a full disk, ends the work with one line."""
     try:
         yield
-    except RuntimeError as error:
-        reason = one_line(error)[:300]
+    except (RuntimeError, OSError) as error:
+        reason = refusal(error) or one_line(error)[:300]
         remedy = "make room or mend that, and run the same command again"
-        raise CacheError(f"cache: a shard cannot be written ({reason}); finished shards stay; {remedy}") from error
+        raise CacheError(f"{path}: a shard cannot be written ({reason}); finished shards stay; {remedy}") from error
 
 
 @dataclass
@@ -179,14 +179,14 @@ class ShardMaker:
                 left -= taken
                 now = (indices, self._encode(batch))
                 if before is not None:
-                    self._write(writer, *before)
+                    self._write(shard, writer, *before)
                 before = now
                 yield taken
             if before is not None:
-                self._write(writer, *before)
-            with _writing():
+                self._write(shard, writer, *before)
+            with _writing(shard.path):
                 writer.close()
-            self._publish(shard, temporary)
+                self._publish(shard, temporary)
         finally:
             if writer.is_open():
                 writer.close()
@@ -214,7 +214,7 @@ class ShardMaker:
         self._made.bad.append({"index": index, "reason": reason})
         _check_bad(self._bad_before + len(self._made.bad), len(self._source), self._settings.max_bad, reason)
 
-    def _write(self, writer: Any, indices: list[int], moments: Any) -> None:
+    def _write(self, shard: Shard, writer: Any, indices: list[int], moments: Any) -> None:
         """Writes a record for each of the images `indices`, the first rows of `moments`."""
         table = np.zeros(len(indices), self._record)
         table["index"], table["label"] = indices, self._source.labels[indices]
@@ -223,7 +223,7 @@ class ShardMaker:
         if not finite.all():
             index = indices[int(finite.argmin())]
             raise CacheError(f"cache: moments of image {index} are not finite in float16; is data.vae the right one?")
-        with _writing():
+        with _writing(shard.path):
             for row in table:
                 writer.write(row.tobytes())
         self._made.labels += table["label"].tolist()
