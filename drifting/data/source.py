@@ -156,15 +156,22 @@ class ArraySource:
         labels: `[N]` integers from 0 on.
         class_names: a name for each class; None: their numbers.
         name: the source's name.
+        called: what messages call the images.
 
     Raises:
         InputError: an array is not as described, or a label has no name.
     """
 
     def __init__(
-        self, images: NDArray, labels: NDArray, class_names: Sequence[str] | None = None, *, name: str = "array"
+        self,
+        images: NDArray,
+        labels: NDArray,
+        class_names: Sequence[str] | None = None,
+        *,
+        name: str = "array",
+        called: str = "images",
     ) -> None:
-        images, labels = checked_images(np.asarray(images), "images"), checked_labels(np.asarray(labels), "labels")
+        images, labels = checked_images(np.asarray(images), called), checked_labels(np.asarray(labels), "labels")
         if len(images) != len(labels):
             raise InputError(f"labels: are {len(labels)}, of {len(images)} images: give one for each")
         known = tuple(map(str, range(labels.max() + 1))) if class_names is None else tuple(class_names)

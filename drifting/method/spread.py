@@ -44,8 +44,8 @@ def collapse_ratio(
 ) -> Float32[Array, ""]:
     """Mean distance between generated samples of a class over that between real ones, of which it has at least two.
 
-    One is right; towards zero the generator collapses to one image for each class. Distances are at least that of
-    samples that show the same: where all real ones do, a collapsed generator is right.
+    One is right; towards zero the generator collapses to one image for each class. Where all real samples of a class
+    show the same, distances are at least that of such samples, and a generator that does so, too, is right.
     """
 
     def mean_distance(samples: Float[Array, "samples dims"]) -> Float32[Array, ""]:
@@ -53,5 +53,7 @@ def collapse_ratio(
         d = jnp.where(jnp.eye(n, dtype=bool), 0.0, pairwise_distance(samples, samples))
         return jnp.sum(d) / (n * (n - 1))
 
-    spreads = (jnp.maximum(jnp.mean(jax.vmap(mean_distance)(x)), _same_image(x.shape[2])) for x in (gen, real))
-    return jnp.divide(*spreads)
+    generated, present = (jnp.mean(jax.vmap(mean_distance)(samples)) for samples in (gen, real))
+    same = _same_image(real.shape[2])
+    floor = jnp.where(present < same, same, 0.0)
+    return jnp.maximum(generated, floor) / jnp.maximum(present, floor)

@@ -53,6 +53,6 @@ def beside_heldout(scores: Mapping[str, Any], heldout: Mapping[str, Any]) -> Sco
     beside = {f"{name}{HELDOUT_SUFFIX}": value for name, value in heldout.items() if name != "num"}
     ratios = {}
     for name, score in known_scores().items():
-        if score.ratio and name in scores and name in heldout:
-            ratios[score.ratio] = scores[name] / heldout[name] if heldout[name] > 0 else float("inf")
+        if score.ratio and name in scores and heldout.get(name, 0) > 0:  # it is 0 of equal images: no ratio to that
+            ratios[score.ratio] = scores[name] / heldout[name]
     return {**scores, **beside, **ratios}

@@ -18,6 +18,7 @@ from drifting.method.spread import collapse_ratio, neighbour_distance
 from drifting.studies import small_widths
 from tests.support import restated
 from tests.support.golden_files import group, load, meta
+from tests.support.runs import FULL
 
 L, N, P, U, F, C = 2, 4, 5, 3, 2, 6  # labels, generated, positives, unconditional, positions, channels
 
@@ -457,6 +458,35 @@ def test_neighbour_distance():
     for neighbours in (0, 9):
         with pytest.raises(ValueError, match=f"neighbours={neighbours}"):
             neighbour_distance(jnp.asarray(real), neighbours)
+
+
+def test_copies_of_one_image_have_a_length_unit_and_do_not_look_collapsed():
+    """Whatever the images, their number and their size: neither 0, by which samples would be divided, nor NaN."""
+    rng = np.random.default_rng(0)
+    for dims, samples in ((4, 3), (192, 6), (784, 9)):
+        copies = jnp.asarray(np.repeat(rng.normal(size=(2, 1, dims)), samples, axis=1), jnp.float32)
+        unit = np.asarray(quick(partial(neighbour_distance, neighbours=2))(copies))
+        np.testing.assert_allclose(unit, 2 / 255 * np.sqrt(dims), rtol=1e-6)
+        spread = jnp.asarray(rng.normal(size=copies.shape), jnp.float32)
+        assert float(quick(collapse_ratio)(copies, copies)) == 1.0
+        assert np.isfinite(float(quick(collapse_ratio)(spread, copies)))
+        assert float(quick(collapse_ratio)(copies, spread)) < 0.02
+
+
+EVERY_CASE = [(name, kernel, kind) for name in OBJECTIVES for kernel in KERNELS for kind in FEATURE_SCALES]
+
+FEW_CASES = [("log_kde", "gaussian", "neighbour"), ("drift", "laplace", "per_map"), ("score", "laplace", "per_problem")]
+
+
+@pytest.mark.parametrize(("name", "kernel", "kind"), EVERY_CASE if FULL else FEW_CASES)
+def test_coincident_samples_have_finite_losses_and_gradients(name: str, kernel: str, kind: str):
+    """All samples of a side alike, and both sides the same."""
+    objective = Objective(name, KERNELS[kernel], name in FIELDS, kind)
+    gen, pos, unc, *weights = features()
+    gen, pos, unc = (np.full_like(x, 0.3) for x in (gen, pos, unc))
+    for apart in (0.0, 0.5):
+        (loss, _), gradient = evaluate(objective, [0.4], gen + np.float32(apart), pos, unc, *weights)
+        assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
 def test_collapse_ratio():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from drifting.scoring.metrics.density_coverage import density_coverage, resampled_density_coverage
+from drifting.scoring.metrics.precision_recall import precision_recall
 
 
 def directly(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
@@ -24,6 +25,17 @@ def test_equals_the_definition_whatever_the_tile(n: int, m: int, dim: int, k: in
     assert expected[0] > 0 and 0 < expected[1] < 1
     for tile in (1, 7, n, 1000):
         assert density_coverage(real, fake, k, tile) == pytest.approx(expected, rel=1e-12)
+
+
+def test_copies_lie_in_one_anothers_balls_whatever_the_rounding() -> None:
+    """Every real image has as many copies as neighbours: all balls have radius 0, and hold the copies."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        images = (rng.normal(size=(6, int(rng.integers(3, 600)))) + rng.choice([0, 10, 1000])).astype(np.float32)
+        real = np.repeat(images, [5, 9, 8, 6, 7, 5], axis=0)
+        fake = np.repeat(images, 4, axis=0)[rng.permutation(24)]
+        assert precision_recall(real, fake, 3, tile=7) == (1, 1)
+        assert density_coverage(real, fake, 3, tile=7)[1] == 1
 
 
 def test_hand_made_sets() -> None:

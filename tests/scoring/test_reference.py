@@ -12,6 +12,7 @@ from drifting.errors import ConfigError
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_npz
 from drifting.scoring import reference
+from drifting.scoring.against_reference import reference_judge
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.image_sets import NpzImages, SourceImages
 from drifting.scoring.reference import make_reference, read_reference
@@ -107,6 +108,45 @@ def test_a_reference_of_adms_form(tmp_path: Path):
     assert len(found.facts["statistics_sha256"]) == 64
     bare = read_reference(adm(tmp_path / "bare.npz"))
     assert bare.images is None and bare.gaussians.keys() == {"features"}
+
+
+@pytest.mark.parametrize(
+    ("names", "spatial"),
+    [(("mu", "sigma"), None), (("ref_mu", "ref_sigma"), None), (("mu", "sigma"), ("mu_s", "sigma_s"))],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_statistics_under_every_name_in_use(
+    tmp_path: Path, names: tuple[str, str], spatial: tuple[str, str] | None, dtype: type
+):
+    arrays = {names[0]: np.full(3, 0.5, dtype), names[1]: 2 * np.eye(3, dtype=dtype)}
+    if spatial:
+        arrays |= {spatial[0]: np.zeros(2, dtype), spatial[1]: np.eye(2, dtype=dtype)}
+    np.savez(tmp_path / "r.npz", **arrays, metadata=np.asarray("of somebody else"), more=np.zeros(2))
+    found = read_reference(tmp_path / "r.npz")
+    assert found.gaussians.keys() == ({"features", "spatial"} if spatial else {"features"}) and found.metadata is None
+    np.testing.assert_array_equal(found.gaussians["features"][0], [0.5] * 3)
+    np.testing.assert_array_equal(found.gaussians["features"][1], 2 * np.eye(3))
+
+
+def test_names_of_the_released_code_come_first(tmp_path: Path):
+    np.savez(tmp_path / "r.npz", mu=np.zeros(3), sigma=np.eye(3), ref_mu=np.ones(3), ref_sigma=np.eye(3))
+    np.testing.assert_array_equal(read_reference(tmp_path / "r.npz").gaussians["features"][0], np.ones(3))
+    np.savez(tmp_path / "half.npz", mu=np.zeros(3), sigma=np.eye(3), ref_mu=np.ones(3))
+    np.testing.assert_array_equal(read_reference(tmp_path / "half.npz").gaussians["features"][0], np.zeros(3))
+
+
+def test_real_images_lie_in_a_file_of_their_own(images: NpzImages, tmp_path: Path):
+    np.savez(tmp_path / "r.npz", ref_mu=np.zeros(48), ref_sigma=np.eye(48))
+    found = read_reference(tmp_path / "r.npz", images.path)
+    found.check(pixels())
+    judge = reference_judge(tmp_path / "r.npz", "pixels", (4, 4, 3), 3, images.path)
+    assert judge.facts["real_images"] == images.facts["sha256"]
+    np.testing.assert_allclose(judge.real.array("features"), LEVELS.reshape(90, 48) / 127.5 - 1, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(judge.real.gaussian("features")[1], np.eye(48))
+    with pytest.raises(ConfigError, match=r"^real_images=.*images\.npz: is of images of \[4, 4, 3\], here they"):
+        found.check(score_encoder("pixels", (8, 8, 3)))
+    with pytest.raises(ConfigError, match=r"^real_images=.*nowhere: there is no such file or folder"):
+        read_reference(tmp_path / "r.npz", tmp_path / "nowhere")
 
 
 def test_what_is_no_reference(images: NpzImages, tmp_path: Path):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.npz import member_names, open_member
-from drifting.data.source import ArraySource, check_split, checked_images, checked_labels
+from drifting.data.source import ArraySource, check_split, checked_labels
 from drifting.errors import InputError
 
 
@@ -36,10 +36,10 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
             f"{path}: label has {len(classes)} classes but values up to {train_labels.max()}: "
             "number the classes 0, 1, ... without gaps"
         )
-    images = checked_images(arrays[f"image{suffix}"], f"{path}: image{suffix}")
+    images = arrays[f"image{suffix}"]
     labels = checked_labels(arrays[f"label{suffix}"], f"{path}: label{suffix}")
-    if len(images) != len(labels):
+    if images.ndim > 2 and len(images) != len(labels):
         raise InputError(f"{path}: split={split!r} has {len(images)} images but {len(labels)} labels: give one each")
     if labels.max() >= len(classes):
         raise InputError(f"{path}: label{suffix} has class {labels.max()}, which no training image has: remove it")
-    return ArraySource(images, labels, tuple(str(c) for c in classes))
+    return ArraySource(images, labels, tuple(str(c) for c in classes), called=f"{path}: image{suffix}")

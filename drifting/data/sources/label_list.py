@@ -55,10 +55,12 @@ def listed_labels(
     elif (found := _imagenets(files, class_names)) is not None:
         classes = found
     else:
+        devkit = [f for f in (*folder.glob("*ground_truth*"), *folder.parent.glob("*ground_truth*")) if f.is_file()]
+        unread = f"; {devkit[0].name} is not read, its numbers have an order of their own" if devkit else ""
         raise InputError(
             f"{folder} holds {len(files)} images and no class folders: put them into {folder}/CLASS/, or add "
             f"{folder / LABEL_LISTS[0]} with a line `FILE CLASS` for each (ImageNet's own, ILSVRC2012_val_*, need none "
-            "where the class folders of train/ are WordNet ids)"
+            f"where the class folders of train/ are WordNet ids{unread})"
         )
     where = path or folder
     labels = np.asarray([_label(name, class_names, where) for name in classes])

@@ -41,7 +41,12 @@ def squared_radii(x: FloatArray, k: int, tile: int = TILE_ROWS) -> FloatArray:
 
 
 def squared_distances(x: FloatArray, y: FloatArray, tile: int = TILE_ROWS) -> Iterator[tuple[slice, FloatArray]]:
-    """Squared distances `[<= tile, M]` of `tile` rows of x at a time to all of y, with the slice of those rows."""
+    """Squared distances `[<= tile, M]` of `tile` rows of x at a time to all of y, with the slice of those rows.
+
+    Equal rows are at distance 0, and so are those whose distance cannot be told from the rounding of the product:
+    otherwise noise would decide whether copies of an image lie within one another's balls.
+    """
+    noise = x.shape[1] * np.finfo(np.float64).eps
     x_norms, y_norms = (x**2).sum(axis=1), (y**2).sum(axis=1)
     for start in range(0, len(x), tile):
         rows = slice(start, start + tile)
@@ -49,7 +54,8 @@ def squared_distances(x: FloatArray, y: FloatArray, tile: int = TILE_ROWS) -> It
         squared *= -2
         squared += x_norms[rows, None]
         squared += y_norms
-        yield rows, np.maximum(squared, 0, out=squared)
+        squared[squared <= noise * (x_norms[rows, None] + y_norms)] = 0
+        yield rows, squared
 
 
 def present(drawn: FloatArray) -> NDArray[np.float32]:
