@@ -30,7 +30,7 @@ def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder:
     one_of("data.name", config.data.name, SOURCES)
     if not isinstance(config, Config):
         return
-    objective_of(config)
+    objective_of(config.loss)
     if not own_network:
         check_model(config.model)
     for name in config.features.options:

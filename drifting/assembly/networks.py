@@ -34,8 +34,9 @@ def generator_arguments(model: ModelConfig, shape: tuple[int, int, int], num_cla
     """Constructor arguments of the generator for samples of `shape` (height, width, channels), JSON-able.
 
     Raises:
-        ConfigError: a setting does not fit the samples.
+        ConfigError: there is no such network, or a setting cannot work or does not fit the samples.
     """
+    check_model(model)
     with _named_settings():
         kind: Any = NETWORKS[model.name]
         found: dict[str, Any] = kind.arguments(dataclasses.asdict(model), shape, num_classes)

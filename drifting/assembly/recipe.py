@@ -1,6 +1,6 @@
 """The numbers of a step, and the optimiser, from settings."""
 
-from drifting.config.schema import Config, OptimizerConfig
+from drifting.config.schema import Config, LossConfig, OptimizerConfig
 from drifting.errors import one_of
 from drifting.method.fields import FIELDS
 from drifting.method.guidance import GuidancePrior
@@ -19,7 +19,7 @@ def recipe_of(config: Config) -> Recipe:
     """
     loss, guidance = config.loss, config.guidance
     return Recipe(
-        objective=objective_of(config),
+        objective=objective_of(config.loss),
         guidance=GuidancePrior(guidance.alpha_min, guidance.alpha_max, guidance.exponent, guidance.p_one),
         labels=loss.labels,
         generated=loss.generated,
@@ -32,13 +32,12 @@ def recipe_of(config: Config) -> Recipe:
     )
 
 
-def objective_of(config: Config) -> Objective:
+def objective_of(loss: LossConfig) -> Objective:
     """The static part of the loss.
 
     Raises:
         ConfigError: there is no such objective, kernel or feature scale.
     """
-    loss = config.loss
     one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
     one_of("loss.kernel", loss.kernel, KERNELS)
     one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from drifting.cli.lookup import COMMANDS as LOOKUP
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
 from drifting.cli.settings import parse_flags, take_settings
+from drifting.cli.shared import import_entries
 from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_what_the_command_tells, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
@@ -85,6 +87,7 @@ def _run(arguments: list[str]) -> int:
         refuse_addresses(values)
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
+        import_entries(values)
         with pillow_warnings_in_one_line():
             return COMMANDS[name].run(values)
     except OutputError:
@@ -92,7 +95,9 @@ def _run(arguments: list[str]) -> int:
     except ArgumentError as error:
         return fail(one_line(_of_flag(error, COMMANDS[name])))
     except (DriftingError, flags.Error) as error:
-        return fail(one_line(error), code=2 if isinstance(error, WRONG_INPUT) else 1)
+        return fail(
+            one_line(error) + _how_to_import(error, COMMANDS[name]), code=2 if isinstance(error, WRONG_INPUT) else 1
+        )
     except KeyboardInterrupt as interrupt:
         return fail(": ".join(filter(None, (f"{name}: interrupted", str(interrupt)))), code=INTERRUPTED)
     except Exception as error:
@@ -139,6 +144,14 @@ def _of_flag(error: ArgumentError, command: Command) -> ArgumentError:
     flag, values = command.flag_of.get(error.argument, error.argument), flags.FlagValues()
     command.define(values)
     return ArgumentError(f"--{flag}", error.value, error.remedy) if flag in values else error
+
+
+def _how_to_import(error: Exception, command: Command) -> str:
+    """What to do about an entry of a registry that a run names and that its own file of settings had made."""
+    values = flags.FlagValues()
+    command.define(values)
+    named = re.match(r"(loss|model|features|data)\.\S+: use one of ", str(error))
+    return "; --import=FILE runs the file that enters it" if named and "import" in values else ""
 
 
 def _configure_logging() -> None:

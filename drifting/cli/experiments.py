@@ -11,7 +11,7 @@ from absl import flags
 from drifting.cli.command import Command
 from drifting.cli.overrides import values_of
 from drifting.cli.settings import SweepRequest, load_function, load_settings
-from drifting.cli.shared import WEIGHTS_HELP, check_encoders, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out_of, workdir_of
 from drifting.config.schema import Config
 from drifting.config.shipped import experiment_file
 from drifting.errors import ConfigError
@@ -123,6 +123,7 @@ def _define_diagnose(values: flags.FlagValues) -> None:
     flags.DEFINE_string("run", None, "run directory of `drifting train`, or give --weights", flag_values=values)
     flags.DEFINE_string("weights", None, f"{WEIGHTS_HELP}, in place of --run", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE of the weights' latents; default theirs", flag_values=values)
+    define_import(values)
     _define_study(values)
 
 

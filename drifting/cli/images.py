@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, WEIGHTS_HELP, define_share, share_of
+from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, WEIGHTS_HELP, define_import, define_share, share_of
 from drifting.errors import ConfigError, as_argument
 
 logger = logging.getLogger("drifting")
@@ -25,6 +25,7 @@ def _define_images(values: flags.FlagValues) -> None:
     conversion = "truncate to whole levels, as the released evaluation (default), or round"
     flags.DEFINE_string("uint8", "truncate", conversion, flag_values=values)
     flags.DEFINE_integer("batch", 64, "images in flight; default 64", lower_bound=1, flag_values=values)
+    define_import(values)
 
 
 def _trained(values: flags.FlagValues) -> Any:
@@ -219,6 +220,7 @@ def _define_compare(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
     resamples = "for the intervals; default 200, or 20 of more than 512 features"
     flags.DEFINE_integer("resamples", None, resamples, lower_bound=2, flag_values=values)
+    define_import(values)
 
 
 def _compare(values: flags.FlagValues) -> int:

@@ -70,7 +70,10 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
     for flag, value in zip(command.takes, rest, strict=False):
         values[flag].value = value
     if len(rest) > len(command.takes):
-        raise ConfigError(_not_a_flag(rest[len(command.takes)], list(values)))
+        extra = rest[len(command.takes)]
+        if command.takes:
+            raise ConfigError(f"{extra!r}: is one argument too many; usage: drifting {name} {command.usage}")
+        raise ConfigError(_not_a_flag(extra, list(values)))
     if settings is not None:
         values["config"].value = settings
     elif "config" in values:
@@ -86,8 +89,6 @@ def _nearest_flag(flag: str, known: Sequence[str], name: str) -> str:
 def _not_a_flag(given: str, known: Sequence[str]) -> str:
     """One line for an argument that is no flag, with the flag that it is probably meant for."""
     name = given.split(":", 1)[0]
-    if given.startswith("-"):
-        return f"{given}: there is no such flag"
     if "config" in known and (name.endswith(".py") or experiment_file(name) is not None):
         meant = "config"
     elif "weights" in known and (
@@ -95,7 +96,9 @@ def _not_a_flag(given: str, known: Sequence[str]) -> str:
     ):
         meant = "weights"
     else:
-        meant = next((flag for flag in ("run", "workdir", "weights", "out") if flag in known), known[0])
+        meant = next((flag for flag in ("run", "workdir", "weights", "out") if flag in known), "")
+    if not meant:
+        return f"{given!r}: is not a flag; flags are given as --flag=value"
     return f"{given!r}: is not a flag; did you mean --{meant}={given}?"
 
 
@@ -174,7 +177,7 @@ def load_function(given: str, function: str) -> Any:
 
 
 @contextmanager
-def loaded_file(given: str) -> Iterator[Any]:
+def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
     """The module that a file of settings, `FILE` or `FILE:ARGUMENT`, is; the block's errors name the file.
 
     Raises:
@@ -185,20 +188,20 @@ def loaded_file(given: str) -> Iterator[Any]:
     if path is None:
         beside = sorted(str(other) for other in Path(name).parent.glob("*.py"))
         known = [] if "/" in name and name.endswith(".py") else experiment_names()
-        raise ConfigError(f"--config={given}: there is no such file{close_to(name, [*beside, *known])}")
+        raise ConfigError(f"--{flag}={given}: there is no such file{close_to(name, [*beside, *known])}")
     spec = importlib.util.spec_from_file_location("drifting_config_file", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={given}: must be a Python file, ending in .py")
+        raise ConfigError(f"--{flag}={given}: must be a Python file, ending in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         with _neighbours(path.parent):
             spec.loader.exec_module(module)
             yield module
     except ConfigError as error:
-        raise ConfigError(f"--config={given}: {error}") from error
+        raise ConfigError(f"--{flag}={given}: {error}") from error
     except Exception as error:
         raise ConfigError(
-            f"--config={given}{_where(error, path)}: {type(error).__name__}: {one_line(error)}"
+            f"--{flag}={given}{_where(error, path)}: {type(error).__name__}: {one_line(error)}"
         ) from error
 
 

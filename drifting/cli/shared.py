@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.catalogue import experiments
+from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild, Config
 from drifting.errors import ConfigError
@@ -54,6 +55,24 @@ def check_encoders(config: Config) -> None:
         remedy = f"make it: {command}" if command else "`drifting pretrain` makes one"
         where = "" if Path(weights).is_absolute() else f" below {Path.cwd()}"
         raise ConfigError(f"features.options.{name}.weights={weights!r}: there is no such folder{where}; {remedy}")
+
+
+def define_import(values: flags.FlagValues) -> None:
+    """Declares `--import`, for a command that opens a run whose settings may name a kernel or network of one's own."""
+    entries = "files that enter kernels or networks of your own, as a run's file of settings did"
+    flags.DEFINE_list("import", [], entries, flag_values=values)
+
+
+def import_entries(values: flags.FlagValues) -> None:
+    """Runs what `--import` names, which enters kernels, networks, encoders or sources in the registries.
+
+    Raises:
+        ConfigError: there is no such file, or it fails.
+    """
+    names: list[str] = values["import"].value or [] if "import" in values else []
+    for name in names:
+        with loaded_file(name, "import"):
+            pass
 
 
 def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path:

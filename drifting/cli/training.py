@@ -6,7 +6,7 @@ from collections.abc import Callable
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import checked_settings, workdir_of
+from drifting.cli.shared import checked_settings, define_import, workdir_of
 from drifting.config.checks import check
 from drifting.config.schema import Config, PretrainConfig
 from drifting.errors import ConfigError
@@ -94,6 +94,7 @@ def _plan(values: flags.FlagValues) -> int:
 def _define_replay(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`", flag_values=values)
     flags.DEFINE_integer("step", None, "the step, counted from 1", lower_bound=1, flag_values=values)
+    define_import(values)
     _define_processes(values)
 
 
@@ -105,9 +106,9 @@ def _replay(values: flags.FlagValues) -> int:
     from drifting.experiments.replay import replay
 
     _join_processes(values)
-    lines = replay(workdir, values.step)
-    if is_writer():
-        print("\n".join(lines))
+    for line in replay(workdir, values.step):
+        if is_writer():
+            print(line, flush=True)
     return 0
 
 

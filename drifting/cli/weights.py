@@ -3,7 +3,7 @@
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import WEIGHTS_HELP, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, define_import, out_of, workdir_of
 from drifting.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ def _define_export(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "run directory of `drifting train` or `pretrain`", flag_values=values)
     _define_out(values)
     flags.DEFINE_float("ema", None, "which average of a generator's parameters; default its own", flag_values=values)
+    define_import(values)
 
 
 def _export(values: flags.FlagValues) -> int:

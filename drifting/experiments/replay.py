@@ -27,7 +27,7 @@ logger = logging.getLogger("drifting")
 SHOWN_METRICS = ("loss", "gap", "collapse", "grad_norm", "param_norm")
 
 
-def replay(workdir: Path, step: int) -> list[str]:
+def replay(workdir: Path, step: int) -> Iterator[str]:
     """Trains from the last checkpoint before `step` up to it, writes nothing, and says what the step consists of.
 
     Where the loss of a step before it is not finite already, that is the one looked into. With other devices than the
@@ -37,9 +37,9 @@ def replay(workdir: Path, step: int) -> list[str]:
         workdir: a run's directory.
         step: the number of the step, counted from 1.
 
-    Returns:
-        Lines: the metrics of the steps up to it, and of the step itself the labels and guidance scales, and the range
-        of everything it computes, with how many numbers are not finite.
+    Yields:
+        Lines, as they come: the metrics of the steps up to it, and of the step itself the labels and guidance scales,
+        and the range of everything it computes, with how many numbers are not finite.
 
     Raises:
         ArgumentError: the directory holds no run, or the step is none that the run trains from a checkpoint on.
@@ -50,21 +50,21 @@ def replay(workdir: Path, step: int) -> list[str]:
     with prepare(_with_devices_here(config)) as run:
         state = _state_after(run, checkpoints, start)
         logger.info("replay: from step %d to step %d of %s", start, step, workdir)
-        lines: list[str] = []
         for number, batch in enumerate(run.batches(step - start), start=start + 1):
             if number == step:
-                lines += _looked_into(run, state, batch)
+                yield from _looked_into(run, state, batch)
             state, metrics = run.step(state, batch)
             values = named_metrics(config.loss.widths, jax.device_get(metrics))
             shown = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN_METRICS)
-            lines.append(f"step {number}: {shown}")
+            yield f"step {number}: {shown}"
             wrong = [f"{name}: {value}" for name, value in values.items() if not np.isfinite(value)]
             if number == step:
-                lines += wrong
+                yield from wrong
             elif not np.isfinite(values["loss"]):
                 logger.warning("replay: step %d is the first whose loss is not finite: looking into that", number)
                 break
-    return lines if number == step else replay(workdir, number)
+    if number != step:
+        yield from replay(workdir, number)
 
 
 def _start(step: int, saved: list[int], steps: int) -> int:

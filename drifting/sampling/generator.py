@@ -141,7 +141,8 @@ class TrainedGenerator:
             ArgumentError: `vae` is missing, cannot be had, or is for other samples.
             HubError: they cannot be downloaded.
         """
-        artifact = load_weights(weights, GENERATOR_KIND)
+        with as_argument("weights", weights):
+            artifact = load_weights(weights, GENERATOR_KIND)
         described = _stated if artifact.metadata.get("usage") is not None else _unstated
         usage, space = described(weights, artifact, vae)
         return cls(

@@ -12,6 +12,9 @@ from drifting.weights.catalogue import released_usage
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.weights.readers import READERS, WeightsFormat
 
+FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
+"""Names that a file of weights by itself may have."""
+
 
 def load_weights(reference: str | None, kind: str) -> Artifact:
     """Weights from a local folder or the hub, in whichever format of `READERS` they lie there.
@@ -92,6 +95,8 @@ def _look(reference: str, place: Path | HubFolder) -> _Found:
         same = [reader for reader in alone if Path(reader.tensors).suffix == place.suffix]
         if not place.is_file():
             raise InputError(f"{reference}: there is no such {'file' if same else 'folder'}")
+        if place.suffix not in FILE_SUFFIXES:
+            raise InputError(f"{reference}: is no weights file: give a folder, or a {' or '.join(FILE_SUFFIXES)} file")
         reader = (same or alone)[0]
         return _Found(reader, place, None, reader.kind({}))
     names = list(dict.fromkeys(reader.description or reader.tensors for reader in READERS.values()))

@@ -91,7 +91,7 @@ def test_dtypes_are_given_by_name():
     [
         (DataConfig(path="x"), "data.path='x': source 'digits' takes no path: set data.path=None"),
         (DataConfig(name="array"), "data.path=None: source 'array' needs data.path: give it"),
-        (DataConfig(name="array", path="no.npz"), "data.path='no.npz' cannot be read as an .npz file"),
+        (DataConfig(name="array", path="no.npz"), "data.path='no.npz': image cannot be read as an array"),
         (DataConfig(name="imagefolder", path="no", image_size=8), "data.path='no' is not a folder"),
     ],
 )
@@ -121,7 +121,7 @@ def test_facts_notice_data_exchanged_under_the_same_name():
 def test_objective_and_optimizer_take_their_settings():
     config = parse({"loss": dict(objective="drift", kernel="laplace", normalise_field=False, feature_scale="none")})
     assert isinstance(config, Config)
-    found = recipe.objective_of(config)
+    found = recipe.objective_of(config.loss)
     assert found == Objective("drift", KERNELS["laplace"], normalise_field=False, feature_scale="none")
     settings = OptimizerConfig(learning_rate=0.5, warmup_steps=10, decay="cosine", clip_norm=3.0, no_op_steps=5)
     optimizer = recipe.optimizer_of(settings, steps=25)

@@ -186,7 +186,7 @@ def refused(path: Path, **data: Any) -> str:
     with pytest.raises(ConfigError) as error:
         sources.source(DataConfig(name="latents", path=str(path), **data))
     assert "\n" not in str(error.value)
-    return str(error.value).removeprefix("data.name='latents': ")
+    return str(error.value).removeprefix("data.name='latents': ").replace(f"data.path={str(path)!r}:", f"{path}:")
 
 
 def damage(path: Path) -> None:
@@ -232,7 +232,7 @@ def test_what_a_cache_cannot_give(cache: Path, unmirrored: Path, source: LatentS
     with pytest.raises(ConfigError, match="has no held-out images"):
         sources.source(DataConfig(name="latents", path=str(cache)), split="heldout")
     for key, given, known in (("image_size", 32, 16), ("channels", 1, 3), ("classes", 4, 100)):
-        line = f"{key}={given}: the images that {cache} was made from have {known}; leave it None"
+        line = f"data.{key}={given}: the images that {cache} was made from have {known}; leave it None"
         assert refused(cache, **{key: given}) == line
     same = DataConfig(name="latents", path=str(cache), image_size=16, channels=3, classes=100)
     assert len(sources.source(same)) == COUNT  # what the settings of the images say besides

@@ -112,7 +112,7 @@ def test_operations_of_the_loss():
     """12 TFLOP: distances, and a field for each of three widths. The trace has distances twice, the program once."""
     config = settings(str(ABLATION))
     maps = {"all": jax.ShapeDtypeStruct((1, 1, 2_474_500), jnp.bfloat16)}  # products do not care how it is divided
-    objective = dataclasses.replace(recipe.objective_of(config), chunk=2**60)
+    objective = dataclasses.replace(recipe.objective_of(config.loss), chunk=2**60)
     found = workload._loss_flops(objective, config, maps)
     np.testing.assert_allclose(found / 1e12 * 4 / 5, 12, rtol=0.03)
 

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_replayed_step_is_the_one_that_was(run: Path):
     """From the checkpoint after step 110 to step 116, which was logged; nothing is written."""
     before = tree(run)
-    lines = replay(run, 116)
+    lines = list(replay(run, 116))
     assert tree(run) == before
     assert [line.split(":")[0] for line in lines if line.startswith("step ")] == [f"step {n}" for n in range(111, 117)]
     (logged,) = (line for line in metrics(run) if line["step"] == 116)
@@ -37,13 +37,13 @@ def test_steps_without_a_checkpoint_before_them(run: Path):
     for step in (0, 9, 110):
         wanted = rf"^step={step}: the oldest checkpoint is of step 110; ask for a later step"
         with pytest.raises(ConfigError, match=wanted):
-            replay(run, step)
+            list(replay(run, step))
 
 
 def test_steps_that_the_run_does_not_have(run: Path, capsys: pytest.CaptureFixture[str]):
     for step in (121, 1000):
         with pytest.raises(ConfigError, match=rf"^step={step}: the run ends with step 120; ask for an earlier step$"):
-            replay(run, step)
+            list(replay(run, step))
     for step, words in ((110, "the oldest checkpoint"), (121, "the run ends with"), (0, "expected a positive integer")):
         assert main(["replay", f"--workdir={run}", f"--step={step}"]) == 2
         (line,) = capsys.readouterr().err.splitlines()

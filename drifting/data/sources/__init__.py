@@ -96,5 +96,7 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         text = str(error).removeprefix("data.")
         if re.match(rf"({'|'.join(ARGUMENTS)})=", text):
             raise ConfigError(f"data.{text}") from error
+        if data.path is not None and text.startswith(f"{data.path}: "):
+            raise ConfigError(f"data.path={data.path!r}: {text.removeprefix(f'{data.path}: ')}") from error
         raise ConfigError(f"data.name={data.name!r}: {text}") from error
     return OneClass(found) if data.unconditional else found

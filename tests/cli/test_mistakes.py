@@ -1,0 +1,312 @@
+"""What people type wrong: each ends in one line that names what was typed and what would be right, with code 2 or 1.
+
+`{tiny}` stands for the smallest experiment, `{run}` for a run of it, `{here}` for an empty folder to write to.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drifting.cli.commands import main
+from tests.support.runs import ROOT, TINY, finished_run
+
+TRAIN = "train --config={tiny} --workdir={here}/new --config."
+
+SETTINGS = [
+    ("loss.widhts=0.3", "loss.widhts='0.3': there is no such key; did you mean loss.widths?"),
+    ("los.widths=0.3", "los: there is no such key; did you mean loss?"),
+    ("loss=3", "loss='3': a section; set its keys, for example loss.objective=..."),
+    ("loss.widths.x=3", "loss.widths is a setting and has no keys of its own"),
+    ("loss.widths=(1/3,)", "loss.widths='(1/3,)': expected a tuple of float, for example (0.2,)"),
+    ("loss.widths=", "loss.widths='': expected a tuple of float, for example (0.2,)"),
+    ("loss.widths=0.1;0.2", "loss.widths='0.1;0.2': expected a tuple of float"),
+    ("loss.widths=0.1,,0.2", "loss.widths='0.1,,0.2': expected a tuple of float"),
+    ("loss.widths=()", "loss.widths=(): give at least one kernel width, for example (0.3,)"),
+    ("loss.widths=-0.1", "loss.widths=(-0.1,): kernel widths are positive"),
+    ("loss.kernel=gausian", "loss.kernel='gausian': use one of gaussian, .*did you mean 'gaussian'"),
+    ("loss.objective=logkde", "loss.objective='logkde': use one of log_kde, .*did you mean 'log_kde'"),
+    ("loss.generated=1", "loss.generated=1: use 2 or more"),
+    ("loss.positives=9", "loss.positives=9: exceeds bank.per_class=8: draw fewer or keep more"),
+    ("train.steps=abc", "train.steps='abc': expected int, for example 2"),
+    ("train.steps=1.5", "train.steps='1.5': expected int, for example 2"),
+    ("train.steps=1e-3", "train.steps='1e-3': expected int, for example 2"),
+    ("train.steps=-5", "train.steps=-5: use 1 or more"),
+    ("train.steps", "--config.train.steps: give a value, --config.train.steps=VALUE"),
+    ("train.steps --seed=3", "--config.train.steps: give a value"),
+    ("train.micro_batch=7", "train.micro_batch=7: must divide loss.labels * loss.generated=12, or be 0"),
+    ("train.seed=-1", "train.seed=-1: a seed lies in"),
+    ("train.ema_decays=1.5", r"train.ema_decays=\(1.5,\): decays lie in \[0, 1\)"),
+    ("train.tensorboard=maybe", "train.tensorboard='maybe': expected bool, for example True"),
+    ("train.wandb_project=me", "train.wandb_project.*: wandb is not installed; pip install wandb, or leave it"),
+    ("model.patch_size=3", "model.patch_size=3: must divide the 8x8 samples: use one of 1, 2, 4, 8"),
+    ("model.patch_size=None", "model.patch_size='None': expected int, for example 2"),
+    ("model.num_heads=3", "model.num_heads=3: must divide model.hidden_size=16"),
+    ("model.preset=M", "model.preset='M': use one of S, B, L, XL"),
+    (
+        "model.preset=XL",
+        "model.hidden_size=16: model.preset='XL' sets it: set model.hidden_size=None, .*model.preset=None",
+    ),
+    ("model.name=dti", r"model.name='dti': use one of dit, mlp \(did you mean 'dit'\?\)"),
+    ("model.dtype=float16", r"model.dtype='float16': use one of float32, bfloat16 \(did you mean 'bfloat16'\?\)"),
+    ("optimizer.decay=linear", "optimizer.decay='linear': use one of constant, cosine"),
+    ("optimizer.learning_rate=fast", "optimizer.learning_rate='fast': expected float, for example 0.2"),
+    ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: use a positive number"),
+    ("guidance.alpha_max=0.5", "guidance.alpha_max=0.5: must be at least guidance.alpha_min=1.0"),
+    ("features.encoders=may", r"features.encoders='may': use one of mae, .*\(did you mean 'mae'\?\)"),
+    (
+        "features.encoders=mae",
+        "features.options.mae.weights=None: give a folder .*or leave it out of features.encoders",
+    ),
+    (
+        "features.options.mae.weights=x --config.features.encoders=mae",
+        "features.options.mae.weights='x': there is no such",
+    ),
+    ("features.options.mea.size=3", r"features.options='mea': use one of mae, .*did you mean 'mae'"),
+    ("data.name=digts", "data.name='digts': use one of digits, array, .*did you mean 'digits'"),
+    ("data.name=mnist", "data.path=None: source 'mnist' needs data.path: give it"),
+    ("data.path=x", "data.path='x': source 'digits' takes no path: set data.path=None"),
+    ("data.name=mnist --config.data.path={here}/nope", "data.path='.*/nope': there is no such folder"),
+    (
+        "data.name=imagefolder --config.data.path={here}/empty --config.data.image_size=8",
+        "data.path='.*' has no class folders",
+    ),
+    ("data.name=array --config.data.path={here}/no.npz", "data.path='.*no.npz': .*No such file"),
+    ("data.name=synthetic --config.data.image_size=-1", "data.image_size=-1 must be positive"),
+    ("data.resident=gpu", "data.resident='gpu': use one of device, host"),
+    ("mesh.fsdp=3", "mesh.data=0, mesh.fsdp=3: .*devices"),
+    ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
+]
+
+COMMANDS = [
+    ("trian", "trian: there is no such command; did you mean train?"),
+    ("study crul", "study crul: there is no such command; did you mean study curl?"),
+    ("hup push", "hup: there is no such command;"),
+    ("--workdir=x", "--workdir=x: there is no such command; `drifting --help` lists all"),
+    ("help loss.neighbour", "loss.neighbour: there is no such .*did you mean loss.neighbours"),
+    ("help a b", "'b': is one argument too many; usage: drifting help"),
+    ("configs digits", "'digits': is not a flag; flags are given as --flag=value"),
+    ("config", "--config: give the experiment; `drifting configs` lists"),
+    ("config digit", r"--config=digit: there is no such file \(did you mean digits\?\)"),
+    ("config digits:big", "--config=digits:big: variant 'big': use tiny"),
+    ("config mnist:logkde", "--config=mnist:logkde: variant 'logkde': use logkde_gauss or "),
+    ("train --workdir={here}/new", "--config: give the experiment; `drifting configs` lists"),
+    ("train {tiny} --workdir={here}/new", "'{tiny}': is not a flag; did you mean --config={tiny}?"),
+    ("train digits:tiny", "'digits:tiny': is not a flag; did you mean --config=digits:tiny?"),
+    ("train --config={tiny}", "--workdir: give the run's folder"),
+    ("train --config={tiny} --workdir={here}/new extra", "'extra': is not a flag; did you mean --"),
+    ("train --config={tiny} --wrokdir={here}/new", "--wrokdir: there is no such flag; did you mean --workdir?"),
+    ("train --config={tiny} --workdir", "--workdir: give a value (where the run is written"),
+    ("train --config=configs/digit.py --workdir={here}/new", "--config=configs/digit.py: there is no such file"),
+    (
+        "train --config=digits --workdir={here}/new",
+        "features.options.mae.weights='runs/mae_digits/encoder': there is no such folder .*make it: "
+        "drifting pretrain --config=.*mae_digits.py --workdir=runs/mae_digits$",
+    ),
+    (
+        "train --config=mae_digits --workdir={here}/new",
+        "--config=mae_digits: holds settings of `drifting pretrain`; give them",
+    ),
+    (
+        "train --config=sweeps/kernel_width --workdir={here}/new",
+        "--config=sweeps/kernel_width: is a sweep; give it to `drifting sweep`",
+    ),
+    (
+        "train --config=mnist:tiny --workdir={here}/new --config.data.name=mnist",
+        "data.path=None, data.image_size=8, data.channels=1, data.classes=4: source 'mnist' needs "
+        "data.path: give it; and takes no image_size, channels, classes: set data.image_size=None, "
+        "data.channels=None, data.classes=None",
+    ),
+    (
+        "train --config={tiny} --workdir={run} --config.loss.labels=2",
+        "--workdir={run}: holds a run with other settings",
+    ),
+    (
+        "train --config={tiny} --workdir={here}/new --stopped_code=300",
+        "--stopped_code=300: expected an integer in the range",
+    ),
+    (
+        "pretrain --config={tiny} --workdir={here}/new",
+        "--config={tiny}: holds settings of `drifting train`; give them",
+    ),
+    ("cache --config={tiny} --workdir={here}/new", "--config={tiny}: holds settings of `drifting train`; give them"),
+    ("cache --verify --config=x.py", "--config: --verify takes no settings; leave it out"),
+    ("sweep --workdir={here}/new", "--config: give the sweep's file, such as sweeps/kernel_width"),
+    (
+        "sweep --config=digits --workdir={here}/new",
+        "--config=digits: is one experiment and no sweep; give it to `drifting train`",
+    ),
+    (
+        "sweep --config=sweeps/kernel_width --workdir={here}/new --config.loss.widths=1",
+        "--config.loss.widths: the cells differ in it",
+    ),
+    (
+        "sweep --config=sweeps/kernel_width --workdir={here}/new --config.train.stps=1",
+        "train.stps='1': there is no such key; did you mean train.steps?",
+    ),
+    (
+        "sweep --config=sweeps/kernel_width --workdir={here}/new",
+        "features.options.mae.weights='runs/mae_digits/encoder': there is no such folder",
+    ),
+    ("plan --config={tiny} --device=h800", r"--device=h800: use one of .*did you mean 'h200'"),
+    (
+        "plan --config={tiny} --device=h100 --mesh=8",
+        "--mesh=8: give its axes as data=N,fsdp=M, for example data=8,fsdp=1",
+    ),
+    ("sample", "--workdir or --weights: give one, a run's folder or published weights"),
+    ("sample {run}", "'{run}': is not a flag; did you mean --workdir={run}?"),
+    ("sample {here}", "'{here}': is not a flag; did you mean --weights={here}?"),
+    ("sample hf://a/b", "'hf://a/b': is not a flag; did you mean --weights=hf://a/b?"),
+    ("sample --workdir={here}/nope", "--workdir={here}/nope: holds no run"),
+    ("sample --workdir={run} --clases=1", "--clases: there is no such flag; did you mean --classes?"),
+    ("sample --workdir={run} --classes=x", "--classes=x: use names or numbers from 0 to 9, separated by commas"),
+    ("sample --workdir={run} --ema=0.5", "--ema=0.5: the run does not keep it, use one of 0.9, 0.99"),
+    ("sample --workdir={run} --alpha=-1 --out={here}/x.png", "--alpha=-1.0: use a positive guidance scale"),
+    ("sample --workdir={run} --out={here}/x.jpg", "--out={here}/x.jpg: write a grid"),
+    ("sample --workdir={run} --weights=x", "--workdir or --weights: give one"),
+    ("sample --weights={here}/README.md", "--weights={here}/README.md: is no weights file"),
+    ("import --weights={here}/README.md --out={here}/new", "--weights={here}/README.md: is no weights file"),
+    ("import --out={here}/new", "--weights: give a folder of weights, or hf://OWNER/REPO"),
+    ("evaluate", "--workdir: give the run's folder, or --weights or --images"),
+    ("evaluate --workdir={run} --images=x", "--images=x: --workdir says what to score, leave one out"),
+    ("evaluate --workdir={run} --alpha=a", "--alpha=a: expected numbers with commas between them, e.g. 1.0,1.5"),
+    ("evaluate --images={here}", "--reference: give statistics of real images"),
+    ("evaluate --workdir={run} --reference={here}/no.npz", "--reference={here}/no.npz: there is no such file"),
+    ("compare {run}", "compare: give two runs or weights, drifting compare A B"),
+    ("compare {run} {run} {run}", "'{run}': is one argument too many; usage: drifting compare A B"),
+    ("export --workdir={run}", "--out: give the folder to write"),
+    ("export --workdir={run} --out={here}/new --format=zip", "--format=zip: use one of safetensors, released"),
+    ("replay --workdir={run}", "--step: give the number of the step"),
+    ("replay --workdir={run} --step=121", "--step=121: the run ends with step 120; ask for an earlier step"),
+    ("replay --workdir={run} --step=3 --import={here}/no.py", "--import={here}/no.py: there is no such file"),
+    ("report", "--workdir: give a run's or a sweep's folder"),
+    ("report {run}", "'{run}': is not a flag; did you mean --workdir={run}?"),
+    ("hub push --weights={here}", "--repo: give the repository, OWNER/NAME"),
+    ("study curl", "--out: give the folder to write"),
+    (
+        "study curl --out={here}/new --config.study.kernel=x",
+        "study.kernel='x': there is no such key; did you mean study.kernels?",
+    ),
+    ("study curl --out={here}/new --config.study.kernels=x", "study.kernels='x': use one of gaussian, laplace"),
+    ("study diagnose --run={here} --out={here}/new", "--run={here}: holds no run"),
+    ("reference --config={tiny}", "--out: give the file to write"),
+    ("reference --config={tiny} --out={here}/r.npz --encoder=vgg", "--encoder=vgg: use one of"),
+]  # fmt: skip
+
+MISTAKES = [(TRAIN + setting, words) for setting, words in SETTINGS] + COMMANDS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory)
+
+
+def test_there_are_enough():
+    assert len({line for line, _ in MISTAKES}) == len(MISTAKES) >= 100
+
+
+@pytest.mark.parametrize(("line", "words"), MISTAKES, ids=[line.removeprefix(TRAIN) for line, _ in MISTAKES])
+def test_a_mistake(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    words: str,
+):
+    (tmp_path / "README.md").write_text("# no weights\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    places = {"{tiny}": str(TINY), "{run}": str(run), "{here}": str(tmp_path)}
+    for name, place in places.items():
+        line, words = line.replace(name, place), words.replace(name, place)
+    code = main(line.split())
+    captured = capsys.readouterr()
+    assert code in (1, 2) and captured.out == "", captured
+    (told,) = captured.err.splitlines()
+    told = told.removeprefix("drifting: error: ")
+    assert words in told or re.search(words, told), told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "elsewhere", "empty"]  # nothing is begun
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+QUICK = [
+    "train --config={tiny} --workdir=x --config.train.steps=-5",
+    "train --config=digits --workdir=x",
+    "train --config={tiny} --workdir=x --config.model.dtype=float16",
+    "sweep --config=sweeps/kernel_width --workdir=x --config.loss.widths=1",
+    "sample runs/demo",
+    "config mnist:logkde",
+]
+"""Of each kind of mistake one that can be told without JAX, whose import takes most of the time."""
+
+
+def test_what_needs_no_jax_does_not_wait_for_it(tmp_path: Path):
+    """One process for all: a module that one of them imports stays."""
+    lines = [line.replace("{tiny}", str(TINY)).split() for line in QUICK] + [["configs"], ["config", "digits:tiny"]]
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from drifting.cli.commands import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    codes = [main(line) for line in {lines!r}]\n"
+        "heavy = [name for name in ('jax', 'flax', 'orbax', 'grain') if name in sys.modules]\n"
+        "print(json.dumps([codes, heavy]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert json.loads(done.stdout) == [[2] * len(QUICK) + [0, 0], []]
+    assert len(done.stderr.splitlines()) == len(QUICK)
+
+
+# --- keys are those to type -------------------------------------------------------------------------------------------
+
+
+def wrong_sources(folder: Path) -> dict[str, list[str]]:
+    """For each source, settings that cannot be had from it."""
+    from drifting.data.sources import ARGUMENTS, SOURCES
+
+    file = folder / "array.npz"
+    np.savez(file, image=np.zeros((4, 8, 8), np.uint8), label=np.asarray([0, 1, 2, 9]))
+    values = {"path": str(folder / "nowhere"), "image_size": "-3", "channels": "7", "classes": "-1"}
+    found = {}
+    for name in SOURCES:
+        found[f"{name}, nothing given"] = [name]
+        found[f"{name}, everything wrong"] = [name, *(f"{key}={values[key]}" for key in ARGUMENTS)]
+        for key in ARGUMENTS:
+            found[f"{name}, {key}"] = [name, *dict.fromkeys([f"path={folder}", f"{key}={values[key]}"])]
+    found["array, labels with gaps"] = ["array", f"path={file}"]
+    return found
+
+
+def test_errors_of_sources_name_settings(tmp_path: Path):
+    """Over all sources and arguments: what begins like a key is the key to type, of the section `data`."""
+    from drifting.config.schema import DataConfig
+    from drifting.data.sources import source
+    from drifting.errors import ConfigError
+
+    told = 0
+    for case, (name, *given) in wrong_sources(tmp_path).items():
+        if not given and name in ("digits", "synthetic"):
+            continue
+        values = dict(item.split("=", 1) for item in given)
+        typed = {key: value if key == "path" else int(value) for key, value in values.items()}
+        for split in ("train", "heldout"):
+            try:
+                source(DataConfig(name=name, **typed), split)  # type: ignore[arg-type]
+            except ConfigError as error:
+                told += 1
+                assert re.match(r"data\.(name|path|image_size|channels|classes)=", str(error)), (case, str(error))
+                assert not re.search(r"(?<![\w.'])(path|image_size|channels|classes)='?[\w/-]", str(error)), str(error)
+    assert told > 50
