@@ -100,7 +100,7 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert text.count("data:image/png;base64,") == 2 and "optimizer.clip_norm" in text
     pictures = re.findall(r'src="(data:image/png[^"]*)"', text)
     assert pictures[0] == pictures[1]  # the same weights at the same seeds
-    assert text.count('<li title="9">9</li>') == 2 and "to the last digit" in text
+    assert text.count('<li title="9"><span>9</span></li>') == 2 and "to the last digit" in text
     assert "the same</td>" in text and "0.0000 ± 0.0000" not in text and "within the interval" not in text
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 

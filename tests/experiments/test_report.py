@@ -272,7 +272,7 @@ def test_names_of_rows_are_cut_off_and_set_by_the_page(tmp_path: Path):
     named, plain = picture(tmp_path / "named.png"), picture(tmp_path / "plain.png")
     assert named.source == plain.source and (named.width, named.height) == (plain.width, plain.height)
     assert list(named.names) == ["1 one", "2 <two>"] and not plain.names
-    assert ">2 &lt;two&gt;</li>" in image(tmp_path / "named.png", "samples")
+    assert ">2 &lt;two&gt;</span></li>" in image(tmp_path / "named.png", "samples")
     for text in ("{", "[]", '{"left": "x", "names": []}', '{"names": ["a"]}'):
         said = PngInfo()
         said.add_itxt("Rows", text)

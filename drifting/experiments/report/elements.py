@@ -101,7 +101,7 @@ def image(path: Path, text: str) -> str:
     shown = f'<img src="{found.source}" width="{found.width}" height="{found.height}" alt="{escape(text)}">'
     if not found.names:
         return shown
-    names = "".join(f'<li title="{escape(name)}">{escape(name)}</li>' for name in found.names)
+    names = "".join(f'<li title="{escape(name)}"><span>{escape(name)}</span></li>' for name in found.names)
     return f'<div class="rows"><ol aria-label="Rows">{names}</ol>{shown}</div>'
 
 
