@@ -19,7 +19,10 @@ paper's widths range from .025 to 1.
     fashion_drift_laplace       75.06 (.02)
 
 The network's options that the paper does not name (SwiGLU, RMSNorm, rotary positions, query-key norm, 64 codes a
-style token) are those of the ImageNet models. Not trained here yet.
+style token) are those of the ImageNet models. Not trained here yet. Scores need statistics of the real images:
+
+    drifting reference --config=configs/mnist.py --out=data/mnist.npz
+    drifting evaluate --workdir=runs/mnist --reference=data/mnist.npz
 """
 
 from ml_collections import ConfigDict

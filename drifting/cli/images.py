@@ -56,7 +56,13 @@ def _define_sample(values: flags.FlagValues) -> None:
     _define_images(values)
     out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
     flags.DEFINE_string("out", None, out, flag_values=values)
-    flags.DEFINE_integer("num", None, "images, for an .npz or a folder", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "num",
+        None,
+        "images, for an .npz or a folder; default eval.num_samples of a run",
+        lower_bound=1,
+        flag_values=values,
+    )
     classes = "names or numbers: a grid's rows, default at most 10, or in turn, default all"
     flags.DEFINE_list("classes", None, classes, flag_values=values)
     flags.DEFINE_integer("columns", 10, "images of each class in a grid; default 10", lower_bound=1, flag_values=values)
@@ -97,7 +103,10 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
     from drifting.sampling.labels import class_line, distinct_class_labels, wanted_labels
 
     names = trained.usage.class_names
-    labels = wanted_labels(names, values.num, values.classes, values.labels)
+    num = values.num
+    if num is None and values.labels is None and trained.config is not None:
+        num = trained.config.eval.num_samples
+    labels = wanted_labels(names, num, values.classes, values.labels)
     if values.labels is None:
         logger.info("classes in turn: %s", class_line(distinct_class_labels(values.classes, names), names))
     images = GeneratedImages(
@@ -141,7 +150,7 @@ def _evaluate(values: flags.FlagValues) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
     from drifting.runs.shared_work import Share
-    from drifting.scoring.evaluate import evaluate_generator
+    from drifting.scoring.evaluate import evaluate_generator, scores_file
     from drifting.scoring.results import score_table
     from drifting.scoring.settings import ScoreSettings
 
@@ -157,10 +166,12 @@ def _evaluate(values: flags.FlagValues) -> int:
         batch_size=values.batch if values["batch"].present else None,
         neighbours=values.neighbours,
     )
+    trained, source = _trained(values), values.weights or values.workdir
+    out = Path(values.out) if values.out else scores_file(trained, source)
     found = evaluate_generator(
-        _trained(values),
-        values.weights or values.workdir,
-        Path(values.out) if values.out else None,
+        trained,
+        source,
+        out,
         reference=Path(values.reference) if values.reference else None,
         real_images=Path(values.real_images) if values.real_images else None,
         encoder=values.encoder,
@@ -170,6 +181,7 @@ def _evaluate(values: flags.FlagValues) -> int:
     )
     if found is not None:
         print(score_table(found))
+        print(out)
     return 0
 
 
@@ -186,9 +198,10 @@ def _evaluate_files(values: flags.FlagValues) -> int:
     path = Path(values.images)
     with as_argument("images", path):
         images = open_images(path)
+    out = Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json")
     found = evaluate_files(
         images,
-        Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json"),
+        out,
         Path(values.reference),
         encoder=values.encoder,
         num=values.num,
@@ -198,6 +211,7 @@ def _evaluate_files(values: flags.FlagValues) -> int:
     )
     if found is not None:
         print(score_table(found))
+        print(out)
     return 0
 
 

@@ -185,8 +185,11 @@ def layout(data: int = 0, fsdp: int = 1, banks_per_device: bool = True) -> Layou
     count = len(jax.devices())
     wanted, data = data, data or max(1, count // fsdp)
     if data * fsdp != count:
-        remedy = f"their product must be the {count} devices there are"
-        raise ConfigError(f"mesh.data={wanted}, mesh.fsdp={fsdp}: {remedy}; data=0 takes what fsdp leaves")
+        there = f"{count} devices there are" if count > 1 else "1 device there is"
+        if wanted == 0:
+            raise ConfigError(f"mesh.fsdp={fsdp}: must divide the {there}")
+        remedy = f"their product must be the {there}; mesh.data=0 takes what mesh.fsdp leaves"
+        raise ConfigError(f"mesh.data={wanted}, mesh.fsdp={fsdp}: {remedy}")
     shape = (data, fsdp)
     # The devices are in the order of the processes, so that each one's rows of a batch are those of its own devices.
     devices = np.array(sorted(jax.devices(), key=lambda d: (d.process_index, d.id))).reshape(shape)

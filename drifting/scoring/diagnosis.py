@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from drifting.assembly.recipe import objective_of
 from drifting.config.schema import DiagnoseSettings, LossConfig
 from drifting.data.source import LabelledSource, read_records
 from drifting.errors import require
@@ -20,7 +21,7 @@ from drifting.method.encoders import FeatureEncoder
 from drifting.method.exact_pairs import independent_pairs
 from drifting.method.fields import drift
 from drifting.method.guidance import unconditional_weight
-from drifting.method.kernels import KERNELS, Kernel
+from drifting.method.kernels import Kernel
 from drifting.method.loss import MapMetrics, Objective, map_loss
 from drifting.method.space import SampleSpace
 from drifting.method.spread import neighbour_distance
@@ -55,9 +56,8 @@ class Subject:
 def subject_of(
     loss: LossConfig, generator: Generator, source: LabelledSource, space: SampleSpace, encoder: FeatureEncoder
 ) -> Subject:
-    """What is diagnosed, from its parts."""
-    objective = Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
-    return Subject(generator, source, space, encoder, loss, objective)
+    """What is diagnosed, from its parts. Raises `ConfigError` where the loss names what there is not."""
+    return Subject(generator, source, space, encoder, loss, objective_of(loss))
 
 
 class Problem(NamedTuple):

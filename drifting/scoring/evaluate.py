@@ -116,7 +116,7 @@ def evaluate_generator(
     labels = _labels(trained, settings)
     require_argument(len(labels) > k, "num", len(labels), f"must exceed {named}={k}")
     drawn = _drawn(trained, source, labels, settings)
-    out = out or (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
+    out = out or scores_file(trained, source)
     if reference is None and evaluation.reference is None:
         _check_own_data(encoder, share)
     judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder, real_images)
@@ -133,6 +133,11 @@ def evaluate_generator(
     found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
     _write(out, about, found)
     return found
+
+
+def scores_file(trained: TrainedGenerator, source: str) -> Path:
+    """Where scores of a generator that a person called `source` lie, if nowhere else: in the run's folder or here."""
+    return (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
 
 
 def _labels(trained: TrainedGenerator, settings: ScoreSettings) -> NDArray[np.int32]:

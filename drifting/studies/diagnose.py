@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from drifting.assembly.recipe import objective_of
 from drifting.errors import one_of, require
 from drifting.method.alignment import Alignment, sides
 from drifting.method.exact_pairs import independent_pairs
@@ -45,7 +44,6 @@ def run(
     config = settings.study
     require(config.generated > 1, "study.generated", config.generated, "use 2 or more: none is a negative of its own")
     trained, found = subject(settings, run, weights, vae)
-    objective_of(found.loss)
     alpha = trained.alpha(None if config.alpha is None else config.alpha)
     kernel_name = config.kernel or found.loss.kernel
     one_of("study.kernel", kernel_name, KERNELS)

@@ -28,6 +28,7 @@ from drifting.errors import (
     MachineError,
     TrainingError,
 )
+from drifting.method.kernels import KERNELS
 from drifting.runs.metrics import MetricsWriter
 from drifting.runs.progress import Progress
 from tests.support.runs import ROOT, TINY, command, finish, finished_run, tree
@@ -476,8 +477,36 @@ def test_sample_and_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "classes in turn: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9\n" in capsys.readouterr().err
     assert main(["evaluate", f"--workdir={tmp_path / 'run'}", "--num=20"]) == 0
     out = capsys.readouterr().out
-    assert "class_accuracy" in out and out.splitlines()[-1] == "20 images, alpha 1"
+    assert "class_accuracy" in out and out.splitlines()[-2:] == [
+        "20 images, alpha 1",
+        f"{tmp_path / 'run' / 'eval-120.json'}",
+    ]
     assert {"samples.png", "eval-120.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_what_a_run_s_own_file_entered_is_entered_by_import(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A run that was trained with a kernel of its own file says so, in every command that needs the kernel."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["loss"]["kernel"] = "student"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    file, out = tmp_path / "mine.py", f"--out={tmp_path / 'out'}"
+    entry = 'from drifting.method.kernels import KERNELS\n\nKERNELS["student"] = KERNELS["laplace"]\n'
+    file.write_text(entry)
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for arguments in (["replay", workdir, "--step=116"], ["study", "diagnose", f"--run={tmp_path / 'run'}", out]):
+        line = line_of(capsys, arguments)
+        assert line.startswith("loss.kernel='student': use one of gaussian, laplace, rational_quadratic")
+        assert line.endswith("; --import=FILE runs the file that enters it")
+    monkeypatch.setitem(KERNELS, "student", KERNELS["laplace"])  # and is gone after the test
+    del KERNELS["student"]
+    line = line_of(capsys, ["replay", workdir, "--step=200", f"--import={file}"])
+    assert line.startswith("--step=200: the run ends with step 120") and "student" in KERNELS
+    file.write_text("import no_such_module\n")
+    line = line_of(capsys, ["sample", workdir, f"--import={file}"])
+    assert line.startswith(f"--import={file}, line 1: ModuleNotFoundError")
 
 
 def test_the_installed_program():

@@ -78,7 +78,8 @@ SETTINGS = [
     ("data.name=array --config.data.path={here}/no.npz", "data.path='.*no.npz': .*No such file"),
     ("data.name=synthetic --config.data.image_size=-1", "data.image_size=-1 must be positive"),
     ("data.resident=gpu", "data.resident='gpu': use one of device, host"),
-    ("mesh.fsdp=3", "mesh.data=0, mesh.fsdp=3: .*devices"),
+    ("mesh.fsdp=3", "mesh.fsdp=3: must divide the .* device"),
+    ("mesh.data=3", "mesh.data=3, mesh.fsdp=1: their product must be the .*; mesh.data=0 takes what mesh.fsdp leaves"),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
 ]
 
