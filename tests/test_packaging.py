@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import drifting
 from drifting.config.shipped import experiment_names
 from tests.support.runs import FULL, ROOT
 
@@ -69,3 +70,23 @@ def test_experiments_are_found_where_the_wheel_is_installed(site: Path, tmp_path
     assert "    config.train.steps = 3 " in printed
     sweep = installed(site, tmp_path, "sweep", "--config=sweeps/kernel_width", "--workdir=x", "--list")
     assert len(sweep.splitlines()) == 17 and not list(tmp_path.iterdir())
+
+
+def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path: Path):
+    """A clone named `drifting` is a namespace package to whoever stands above it, and must not hide the package.
+
+    A regular package on `sys.path` wins over that, wherever it comes; one that an import hook finds does not.
+    """
+    pytest.importorskip("hatchling")
+    (tmp_path / "drifting").symlink_to(ROOT)
+    build = "import sys; from hatchling.build import build_editable; print(build_editable(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as archive:
+        archive.extractall(tmp_path / "site")
+    code = f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import drifting; print(drifting.__version__)"
+    imported = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (imported.returncode, imported.stdout.strip()) == (0, drifting.__version__), imported.stderr

@@ -209,21 +209,31 @@ def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
 def _neighbours(folder: Path) -> Iterator[None]:
     """While it is in force, files of that folder can be imported by their names, as if one of them were a script.
 
-    So can modules by their former names. All are forgotten afterwards: another folder may have files of the same names.
+    So can those of the working directory, after them, and modules by their former names. All are forgotten afterwards:
+    another folder may have files of the same names.
     """
-    folder, before = folder.resolve(), set(sys.modules)
-    sys.path.insert(0, str(folder))
+    before = set(sys.modules)
+    places = [str(place) for place in dict.fromkeys((folder.resolve(), Path().absolute()))]
+    sys.path[:0] = places
     sys.modules.update({old: importlib.import_module(new) for old, new in FORMER_MODULES.items()})
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for place in places:
+            sys.path.remove(place)
         for name in FORMER_MODULES:
             del sys.modules[name]
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file and Path(file).resolve().parent == folder:
+        new = set(sys.modules) - before
+        found = {name for name in new if "." not in name and name != "drifting" and _lies_in(sys.modules[name], places)}
+        for name in new:
+            if name.split(".")[0] in found:
                 del sys.modules[name]
+
+
+def _lies_in(module: Any, folders: Sequence[str]) -> bool:
+    """Whether a module is a file of one of the folders, or a package there."""
+    where = [*getattr(module, "__path__", ()), getattr(module, "__file__", None)]
+    return any(place is not None and str(Path(place).resolve().parent) in folders for place in where)
 
 
 def _where(error: Exception, path: Path) -> str:

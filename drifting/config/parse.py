@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from drifting.config.older import renamed, renewed
+from drifting.config.paths import expanded
 from drifting.config.schema import Config, Kind, Settings
 from drifting.config.sections import inner_type, parse_section, unknown_key
 from drifting.errors import ConfigError
@@ -54,7 +55,14 @@ def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
     """
     if isinstance(settings, ConfigDict):
         settings = settings.to_dict()
-    return parse_section(kind(), renewed(settings), "")
+    return parse_section(kind(), _with_homes(renewed(settings)), "")
+
+
+def _with_homes(settings: Any) -> Any:
+    """The settings with `~` expanded in every text that begins as a path in a home folder."""
+    if isinstance(settings, dict):
+        return {key: _with_homes(value) for key, value in settings.items()}
+    return expanded(settings) if isinstance(settings, str) else settings
 
 
 def annotation(kind: type[Settings], path: str, value: Any) -> Any:
