@@ -18,6 +18,7 @@ from huggingface_hub import get_session, hf_hub_download, parse_hf_uri
 from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
+from drifting.config.paths import is_address
 from drifting.errors import HubError, InputError
 from drifting.runs.files import atomic_path, sha256
 from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
@@ -67,6 +68,8 @@ def parse_reference(reference: str) -> HubFolder | Path:
         InputError: a malformed `hf://` reference, or a name that the released repository is known not to have.
     """
     if not reference.startswith(HUB_SCHEME):
+        if is_address(reference):
+            raise InputError(f"{reference}: is no address that is served: give {HUB_SCHEME}OWNER/REPO, or a folder")
         return Path(reference).expanduser()
     try:
         uri = parse_hf_uri(reference.rstrip("/"))
