@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from drifting.errors import InputError
+from drifting.errors import InputError, MachineError, refusal
 
 logger = logging.getLogger("drifting")
 
@@ -41,6 +41,8 @@ def _gather(folder: str, above: tuple[FolderIdentity, ...], found: list[str]) ->
             shown = [entry for entry in entries if not entry.name.startswith(".")]
         folders = [entry.path for entry in shown if entry.is_dir()]
     except OSError as error:
+        if refusal(error) is not None:
+            raise MachineError(f"{folder}: cannot be read ({error.strerror}); make it readable") from error
         raise InputError(f"{folder}: cannot be read ({error}); make it readable") from error
     below = set(folders)
     found += [entry.path for entry in shown if entry.path not in below and is_image(entry.name)]

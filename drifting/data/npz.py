@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import InputError, one_line
+from drifting.errors import InputError, MachineError, one_line, while_reading
 
 logger = logging.getLogger("drifting")
 
@@ -35,7 +35,7 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
         InputError: it is no `.npz`, or the array holds pickled objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with while_reading(path), zipfile.ZipFile(path) as archive:
             if any(member.endswith(".pkl") for member in archive.namelist()):
                 raise InputError(f"it is a file of PyTorch, {PICKLE}")
             if f"{name}.npy" not in archive.namelist():
@@ -53,6 +53,8 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
         with np.load(path, allow_pickle=False) as arrays:
             found: NDArray[Any] = arrays[name]
             return found
+    except MachineError:
+        raise
     except Exception as error:  # zipfile and NumPy raise errors of any kind on damaged files
         reason = one_line(error) if isinstance(error, OSError | InputError) else _what_is(path) or one_line(error)
         raise InputError(f"{path}: {name} cannot be read as an array of an .npz file: {reason}") from error

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import ArgumentError, require_argument
+from drifting.errors import ArgumentError, MachineError, require_argument
+from drifting.runs.files import check_readable
 from drifting.runs.text import read_lines
 
 ROWS_TEXT = "Rows"
@@ -100,10 +101,13 @@ def wanted_labels(
 
 def _read_labels(file: str) -> NDArray[np.int64]:
     try:
+        check_readable(Path(file))
         if file.endswith(".npy"):
             found = np.load(file, allow_pickle=False)
         else:
             found = np.asarray([int(word) for line in read_lines(Path(file)) for word in line.split()], np.int64)
+    except MachineError:
+        raise
     except (OSError, ValueError, EOFError, OverflowError) as error:
         raise ArgumentError("labels", file, f"cannot be read as whole numbers ({error})") from error
     if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.networks.network import Params
-from drifting.runs.files import exists, sha256, while_writing
+from drifting.runs.files import check_readable, exists, sha256, while_writing
 
 ARTIFACT_FORMAT = "drifting-safetensors-1"
 
@@ -185,6 +185,7 @@ def existing(path: Path) -> Path:
     """`path`, which must be a file."""
     if not path.is_file():
         raise InputError(f"no file {path}: is this the folder of an artifact?")
+    check_readable(path)  # safetensors would call it missing
     return path
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
-from drifting.errors import InputError
+from drifting.errors import InputError, MachineError, while_reading
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -52,8 +52,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"no file {path}")
     try:
-        with path.open("rb") as file:
+        with while_reading(path), path.open("rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+    except MachineError:
+        raise
     except (ValueError, OverflowError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = textwrap.shorten(str(error), 200) or "it ends too early"  # some errors say nothing
         raise InputError(f"{path}: not a readable PyTorch state dict: {reason}") from error

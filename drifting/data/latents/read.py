@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
 from drifting.data.source import Delivery, Indices, LabelledImages, Records, check_split
-from drifting.errors import InputError, one_line
-from drifting.runs.files import HASH_THREADS, labels_sha256, read_json, sha256
+from drifting.errors import InputError, MachineError, one_line, while_reading
+from drifting.runs.files import HASH_THREADS, check_readable, labels_sha256, read_json, sha256
 
 logger = logging.getLogger("drifting")
 
@@ -111,7 +111,10 @@ def _require_none(problems: list[str]) -> None:
 def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
     path = folder / LABELS_FILE
     try:
-        labels: NDArray[np.int32] = np.load(path, allow_pickle=False).astype(np.int32)
+        with while_reading(path):
+            labels: NDArray[np.int32] = np.load(path, allow_pickle=False).astype(np.int32)
+    except MachineError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run the `drifting cache` command again") from error
     if labels_sha256(labels) != manifest["labels_sha256"]:
@@ -205,11 +208,14 @@ class LatentSource:
 
     def _read_shard(self, shard: int, positions: NDArray[np.int64]) -> list[bytes]:
         try:
-            with self._lock:
+            with self._lock, while_reading(self._files[shard]):
                 if shard not in self._readers:
                     self._readers[shard] = ArrayRecordReader(str(self._files[shard]), RANDOM_ACCESS)
             found: list[bytes] = self._readers[shard].read(positions.tolist())
+        except MachineError:
+            raise
         except Exception as error:  # the reader raises many kinds
+            check_readable(self._files[shard])  # it opens what it may not read
             reason = one_line(error)[:200]
             remedy = "a verification by `drifting cache` finds what is damaged"
             raise InputError(f"{self._files[shard]}: cannot be read ({reason}); {remedy}") from error

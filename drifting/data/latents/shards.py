@@ -6,7 +6,7 @@ from typing import Any
 
 from drifting.data.latents.read import shard_name
 from drifting.errors import InputError
-from drifting.runs.files import read_json
+from drifting.runs.files import exists, read_json
 from drifting.runs.shared_work import ranges
 
 RECORDED_KEYS = {"file", "records", "bytes", "sha256", "labels", "bad"}
@@ -22,12 +22,18 @@ class Shard:
     indices: range
 
     def finished(self) -> dict[str, Any] | None:
-        """What is recorded of the shard: `file records bytes sha256 labels bad seconds`; None while not finished."""
+        """What is recorded of the shard: `file records bytes sha256 labels bad seconds`; None while not finished.
+
+        Raises:
+            MachineError: that cannot be told now.
+        """
         try:
+            if not exists(self.record) or not exists(self.path):
+                return None
             found = read_json(self.record)
             whole = self.path.stat().st_size == found["bytes"] and len(found["labels"]) == found["records"]
             return found if whole and found.keys() >= RECORDED_KEYS else None
-        except (OSError, InputError, KeyError, TypeError):  # not there, or damaged: made again
+        except (InputError, KeyError, TypeError):  # damaged: made again
             return None
 
 

@@ -35,7 +35,7 @@ from drifting.data.latents.read import (
 )
 from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError, one_line, refusal
+from drifting.errors import CacheError, InputError, MachineError, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.progress import Progress, duration
@@ -57,10 +57,16 @@ def _cores() -> int:
 
 
 def read_or_error(source: Source, index: int) -> Image | InputError:
-    """An image `[H, W, C]` of a source, or why it cannot be read."""
+    """An image `[H, W, C]` of a source, or what is wrong with it.
+
+    Raises:
+        MachineError: it cannot be opened now, which is no reason to leave it out.
+    """
     try:
         return source[index][0]
     except InputError as error:
+        if refusal(error) is not None:
+            raise MachineError(f"{error}: nothing was left out, run the same command again") from error
         return error
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from drifting.data.source import ArraySource, check_split
 from drifting.data.sources.tfds import tfds_images
-from drifting.errors import InputError
+from drifting.errors import InputError, MachineError, while_reading
 
 DIGITS = tuple(str(c) for c in range(10))
 
@@ -84,8 +84,11 @@ def _either(path: Path) -> Path | None:
 def _idx(path: Path, axes: int) -> NDArray[np.uint8]:
     """An array of an IDX file: two zero bytes, type 8 (uint8), the number of axes, their lengths, the data."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with while_reading(path):
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, found, *shape = struct.unpack_from(f">HBB{axes}I", data)
+    except MachineError:
+        raise
     except (OSError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{path} is damaged ({error}): get it again") from error
     start = 4 + 4 * axes
@@ -99,7 +102,10 @@ def _cifar(paths: list[Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     records = []
     for path in paths:
         try:
-            data = np.fromfile(path, np.uint8)
+            with while_reading(path):
+                data = np.fromfile(path, np.uint8)
+        except MachineError:
+            raise
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error}): get it again") from error
         if len(data) == 0 or len(data) % 3073 or data[::3073].max() > 9:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from drifting.data.decode import EncodedSource, check_size, decode
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
-from drifting.errors import InputError, one_line
+from drifting.errors import InputError, MachineError, one_line, while_reading
 
 logger = logging.getLogger("drifting")
 
@@ -178,7 +178,10 @@ def _labels(records: TfdsSplit) -> NDArray[np.int32]:
     """The labels of all images, kept beside the data in a file whose name tells one preparation from another."""
     file = records.folder / f"labels-{records.split}-{len(records)}-{records.size}.npy"
     try:
-        labels = np.load(file, allow_pickle=False)
+        with while_reading(file):
+            labels = np.load(file, allow_pickle=False)
+    except MachineError:
+        raise
     except (OSError, ValueError, EOFError):
         labels = _read_labels(records, file)
     if labels.shape != (len(records),) or labels.min() < 0 or labels.max() >= len(records.class_names):
