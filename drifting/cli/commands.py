@@ -172,7 +172,7 @@ class _Libraries(logging.Handler):
     """A line for what a library warns of. What it tells with a traceback it raises as well, mostly in other threads."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING and not record.exc_info:
+        if record.levelno >= logging.WARNING and not record.exc_info and record.name != logger.name:
             print(f"warning: {record.name}: {one_line(record.getMessage())}", file=sys.stderr)
 
 
