@@ -30,6 +30,7 @@ from drifting.method.mae_step import MAEStepParts, mae_step
 from drifting.method.potentials import LOSSES
 from drifting.method.state import make_state
 from drifting.method.step import train_step
+from tests.support.runs import FULL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -159,7 +160,7 @@ def test_a_generator_at_full_size(name: str, golden: Path):
         kind, size = name.split("_")[1:] if name != "imagenet_ablation" else ("latent", "ablation")
         (found,) = (file for file in published if file.lower().startswith(kind) and f"_{size}." in file.lower())
         assert count == published[found]["total"]
-    if name.endswith("_l"):
+    if name.endswith("_l") or (name == "imagenet_latent_b" and not FULL):
         return  # the step is that of the smaller model
     new = config.bank.push if config.bank.per_class else config.loss.labels * config.loss.positives
     batch = {
@@ -212,10 +213,21 @@ TWINS = {
 }
 """Tiny, they are the other but for numbers and would compile the same again, see the test below."""
 
-TINY = [name for name in names("train") if name not in DIGITS and name not in TWINS]
+SHOWN_ELSEWHERE = {"imagenet_ablation", "mae_latent_256"}
+"""In test_latents.py a twin of theirs goes all the way from a folder of images to samples."""
 
 
-@pytest.mark.parametrize("name", TINY)
+def tiny_ones(command: str) -> list[Any]:
+    """Each of these, tiny, compiles a program of its own."""
+    repeated = pytest.mark.skipif(not FULL, reason="repeats test_latents.py; set DRIFTING_FULL_TESTS=1")
+    return [
+        pytest.param(name, marks=repeated if name in SHOWN_ELSEWHERE else ())
+        for name in names(command)
+        if name not in DIGITS and name not in TWINS
+    ]
+
+
+@pytest.mark.parametrize("name", tiny_ones("train"))
 def test_a_tiny_generator_trains_two_steps_and_draws(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     given = f"--config={CONFIGS / name}.py:tiny"
     assert main(["train", given, f"--workdir={tmp_path}"]) == 0
@@ -235,7 +247,7 @@ def test_the_tiny_twin_differs_in_numbers_alone(name: str):
     assert len(one["loss"]["widths"]) == len(other["loss"]["widths"])
 
 
-@pytest.mark.parametrize("name", [name for name in names("pretrain") if name not in DIGITS])
+@pytest.mark.parametrize("name", tiny_ones("pretrain"))
 def test_a_tiny_encoder_trains_two_steps_and_is_used(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["pretrain", f"--config={CONFIGS / name}.py:tiny", f"--workdir={tmp_path}"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.runs import FULL, assert_same_run, finish, finished_run, metrics, saved, train_command
+from drifting.cli.commands import main
+from tests.support.runs import (
+    FULL,
+    assert_same_run,
+    finish,
+    finished_run,
+    metrics,
+    saved,
+    train_arguments,
+    train_command,
+)
 
 IN_PROGRESS = "orbax-checkpoint-tmp"
 
@@ -60,8 +70,7 @@ def test_killed_at_many_points(whole: Path, tmp_path: Path):
     assert any(killed_while_saving(run) for _ in range(4))
     reached = logged(run)
     assert stop(run, signal.SIGKILL, lambda: logged(run) > max(reached, 24)) == -signal.SIGKILL
-    done = finish(train_command(run))
-    assert done.returncode == 0, done.stderr
+    assert main(train_arguments(run)) == 0
     assert_same_run(run, whole)
     assert not any(IN_PROGRESS in name for name in names(run))
 
@@ -100,7 +109,7 @@ def test_twenty_kills_in_a_row_at_random(whole: Path, tmp_path: Path):
     assert_same_run(run, whole)
 
 
-def test_stopped_politely(whole: Path, tmp_path: Path):
+def test_stopped_politely(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """While the first step compiles, in a step, while a checkpoint is written, and by Ctrl-C: saved at once.
 
     The code is 0, so that a scheduler is content; after Ctrl-C 130, so that a shell goes on with nothing that follows.
@@ -121,9 +130,8 @@ def test_stopped_politely(whole: Path, tmp_path: Path):
     assert saved(run)[0] > step
     step, _, _ = saved(run)
     assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 130 and saved(run)[0] < 120
-    done = finish(train_command(run))
-    assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert main(train_arguments(run)) == 0
+    assert "going on after step" in capsys.readouterr().err
     assert_same_run(run, whole)
 
 
@@ -138,14 +146,14 @@ def test_the_state_is_not_trivial(whole: Path):
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
-def test_divergence_leaves_the_last_checkpoint(tmp_path: Path):
+def test_divergence_leaves_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The first step is harmless (a warm-up starts at 1e-6) and saved; the second leaves no finite number."""
     run = tmp_path / "run"
     flags = ["--config.optimizer.learning_rate=1e30", "--config.train.checkpoint_every=1"]
-    done = finish(train_command(run, *flags))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("drifting: error:")]
-    assert len(errors) == 1 and errors[0] == done.stderr.splitlines()[-1]
+    assert main(train_arguments(run, *flags)) == 1
+    said = capsys.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("drifting: error:")]
+    assert "Traceback" not in said and len(errors) == 1 and errors[0] == said.splitlines()[-1]
     intact = r"_norm is (nan|inf) at step 2; the checkpoint after step 1 is intact; `drifting replay` .*; try a lower"
     assert re.search(intact, errors[0])
     step, arrays, _ = saved(run)

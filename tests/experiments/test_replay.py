@@ -11,7 +11,7 @@ from drifting.cli.commands import main
 from drifting.config.schema import MeshConfig
 from drifting.errors import ArgumentError, ConfigError
 from drifting.experiments.replay import _start, _with_devices_here, replay
-from tests.support.runs import command, finish, finished_run, metrics, tiny_config, train_command, tree
+from tests.support.runs import finished_run, metrics, tiny_config, train_arguments, tree
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +65,18 @@ def test_the_mesh_of_other_machines_is_not_asked_for(caplog: pytest.LogCaptureFi
     assert _with_devices_here(eight).mesh == MeshConfig() and "mesh.data=4, mesh.fsdp=2 of the run" in caplog.text
 
 
-def test_a_run_that_diverged_says_how_to_look_and_the_look_shows_where(tmp_path: Path):
+def test_a_run_that_diverged_says_how_to_look_and_the_look_shows_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     run = tmp_path / "run"
     flags = ["--config.optimizer.learning_rate=1e30", "--config.train.checkpoint_every=1", "--config.train.log_every=1"]
-    done = finish(train_command(run, *flags))
-    assert "at step 2; " in done.stderr and "`drifting replay` looks into that step" in done.stderr
-    looked = finish(command("replay", f"--workdir={run}", "--step=5"))
-    assert looked.returncode == 0, looked.stderr
-    assert "step 3 is the first whose loss is not finite" in looked.stderr
-    lines = looked.stdout.splitlines()
+    assert main(train_arguments(run, *flags)) == 1
+    said = capsys.readouterr().err
+    assert "at step 2; " in said and "`drifting replay` looks into that step" in said
+    assert main(["replay", f"--workdir={run}", "--step=5"]) == 0
+    looked = capsys.readouterr()
+    assert "step 3 is the first whose loss is not finite" in looked.err
+    lines = looked.out.splitlines()
     assert any(line.startswith("samples: ") and line.endswith("NOT FINITE") for line in lines)
     assert any(line.startswith("step 3: loss nan") for line in lines) and "loss/global: nan" in lines
     assert any(line.startswith("positives: ") and not line.endswith("NOT FINITE") for line in lines)

@@ -13,6 +13,7 @@ from scipy import stats
 from drifting.assembly.feed import make_feed
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, source_space
+from drifting.cli.commands import main
 from drifting.data.batches import ClassBalanced, Constant
 from drifting.data.in_memory import InMemory, load_source
 from drifting.data.latents.read import latents
@@ -23,7 +24,7 @@ from drifting.method import all_samples
 from drifting.method.all_samples import AllSamples
 from drifting.method.step import train_step
 from tests.support.caches import finished_cache
-from tests.support.runs import assert_same_run, finish, tiny_config, train_command
+from tests.support.runs import assert_same_run, tiny_config, train_arguments
 
 COUNTS = (3, 1, 12, 200)
 
@@ -157,13 +158,12 @@ def test_a_resident_step_moves_nothing_between_host_and_device():
 
 
 @pytest.mark.parametrize("where", ["device", "host"])
-def test_a_run_goes_on_where_it_was(where: str, tmp_path: Path):
+def test_a_run_goes_on_where_it_was(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Interrupted after half of its steps, it ends as the whole run does; a checkpoint holds no sample."""
     flags = [f"--config.data.resident={where}", "--config.data.flip=True", "--config.train.checkpoint_every=4"]
     flags += ["--config.model.name=mlp", "--config.model.num_heads=None", "--config.model.depth=2"]
     for name, lengths in {"whole": (8,), "parts": (4, 8)}.items():
         for steps in lengths:
-            done = finish(train_command(tmp_path / name, *flags, f"--config.train.steps={steps}"))
-            assert done.returncode == 0, done.stderr
-    assert "going on after step 4" in done.stderr
+            assert main(train_arguments(tmp_path / name, *flags, f"--config.train.steps={steps}")) == 0
+    assert "going on after step 4" in capsys.readouterr().err
     assert_same_run(tmp_path / "parts", tmp_path / "whole")

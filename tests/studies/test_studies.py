@@ -56,7 +56,7 @@ def tiny(name: str):
 
 
 def points(seed: int, n: int, d: int = 2) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), (n, d))
+    return jnp.float32(np.random.default_rng(seed).normal(size=(n, d)))
 
 
 # --- configurations ---------------------------------------------------------------------------------------------------

@@ -39,8 +39,13 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "drifting.cli", *map(str, arguments)]
 
 
+def train_arguments(workdir: Path, *arguments: str) -> list[str]:
+    """For `main`, which starts no process and so loads nothing again."""
+    return ["train", f"--config={TINY}", f"--workdir={workdir}", *arguments]
+
+
 def train_command(workdir: Path, *arguments: str) -> list[str]:
-    return command("train", f"--config={TINY}", f"--workdir={workdir}", *arguments)
+    return command(*train_arguments(workdir, *arguments))
 
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:

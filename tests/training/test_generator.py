@@ -20,6 +20,7 @@ from drifting.assembly.feed import make_feed
 from drifting.assembly.pools import banks_of
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import sample_space
+from drifting.cli.commands import main
 from drifting.config.schema import Config, ModelConfig, OptimizerConfig
 from drifting.data.batches import ClassBalanced, Pipeline
 from drifting.data.latents.read import latents
@@ -34,7 +35,16 @@ from drifting.training.generator import describe_training
 from drifting.training.saved_banks import bank_packing
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
 from tests.support.caches import finished_cache
-from tests.support.runs import finish, finished_run, metrics, saved, tiny_config, train_command, tree
+from tests.support.runs import (
+    finish,
+    finished_run,
+    metrics,
+    saved,
+    tiny_config,
+    train_arguments,
+    train_command,
+    tree,
+)
 
 PIXELS = sample_space(None, (8, 8, 1))
 
@@ -269,7 +279,7 @@ def test_pictures_use_the_average_that_evaluation_uses(tmp_path: Path):
         assert shown.size and shown.min() == 255  # a new generator draws 0, grey; plus 1 is white
 
 
-# --- in a process of its own ------------------------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_tells_what_it_does(run: Path, tmp_path: Path):
@@ -292,15 +302,14 @@ def test_a_run_tells_what_it_does(run: Path, tmp_path: Path):
     assert saved(tmp_path / "run")[0] == metrics(tmp_path / "run")[-1]["step"] == 122
 
 
-def test_a_finished_run_says_so(run: Path):
+def test_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]):
     before = tree(run)
-    done = finish(train_command(run))
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == f"train: finished already, 120 steps in {run}\n"
+    assert main(train_arguments(run)) == 0
+    assert capsys.readouterr() == ("", f"train: finished already, 120 steps in {run}\n")
     assert tree(run) == before
 
 
-def test_an_image_that_cannot_be_read_is_exit_code_1(tmp_path: Path):
+def test_an_image_that_cannot_be_read_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Found only when it is read, long after the settings were right."""
     images, labels = digits().__getitems__(np.arange(60))
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -312,9 +321,10 @@ def test_an_image_that_cannot_be_read_is_exit_code_1(tmp_path: Path):
         f"--config.data.{key}"
         for key in ("name=imagefolder", f"path={tmp_path / 'data'}", "image_size=8", "channels=1")
     ]
-    done = finish(train_command(tmp_path / "run", *data))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("drifting: error: data after step ") and "broken.png" in done.stderr
+    assert main(train_arguments(tmp_path / "run", *data)) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "broken.png" in said
+    assert said.splitlines()[-1].startswith("drifting: error: data after step ")
 
 
 def test_ctrl_c_before_the_first_step(tmp_path: Path):
