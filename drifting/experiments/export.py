@@ -114,7 +114,7 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
     described = metadata | {"kind": artifact.kind, "network": artifact.network, "model_config": artifact.model_config}
     card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
     with atomic_path(out / CARD_FILE) as temporary:
-        temporary.write_text(card, encoding="utf-8")
+        temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
 def _without_folders(settings: Any) -> Any:

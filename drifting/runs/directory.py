@@ -58,6 +58,10 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError("workdir", workdir, "its path is no UTF-8, as checkpoints need; rename it") from error
     if not exists(workdir / CONFIG_FILE) or not _has_begun(workdir, config):
         return
     old, new = read_config(workdir, type(config)), config

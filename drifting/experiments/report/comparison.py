@@ -48,7 +48,7 @@ def write_comparison(
     text = page_html(" and ".join(shown), "A comparison of two drifting generative models", sections)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
 
 
 def _distinct(names: tuple[str, str]) -> list[str]:

@@ -27,7 +27,7 @@ def write_report(workdir: Path, out: Path) -> None:
     text = page(read_folder(workdir))
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
 
 
 def version(workdir: Path) -> str:
