@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench parity clean
+.PHONY: help demo test lint bench parity docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,9 +44,21 @@ PARITY := .venv-parity/bin
 parity: .venv-parity/.installed  ## compare the networks with their PyTorch references (installs PyTorch for the CPU)
 	$(PARITY)/python -m pytest -q tests/parity
 
+# An environment of its own, too: nothing of it is needed to use the project or to test it.
+DOCS := .venv-docs/bin
+
+.venv-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	$(DOCS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material
+	@touch $@
+
+docs: .venv-docs/.installed  ## build the pages of docs/ as a site; look at them with python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --strict --quiet
+	$(DOCS)/python -m scripts.site_requests site
+
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
-	rm -rf .venv .venv-parity runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The package from Python: what importing it costs, the examples of the README, and the notebooks."""
+"""The package from Python: what importing it costs, the examples of docs/python.md, and the notebooks."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from flax import nnx
 
 import drifting
 from drifting.data.sources.digits import digits
+from tests.support.documents import blocks, is_complete, notebooks, text_of
 from tests.support.runs import ROOT, finished_run, metrics, tiny_config
 
 NAMES = (
@@ -45,9 +46,8 @@ def test_the_names_are_the_twelve():
 
 
 def examples() -> list[str]:
-    """The Python examples of the README that begin with an import, in their order."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    return [block for block in blocks if block.startswith("import drifting")]
+    """The examples of docs/python.md that need names or runs of the reader's own, in their order."""
+    return [code for code in blocks(text_of(ROOT / "docs" / "python.md"), "python") if not is_complete(code)]
 
 
 class Net(nnx.Module):
@@ -69,7 +69,7 @@ def features(x: jax.Array) -> dict[str, jax.Array]:
     return {"pixels": x.reshape(len(x), 1, 64)}
 
 
-def test_readme_a_loss_in_your_code():
+def test_the_example_of_a_loss_in_your_code():
     names: dict[str, Any] = {
         "network": lambda params, noise: noise @ params,
         "params": jnp.eye(32),
@@ -81,7 +81,7 @@ def test_readme_a_loss_in_your_code():
     assert np.any(names["gradient"] != 0) and names["gradient"].shape == (32, 32)
 
 
-def test_readme_our_step_in_your_loop(capsys: pytest.CaptureFixture[str]):
+def test_the_example_of_our_step_in_your_loop(capsys: pytest.CaptureFixture[str]):
     source = digits()
     images, labels = source.__getitems__(np.arange(len(source)))
     names: dict[str, Any] = {"images": images, "labels": labels, "MyNet": Net, "my_features": features}
@@ -90,7 +90,7 @@ def test_readme_our_step_in_your_loop(capsys: pytest.CaptureFixture[str]):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["2", "4"]
 
 
-def test_readme_a_generator_that_exists(tmp_path_factory: pytest.TempPathFactory):
+def test_the_example_of_a_generator_that_exists(tmp_path_factory: pytest.TempPathFactory):
     run = finished_run(tmp_path_factory)
     names: dict[str, Any] = {}
     exec(shortened(examples()[2], {'"runs/demo"': repr(str(run)), "num=1000": "num=40"}), names)
@@ -105,13 +105,9 @@ def test_readme_a_generator_that_exists(tmp_path_factory: pytest.TempPathFactory
 def shortened(code: str, replaced: dict[str, str]) -> str:
     """An example with smaller numbers and folders of the test."""
     for old, new in replaced.items():
-        assert old in code, f"the README's example has no {old}"
+        assert old in code, f"the example has no {old}"
         code = code.replace(old, new)
     return code
-
-
-def notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture

@@ -19,28 +19,45 @@ def overview(commands: Mapping[str, Command], name: str = "COMMAND") -> str:
 
 def command_help(name: str, command: Command, given: Settings | None = None) -> str:
     """A command's flags, and for a training all settings with their defaults, or with the values that are `given`."""
+    rows, settings = flag_rows(command), []
+    if command.settings is not None:
+        title = "settings and their defaults:" if given is None else "settings of --config, with what changes them:"
+        settings = ["", f"{title} (drifting help SECTION.KEY says what one means)"]
+        settings += _settings_help(command.settings() if given is None else given)
+    width = max(len(flag) for flag, _ in rows)
+    lines = [f"  {flag:<{width}}  {text}" for flag, text in rows]
+    return "\n".join([usage(name, command), "", f"{sentence(command)}.", "", *lines, *settings])
+
+
+def usage(name: str, command: Command) -> str:
+    """The line that says how a command is called."""
+    values = flags.FlagValues()
+    command.define(values)
+    if command.settings is not None:
+        shown = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"
+        return f"usage: drifting {name} {shown} [--config.SECTION.KEY=VALUE ...]"
+    return f"usage: drifting {name} {command.usage or '--workdir=DIR [--flags]'}"
+
+
+def sentence(command: Command) -> str:
+    """What a command does, with a capital letter and without a full stop."""
+    return f"{command.summary[0].upper()}{command.summary[1:]}"
+
+
+def flag_rows(command: Command) -> list[tuple[str, str]]:
+    """A command's flags as they are typed, and what they mean."""
     values = flags.FlagValues()
     command.define(values)
     rows = [
         (f"--{flag}" if values[flag].boolean else f"--{flag}={flag.upper()}", str(values[flag].help)) for flag in values
     ]
-    usage, settings = f"usage: drifting {name} --workdir=DIR [--flags]", []
-    if command.settings is not None:
-        shown = command.usage or f"--config=FILE {'--workdir=DIR' if 'workdir' in values else '--out=NPZ'}"
-        usage = f"usage: drifting {name} {shown} [--config.SECTION.KEY=VALUE ...]"
-        rows = [
-            ("--config=NAME", "the experiment: a Python file, or one of those that `drifting configs` lists"),
-            ("--config.SECTION.KEY=VALUE", f"changes one of its settings, e.g. {_example(command.settings)}"),
-            *rows,
-        ]
-        title = "settings and their defaults:" if given is None else "settings of --config, with what changes them:"
-        settings = ["", f"{title} (drifting help SECTION.KEY says what one means)"]
-        settings += _settings_help(command.settings() if given is None else given)
-    elif command.usage:
-        usage = f"usage: drifting {name} {command.usage}"
-    width = max(len(flag) for flag, _ in rows)
-    lines = [f"  {flag:<{width}}  {text}" for flag, text in rows]
-    return "\n".join([usage, "", f"{command.summary[0].upper()}{command.summary[1:]}.", "", *lines, *settings])
+    if command.settings is None:
+        return rows
+    return [
+        ("--config=NAME", "the experiment: a Python file, or one of those that `drifting configs` lists"),
+        ("--config.SECTION.KEY=VALUE", f"changes one of its settings, e.g. {_example(command.settings)}"),
+        *rows,
+    ]
 
 
 def _example(kind: type[Settings]) -> str:

@@ -53,7 +53,8 @@ def drift_loss(
         widths: one kernel width or several, in units of the feature scale; may be traced.
         alpha: guidance scale, at least 1, one for all labels or one for each.
         normalise_field: divide each width's field by its root mean square, as the published runs do.
-        feature_scale: `per_map`, `per_problem` or `none`, see `Objective`.
+        feature_scale: the unit of the widths: the mean distance of a map (`per_map`) or of a problem (`per_problem`),
+            or 1 (`none`).
 
     Returns:
         The loss and metrics: `gap`, how much denser generated samples lie around generated ones than positives do;

@@ -214,7 +214,7 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
     Args:
         reference: the folder of a run that `drifting train` wrote; or published weights, a folder or
             `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
-        average: the decay of the average of a run's parameters that is used; None: see `ema_decay`.
+        average: the decay of the average of a run's parameters that is used; None: `eval.ema_decay`, or else its first.
         vae: where the VAE of its latents lies, if not where the run or the weights say.
 
     Raises:

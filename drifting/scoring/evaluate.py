@@ -56,7 +56,8 @@ def score(
         trained: the generator.
         num: how many images; None: `eval.num_samples`, of published weights 50,000.
         reference: statistics of real images; None: `eval.reference`, or else a run's own data.
-        encoder: the features, see `judge_of`.
+        encoder: the features, `inception`, `pixels` or `mae:WEIGHTS`; None: `eval.encoder`, or else the reference's, or
+            the pixels of the run's own data.
         alpha: the guidance scale; None: the generator's own one.
         seed: the seed of the first image; None: `eval.seed`.
 

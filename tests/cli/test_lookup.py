@@ -169,7 +169,7 @@ def test_the_choices_are_those_that_are_taken(setting: Any):
 
 def test_the_page_of_settings_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]):
     page = (ROOT / "docs" / "settings.md").read_text()
-    assert page == printed(capsys, "help", "--markdown"), "drifting help --markdown > docs/settings.md"
+    assert page == printed(capsys, "help", "--markdown"), "run: python -m scripts.reference_pages"
     assert all(f"| `{setting.key}` |" in page for setting in SETTINGS)
 
 
