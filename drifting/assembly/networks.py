@@ -50,7 +50,7 @@ def _named_settings() -> Iterator[None]:
         yield
     except ValueError as error:
         keys = "|".join(field.name for field in dataclasses.fields(ModelConfig))
-        raise ConfigError(re.sub(rf"(?<![\w.])(?=(?:{keys})=)", "model.", str(error))) from error
+        raise ConfigError(re.sub(rf"(?<![\w.])(?=(?:{keys})=|options\.\w+=)", "model.", str(error))) from error
 
 
 def generator(

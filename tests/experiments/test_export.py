@@ -124,7 +124,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path):
         (lambda path: None, "there is no such folder"),
         (lambda path: path.mkdir(), "has none of|no weights of a known kind"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{}")), "no weights of a known kind"),
-        (lambda path: path.write_bytes(b"x"), "expected one .pth or .safetensors file"),
+        (lambda path: path.write_bytes(b"x"), "is no weights file: give a folder, or a .safetensors or "),
     ],
 )
 def test_what_cannot_be_imported(tmp_path: Path, make: object, message: str):
@@ -167,7 +167,9 @@ def test_released_latents_are_decoded_by_the_vae_that_is_given(tmp_path: Path, c
     assert main([*arguments, "--classes=4,0", "--columns=3", "--batch=4"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'x.png'}\n"
     with Image.open(tmp_path / "x.png") as image:
-        assert image.mode == "RGB" and image.size == (3 * (64 + 2) + 2, 2 * (64 + 2) + 2)
+        names, grid = image.width - 3 * (64 + 2) - 2, np.asarray(image)
+        assert image.mode == "RGBA" and names > 0 and image.height == 2 * (64 + 2) + 2
+        assert (grid[2:66, names + 2 : names + 66, 3] == 255).all()  # what is no image is transparent
 
 
 def test_a_folder_in_the_released_layout_claims_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -243,14 +245,15 @@ def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["sample", f"--workdir={run}", *common]) == 0
     with Image.open(out) as image:
         np.testing.assert_array_equal(np.asarray(image), published)
+    capsys.readouterr()
     for flags, message in (
         ([], "--workdir or --weights: give one"),
         ([f"--workdir={run}", f"--weights={run}"], "--workdir or --weights: give one"),
         ([f"--weights={tmp_path / 'net'}", "--ema=0.9"], "--ema=0.9: published weights are one average"),
         ([f"--workdir={run}", "--vae=x"], "--vae=x: a run has its own"),
         ([f"--weights={tmp_path / 'net'}", "--vae=x"], "--vae=x: this generator draws images"),
-        ([f"--weights={run}"], f"{run}: is a run; give the folder that `drifting export` makes of it"),
-        (["--weights=hf://Goodeat/drifting/latent_XL"], "hf://Goodeat/drifting/latent_XL: no such"),
+        ([f"--weights={run}"], f"--weights={run}: is a run; give the folder that `drifting export` makes of it"),
+        (["--weights=hf://Goodeat/drifting/latent_XL"], "--weights=hf://Goodeat/drifting/latent_XL: no such"),
     ):
         assert main(["sample", *flags, f"--out={tmp_path / 'y.png'}"]) == 2
         lines = capsys.readouterr().err.splitlines()
