@@ -341,6 +341,13 @@ def test_no_file_names_a_machine_or_a_package_index():
     assert seen > 20 and not found
 
 
+def test_no_file_holds_two_versions_of_a_line():
+    """What a merge leaves to decide: the markers of both sides, at the beginning of a line."""
+    marked = re.compile(r"^(<{7}|>{7}) \S", re.MULTILINE)
+    assert marked.search("a\n" + "<" * 7 + " HEAD\n")
+    assert not [str(path.relative_to(ROOT)) for path, text in committed_text_files() if marked.search(text)]
+
+
 def test_constraints_are_exact_and_cover_the_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
