@@ -164,7 +164,7 @@ def test_what_cannot_be_compared(run: Path, tmp_path: Path, capsys: pytest.Captu
     for arguments, words in [
         ([], "compare: give two runs or weights, drifting compare A B"),
         ([str(run)], "compare: give two runs or weights"),
-        ([str(run), str(run), "x"], "'x': is not a flag"),
+        ([str(run), str(run), "x"], "'x': is one argument too many"),
         ([str(run), str(tmp_path / "none")], f"error: B={tmp_path / 'none'}: there is no such folder"),
         ([str(tmp_path / "new"), str(run)], f"error: A={tmp_path / 'new'}: has no checkpoint yet"),
         ([str(run), str(run), "--num=3"], "--num=3: must exceed eval.neighbours=3"),
