@@ -281,7 +281,7 @@ def test_broken_links_are_found():
 def test_the_site_leads_to_every_page_and_the_readme_to_most():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     listed = re.findall(r"[\w-]+\.md", str(nav))
-    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
+    assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md")), "a page has its line in mkdocs.yml, nav"
     assert {Path(link).name for link in links(text_of(ROOT / "README.md"))} >= set(listed)
 
 
