@@ -10,8 +10,8 @@ COPY drifting drifting
 COPY configs configs
 RUN python -m pip install --no-cache-dir -c constraints.txt '.[gpu]'
 
-# What runs is no root. Its compiled programs and downloads may be kept in a volume.
-RUN useradd --uid=1000 --create-home drifting && mkdir /workspace /tmp/cache && chown drifting /workspace /tmp/cache
+# What runs is no root, and may be any user. Compiled programs and downloads may be kept in a volume.
+RUN useradd --uid=1000 --create-home drifting && mkdir --mode=1777 /workspace /tmp/cache
 ENV XDG_CACHE_HOME=/tmp/cache NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER drifting
 WORKDIR /workspace

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import pkgutil
 import re
 import tomllib
 from collections.abc import Iterator
@@ -168,6 +169,7 @@ def test_there_are_command_lines_to_look_at():
         ("srun --ntasks=8 drifting cache --config=f", "drifting cache --config=f"),
         ("docker run --gpus=all --volume=$PWD:/w drifting train --config=f", "drifting train --config=f"),
         (".venv/bin/python -m scripts.bench", "python -m scripts.bench"),
+        ("do CUDA_VISIBLE_DEVICES=$i drifting cache --process_index=$i", "drifting cache --process_index=1"),
         ("  config.json     every setting; a run's", None),
         ("pip install -e .", None),
     ],
@@ -230,7 +232,23 @@ def test_settings_and_files_that_are_named_are_there(path: Path):
         for file in files
         if not (ROOT / file).is_file() and file != "configs/NAME.py"
     ]
+    wrong += [f"`{name}`: {error}" for name in map(python_name, spans(text)) if name and (error := unresolved(name))]
     assert not wrong, "\n".join(wrong)
+
+
+def python_name(span: str) -> str | None:
+    """The dotted name of a code span such as `drifting.load("runs/demo")` or `drifting.method.loss`, if it is one."""
+    match = re.match(r"drifting(\.[A-Za-z]\w*)+(?=\(|$)", span)
+    return match[0] if match else None
+
+
+def unresolved(name: str) -> str | None:
+    """What is wrong with the dotted name of a module, a function or a class; None: nothing."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError) as error:
+        return str(error)
+    return None
 
 
 def test_wrong_settings_are_found():
@@ -243,6 +261,7 @@ def test_wrong_settings_are_found():
         "features.options.mae.weights",
     ):
         assert wrong_setting(right) is None
+    assert unresolved("drifting.method.lss") and unresolved("drifting.lod") and not unresolved("drifting.load")
 
 
 @functools.cache

@@ -90,9 +90,10 @@ def command_lines(text: str) -> Iterator[list[str]]:
     Other programs around one are left out: what sets variables, `srun`, a launcher, `docker run .. drifting`.
     """
     shown = [line for block in blocks(text, "", "console") for line in joined(block)]
+    shown += re.findall(r"^ {4}(.+)$", prose(text), re.MULTILINE)
     shown += [span for span in re.findall(r"`([^`\n]+)`", prose(text)) if is_a_command(span)]
     for line in shown:
-        for part in re.split(r"\s(?:&&|;|\||&)(?:\s|$)", without_comment(line)):
+        for part in re.split(r"\s(?:&&|\||&)(?:\s|$)|;\s", without_comment(line)):
             yield from words_of(part)
 
 
@@ -121,7 +122,7 @@ def words_of(line: str) -> Iterator[list[str]]:
     for placeholder, one in STANDS_FOR.items():
         line = re.sub(rf"(?<![A-Z.]){re.escape(placeholder)}(?![\w.])", one, line)
     line = re.sub(r"\[(--[^\]\s]+)\]", r"\1", line)  # what may be left out
-    line = re.sub(r"(--\w+)=[A-Z](?=\s|$)", r"\1=1", line)  # --index=K
+    line = re.sub(r"(--\w+)=(?:[A-Z]|\$\w+)(?=\s|$)", r"\1=1", line)  # --index=K, --index=$i
     try:
         words = shlex.split(line)
     except ValueError:  # a tree of files, a log line
