@@ -1,5 +1,6 @@
 """What every test file shares: fixtures, a compilation cache, and the check of the annotations of `drifting.method`."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+
+# Python looks for garbage after every 700 new objects, and tracing makes millions: a twentieth of the suite's time.
+gc.set_threshold(50_000, 10, 10)
 
 OPTIMISED: dict[str, bool | int] = {
     "xla_backend_optimization_level": 3,

@@ -1,6 +1,7 @@
 """Frozen networks by reference: latents in and out, encoders of samples and of images, gradients through all."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from drifting.weights.references import network
 
 PIXELS = sample_space(None, (8, 8, 1))
 
+Maps = dict[str, jax.Array]
+
 FEW = dict(mean_patches=(), std_patches=(), every_k_block=0)
 
 
@@ -41,7 +44,7 @@ def smoke(encoders: tuple[str, ...] = ("mae", "convnext"), weights: str = "pixel
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Any]:
     """An encoder's folder, the constructor's arguments, and the autoencoder itself."""
     arguments = networks.mae_arguments(MAEConfig(base_channels=4, layers=(1, 1)), 1, 10)
-    model = networks.autoencoder(arguments, jax.random.key(3))
+    model = nnx.jit(lambda: networks.autoencoder(arguments, jax.random.key(3)))()
     folder = tmp_path_factory.mktemp("encoder") / "encoder"
     params = nnx.to_pure_dict(nnx.state(model))
     save_artifact(folder, kind="mae", model_config=arguments, params=params, step=1, ema_decay=0.9)
@@ -100,6 +103,17 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
         feature_encoder(smoke(("convnext",)), PIXELS)
 
 
+def maps_and_gradient(features: Callable[[jax.Array], Maps], energy: Callable[[Maps], jax.Array], x: jax.Array) -> Any:
+    """The feature maps of `x`, and the gradient of their energy, out of one program."""
+
+    def value(x: jax.Array) -> tuple[jax.Array, Maps]:
+        maps = features(x)
+        return energy(maps), maps
+
+    gradient, maps = jax.jit(jax.grad(value, has_aux=True))(x)
+    return maps, gradient
+
+
 def test_two_encoders_of_images_together():
     """The pixel-space recipe: every map of both, the sample itself once, and a gradient that is the sum of theirs."""
     space = sample_space(None, (16, 16, 3))
@@ -116,19 +130,17 @@ def test_two_encoders_of_images_together():
     def energy(maps: dict[str, jax.Array]) -> jax.Array:
         return sum((jnp.sum(jnp.sin(f)) for f in maps.values()), jnp.zeros(()))
 
-    found = jax.jit(partial(encoder.features, encoder.params))(x)
-    assert list(found) == list(jax.eval_shape(expected, x)) and len(found) == 1 + 1 + 9 + 13
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, jax.jit(expected)(x))
-    gradients = [
-        jax.jit(jax.grad(lambda x, f=f: energy(f(x))))(x) for f in (partial(encoder.features, encoder.params), expected)
-    ]
-    np.testing.assert_allclose(*gradients, rtol=0, atol=1e-4 * float(jnp.abs(gradients[1]).max()))
+    found, gradient = maps_and_gradient(partial(encoder.features, encoder.params), energy, x)
+    wanted, wanted_gradient = maps_and_gradient(expected, energy, x)
+    assert list(found) == list(wanted) and len(found) == 1 + 1 + 9 + 13
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, wanted)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=0, atol=1e-4 * float(jnp.abs(wanted_gradient).max()))
 
     def of_each(x: jax.Array) -> list[jax.Array]:
         maps = encoder.features(encoder.params, x)
         return [energy({k: f for k, f in maps.items() if k.startswith(prefix)}) for prefix in ("layer", "convnext")]
 
-    along = jax.jit(lambda x: jax.jvp(of_each, (x,), (gradients[1],))[1])(x)
+    along = jax.jit(lambda x: jax.jvp(of_each, (x,), (wanted_gradient,))[1])(x)
     assert all(float(jnp.abs(slope)) > 0 for slope in along)  # both pull
 
 
@@ -136,10 +148,11 @@ def test_small_images_are_resized_for_the_encoder():
     """CIFAR-10's images of 32 pixels are seen at 256 by an encoder that was trained on that."""
     config = smoke(("mae",), size=16)
     encoder = feature_encoder(config, sample_space(None, (8, 8, 3)))
-    small = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1)
+    small = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)))
     large = jax.image.resize(small, (2, 16, 16, 3), "bilinear")
     unresized = feature_encoder(smoke(("mae",)), sample_space(None, (16, 16, 3)))
-    found, expected = encoder.features(encoder.params, small), unresized.features(unresized.params, large)
+    found = jax.jit(encoder.features)(encoder.params, small)
+    expected = jax.jit(unresized.features)(unresized.params, large)
     assert found["global"].shape == (2, 1, 192)
     for name in set(found) - {"global"}:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
@@ -157,9 +170,17 @@ def test_latents_of_images_and_back(latent: Any):
     assert (latent.shape, latent.image_shape) == ((8, 8, 4), (16, 16, 3))
     model: AutoencoderKL = nnx.merge(latent.vae.graphdef, latent.params["vae"])
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (VAE_SLICE + 3, 16, 16, 3)), jnp.float32)
-    encode = jax.jit(lambda params, x, key: latent.draw(params, latent.records(params, x), key))
-    samples = encode(latent.params, images, jax.random.key(1))
-    exact, kept = jax.jit(model.encode)(images), latent.records(latent.params, images)
+
+    @jax.jit
+    def recorded(params: Any, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        records = latent.records(params, x)
+        return latent.draw(params, records, key), records
+
+    def encode(*arguments: Any) -> jax.Array:
+        return recorded(*arguments)[0]
+
+    samples, kept = recorded(latent.params, images, jax.random.key(1))
+    exact = jax.jit(model.encode)(images)
     moments = Moments(*jnp.split(kept.astype(jnp.float32), 2, axis=-1))
     for name in ("mean", "log_var"):
         np.testing.assert_allclose(getattr(moments, name), getattr(exact, name), rtol=2**-10, atol=1e-5)
@@ -187,20 +208,18 @@ def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
     """Through the decoder, whose gradient must be the chain rule's."""
     encoder = feature_encoder(smoke(), latent)
     assert set(encoder.params) == {"mae", "convnext", "vae"}
-    z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    z = jnp.float32(np.random.default_rng(0).normal(size=(2, 8, 8, 4)))
     of_images = feature_encoder(smoke(), sample_space(None, (16, 16, 3)))
 
     def energy(maps: dict[str, jax.Array]) -> jax.Array:
         return sum((jnp.sum(jnp.sin(f)) for name, f in maps.items() if name != "global"), jnp.zeros(()))
 
-    found = jax.jit(partial(encoder.features, encoder.params))(z)
+    found, gradient = maps_and_gradient(partial(encoder.features, encoder.params), energy, z)
     assert found["global"].shape == (2, 1, 256)  # the recipe's: the sample, which is the latent
     images = jax.jit(latent.decode)(latent.params, z)
-    expected = jax.jit(partial(of_images.features, of_images.params))(images)
+    expected, of_decoded = maps_and_gradient(partial(of_images.features, of_images.params), energy, images)
     for name in set(found) - {"global"}:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    gradient = jax.jit(jax.grad(lambda z: energy(encoder.features(encoder.params, z))))(z)
-    of_decoded = jax.jit(jax.grad(lambda x: energy(of_images.features(of_images.params, x))))(images)
     (chained,) = jax.jit(lambda z, g: jax.vjp(partial(latent.decode, latent.params), z)[1](g))(z, of_decoded)
     np.testing.assert_allclose(gradient, chained, rtol=0, atol=1e-3 * float(jnp.abs(chained).max()))
 
@@ -208,7 +227,7 @@ def test_a_generator_of_latents_is_scored_by_encoders_of_images(latent: Any):
 def test_an_encoder_of_latents_sees_latents(latent: Any):
     config = smoke(("mae",), "latent_smoke")
     encoder = feature_encoder(config, latent)
-    z = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    z = jnp.float32(np.random.default_rng(0).normal(size=(2, 8, 8, 4)))
     found = network("random://latent_smoke", "mae", dtype="float32", remat=False)
     expected = mae_features(
         nnx.merge(found.graphdef, found.params), z, mean_patches=(), std_patches=(), every_k_block=0
