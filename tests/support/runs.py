@@ -1,7 +1,9 @@
 """Real runs for the tests: the tiny configuration, the command in a process of its own, and what a run left behind."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +56,20 @@ def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def finished_run(factory: pytest.TempPathFactory) -> Path:
-    """The directory of one uninterrupted run of the tiny configuration, trained once for all test files. Read-only."""
-    workdir = factory.getbasetemp() / "finished_run"
+    """The directory of one uninterrupted run of the tiny configuration, trained once for all test files. Read-only.
+
+    Workers of pytest-xdist have a copy each of what the first of them has trained.
+    """
+    own = factory.getbasetemp()
+    workdir, shared = own / "finished_run", own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     if not workdir.exists():
-        done = finish(train_command(workdir))
-        assert done.returncode == 0, done.stderr
+        with (shared / "finished_run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / "finished_run").exists():
+                done = finish(train_command(shared / "finished_run"))
+                assert done.returncode == 0, done.stderr
+        if shared != own:
+            shutil.copytree(shared / "finished_run", workdir)
     return workdir
 
 
