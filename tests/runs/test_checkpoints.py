@@ -193,9 +193,15 @@ def test_keys_younger_than_the_run_have_their_defaults(tmp_path: Path):
 RESUMED = dict(steps=7, log_every=7, sample_every=7, checkpoint_every=7, keep_checkpoints=7, tensorboard=False)
 
 
+def begin(workdir: Path, config: Config | PretrainConfig) -> None:
+    """A run of these settings that has done a step."""
+    write_config(workdir, config)
+    (workdir / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
 def test_what_may_change_on_resuming(tmp_path: Path):
     config = Config()
-    write_config(tmp_path, config)
+    begin(tmp_path, config)
     changed = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, **RESUMED),
@@ -208,7 +214,7 @@ def test_what_may_change_on_resuming(tmp_path: Path):
 
 def test_a_name_that_begins_like_one_that_may_change_is_another(tmp_path: Path):
     config = Config()
-    write_config(tmp_path, config)
+    begin(tmp_path, config)
     for key in ("size", "dtype", "weights_dtype"):
         other = dataclasses.replace(config.features, options={"mae": {key: 64}})
         with pytest.raises(ConfigError, match=r"features\.options\S* was "):
@@ -217,7 +223,7 @@ def test_a_name_that_begins_like_one_that_may_change_is_another(tmp_path: Path):
 
 def test_all_that_differs_is_listed(tmp_path: Path):
     config = Config()
-    write_config(tmp_path, config)
+    begin(tmp_path, config)
     other = dataclasses.replace(
         config,
         loss=dataclasses.replace(config.loss, widths=(0.1, 0.2)),
@@ -237,7 +243,7 @@ def test_all_that_differs_is_listed(tmp_path: Path):
     ],
 )
 def test_the_end_of_a_schedule_may_not_move(tmp_path: Path, config: Any):
-    write_config(tmp_path, config)
+    begin(tmp_path, config)
     with pytest.raises(ConfigError, match=r"train\.steps was 30000, is 40000"):
         check_config(tmp_path, dataclasses.replace(config, train=dataclasses.replace(config.train, steps=40_000)))
 
@@ -257,7 +263,7 @@ def test_folders_that_hold_no_such_run(tmp_path: Path):
 
 
 def test_a_run_of_the_other_command(tmp_path: Path):
-    write_config(tmp_path, PretrainConfig(train=RunConfig()))
+    begin(tmp_path, PretrainConfig(train=RunConfig()))
     for call in (lambda: read_config(tmp_path), lambda: check_config(tmp_path, Config())):
         with pytest.raises(ConfigError, match="holds a run of `drifting pretrain`; give one of `drifting train`"):
             call()
