@@ -240,7 +240,9 @@ class _Loop:
         due = self._due(step, stopped=False)
         if not values or not due.tell:
             return None
-        told = (due.log or due.score) and is_writer() and last_metrics_step(self.course.workdir) == step
+        # Lines of later steps, which are written again, come after that of this one.
+        written = (last_metrics_step(self.course.workdir) or 0) >= step
+        told = (due.log or due.score) and is_writer() and written
         return None if agreed(int(told)) else values
 
     def _writer(self, step: int) -> AbstractContextManager[MetricsWriter | None]:

@@ -215,15 +215,20 @@ def test_intervals_that_are_off_still_save_and_log_at_the_end(tmp_path: Path):
     assert (run.logged, run.drawn, run.kept) == ([1, 5], [], [5])
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 8, 9, 12])
-def test_a_crash_before_any_step_changes_nothing_in_the_end(uninterrupted: Run, tmp_path: Path, step: int):
-    run = Run(tmp_path / "crashed")
+@pytest.mark.parametrize(
+    ("log_every", "step"), [*((3, step) for step in (1, 3, 4, 5, 8, 9, 12)), (1, 5), (1, 6), (1, 12), (2, 7), (2, 8)]
+)
+def test_a_crash_before_any_step_changes_nothing_in_the_end(tmp_path: Path, log_every: int, step: int):
+    """Whether or not the last checkpoint is of a step that is logged, and whether others were logged after it."""
+    uninterrupted = Run(tmp_path / "uninterrupted", log_every=log_every)
+    uninterrupted()
+    run = Run(tmp_path / "crashed", log_every=log_every)
     run.step_hook = lambda number: killed(number) if number == step else None
     with pytest.raises(InterruptedError):
         run()
     saved = (step - 1) // 4 * 4
     assert (run.kept if saved else []) == [s for s in (4, 8) if s <= saved]
-    again = Run(run.workdir)
+    again = Run(run.workdir, log_every=log_every)
     again()
     assert again.done == 12 - saved
     assert again.final() == uninterrupted.final()
