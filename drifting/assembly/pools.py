@@ -64,7 +64,7 @@ def fill_banks(
         return state
 
     def push(banks: Banks, batch: Batch, frozen: Params) -> tuple[Banks, Array, Array | None]:
-        banks = banks.push(space.records(frozen, batch["image"]), batch["label"], batch["id"])
+        banks = banks.push(space.records(frozen, batch["image"], layout), batch["label"], batch["id"])
         return banks, _least(banks.by_class), None if banks.unconditional is None else _least(banks.unconditional)
 
     placed = shardings(layout, state).banks

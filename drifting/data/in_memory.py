@@ -27,6 +27,7 @@ from drifting.data.source import (
 )
 from drifting.method.all_samples import AllSamples, look_up
 from drifting.method.placement import Take
+from drifting.method.records import RecordFormat
 
 logger = logging.getLogger("drifting")
 
@@ -104,7 +105,7 @@ def load_source(
     Args:
         source: the images, or the moments of a cache of latents.
         flip: mirror what is drawn with probability 1/2; doubles what latents take.
-        sharding: how the rows of `[N, V, *shape]` are spread; None puts them on the default device.
+        sharding: how the rows `[N, V, words]` are spread; None puts them on the default device.
         shards: how many parts of equal size that makes of the rows.
         take: how records that are spread like that are looked up.
 
@@ -115,17 +116,18 @@ def load_source(
     order = np.concatenate(members)
     starts = np.cumsum([0, *map(len, members)]).astype(np.int32)
     read_views = views(source, flip)
-    record = read_views(order[:1])
+    one = read_views(order[:1])
+    record = RecordFormat(one.shape[2:], one.dtype)
     rows = -(-len(order) // shards) * shards
-    _report(record.nbytes * rows // shards, f" on each of {shards} devices" if shards > 1 else "")
+    _report(one.nbytes * rows // shards, f" on each of {shards} devices" if shards > 1 else "")
 
-    def part(index: Any) -> NDArray:
+    def part(index: Any) -> NDArray[np.uint32]:
         wanted = np.arange(rows)[index[0]]
-        return read_views(order[np.minimum(wanted, len(order) - 1)])
+        return record.pack_on_host(read_views(order[np.minimum(wanted, len(order) - 1)]))
 
     where = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    records = jax.make_array_from_callback((rows, *record.shape[1:]), where, part)
-    return AllSamples(records, jax.device_put(starts), flip, take)
+    words = jax.make_array_from_callback((rows, one.shape[1], record.words), where, part)
+    return AllSamples(words, jax.device_put(starts), record, flip, take)
 
 
 def views(source: LabelledSource, flip: bool) -> Callable[[NDArray[np.int64]], NDArray]:

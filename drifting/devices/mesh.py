@@ -109,15 +109,15 @@ class Layout:
         whole = jax.jit(_same, out_shardings=self.replicated)(tree)
         return jax.tree.map(lambda array: array.addressable_data(0), whole)
 
-    def gather(self, params: Any) -> Any:
-        """Inside jit: parameters whole on every device, as the networks use them.
+    def gather(self, tree: Any) -> Any:
+        """Inside jit: the tree whole on every device: parameters, as the networks use them.
 
         What takes memory is the state, with averages and optimiser four times the parameters: that stays spread.
         Without being told, the compiler would spread activations as the parameters are, which moves far more.
         """
         if self.devices == 1:
-            return params
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.replicated), params)
+            return tree
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self.replicated), tree)
 
     def scatter(self, gradient: Any) -> Any:
         """Inside jit: a gradient, summed over the devices, spread as the parameters are."""

@@ -9,17 +9,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float32, Int32, Key, Shaped
+from jaxtyping import Float32, Int32, Key, Shaped, UInt32
 
 from drifting.method.placement import Take
 from drifting.method.pool import draw_labels
+from drifting.method.records import RecordFormat
 
 
 def look_up(
-    records: Shaped[Array, "rows views *record"],
+    records: UInt32[Array, "rows views words"],
     rows: Int32[Array, "labels count"],
     views: Int32[Array, "labels count"],
-) -> Shaped[Array, "labels count *record"]:
+) -> UInt32[Array, "labels count words"]:
     """`records[rows, views]`, of records on one device."""
     return records[rows, views]
 
@@ -30,16 +31,18 @@ class AllSamples:
     """Records of all real samples, sorted by class; see `drifting.method.pool.Pool`.
 
     Attributes:
-        records: the samples in the order of their classes, each in one view or two: the sample and, where there is a
-            second, its mirror image. Rows from `starts[-1]` on are padding.
+        words: the samples as rows of words in the order of their classes, each in one view or two: the sample and,
+            where there is a second, its mirror image. Rows from `starts[-1]` on are padding.
         starts: class `c` is the rows `[starts[c], starts[c + 1])`, at least one; there are `classes + 1` bounds.
         mirror: whether to mirror each drawn sample with probability 1/2: by its second view, or if it has but one, left
             to right along axis 1 of its shape `[H, W, C]`.
+        record: shape and dtype of a sample.
         take: looks records up.
     """
 
-    records: Shaped[Array, "rows views *record"] = dataclasses.field(repr=False)
+    words: UInt32[Array, "rows views words"] = dataclasses.field(repr=False)
     starts: Int32[Array, "bounds"] = dataclasses.field(repr=False)
+    record: RecordFormat = dataclasses.field(metadata={"static": True})
     mirror: bool = dataclasses.field(default=False, metadata={"static": True})
     take: Take = dataclasses.field(default=look_up, metadata={"static": True}, repr=False)
 
@@ -68,7 +71,7 @@ class AllSamples:
         """As `of_class`, of any class: the labels only say how many rows there are."""
         held = jnp.broadcast_to(self.starts[-1], labels.shape)
         if count == 0:
-            return jnp.zeros((labels.shape[0], 0, *self.records.shape[2:]), self.records.dtype)
+            return jnp.zeros((labels.shape[0], 0, *self.record.shape), self.record.dtype)
         return self._draw(key, jnp.zeros_like(held), held, count)
 
     def fill(self) -> Float32[Array, ""]:
@@ -85,12 +88,17 @@ class AllSamples:
         row_key, coin_key = jax.random.split(key)
         rows = first[:, None] + distinct(row_key, held, count)
         if not self.mirror:
-            return self.take(self.records, rows, jnp.zeros_like(rows))
+            return self._look_up(rows, jnp.zeros_like(rows))
         mirrored = jax.random.bernoulli(coin_key, shape=rows.shape)
-        if self.records.shape[1] > 1:
-            return self.take(self.records, rows, mirrored.astype(jnp.int32))
-        drawn = self.take(self.records, rows, jnp.zeros_like(rows))
+        if self.words.shape[1] > 1:
+            return self._look_up(rows, mirrored.astype(jnp.int32))
+        drawn = self._look_up(rows, jnp.zeros_like(rows))
         return jnp.where(mirrored[..., None, None, None], drawn[:, :, :, ::-1], drawn)
+
+    def _look_up(
+        self, rows: Int32[Array, "labels count"], views: Int32[Array, "labels count"]
+    ) -> Shaped[Array, "labels count *record"]:
+        return self.record.unpack(self.take(self.words, rows, views))
 
 
 def distinct(key: Key[Array, ""], held: Int32[Array, "labels"], count: int) -> Int32[Array, "labels {count}"]:

@@ -15,6 +15,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int, Int32, Integer, Key, Shaped, UInt32
 
+from drifting.method.records import RecordFormat
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +24,23 @@ class Bank:
     """Ring buffers, one for each class, of `capacity` samples each. Several banks are one with a leading axis.
 
     Attributes:
-        samples: `[*sets, classes, capacity, *record]`; the slots of class `c` that are valid are the first
-            `fill(bank)[c]`.
+        words: the samples as rows of words; the slots of class `c` that are valid are the first `fill(bank)[c]`.
         ids: what each sample is called in the data's order, by which it can be read again.
         pushed: pushes per class folded into `[0, 2 capacity)`: exact while the ring is not full, afterwards a full turn
             is subtracted, so that it never overflows. `pushed % capacity` is the next slot, `min(pushed, capacity)` the
             fill.
+        record: shape and dtype of a sample, static.
     """
 
-    samples: Shaped[Array, "..."] = dataclasses.field(repr=False)
+    words: UInt32[Array, "*sets classes capacity words"] = dataclasses.field(repr=False)
     ids: UInt32[Array, "*sets classes capacity"] = dataclasses.field(repr=False)
     pushed: Int32[Array, "*sets classes"] = dataclasses.field(repr=False)
+    record: RecordFormat = dataclasses.field(metadata={"static": True})
+
+    @property
+    def samples(self) -> Shaped[Array, "..."]:
+        """The samples `[*sets, classes, capacity, *record.shape]` in their own shape and dtype: a copy."""
+        return self.record.unpack(self.words)
 
     @property
     def num_classes(self) -> int:
@@ -53,8 +61,9 @@ def empty_bank(num_classes: int, capacity: int, shape: Sequence[int], dtype: DTy
     """
     if num_classes < 1 or capacity < 1:
         raise ValueError(f"bank: num_classes={num_classes} and capacity={capacity} must both be at least 1")
-    rings = (num_classes, capacity)
-    return Bank(jnp.zeros((*rings, *shape), dtype), jnp.zeros(rings, jnp.uint32), jnp.zeros((num_classes,), jnp.int32))
+    rings, record = (num_classes, capacity), RecordFormat(tuple(shape), dtype)
+    words = jnp.zeros((*rings, record.words), jnp.uint32)
+    return Bank(words, jnp.zeros(rings, jnp.uint32), jnp.zeros((num_classes,), jnp.int32), record)
 
 
 def fill(bank: Bank) -> Int32[Array, "*sets classes"]:
@@ -109,7 +118,7 @@ def push(
 
     Args:
         bank: a single bank.
-        samples: cast to the bank's dtype.
+        samples: cast to the dtype of the bank's records.
         labels: class indices; a sample whose label is not in `[0, classes)` (padding: -1) is ignored.
         ids: the samples' numbers.
 
@@ -118,16 +127,17 @@ def push(
     """
     samples, labels = jnp.asarray(samples), jnp.asarray(labels, jnp.int32)
     batch = labels.shape[0] if labels.ndim == 1 else -1
-    if samples.shape != (batch, *bank.samples.shape[2:]):
+    if samples.shape != (batch, *bank.record.shape):
         raise ValueError(
             f"bank: cannot push samples {samples.shape} with labels {labels.shape}; "
-            f"expected samples [B, *{bank.samples.shape[2:]}] and labels [B]"
+            f"expected samples [B, *{bank.record.shape}] and labels [B]"
         )
     if batch == 0:
         return bank
     order, label, slot, pushed = ring_slots(bank.pushed, labels, bank.capacity)
-    new = bank.samples.at[label, slot].set(samples[order].astype(bank.samples.dtype), mode="drop")
-    return Bank(new, bank.ids.at[label, slot].set(jnp.asarray(ids, jnp.uint32)[order], mode="drop"), pushed)
+    words = bank.words.at[label, slot].set(bank.record.pack(samples)[order], mode="drop")
+    ids = bank.ids.at[label, slot].set(jnp.asarray(ids, jnp.uint32)[order], mode="drop")
+    return dataclasses.replace(bank, words=words, ids=ids, pushed=pushed)
 
 
 def sample(
@@ -168,7 +178,7 @@ def sample(
         distinct = jax.lax.top_k(priority, count)[1]
         slots = jnp.where(held[:, None] >= count, distinct, slots)
 
-    drawn = bank.samples[label[:, None], slots]
+    drawn = bank.record.unpack(bank.words[label[:, None], slots])
     empty = (held == 0).reshape((-1,) + (1,) * (drawn.ndim - 1))
     missing = jnp.nan if jnp.issubdtype(drawn.dtype, jnp.inexact) else 0
     return jnp.where(empty, jnp.asarray(missing, drawn.dtype), drawn)

@@ -118,7 +118,7 @@ def _shape_of(given: Maps, name: str) -> tuple[int, ...]:
     return jnp.shape(given[name] if isinstance(given, Mapping) else given)
 
 
-def _numbers(argument: str, given: ArrayLike | Sequence[float]) -> Float32[Array, "..."]:
+def _numbers(argument: str, given: Any) -> Float32[Array, "..."]:
     """A number, or several, as an array."""
     try:
         return jnp.asarray(given, jnp.float32)

@@ -13,13 +13,12 @@ one's pair with itself excluded) followed by unconditional real samples of weigh
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Float32
 
 from drifting.method.kernels import EXACT_PRODUCT, Kernel, LogProfile, Width, kernel_of, pairwise_distance
@@ -212,7 +211,7 @@ def displace(
     return jnp.matmul(b, targets, precision=EXACT_PRODUCT) - jnp.sum(b, axis=1, keepdims=True) * x
 
 
-def floating_array(argument: str, given: ArrayLike) -> Float[Array, "..."]:
+def floating_array(argument: str, given: Any) -> Float[Array, "..."]:
     """What was given for `argument`, as an array.
 
     Raises:

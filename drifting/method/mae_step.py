@@ -99,7 +99,8 @@ def mae_step(
     """
     recipe, space, placement = parts.recipe, parts.space, parts.placement
     mask_key, posterior_key = jax.random.split(jax.random.fold_in(key, state.step))
-    samples, labels = space.draw(frozen, space.records(frozen, batch["image"]), posterior_key), batch["label"]
+    records, labels = space.records(frozen, batch["image"], placement), batch["label"]
+    samples = space.draw(frozen, records, posterior_key)
     mask = recipe.masks(mask_key, samples.shape)
     weight = recipe.classifier_weight(state.step)
 

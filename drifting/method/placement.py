@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from jax import Array
-from jaxtyping import Int32, PyTree, Shaped
+from jaxtyping import Int32, PyTree, Shaped, UInt32
 
 Tree: TypeAlias = PyTree[Shaped[Array, "..."]]
 """A pytree of arrays."""
@@ -20,8 +20,12 @@ PartFn = Callable[[Tree, Batched], tuple[Batched, Tree]]
 class Placement(Protocol):
     """How a step's arrays are placed. All of it happens inside jit. `ONE_DEVICE` places nothing."""
 
-    def gather(self, params: Tree) -> Tree:
-        """Parameters whole on every device, as the networks use them."""
+    @property
+    def devices(self) -> int:
+        """How many parts a batch is cut into."""
+
+    def gather(self, tree: Tree) -> Tree:
+        """The tree whole on every device: parameters, as the networks use them."""
 
     def scatter(self, gradient: Tree) -> Tree:
         """A gradient, summed over the devices, spread as the parameters are kept."""
@@ -39,8 +43,10 @@ class Placement(Protocol):
 class _OneDevice:
     """Everything stays where it is."""
 
-    def gather(self, params: Tree) -> Tree:
-        return params
+    devices = 1
+
+    def gather(self, tree: Tree) -> Tree:
+        return tree
 
     def scatter(self, gradient: Tree) -> Tree:
         return gradient
@@ -55,7 +61,7 @@ class _OneDevice:
 ONE_DEVICE: Placement = _OneDevice()
 
 Take = Callable[
-    [Shaped[Array, "rows views *record"], Int32[Array, "labels count"], Int32[Array, "labels count"]],
-    Shaped[Array, "labels count *record"],
+    [UInt32[Array, "rows views words"], Int32[Array, "labels count"], Int32[Array, "labels count"]],
+    UInt32[Array, "labels count words"],
 ]
 """`(records, rows, views) -> records[rows, views]`; records that are spread over devices have one of their own."""

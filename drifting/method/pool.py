@@ -128,8 +128,8 @@ class Banks:
         return self
 
     def _none(self, labels: Int32[Array, "labels"]) -> Shaped[Array, "labels 0 *record"]:
-        samples = self.by_class.samples
-        return jnp.zeros((labels.shape[0], 0, *samples.shape[3:]), samples.dtype)
+        record = self.by_class.record
+        return jnp.zeros((labels.shape[0], 0, *record.shape), record.dtype)
 
     @staticmethod
     def _push(banks: Bank, *batch: Shaped[Array, "batch ..."]) -> Bank:

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, Float32, Key, Shaped
 
+from drifting.method.placement import ONE_DEVICE, Batched, Placement
 from drifting.networks.network import Network, Params
 from drifting.networks.vae import AutoencoderKL, Moments, decode_in_slices
 
@@ -60,16 +61,24 @@ class SampleSpace:
         return self.vae is None or self.encoded
 
     def records(
-        self, params: Params, delivered: Shaped[Array, "samples _height _width _numbers"]
+        self,
+        params: Params,
+        delivered: Shaped[Array, "samples _height _width _numbers"],
+        placement: Placement = ONE_DEVICE,
     ) -> Shaped[Array, "samples _height _width _numbers"]:
         """The records of what a source delivers: images, or moments of latents where it is `encoded`.
 
         Images are their own records; of latents the moments of the posterior are kept in float16, as `moments` gives
-        them.
+        them. Each device encodes what lies there.
         """
         if self.as_delivered:
             return delivered
-        return self.moments(params, to_samples(delivered)).astype(jnp.float16)
+
+        def part(params: Params, images: Batched) -> tuple[Batched, tuple[()]]:
+            return self.moments(params, to_samples(images)).astype(jnp.float16), ()
+
+        found: Shaped[Array, "samples height width numbers"] = placement.each(part, params, delivered)[0]
+        return found
 
     def draw(
         self, params: Params, records: Shaped[Array, "samples height width _numbers"], key: Key[Array, ""]

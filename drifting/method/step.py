@@ -189,14 +189,15 @@ def begin_step(
 
 def open_pool(parts: StepParts, state: TrainState, batch: Batch, frozen: Params) -> Pool:
     """The pool of a step, with the batch's real samples in it."""
-    return parts.pool(state.banks, batch, partial(parts.space.records, frozen))
+    return parts.pool(state.banks, batch, partial(parts.space.records, frozen, placement=parts.placement))
 
 
 def draw_samples(parts: StepParts, pool: Pool, params: Params, frozen: Params, key: Key[Array, ""]) -> Draw:
     """Labels, real samples, guidance scales and noise of one step; `key` is the step's own."""
     recipe, spread = parts.recipe, parts.placement.spread
     keys = {purpose: jax.random.fold_in(key, purpose) for purpose in Purpose}
-    labels = pool.labels(keys[Purpose.LABELS], recipe.labels)
+    # Whole on every device, or the few that are kept of a spread permutation are sent to each device by itself.
+    labels = parts.placement.gather(pool.labels(keys[Purpose.LABELS], recipe.labels))
     positives = pool.of_class(keys[Purpose.POSITIVES], labels, recipe.positives)
     unconditional = pool.of_any(keys[Purpose.UNCONDITIONAL], labels, recipe.unconditional)
     labels, positives, unconditional = spread((labels, positives, unconditional))

@@ -19,6 +19,7 @@ from drifting.networks.layers import (
     Linear,
     RMSNorm,
     attend,
+    embed,
     fourier_features,
     patchify,
     require_dtype,
@@ -241,10 +242,9 @@ class DiT(nnx.Module):
 
     def condition(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
         """The condition vector, float32 `[B, cond_dim]`: label, style tokens and guidance scale, added."""
-        condition = self.label_embed[...][labels]
+        condition = embed(self.label_embed[...][None], labels[:, None])
         if self.style_embed is not None:
-            table = self.style_embed[...]
-            condition += table[jnp.arange(table.shape[0]), noise["style"]].sum(axis=1)
+            condition += embed(self.style_embed[...], noise["style"])
         alphas = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), labels.shape)
         scale = self.alpha_out(jax.nn.silu(self.alpha_in(fourier_features(alphas, ALPHA_FEATURES))))
         return condition + ALPHA_WEIGHT * self.alpha_norm(scale)

@@ -72,6 +72,24 @@ class Linear(nnx.Module):
         return (y + self.bias[...].astype(self.dtype)).reshape(*x.shape[:-1], y.shape[-1])
 
 
+def embed(table: jax.Array, rows: jax.Array) -> jax.Array:
+    """The sum of some rows of a table, as a product with zeros and ones.
+
+    The gradient of a lookup by index adds rows of the output to rows of the table: on a GPU by atomics, whose order and
+    so whose rounding differ from run to run, on a TPU row by row. That of a product is a product.
+
+    Args:
+        table: float32 `[tables, R, features]`.
+        rows: int32 `[B, tables]` in `[0, R)`, one row of each table.
+
+    Returns:
+        Float32 `[B, features]`.
+    """
+    tables, count, features = table.shape
+    chosen = jax.nn.one_hot(rows, count, dtype=table.dtype).reshape(-1, tables * count)
+    return jnp.matmul(chosen, table.reshape(tables * count, features), precision=jax.lax.Precision.HIGHEST)
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm with a learned gain (Zhang & Sennrich 2019)."""
 
@@ -194,8 +212,10 @@ class GroupNorm(nnx.Module):
 def _over_group(per_channel: jax.Array, groups: int) -> jax.Array:
     """Mean of `[B, C]` over each channel's group, given back per channel."""
     b, c = per_channel.shape
-    means = jnp.mean(per_channel.reshape(b, groups, c // groups), axis=-1)
-    return jnp.repeat(means, c // groups, axis=-1, total_repeat_length=c)
+    grouped = (b, groups, c // groups)
+    means = jnp.mean(per_channel.reshape(grouped), axis=-1, keepdims=True)
+    # Not `jnp.repeat` with its total length: a gather, whose gradient is added up by atomics on a GPU, in any order.
+    return jnp.broadcast_to(means, grouped).reshape(b, c)
 
 
 def apply_remat(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
 from drifting.networks.dit import Noise
-from drifting.networks.layers import Linear, numbered, require_dtype, require_setting
+from drifting.networks.layers import Linear, embed, numbered, require_dtype, require_setting
 
 
 class MLP(nnx.Module):
@@ -56,7 +56,8 @@ class MLP(nnx.Module):
         x = self.first(noise["image"].astype(self.dtype))
         if self.label_embed is not None and self.alpha_embed is not None:
             alphas = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), labels.shape)
-            x += self.label_embed(labels) + self.alpha_embed(jnp.log(alphas)[:, None])
+            embedded = embed(self.label_embed.embedding[...][None], labels[:, None]).astype(self.dtype)
+            x += embedded + self.alpha_embed(jnp.log(alphas)[:, None])
         for name in numbered("layer", self.hidden):
             x = self.hidden[name](jax.nn.silu(x))
         return self.last(jax.nn.silu(x)).astype(jnp.float32)

@@ -22,6 +22,7 @@ from drifting.data.sources.digits import digits
 from drifting.data.sources.synthetic import synthetic
 from drifting.method import all_samples
 from drifting.method.all_samples import AllSamples
+from drifting.method.records import RecordFormat
 from drifting.method.step import train_step
 from tests.support.caches import finished_cache
 from tests.support.runs import assert_same_run, tiny_config, train_arguments
@@ -34,7 +35,12 @@ def numbers(mirror: bool = False) -> AllSamples:
     total = sum(COUNTS)
     values = jnp.where(jnp.arange(total + 3) < total, jnp.arange(total + 3.0), jnp.nan)
     records = jnp.stack([values, -values], axis=1).reshape(-1, 1, 1, 2, 1)
-    return AllSamples(records, jnp.asarray(np.cumsum([0, *COUNTS]), jnp.int32), mirror)
+    return of_records(records, jnp.asarray(np.cumsum([0, *COUNTS]), jnp.int32), mirror)
+
+
+def of_records(records: jax.Array, starts: jax.Array, mirror: bool = False) -> AllSamples:
+    record = RecordFormat(records.shape[2:], records.dtype)
+    return AllSamples(record.pack(records), starts, record, mirror)
 
 
 @pytest.mark.parametrize(("held", "count"), [(6, 3), (6, 6), (7, 2), (50, 4), (4, 5)])
@@ -79,7 +85,8 @@ def test_samples_are_of_their_class_and_none_is_padding():
 
 def test_half_of_the_draws_are_mirrored_or_the_second_view():
     plain = numbers(mirror=True)
-    views = AllSamples(jnp.concatenate([plain.records, plain.records[:, :, :, ::-1]], axis=1), plain.starts, True)
+    records = plain.record.unpack(plain.words)
+    views = of_records(jnp.concatenate([records, records[:, :, :, ::-1]], axis=1), plain.starts, True)
     for held in (plain, views):
         drawn = np.asarray(held.of_class(jax.random.key(0), jnp.full(500, 3), 4))[:, :, 0, 0, 0]
         mirrored = drawn < 0
@@ -95,9 +102,9 @@ def test_a_source_is_loaded_sorted_by_class_in_its_own_dtype():
     labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], 10))
     source = ArraySource(pixels, labels, ("a", "b", "c"))
     held = load_source(source, flip=True, shards=4)
-    assert held.records.shape == (32, 1, 4, 4, 3) and held.records.dtype == jnp.uint8 and held.mirror
+    assert held.record == RecordFormat((4, 4, 3), jnp.uint8) and held.words.shape == (32, 1, 12) and held.mirror
     np.testing.assert_array_equal(held.starts, [0, 10, 20, 30])
-    np.testing.assert_array_equal(held.records[:30, 0], pixels[np.argsort(labels, kind="stable")])
+    np.testing.assert_array_equal(held.record.unpack(held.words)[:30, 0], pixels[np.argsort(labels, kind="stable")])
     rows = np.array([3, 3, 29])
     np.testing.assert_array_equal(
         InMemory(source, flip=True).read(rows, np.array([True, False, True]), None)[0],
@@ -112,11 +119,11 @@ def test_latents_are_loaded_as_moments_of_both_views(tmp_path_factory: pytest.Te
         order, mirrored = np.argsort(source.labels, kind="stable"), np.arange(len(source)) % 2 == 1
         for view in range(1 + flip):
             expected = source.read(order, np.full(len(order), view == 1), None)[0]
-            np.testing.assert_array_equal(held.records[:, view], expected)
+            np.testing.assert_array_equal(held.record.unpack(held.words)[:, view], expected)
         if flip:
             rows = np.arange(len(source))
             np.testing.assert_array_equal(memory.read(rows, mirrored, None)[0], source.read(rows, mirrored, None)[0])
-        assert held.records.shape[1] == 1 + flip and held.records.dtype == jnp.float16
+        assert held.words.shape[1] == 1 + flip and held.record.dtype == "float16"
 
 
 def test_which_feed_there_is(caplog: pytest.LogCaptureFixture):
@@ -148,7 +155,7 @@ def test_a_resident_step_moves_nothing_between_host_and_device():
     # The VAE is asked for nothing but the scale of latents that were encoded before.
     moments = jax.random.normal(jax.random.key(3), (768, 1, 8, 8, 8), jnp.float16)
     starts = next(feed)["samples"].starts
-    batch, widths, key = {"samples": AllSamples(moments, starts)}, jnp.asarray([0.4]), jax.random.key(0)
+    batch, widths, key = {"samples": of_records(moments, starts)}, jnp.asarray([0.4]), jax.random.key(0)
     held, _ = step(held, batch, encoder.params | space.params, widths, key)
     frozen = encoder.params | space.params
     with jax.transfer_guard("disallow"):

@@ -46,13 +46,11 @@ def test_what_a_function_sees_under_a_transformation_is_checked():
 def test_fields_of_a_dataclass_are_checked_where_they_are_arrays():
     empty = empty_bank(2, 3, (4,))
     with pytest.raises(TypeCheckError, match="parameter 'pushed'"):
-        Bank(empty.samples, empty.ids, jnp.zeros(5, jnp.int32))
+        Bank(empty.words, empty.ids, jnp.zeros(5, jnp.int32), empty.record)
     shapes = jax.eval_shape(lambda: empty)
-    assert isinstance(shapes, Bank) and jax.tree.map(lambda _: 0, empty) == Bank(0, 0, 0)  # type: ignore[arg-type]
-    assert bank.fill(jax.vmap(lambda i: Bank(empty.samples, empty.ids, empty.pushed + i))(jnp.arange(7))).shape == (
-        7,
-        2,
-    )
+    assert isinstance(shapes, Bank) and jax.tree.map(lambda _: 0, empty) == Bank(0, 0, 0, empty.record)  # type: ignore[arg-type]
+    several = jax.vmap(lambda i: Bank(empty.words, empty.ids, empty.pushed + i, empty.record))(jnp.arange(7))
+    assert bank.fill(several).shape == (7, 2)
 
 
 def test_the_check_is_of_the_trace_alone():

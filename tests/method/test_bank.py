@@ -105,13 +105,13 @@ def test_push_casts_and_accepts_an_empty_batch():
 
 def test_push_under_donation_writes_in_place():
     bank = banks.empty_bank(64, 32, (16, 16))
-    size = bank.samples.nbytes
+    size = bank.words.nbytes
     values, labels = np.ones((4, 16, 16), np.float32), np.array([3, 3, 9, 63])
     compiled = jax.jit(numbered, donate_argnums=0).lower(bank, values, labels).compile()
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= size and memory.temp_size_in_bytes < size / 8
     new = compiled(bank, jnp.asarray(values), jnp.asarray(labels))
-    assert bank.samples.is_deleted()
+    assert bank.words.is_deleted()
     assert float(new.samples.sum()) == 4 * 16 * 16
     np.testing.assert_array_equal(np.asarray(banks.fill(new))[[3, 9, 63]], [2, 1, 1])
 
@@ -120,7 +120,7 @@ def test_bank_is_a_pytree_of_named_arrays():
     paths = [
         jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(banks.empty_bank(2, 3, (4,)))
     ]
-    assert paths == [".samples", ".ids", ".pushed"]
+    assert paths == [".words", ".ids", ".pushed"]
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])

@@ -148,7 +148,7 @@ def test_a_checkpoint_names_the_banked_samples_which_are_read_again(
     state, _ = fill(config, source)
     packing = bank_packing(made(config, source))
     packed = packing.pack(state)
-    assert all(held["samples"] is None for held in packed.banks.values())
+    assert all(held["words"] is None for held in packed.banks.values())
     size, whole = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (packed.banks, state.banks))
     assert size < whole / 4
     restored = packing.unpack(packed)
@@ -164,8 +164,26 @@ def test_samples_that_a_network_makes_are_saved_themselves():
     source = synthetic(16, classes=2)
     run = made(tiny_config(), source, "random://smoke")
     packing, state = bank_packing(run), run.empty()
-    samples = packing.pack(state).banks["class"]["samples"]
-    assert samples is state.banks.by_class.samples and samples.shape == (1, 2, 8, 8, 8, 8)
+    words = packing.pack(state).banks["class"]["words"]
+    assert words is state.banks.by_class.words and words.shape == (1, 2, 8, 8 * 8 * 8 // 2)
+
+
+def test_banks_of_a_checkpoint_of_version_0_1_are_read():
+    """It holds samples in their own shape, where they cannot be read again."""
+    run = made(tiny_config(), synthetic(16, classes=2), "random://smoke")
+    packing, empty = bank_packing(run), jax.jit(run.empty)()
+    words = jax.random.bits(jax.random.key(0), empty.banks.by_class.words.shape, jnp.uint32)
+    by_class = dataclasses.replace(empty.banks.by_class, words=words)
+    state = dataclasses.replace(empty, banks=dataclasses.replace(empty.banks, by_class=by_class))
+    saved = packing.pack(state)
+    for name, held in saved.banks.items():
+        del held["words"]
+        held["samples"] = (by_class if name == "class" else empty.banks.unconditional).samples
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), saved)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), packing.target({"bank_sets": 1})) == shapes
+    restored = packing.unpack(saved)
+    np.testing.assert_array_equal(restored.banks.by_class.words, words)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
 def test_named_metrics():
