@@ -14,6 +14,7 @@ from jax import Array
 from drifting.config.schema import MAEConfig, ModelConfig
 from drifting.errors import ConfigError, one_of, when_tried
 from drifting.networks import NETWORKS
+from drifting.networks.flash import FLASH_PLATFORMS
 from drifting.networks.mae import MAE
 from drifting.networks.network import Generator, Params, generator_of, make_network
 
@@ -54,10 +55,15 @@ def _named_settings() -> Iterator[None]:
 
 
 def generator(
-    model: ModelConfig, shape: tuple[int, int, int], num_classes: int, seed: int
+    model: ModelConfig, shape: tuple[int, int, int], num_classes: int, seed: int, platform: str = "cpu"
 ) -> tuple[Generator, Callable[[], Params]]:
-    """The generator, and a jittable function that draws its initial parameters from `seed`."""
+    """The generator, and a jittable function that draws its initial parameters from `seed`.
+
+    `platform`: of the devices that it is trained on; where they have a kernel for its attention, it is used.
+    """
     name, arguments = model.name, generator_arguments(model, shape, num_classes)
+    if name == "dit" and platform in FLASH_PLATFORMS and (model.attention_dtype or model.dtype) == "bfloat16":
+        arguments |= {"flash": platform}
 
     def init() -> Params:
         rngs = nnx.Rngs(params=jax.random.key(seed))

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
+from drifting.networks.flash import flash_attend
 from drifting.networks.layers import (
     LayerNorm,
     Linear,
@@ -90,12 +91,13 @@ class DiTBlock(nnx.Module):
         rms_norm: bool,
         dtype: DTypeLike,
         attention_dtype: DTypeLike | None,
+        flash: str | None,
         rngs: nnx.Rngs,
     ) -> None:
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=_xavier, rngs=rngs)
 
-        self.num_heads, self.rope = num_heads, rope
+        self.num_heads, self.rope, self.flash = num_heads, rope, flash
         self.attention_dtype = jnp.dtype(dtype if attention_dtype is None else attention_dtype)
         head = hidden_size // num_heads
         self.norm1, self.norm2 = make_norm(hidden_size, rms_norm), make_norm(hidden_size, rms_norm)
@@ -125,7 +127,8 @@ class DiTBlock(nnx.Module):
             angles = rotary_angles(n, q.shape[-1])
             q, k = rotate(q, *angles), rotate(k, *angles)
         q, k, v = (a.astype(self.attention_dtype) for a in (q, k, v))
-        out = attend(q, k, v).astype(x.dtype).swapaxes(1, 2)
+        attended = attend(q, k, v) if self.flash is None else flash_attend(q, k, v, self.flash)
+        out = attended.astype(x.dtype).swapaxes(1, 2)
         return self.attention_out(out.reshape(b, n, hidden))
 
     def mlp(self, x: jax.Array) -> jax.Array:
@@ -156,6 +159,8 @@ class DiT(nnx.Module):
         dtype: what the network computes in; parameters, norm statistics, condition and output are float32.
         attention_dtype: what queries, keys and values are cast to; None = `dtype`.
         remat: keep only each block's input for the backward pass; otherwise also its products with weights.
+        flash: the platform whose attention kernel is used, see `flash_attend`; None = attention by plain products. It
+            is no setting of a trained network: the same parameters work with either.
 
     Raises:
         ArgumentError: sizes that do not divide each other.
@@ -184,6 +189,7 @@ class DiT(nnx.Module):
         dtype: DTypeLike,
         attention_dtype: DTypeLike | None,
         remat: bool,
+        flash: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         _check_sizes(input_size, patch_size, hidden_size, num_heads, rope, num_classes, style_tokens, style_codebook)
@@ -211,6 +217,7 @@ class DiT(nnx.Module):
 
         block: dict[str, Any] = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm)
         block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=self.dtype, attention_dtype=attention_dtype)
+        block |= dict(flash=flash)
         # One array each for all blocks, so that one matrix product modulates them all.
         self.modulation_kernel = nnx.Param(jnp.zeros((depth, cond_dim, 6 * hidden_size), jnp.float32))
         self.modulation_bias = nnx.Param(jnp.zeros((depth, 6 * hidden_size), jnp.float32))
@@ -283,7 +290,7 @@ class DiT(nnx.Module):
             return nnx.merge(graphdef, params)(x, modulation), None
 
         # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
-        keep = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        keep = None if self.remat else _keep_products
         body = jax.checkpoint(block, policy=keep, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
 
@@ -350,6 +357,14 @@ class DiT(nnx.Module):
             cond_dim=settings["cond_dim"] or sizes["hidden_size"],
             num_classes=num_classes,
         )
+
+
+def _keep_products(primitive: Any, *arguments: Any, **settings: Any) -> bool:
+    """Whether the backward pass keeps what an operation gives: products with weights, and attention's kernel."""
+    if primitive.name == "pallas_call":
+        return True
+    keeps: bool = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
+    return keeps
 
 
 def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> DiTBlock:
