@@ -78,13 +78,23 @@ def _define_plan(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
     share = "share of the bf16 peak that training reaches; default 0.125, as published"
     flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
+    real = "run the real compiler for the device, which need not be here (minutes); needs [plan-gpu] or [plan-tpu]"
+    flags.DEFINE_boolean("compile", False, real, flag_values=values)
+    flags.DEFINE_boolean("json", False, "with --compile: print one JSON object", flag_values=values)
 
 
 def _plan(values: flags.FlagValues) -> int:
     config = values.config
     check(config)
-    from drifting.experiments.plan.plan import plan
+    from drifting.experiments.plan.plan import plan, plan_compiled
 
+    if values.json and not values.compile:
+        raise ConfigError("--json: give --compile as well, whose figures it prints")
+    if values.compile:
+        if not isinstance(config, Config):
+            raise ConfigError("--compile: compiles the step of drifting train; leave it out for drifting pretrain")
+        asked = dict(mesh=values.mesh, device=values.device, micro_batch=values.micro_batch)
+        return 0 if plan_compiled(config, **asked, as_json=values.json) else 1
     fits = plan(
         config, mesh=values.mesh, device=values.device, micro_batch=values.micro_batch, efficiency=values.efficiency
     )

@@ -91,8 +91,7 @@ def settings(name: str) -> Config:
 
 @pytest.fixture(scope="module")
 def ablation() -> Workload:
-    """Without the compiler's figures: what automatic differentiation keeps stands alone."""
-    return measure_workload(settings(str(ABLATION)), compiler=False)
+    return measure_workload(settings(str(ABLATION)))
 
 
 def test_operations_are_those_the_compiler_counted(ablation: Workload):
@@ -109,12 +108,12 @@ def test_operations_are_those_the_compiler_counted(ablation: Workload):
 
 
 def test_operations_of_the_loss():
-    """12 TFLOP: distances, and a field for each of three widths. The trace has distances twice, the program once."""
+    """12 TFLOP: distances once, and a field for each of three widths."""
     config = settings(str(ABLATION))
     maps = {"all": jax.ShapeDtypeStruct((1, 1, 2_474_500), jnp.bfloat16)}  # products do not care how it is divided
-    objective = dataclasses.replace(recipe.objective_of(config.loss), chunk=2**60)
+    objective = recipe.objective_of(config.loss, "gpu")
     found = workload._loss_flops(objective, config, maps)
-    np.testing.assert_allclose(found / 1e12 * 4 / 5, 12, rtol=0.03)
+    np.testing.assert_allclose(found / 1e12, 12, rtol=0.03)
 
 
 def test_sizes(ablation: Workload):
@@ -133,18 +132,15 @@ def test_sizes(ablation: Workload):
 
 
 def test_resident_data_are_spread_over_the_devices():
-    found = measure_workload(tiny_config(data=dict(resident="device")), compiler=False)
+    found = measure_workload(tiny_config(data=dict(resident="device")))
     assert found.memory(Mesh(), 0)["resident data"] == 8 * found.memory(Mesh(4, 2), 0)["resident data"]
     assert found.spread["resident data"] == 1400 * 8 * 8  # the digits that are not held out, in bytes
-    assert (
-        "banks" not in found.replicated
-        and "resident data" not in measure_workload(tiny_config(), compiler=False).spread
-    )
+    assert "banks" not in found.replicated and "resident data" not in measure_workload(tiny_config()).spread
 
 
 def test_resident_latents_are_moments_of_both_views():
     space = dataclasses.replace(sample_space("random://smoke", (16, 16, 3), abstract=True), encoded=True)
-    images = workload.ImageFacts((16, 16, 3), 10, 100, [])
+    images = workload.ImageFacts((16, 16, 3), 10, 100)
     numbers = 2 * np.prod(space.shape)
     for flip in (False, True):
         config = tiny_config(data=dict(flip=flip))
@@ -165,8 +161,8 @@ def outcome(monkeypatch: Any, found: Workload, device: str, mesh: str, **argumen
     ("device", "mesh"), [("a100-80", "data=1"), ("h100", "data=1,fsdp=1"), ("rtx4090", "data=8"), ("rtx3090", "data=8")]
 )
 def test_one_device_of_80_gb_fits_and_so_do_eight_of_24(monkeypatch: Any, ablation: Workload, device: str, mesh: str):
-    # Twice what differentiation keeps, as the compiler's estimate has it here.
-    doubled = {name: (2 * kept, 0.0) for name, (kept, _) in ablation.activations.items()}
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    doubled = {name: 2 * kept for name, kept in ablation.activations.items()}  # there is room
     fits, text = outcome(monkeypatch, dataclasses.replace(ablation, activations=doubled), device, mesh)
     assert fits and f"{device} ({parse_mesh(mesh)}) with train.micro_batch=" in text
 
@@ -211,7 +207,7 @@ def test_a_mesh():
 
 
 @pytest.mark.parametrize("name", ["imagenet_ablation.py:logkde_gauss,tiny", "mae_latent_256.py:tiny"])
-def test_the_command_with_the_compilers_figures(name: str, capsys: pytest.CaptureFixture[str]):
+def test_the_command(name: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", f"--config={CONFIGS / name}", "--device=rtx3090", "--mesh=data=2"]) == 0
     text = capsys.readouterr().out
     assert "fits on 2 x rtx3090 (data=2,fsdp=1) with train.micro_batch=0 (all at a time)" in text
@@ -248,7 +244,7 @@ def test_it_exits_with_1_where_nothing_fits(monkeypatch: Any, ablation: Workload
 def test_activations_grow_with_depth_and_fall_with_rematerialisation():
     def kept(**model: Any) -> float:
         config = tiny_config(model=model)
-        return measure_workload(config, compiler=False).activations["generator"][0]
+        return measure_workload(config).activations["generator"]
 
     one, two = kept(depth=1), kept(depth=2)
     assert two > one > 0 and kept(depth=2, remat=True) < two

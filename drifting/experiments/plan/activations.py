@@ -1,22 +1,15 @@
-"""Memory that a step keeps for its backward pass, measured by tracing and by compiling parts of it."""
+"""Memory that a step keeps for its backward pass, measured by tracing it, and that of its loss, by its shapes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from drifting.config.schema import Config
-from drifting.method.loss import map_loss
+from drifting.method.loss import keeps_fields, maps_together, problem_numbers
+from drifting.method.objective import LOSS_MEMORY
 
 AbstractArray = jax.ShapeDtypeStruct
-
-COMPILER_OPTIONS: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,  # quick: nothing is run
-    "xla_llvm_disable_expensive_passes": True,
-    # The compilers for GPU and TPU order operations so as to need the least memory; the CPU's own spends it on threads.
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-}
 
 
 def _with_backward(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,20 +43,6 @@ def _residuals(function: Callable[..., Any], first: Any, second: Any) -> tuple[f
     return max(0.0, 2 * one - two - parameters), two - one
 
 
-def _compiled(function: Callable[..., Any], first: Any, second: Any) -> float:
-    """Bytes of temporaries for one more sample of the forward and backward pass, as the compiler allots them here."""
-
-    def temporaries(batch: int) -> float:
-        lowered = jax.jit(_with_backward(function)).lower(_at(first, batch), _at(second, batch))
-        return _temporaries(lowered)
-
-    return max(0.0, temporaries(2) - temporaries(1))
-
-
-def _temporaries(lowered: Any) -> float:
-    return float(lowered.compile(compiler_options=COMPILER_OPTIONS).memory_analysis().temp_size_in_bytes)
-
-
 def _map_shapes(config: Config, f: Any) -> tuple[AbstractArray, AbstractArray, AbstractArray]:
     """Features of generated, positive and unconditional samples for a map `f` `[1, F, C]` of one sample."""
     loss = config.loss
@@ -72,21 +51,21 @@ def _map_shapes(config: Config, f: Any) -> tuple[AbstractArray, AbstractArray, A
     return gen, pos, unc
 
 
-def _loss_memory(objective: Any, config: Config, maps: dict[str, Any]) -> float:
-    """The compiler's temporaries for the loss of the largest map and its gradient, and the copies of its features.
-
-    It is compiled in float32, because here the compiler would turn whole maps into float32 first.
-    """
-    widths = AbstractArray((len(config.loss.widths),), jnp.float32)
-    three = _map_shapes(config, max(maps.values(), key=lambda f: f.size))
-    weights = [AbstractArray(features.shape[:2], jnp.float32) for features in three]
-    gen, *others = (AbstractArray(features.shape, jnp.float32) for features in three)
-
-    def loss(gen: Any, widths: Any, *others: Any) -> Any:
-        return map_loss(objective, widths, gen, *others)[0]
-
-    lowered = jax.jit(jax.value_and_grad(loss)).lower(gen, widths, *others, *weights)
-    return max(0.0, _temporaries(lowered) - _bytes(gen)) + _bytes(three[0]) + _bytes(three)
+def _loss_memory(config: Config, maps: dict[str, Any], devices: int, platform: str) -> float:
+    """Bytes on each device of the loss: of the maps that take most, what is kept of them and a chunk's arrays."""
+    loss, memory = config.loss, LOSS_MEMORY[platform]
+    counts, widths = (loss.generated, loss.unconditional, loss.positives), len(loss.widths)
+    labels = -(-loss.labels // devices)
+    gen = {name: AbstractArray((labels, loss.generated, *f.shape[1:]), f.dtype) for name, f in maps.items()}
+    most = 0.0
+    for names in maps_together(gen, counts, widths, memory.chunk):
+        positions, channels = sum(gen[name].shape[2] for name in names), gen[names[0]].shape[3]
+        problems = labels * positions
+        fields = widths if keeps_fields(memory, problems, channels, counts, widths) else 1
+        kept = problems * loss.generated * (sum(counts) + fields * channels)
+        chunk = min(memory.chunk, problems * problem_numbers(1, channels, counts, widths))
+        most = max(most, 4.0 * (kept + chunk))
+    return most
 
 
 def _bytes(tree: Any) -> float:

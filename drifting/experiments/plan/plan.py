@@ -5,6 +5,9 @@ a stated share of the device's peak.
 """
 
 import dataclasses
+import json
+import math
+import os
 import sys
 from dataclasses import dataclass
 
@@ -12,27 +15,62 @@ from rich.console import Console
 from rich.table import Table
 
 from drifting.config.checks import check, check_layout
-from drifting.config.schema import PretrainConfig, TrainingConfig
-from drifting.errors import ArgumentError, ConfigError, require_argument, use_one_of
+from drifting.config.schema import Config, PretrainConfig, TrainingConfig
+from drifting.errors import ArgumentError, ConfigError, require, require_argument, use_one_of
+from drifting.experiments.plan.compiled import CARDS, SLICES, compile_step
+from drifting.experiments.plan.compiled_report import print_compiled
 from drifting.experiments.plan.workload import Mesh, Workload, measure_workload, parse_mesh
 
 EFFICIENCY = 0.125
 """Share of the bf16 peak that the published ablation reached: 99 of 790 TFLOP/s on each of 8 H200."""
 
-USABLE_MEMORY = 0.9
-"""Share of a device's memory that is planned with; the rest is the runtime's, and fragments."""
+GPU_SHARE, TPU_SHARE = 0.75, 0.9
+"""Share of a device's memory that a run has: what JAX takes of a GPU when it starts, and a TPU without its runtime."""
+
+SHARE_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+"""The environment variable that says which share of a GPU JAX takes."""
+
+
+LARGEST_SHARE = 0.95
+"""The largest share of a GPU that JAX can be told to take: the rest is the runtime's."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator: its memory in bytes, and its peak in dense bfloat16 products, operations a second."""
+    """An accelerator.
+
+    Attributes:
+        memory: bytes.
+        peak: dense bfloat16 products, operations a second.
+        platform: `gpu` or `tpu`.
+    """
 
     memory: float
     peak: float
+    platform: str
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a run has.
+
+        Raises:
+            ConfigError: the environment variable that says it for GPUs holds no share.
+        """
+        return self.memory * (TPU_SHARE if self.platform == "tpu" else _gpu_share())
 
 
-def _device(gigabytes: float, teraflops: float) -> Device:
-    return Device(gigabytes * 1e9, teraflops * 1e12)
+def _gpu_share() -> float:
+    given = os.environ.get(SHARE_VARIABLE, str(GPU_SHARE))
+    try:
+        share = float(given)
+    except ValueError:
+        share = 0.0
+    require(0 < share <= 1, SHARE_VARIABLE, given, "give a share of a GPU's memory, in (0, 1]")
+    return share
+
+
+def _device(gigabytes: float, teraflops: float, platform: str = "gpu") -> Device:
+    return Device(gigabytes * 1e9, teraflops * 1e12, platform)
 
 
 # Vendors' published figures, dense (no sparsity), accumulated in float32; TPUs by chip.
@@ -48,10 +86,10 @@ DEVICE_KINDS = {
     "rtx5090": _device(32, 209),
     "rtx4090": _device(24, 165),
     "rtx3090": _device(24, 71),
-    "tpu-v4": _device(32, 275),
-    "tpu-v5e": _device(16, 197),
-    "tpu-v5p": _device(95, 459),
-    "tpu-v6e": _device(32, 918),
+    "tpu-v4": _device(32, 275, "tpu"),
+    "tpu-v5e": _device(16, 197, "tpu"),
+    "tpu-v5p": _device(95, 459, "tpu"),
+    "tpu-v6e": _device(32, 918, "tpu"),
 }
 
 
@@ -83,16 +121,65 @@ def plan(
     asked = micro_batch if micro_batch is not None else config.train.micro_batch or None
     check_spread(config, layout, asked)
     workload = measure_workload(config)
-    fitting = [
-        size for size in workload.micro_batches(layout) if workload.total(layout, size) <= USABLE_MEMORY * found.memory
-    ]
-    fits = bool(fitting) if asked is None else workload.total(layout, asked) <= USABLE_MEMORY * found.memory
+    fitting = [size for size in workload.micro_batches(layout) if _fits(workload, layout, size, found)]
+    fits = bool(fitting) if asked is None else _fits(workload, layout, asked, found)
     smallest = workload.micro_batches(layout)[-1]
     size = asked if asked is not None else (fitting or [smallest])[0]
     console = console or Console(width=110, highlight=False)
     _print_step(console, workload, size)
     _print_memory(console, workload, layout, found, size)
     _print_outcome(console, config, workload, layout, device, size, efficiency, fits, fitting)
+    return fits
+
+
+def _fits(workload: Workload, mesh: Mesh, micro_batch: int, device: Device) -> bool:
+    return workload.total(mesh, micro_batch, device.platform) <= device.usable
+
+
+def plan_compiled(
+    config: Config,
+    *,
+    mesh: str,
+    device: str,
+    micro_batch: int | None = None,
+    as_json: bool = False,
+    console: Console | None = None,
+) -> bool:
+    """Prints what the compiler for `device` makes of a training step; returns whether it fits.
+
+    Args:
+        config: the settings of `drifting train`.
+        mesh: the axes of the mesh, see `parse_mesh`.
+        device: a key of `SLICES`, or one of `CARDS`, of the module `compiled`.
+        micro_batch: samples at a time, 0 all; None: `train.micro_batch`.
+        as_json: print one JSON object in place of tables.
+        console: where to print; None: the standard output.
+
+    Raises:
+        ConfigError: there is no compiler for the device, or it is not installed; otherwise as `plan`.
+    """
+    check(config)
+    layout, found = parse_mesh(mesh), DEVICE_KINDS.get(device)
+    require_argument(found is not None, "device", device, use_one_of(device, (*CARDS, *SLICES)))
+    assert found is not None
+    check_spread(config, layout, micro_batch)
+    size = config.train.micro_batch if micro_batch is None else micro_batch
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=size))
+    step = compile_step(config, layout, device)
+    fits, usable = step.peak <= found.usable, found.usable
+    console = console or Console(width=110, highlight=False)
+    if as_json:
+        asked = {"device": device, "mesh": str(layout), "micro_batch": size, "usable": usable, "fits": fits}
+        print(json.dumps(asked | step.report(), indent=1), file=console.file)
+        return fits
+    print_compiled(console, step, usable)
+    name = f"{layout.devices} x {device} ({layout}) with train.micro_batch={size}"
+    if fits:
+        console.print(f"fits on {name}")
+    else:
+        console.print(
+            f"does not fit on {name}: {step.peak / 1e9:.1f} of {usable / 1e9:.1f} GB; the largest arrays above"
+        )
     return fits
 
 
@@ -136,19 +223,19 @@ def _print_step(console: Console, workload: Workload, size: int) -> None:
 
 def _print_memory(console: Console, workload: Workload, mesh: Mesh, device: Device, size: int) -> None:
     memory = Table("on each device", "GB", title=f"Memory, mesh {mesh}")
-    for name, held in workload.memory(mesh, size).items():
+    for name, held in workload.memory(mesh, size, device.platform).items():
         memory.add_row(name, f"{held / 1e9:.2f}")
-    memory.add_row("total", f"{workload.total(mesh, size) / 1e9:.2f}", style="bold")
-    memory.add_row("usable", f"{USABLE_MEMORY * device.memory / 1e9:.2f}")
+    memory.add_row("total", f"{workload.total(mesh, size, device.platform) / 1e9:.2f}", style="bold")
+    memory.add_row("usable", f"{device.usable / 1e9:.2f}")
     console.print(memory)
-    activations = Table("activations of a sample, MB", "kept by differentiation", "the compiler's estimate")
-    for name, (kept, compiled) in workload.activations.items():
-        activations.add_row(name, f"{kept / 1e6:.1f}", f"{compiled / 1e6:.1f}")
+    activations = Table("activations of a sample", "MB kept by differentiation")
+    for name, kept in workload.activations.items():
+        activations.add_row(name, f"{kept / 1e6:.1f}")
     console.print(activations)
     sizes = Table("micro_batch", "GB", "TFLOP a step", "")
     for choice in workload.micro_batches(mesh):
-        total = workload.total(mesh, choice)
-        verdict = "fits" if total <= USABLE_MEMORY * device.memory else "too large"
+        total = workload.total(mesh, choice, device.platform)
+        verdict = "fits" if total <= device.usable else "too large"
         whole = "0 (all)" if choice == 0 else str(choice)
         sizes.add_row(whole, f"{total / 1e9:.2f}", f"{workload.operations(choice) / 1e12:,.4g}", verdict)
     console.print(sizes)
@@ -184,10 +271,14 @@ def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str,
     """What would fit: smaller micro-batches, more of these devices, or as many of another kind."""
     if fitting:
         return f"use train.micro_batch={fitting[0]}"
+    found = DEVICE_KINDS[device]
+    share = workload.total(mesh, workload.micro_batches(mesh)[-1], found.platform) / found.memory
+    if found.platform == "gpu" and share <= LARGEST_SHARE:
+        return f"set {SHARE_VARIABLE}={math.ceil(100 * share) / 100:g} when the training starts, and ask again with it"
 
     def best(mesh: Mesh, name: str) -> int | None:
-        usable = USABLE_MEMORY * DEVICE_KINDS[name].memory
-        return next((size for size in workload.micro_batches(mesh) if workload.total(mesh, size) <= usable), None)
+        found = DEVICE_KINDS[name]
+        return next((size for size in workload.micro_batches(mesh) if _fits(workload, mesh, size, found)), None)
 
     def possible(mesh: Mesh) -> bool:
         try:

@@ -1,23 +1,24 @@
 """What a training step needs, counted without running it: operations, and bytes on each device of a mesh.
 
 Networks are traced by their shapes; no weights are downloaded. Operations and sizes are exact. Activations are what
-automatic differentiation keeps of a sample, or what the compiler allots for one, whichever is more.
+automatic differentiation keeps of a sample, which is about what the compilers for GPU and TPU keep (docs/chips.md).
 """
 
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from drifting.assembly import networks
+from drifting.assembly.abstract import ImageFacts
 from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.run import set_up
@@ -29,7 +30,6 @@ from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
     AbstractArray,
     _bytes,
-    _compiled,
     _loss_memory,
     _map_shapes,
     _residuals,
@@ -37,6 +37,7 @@ from drifting.experiments.plan.activations import (
 )
 from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
+from drifting.method.objective import LossMemory
 from drifting.method.space import VAE_SLICE, SampleSpace
 from drifting.method.state import make_state
 from drifting.networks.mae import mae_loss
@@ -95,9 +96,8 @@ class Workload:
         replicated: what lies on every device.
         spread: what is split over all devices.
         copies: weights in the dtype that the networks compute in.
-        activations: those of one sample in each network: what automatic differentiation keeps, and the compiler's
-            figure.
-        loss: working memory of the largest feature map's loss, all labels.
+        activations: those of one sample in each network: what automatic differentiation keeps.
+        loss: working memory of the loss on each device, for a number of devices and their platform.
         encoding: activations of the VAE that encodes new images.
     """
 
@@ -109,34 +109,34 @@ class Workload:
     replicated: Bytes
     spread: Bytes
     copies: float
-    activations: dict[str, tuple[float, float]]
-    loss: float = 0.0
+    activations: Bytes
+    loss: Callable[[int, str], float] = lambda devices, platform: 0.0
     encoding: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def operations(self, micro_batch: int) -> float:
         """Operations of a step in micro-batches of so many samples (0: all)."""
         again = 0.0 if micro_batch in (0, self.samples) else sum(self.again.values())
         return sum(self.flops.values()) + again
 
-    def memory(self, mesh: Mesh, micro_batch: int) -> Bytes:
+    def memory(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> Bytes:
         """Bytes on each device of a mesh, by what they hold; the last three are not there at the same time."""
         local = (micro_batch or self.samples) / mesh.devices
         found = {name: size / mesh.fsdp for name, size in self.sharded.items()}
         if mesh.fsdp > 1:
             found["parameters, gathered for the step"] = self.sharded["parameters"]
         found |= self.replicated | {name: size / mesh.devices for name, size in self.spread.items()}
-        activations = self.copies + local * sum(max(pair) for pair in self.activations.values())
+        activations = self.copies + local * sum(self.activations.values())
         whole = micro_batch in (0, self.samples)
-        loss = self.loss / mesh.devices
+        loss = self.loss(mesh.devices, platform)
         # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
         found["activations" if whole else f"activations of {micro_batch} samples"] = activations
-        found["loss of the largest feature map"] = loss if whole else max(0.0, loss - activations)
+        found["loss of the largest feature maps"] = loss if whole else max(0.0, loss - activations)
         return found
 
-    def total(self, mesh: Mesh, micro_batch: int) -> float:
+    def total(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> float:
         """Largest number of bytes on a device at a time."""
-        found = self.memory(mesh, micro_batch)
+        found = self.memory(mesh, micro_batch, platform)
         before = sum(found[name] for name in [*self.sharded, *self.replicated])
         return max(sum(found.values()), before + self.encoding / mesh.devices)
 
@@ -147,24 +147,15 @@ class Workload:
         return [0, *sizes]
 
 
-def measure_workload(config: TrainingConfig, compiler: bool = True) -> Workload:
-    """The workload of a run's steps. `compiler=False` leaves out its figures, which take most of the time."""
+def measure_workload(config: TrainingConfig) -> Workload:
+    """The workload of a run's steps."""
     images = image_facts(config.data)
     space = sample_space(config.data.vae, images.shape, abstract=True)
     space = dataclasses.replace(space, encoded=config.data.name == "latents", image_dtype="uint8")
     check_sizes(config, space.shape, images.classes)
     if isinstance(config, PretrainConfig):
-        return _measure_pretraining(config, space, images, compiler)
-    return _measure_training(config, space, images, compiler)
-
-
-class ImageFacts(NamedTuple):
-    """What the data consist of; `notes` are what had to be assumed."""
-
-    shape: tuple[int, int, int]
-    classes: int
-    samples: int
-    notes: list[str]
+        return _measure_pretraining(config, space, images)
+    return _measure_training(config, space, images)
 
 
 def image_facts(data: DataConfig) -> ImageFacts:
@@ -186,19 +177,16 @@ def image_facts(data: DataConfig) -> ImageFacts:
     else:
         source = sources.source(dataclasses.replace(data, verify=False))
         shape, classes, count = source.shape, source.num_classes, len(source)
-    return ImageFacts(shape, 1 if data.unconditional else classes, count, notes)
+    return ImageFacts(shape, 1 if data.unconditional else classes, count, tuple(notes))
 
 
-def _kept_by_differentiation(
-    functions: Mapping[str, tuple[Callable[..., Any], Any, Any]], compiler: bool
-) -> tuple[float, dict[str, tuple[float, float]]]:
+def _kept_by_differentiation(functions: Mapping[str, tuple[Callable[..., Any], Any, Any]]) -> tuple[float, Bytes]:
     """Bytes of the networks' weights in the dtype they compute in; and `Workload.activations`."""
     found = {name: _residuals(*network) for name, network in functions.items()}
-    compiled = {name: _compiled(*network) if compiler else 0.0 for name, network in functions.items()}
-    return sum(fixed for fixed, _ in found.values()), {name: (found[name][1], compiled[name]) for name in functions}
+    return sum(fixed for fixed, _ in found.values()), {name: kept for name, (_, kept) in found.items()}
 
 
-def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
+def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) -> Workload:
     loss = config.loss
     encoder = feature_encoder(config.features, space, abstract=True)
     parts, empty_state = set_up(config, space, encoder, images.classes)
@@ -233,7 +221,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
     both = {"generator": (generate, state.params, inputs), "encoders": (features, samples, frozen)}
-    copies, activations = _kept_by_differentiation(both, compiler)
+    copies, activations = _kept_by_differentiation(both)
     feature_bytes = _bytes(maps)
     return Workload(
         samples=n_gen,
@@ -252,13 +240,13 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts, co
         | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
         copies=copies,
         activations=activations,
-        loss=_loss_memory(parts.recipe.objective, config, maps),
+        loss=partial(_loss_memory, config, maps),
         encoding=_encoding(space, new),
         notes=images.notes,
     )
 
 
-def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts, compiler: bool) -> Workload:
+def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts) -> Workload:
     arguments, key = networks.mae_arguments(config.mae, space.shape[2], images.classes), jax.random.key(0)
     graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
     optimizer = optimizer_of(config.optimizer, config.train.steps)
@@ -276,7 +264,6 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, batch)
     copies, kept = _residuals(losses, state.params, inputs)
-    compiled = _compiled(losses, state.params, inputs) if compiler else 0.0
     return Workload(
         samples=batch,
         parameters=_counts({"mae": state.params} | space.params),
@@ -286,7 +273,7 @@ def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: Ima
         replicated=_whole_bytes(state) | {f"frozen {name}": _bytes(params) for name, params in space.params.items()},
         spread={"images and samples": 4.0 * batch * (math.prod(space.image_shape) + math.prod(space.shape))},
         copies=copies,
-        activations={"masked autoencoder": (kept, compiled)},
+        activations={"masked autoencoder": kept},
         encoding=_encoding(space, batch),
         notes=images.notes,
     )
@@ -299,6 +286,8 @@ def _loss_flops(objective: Any, config: Config, maps: dict[str, Any]) -> float:
         AbstractArray((len(config.loss.widths),), jnp.float32),
         AbstractArray((config.loss.labels,), jnp.float32),
     )
+    # As where there is room: fields that are computed a second time are few.
+    objective = dataclasses.replace(objective, memory=LossMemory(2**60, 2**60))
     return flops(lambda *arguments: objective_loss(objective, *arguments), widths, gen, pos, unc, weight)
 
 

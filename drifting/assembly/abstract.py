@@ -1,0 +1,108 @@
+"""The step of a run by shapes alone: what training would compile, without data, weights or devices."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drifting.assembly.run import jitted_step, set_up
+from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.config.schema import Config, has_banks
+from drifting.devices.mesh import Layout, shardings
+from drifting.method.all_samples import AllSamples
+from drifting.method.records import RecordFormat
+from drifting.method.space import SampleSpace
+from drifting.method.state import TrainState
+from drifting.method.step import StepParts
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a step depends on of the data.
+
+    Attributes:
+        shape: height, width and channels of an image.
+        classes: how many classes there are.
+        samples: how many images there are.
+        notes: what had to be assumed.
+        dtype: `uint8`, or `float32` for images in [-1, 1].
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    samples: int
+    notes: tuple[str, ...] = ()
+    dtype: str = "uint8"
+
+
+@dataclass(frozen=True)
+class AbstractStep:
+    """A step that can be lowered for devices that need not be there.
+
+    Attributes:
+        parts: what the step is compiled for.
+        jitted: the jitted step, as training has it.
+        arguments: `state, batch, frozen, widths, key`, each leaf a shape that says where it lies.
+    """
+
+    parts: StepParts
+    jitted: Any
+    arguments: tuple[TrainState, dict[str, Any], Any, Any, Any]
+
+    def lower(self) -> Any:
+        """The step, traced and lowered for the devices of its layout: `jax.stages.Lowered`."""
+        return self.jitted.lower(*self.arguments)
+
+
+def abstract_space(config: Config, images: ImageFacts) -> SampleSpace:
+    """The space of samples that the data of a run have, without weights."""
+    space = sample_space(config.data.vae, images.shape, abstract=True)
+    encoded = config.data.name == "latents" or (space.vae is not None and config.data.resident is not None)
+    return dataclasses.replace(space, encoded=encoded, image_dtype=images.dtype)
+
+
+def abstract_step(config: Config, images: ImageFacts, layout: Layout) -> AbstractStep:
+    """The step that training with these settings, data and devices would compile.
+
+    Raises:
+        ConfigError: the settings cannot work.
+    """
+    space = abstract_space(config, images)
+    encoder = feature_encoder(config.features, space, abstract=True)
+    parts, empty = set_up(config, space, encoder, images.classes, layout)
+    shapes = jax.eval_shape(empty)
+    placed = shardings(layout, shapes)
+
+    def everywhere(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated), tree)
+
+    widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32)
+    key = jax.eval_shape(partial(jax.random.key, 0))
+    arguments = (
+        jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed),
+        _batch(config, images, space, layout),
+        *everywhere((encoder.params | space.params, widths, key)),
+    )
+    return AbstractStep(parts, jitted_step(parts, placed, layout), arguments)
+
+
+def _batch(config: Config, images: ImageFacts, space: SampleSpace, layout: Layout) -> dict[str, Any]:
+    """The shapes of what the feed of a run delivers."""
+
+    def rows(count: int, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=layout.batch)
+
+    delivered = space.record if space.as_delivered else jax.ShapeDtypeStruct(space.image_shape, space.image_dtype)
+    if config.data.resident == "device":
+        record = RecordFormat(delivered.shape, delivered.dtype)
+        views = 2 if space.encoded and config.data.flip else 1
+        held = rows(-(-images.samples // layout.devices) * layout.devices, (views, record.words), jnp.uint32)
+        starts = jax.ShapeDtypeStruct((images.classes + 1,), jnp.int32, sharding=layout.replicated)
+        return {"samples": AllSamples(held, starts, record, config.data.flip, layout.take)}  # type: ignore[arg-type]
+    banks, loss = has_banks(config), config.loss
+    new = config.bank.push if banks else loss.labels * (loss.positives + loss.unconditional)
+    batch = {"image": rows(new, delivered.shape, delivered.dtype), "label": rows(new, (), jnp.int32)}
+    return batch | ({"id": rows(new, (), jnp.uint32)} if banks else {})
