@@ -32,7 +32,8 @@ from drifting.method.encoders import FeatureEncoder
 from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective, map_loss
+from drifting.method.loss import map_loss
+from drifting.method.objective import Objective
 from drifting.method.state import make_state
 from drifting.method.step import StepParts, begin_step, generator_inputs, real_features, step_loss, train_step
 from scripts import bench_data
@@ -93,7 +94,8 @@ def workload_t() -> tuple[StepParts, Callable[[], tuple[Any, Any]], dict[str, np
         state = empty()
         held = state.banks.by_class
         full = jnp.full(held.pushed.shape, config.loss.positives, jnp.int32)
-        held = dataclasses.replace(held, samples=jax.random.normal(key, held.samples.shape), pushed=full)
+        words = held.record.pack(jax.random.normal(key, held.samples.shape))
+        held = dataclasses.replace(held, words=words, pushed=full)
         # Not the initial parameters: their last layer is zero and the generated samples would coincide.
         params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
         banks = dataclasses.replace(state.banks, by_class=held)

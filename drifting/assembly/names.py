@@ -10,7 +10,7 @@ from drifting.errors import one_of, require
 from drifting.method.encoders import ENCODERS
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import FEATURE_SCALES
+from drifting.method.objective import FEATURE_SCALES
 from drifting.method.potentials import LOSSES
 from drifting.networks import NETWORKS
 from drifting.networks.dit import PRESETS

@@ -5,21 +5,21 @@ from drifting.errors import one_of
 from drifting.method.fields import FIELDS
 from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import FEATURE_SCALES, Objective
+from drifting.method.objective import FEATURE_SCALES, LOSS_MEMORY, Objective
 from drifting.method.potentials import LOSSES
 from drifting.method.state import Optimizer, learning_rate, make_optimizer
 from drifting.method.step import Recipe
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The numbers of a step.
+def recipe_of(config: Config, platform: str | None = None) -> Recipe:
+    """The numbers of a step, for devices of a platform; None: the default backend.
 
     Raises:
         ConfigError: there is no such objective, kernel or feature scale.
     """
     loss, guidance = config.loss, config.guidance
     return Recipe(
-        objective=objective_of(config.loss),
+        objective=objective_of(config.loss, platform),
         guidance=GuidancePrior(guidance.alpha_min, guidance.alpha_max, guidance.exponent, guidance.p_one),
         labels=loss.labels,
         generated=loss.generated,
@@ -32,8 +32,8 @@ def recipe_of(config: Config) -> Recipe:
     )
 
 
-def objective_of(loss: LossConfig) -> Objective:
-    """The static part of the loss.
+def objective_of(loss: LossConfig, platform: str | None = None) -> Objective:
+    """The static part of the loss, for devices of a platform; None: the default backend.
 
     Raises:
         ConfigError: there is no such objective, kernel or feature scale.
@@ -41,7 +41,8 @@ def objective_of(loss: LossConfig) -> Objective:
     one_of("loss.objective", loss.objective, [*LOSSES, *FIELDS])
     one_of("loss.kernel", loss.kernel, KERNELS)
     one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
-    return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale)
+    memory = None if platform is None else LOSS_MEMORY.get(platform, LOSS_MEMORY["gpu"])
+    return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale, memory)
 
 
 def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:

@@ -178,10 +178,18 @@ def prepare(
         frozen=layout.put(found.params),
         widths=everywhere(lambda widths: widths)(np.asarray(config.loss.widths, np.float32)),
         key=everywhere(jax.random.key)(config.train.seed),
-        compiled=jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated)),
+        compiled=jitted_step(parts, placed, layout),
         feed=make_feed(config, read, layout),
         identity=data_facts(source) | {"sample_shape": list(space.shape), "weights": weights},
     )
+
+
+def jitted_step(parts: StepParts, placed: TrainState, layout: Layout) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The jitted step `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
+
+    `placed`: where the state lies, see `shardings`.
+    """
+    return jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
 
 
 def set_up(
@@ -202,13 +210,16 @@ def set_up(
         layout: says where arrays lie; None: on one device.
         network: see `prepare`.
     """
+    platform = None if layout is None else layout.platform
     if network is None:
-        generator, init_params = networks.generator(config.model, space.shape, num_classes, config.train.seed)
+        seed, where = config.train.seed, platform or "cpu"
+        generator, init_params = networks.generator(config.model, space.shape, num_classes, seed, where)
     else:
         generator, init_params = networks.own_generator(network, space.shape, config.train.seed)
     optimizer = optimizer_of(config.optimizer, config.train.steps)
     placement = ONE_DEVICE if layout is None or layout.devices == 1 else layout
-    parts = StepParts(recipe_of(config), generator, space, encoder.features, optimizer, pool_of(config), placement)
+    recipe = recipe_of(config, platform)
+    parts = StepParts(recipe, generator, space, encoder.features, optimizer, pool_of(config), placement)
     sets = 1 if layout is None else layout.replicas
 
     def empty_state() -> TrainState:

@@ -52,6 +52,12 @@ class Layout:
         return int(self.mesh.size)
 
     @property
+    def platform(self) -> str:
+        """What the devices are: `cpu`, `gpu` or `tpu`."""
+        platform: str = self.mesh.devices.flat[0].platform
+        return "gpu" if platform in ("cuda", "rocm") else platform
+
+    @property
     def replicas(self) -> int:
         """How many sets of banks there are."""
         return int(self.mesh.shape["data"]) if self.banks_per_device else 1
@@ -147,6 +153,10 @@ class Layout:
             local, mesh=self.mesh, in_specs=(P(), P(BATCH_AXES)), out_specs=(P(BATCH_AXES), P()), check_vma=False
         )
         return parts(params, batch)
+
+    def mean(self, x: Array) -> Array:
+        """Inside `each`: the mean of what every device has."""
+        return x if self.devices == 1 else jax.lax.pmean(x, BATCH_AXES)
 
     def take(self, records: Array, rows: Array, views: Array) -> Array:
         """Inside jit: `records[rows, views]` of records spread over their first axis, the result spread likewise.

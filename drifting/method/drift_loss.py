@@ -13,7 +13,8 @@ from jaxtyping import Float, Float32
 from drifting.method.fields import floating_array
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
-from drifting.method.loss import Objective, objective_loss
+from drifting.method.loss import FeatureMaps, objective_loss
+from drifting.method.objective import Objective
 
 Points = Float[Array | np.ndarray, "..."]
 """Samples of one problem `[samples, dimensions]`, or of several: `[labels, samples, dimensions]`, or feature maps of
@@ -21,9 +22,6 @@ them, `[labels, samples, positions, channels]`."""
 
 Maps = Points | Mapping[str, Points]
 """Samples, or several feature maps of the same samples by name."""
-
-FeatureMaps = dict[str, Float[Array, "_labels _samples _positions _channels"]]
-"""Feature maps by name."""
 
 
 def drift_loss(

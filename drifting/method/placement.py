@@ -33,6 +33,9 @@ class Placement(Protocol):
     def spread(self, tree: Tree) -> Tree:
         """The tree with the first axis of every leaf spread over the devices."""
 
+    def mean(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+        """Inside `each`: the mean of what every device has."""
+
     def each(self, function: PartFn, params: Tree, batch: Batched) -> tuple[Batched, Tree]:
         """`function(params, batch)` once for each device, with the part of the batch that lies there.
 
@@ -53,6 +56,9 @@ class _OneDevice:
 
     def spread(self, tree: Tree) -> Tree:
         return tree
+
+    def mean(self, x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+        return x
 
     def each(self, function: PartFn, params: Tree, batch: Batched) -> tuple[Batched, Tree]:
         return function(params, batch)

@@ -75,7 +75,8 @@ class SampleSpace:
             return delivered
 
         def part(params: Params, images: Batched) -> tuple[Batched, tuple[()]]:
-            return self.moments(params, to_samples(images)).astype(jnp.float16), ()
+            with jax.named_scope("vae"):
+                return self.moments(params, to_samples(images)).astype(jnp.float16), ()
 
         found: Shaped[Array, "samples height width numbers"] = placement.each(part, params, delivered)[0]
         return found

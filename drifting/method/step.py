@@ -20,8 +20,9 @@ from jaxtyping import Float, Float32, Int32, Key, Shaped
 from drifting.method.encoders import FeatureFn
 from drifting.method.features import Features
 from drifting.method.guidance import GuidancePrior, unconditional_weight
-from drifting.method.loss import MapMetrics, Objective, objective_loss
+from drifting.method.loss import objective_loss
 from drifting.method.micro_batches import in_micro_batches, micro_batched_gradient
+from drifting.method.objective import MapMetrics, Objective
 from drifting.method.placement import ONE_DEVICE, Placement
 from drifting.method.pool import Batch, OpenPool, Pool
 from drifting.method.space import SampleSpace
@@ -159,7 +160,7 @@ def train_step(
         return features_and_samples(parts, params, inputs, frozen)
 
     def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
-        return step_loss(recipe.objective, features, real, draw, widths, lengths)
+        return step_loss(recipe.objective, features, real, draw, widths, lengths, placement)
 
     (loss, maps), samples, gradient = micro_batched_gradient(
         features_of, loss_of, placement.gather(state.params), generator_inputs(draw), recipe.micro_batch, placement
@@ -221,8 +222,10 @@ def features_and_samples(
     parts: StepParts, params: Params, inputs: Inputs, frozen: Params
 ) -> tuple[Features, GeneratedSamples]:
     """The features of generated samples, and the samples."""
-    samples = parts.generator(params, *inputs)
-    return parts.features(frozen, samples), samples
+    with jax.named_scope("generator"):
+        samples = parts.generator(params, *inputs)
+    with jax.named_scope("encoder"):
+        return parts.features(frozen, samples), samples
 
 
 def real_features(parts: StepParts, draw: Draw, frozen: Params) -> RealFeatures:
@@ -232,7 +235,8 @@ def real_features(parts: StepParts, draw: Draw, frozen: Params) -> RealFeatures:
     count = -(-len(samples) // size) if size else 1
 
     def part(frozen: Params, samples: Float32[Array, "samples height width channels"]) -> tuple[Features, tuple[()]]:
-        return in_micro_batches(lambda x: parts.features(frozen, x), samples, count), ()
+        with jax.named_scope("encoder"):
+            return in_micro_batches(lambda x: parts.features(frozen, x), samples, count), ()
 
     features, _ = parts.placement.each(part, frozen, samples)
     return jax.lax.stop_gradient({name: f.reshape(*real.shape[:2], *f.shape[1:]) for name, f in features.items()})
@@ -245,6 +249,7 @@ def step_loss(
     draw: Draw,
     widths: Float[Array, "widths"],
     lengths: Float32[Array, "labels"] | None = None,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
     """The loss of generated samples against the drawn real ones, in feature space.
 
@@ -255,6 +260,7 @@ def step_loss(
         draw: what was drawn.
         widths: kernel widths, in units of the feature scale.
         lengths: length unit of each label's class (the neighbour scale), or None.
+        placement: where arrays lie.
 
     Returns:
         The loss, differentiable in `features`, and the metrics of every feature map.
@@ -266,7 +272,7 @@ def step_loss(
     unconditional = {name: f[:, n_pos:] / unit for name, f in real.items()}
     n_gen = jax.tree.leaves(generated)[0].shape[1]
     w_unc = unconditional_weight(draw.alpha, n_gen, draw.unconditional.shape[1])
-    return objective_loss(objective, widths, generated, positives, unconditional, w_unc)
+    return objective_loss(objective, widths, generated, positives, unconditional, w_unc, placement)
 
 
 def neighbour_scale(

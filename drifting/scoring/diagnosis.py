@@ -22,7 +22,8 @@ from drifting.method.exact_pairs import independent_pairs
 from drifting.method.fields import drift
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
-from drifting.method.loss import MapMetrics, Objective, map_loss
+from drifting.method.loss import map_loss
+from drifting.method.objective import MapMetrics, Objective
 from drifting.method.space import SampleSpace
 from drifting.method.spread import neighbour_distance
 from drifting.networks.network import Generator, Params

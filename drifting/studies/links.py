@@ -24,7 +24,7 @@ from drifting.config.schema import DataConfig
 from drifting.data import sources
 from drifting.errors import one_of
 from drifting.method.kernels import KERNELS, centred_distance, pairwise_distance
-from drifting.method.loss import Objective
+from drifting.method.objective import Objective
 from drifting.scoring.metrics.frechet import frechet_distance
 from drifting.scoring.metrics.precision_recall import f1, precision_recall
 from drifting.studies import plots, small_widths

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from drifting.errors import one_of
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective
+from drifting.method.objective import Objective
 from drifting.studies import plots
 from drifting.studies.settings import Toy2dSettings, Toy2dStudy
 from drifting.studies.study import Claim, Result, Table, TableCell

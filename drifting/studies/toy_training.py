@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from drifting.method.fields import Pairs, displace
 from drifting.method.kernels import pairwise_distance
-from drifting.method.loss import Objective, attach_gradient
+from drifting.method.objective import Objective, attach_gradient
 from drifting.networks.mlp import MLP
 from drifting.networks.network import Params
 from drifting.studies.targets import PointSampler

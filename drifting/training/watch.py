@@ -10,7 +10,7 @@ import numpy as np
 from drifting.assembly.run import Run
 from drifting.config.schema import OptimizerConfig, ema_decay
 from drifting.devices.processes import is_writer
-from drifting.method.loss import MapMetrics
+from drifting.method.objective import MapMetrics
 from drifting.method.state import TrainState
 from drifting.sampling.grid import save_grid
 from drifting.sampling.labels import titles

@@ -10,7 +10,7 @@ from drifting.config.parse import parse
 from drifting.config.schema import Config
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import FEATURE_SCALES
+from drifting.method.objective import FEATURE_SCALES
 from drifting.method.potentials import LOSSES
 from drifting.networks.dit import PRESETS
 from tests.config.test_checks import NO_BANK, SIZED, make, message_of

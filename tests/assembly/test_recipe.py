@@ -17,7 +17,7 @@ from drifting.data import fingerprint, sources
 from drifting.data.source import ArraySource
 from drifting.errors import ConfigError
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective
+from drifting.method.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
 

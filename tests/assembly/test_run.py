@@ -62,9 +62,10 @@ def test_resident_images_are_encoded_once(tmp_path_factory: pytest.TempPathFacto
     name = "latents, encoded as they come"
     with prepare(config_of(name, "all, on the device", finished_cache(tmp_path_factory))) as run:
         held, space = next(run.feed)["samples"], run.parts.space
-        assert held.records.shape == (len(run.source), 2, 8, 8, 8) and held.records.dtype == np.float16
+        records = held.record.unpack(held.words)
+        assert records.shape == (len(run.source), 2, 8, 8, 8) and records.dtype == np.float16
         order = np.argsort(run.source.labels, kind="stable")[:3]
         images = np.stack([run.source[int(i)][0] for i in order])
         for view, seen in enumerate((images, images[:, :, ::-1])):
             expected = jax.jit(space.moments)(space.params, seen)
-            np.testing.assert_allclose(held.records[:3, view], expected, rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(records[:3, view], expected, rtol=2e-3, atol=2e-3)

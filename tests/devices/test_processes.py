@@ -100,7 +100,7 @@ def test_processes_come_and_go_and_the_parameters_are_those_of_one(tmp_path: Pat
     log = tmp_path / "one.log"
     assert finish(start(run, 1, log), log) == [0], told(log)
     (step, arrays, facts), (_, expected, _) = saved(run), saved(whole)
-    assert step == STEPS and facts["layout"] == {"bank_sets": 2}
+    assert step == STEPS and facts["layout"]["bank_sets"] == 2
     for name, array in expected.items():
         if array.dtype == np.float32:
             np.testing.assert_allclose(arrays[name], array, rtol=1e-3, atol=2e-6, err_msg=name)

@@ -11,7 +11,8 @@ from drifting.method.drift_loss import drift_loss
 from drifting.method.fields import FIELDS, drift_field
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import KERNELS, Kernel, gaussian
-from drifting.method.loss import Objective, objective_loss
+from drifting.method.loss import objective_loss
+from drifting.method.objective import Objective
 from drifting.method.potentials import LOSSES
 
 RNG = np.random.default_rng(0)
@@ -157,7 +158,11 @@ def test_a_kernel_of_ones_own_is_tried(name: str, profile: Any, message: str):
         drift_field(X[0, :, 0], Y[0, :, 0], width=0.3, kernel=kernel)
 
 
-@pytest.mark.parametrize("given", [None, "words", [[1.0], [2.0, 3.0]], [[1, 2]], object()], ids=repr)
+@pytest.mark.parametrize(
+    "given",
+    [None, "words", [[1.0], [2.0, 3.0]], [[1, 2]], object()],
+    ids=["None", "words", "ragged", "integers", "object"],
+)
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_array_of_numbers_is_refused_by_its_argument(place: int, given: Any):

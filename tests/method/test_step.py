@@ -21,8 +21,8 @@ from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective
 from drifting.method.micro_batches import micro_batched_gradient
+from drifting.method.objective import Objective
 from drifting.method.pool import bank_pool, draw_labels
 from drifting.method.potentials import LOSSES
 from drifting.method.state import TrainState, apply_gradients, make_state

@@ -24,7 +24,7 @@ from drifting.errors import ConfigError
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.fields import FIELDS, drift_field
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import Objective
+from drifting.method.objective import Objective
 from drifting.method.potentials import LOSSES
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Gathering, Problem, one_problem

@@ -29,7 +29,7 @@ from drifting.data.sources.digits import digits
 from drifting.data.sources.synthetic import synthetic
 from drifting.errors import ConfigError
 from drifting.method import bank
-from drifting.method.loss import MapMetrics
+from drifting.method.objective import MapMetrics
 from drifting.method.state import TrainState
 from drifting.training.generator import describe_training
 from drifting.training.saved_banks import bank_packing

@@ -1,0 +1,122 @@
+"""What a loss computes: its field or potential, its kernel, its normalisations; and how its gradient is attached."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jax import Array
+from jaxtyping import Float, Float32
+
+from drifting.method.fields import FIELDS, Affinities, Pairs
+from drifting.method.kernels import Kernel, Width, kernel_of
+from drifting.method.placement import Tree
+from drifting.method.potentials import LOSSES, potential_affinities
+
+
+@dataclass(frozen=True)
+class LossMemory:
+    """How many numbers the loss may have in memory at a time, on each device.
+
+    Attributes:
+        chunk: those in the arrays of the problems that are computed together.
+        kept: those in the fields of all widths that are kept until their norms are known; fields that are more are
+            computed a second time.
+    """
+
+    chunk: int
+    kept: int
+
+
+LOSS_MEMORY = {
+    "cpu": LossMemory(2**20, 2**23),
+    "gpu": LossMemory(2**29, 2**29),
+    "tpu": LossMemory(2**28, 2**28),
+}
+"""By platform: chunks that stay in a processor's cache, or a few large launches of an accelerator."""
+
+FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
+
+
+@dataclass(frozen=True, init=False)
+class Objective:
+    """The static part of a loss; kernel widths are traced and apart.
+
+    Attributes:
+        name: a key of `FIELDS` (trained through the stop-gradient objective) or of `LOSSES` (a potential).
+        kernel: the radial kernel, or its name in `KERNELS`.
+        normalise_field: divide each width's field by its root mean square over the map. A potential's gradient is
+            normalised the same way and then trained through the stop-gradient objective.
+        feature_scale: 'per_map' (one scale for all problems of a map: the released recipe), 'per_problem', or 'none'
+            and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
+            per-class neighbour scale).
+        memory: what the loss may have in memory; None: what suits the default backend, see `LOSS_MEMORY`.
+
+    Raises:
+        ValueError: the name, the kernel or the feature scale is none of these.
+    """
+
+    name: str
+    kernel: Kernel
+    normalise_field: bool = True
+    feature_scale: str = "per_map"
+    memory: LossMemory | None = None
+
+    def __init__(
+        self,
+        name: str,
+        kernel: str | Kernel,
+        normalise_field: bool = True,
+        feature_scale: str = "per_map",
+        memory: LossMemory | None = None,
+    ) -> None:
+        given = dict(name=name, kernel=kernel_of(kernel), normalise_field=normalise_field)
+        for key, value in (given | dict(feature_scale=feature_scale, memory=memory)).items():
+            object.__setattr__(self, key, value)  # a frozen dataclass sets its fields so
+        if self.name not in LOSSES and self.name not in FIELDS:
+            raise ValueError(f"objective={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")
+        if self.feature_scale not in FEATURE_SCALES:
+            raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
+
+    def affinities(self, pairs: Pairs, width: Width) -> Affinities:
+        """Affinities of the objective's field for one problem and one width."""
+        if self.name in LOSSES:
+            return potential_affinities(pairs, self.kernel, width, LOSSES[self.name])
+        return FIELDS[self.name](pairs, self.kernel, width)
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether the loss is the potential itself (and not the square of a field)."""
+        return self.name in LOSSES and not self.normalise_field
+
+
+class MapMetrics(NamedTuple):
+    """What one feature map tells about training, reduced over its problems and the widths.
+
+    Attributes:
+        loss: this map's term of the loss. With one width and field normalisation it is 1 by construction.
+        gap: `mean(log q# - log p#)`, the log-KDE gap, whatever the objective: it falls towards 0 as the sets agree.
+        field_norm: root mean square of the field of each width before any normalisation.
+        scale: the feature scale (its mean, if there is one for each problem).
+    """
+
+    loss: Float32[Array, ""]
+    gap: Float32[Array, ""]
+    field_norm: Float32[Array, "widths"]
+    scale: Float32[Array, ""]
+
+
+@jax.custom_vjp
+def attach_gradient(x: Tree, value: Float[Array, ""], gradient: Tree) -> Float[Array, ""]:
+    """`value`, whose derivative with respect to the arrays `x` is declared to be `gradient`."""
+    return value
+
+
+def _attach_forward(x: Tree, value: Float[Array, ""], gradient: Tree) -> tuple[Float[Array, ""], Tree]:
+    return value, jax.tree.map(lambda x, gradient: gradient.astype(x.dtype), x, gradient)
+
+
+def _attach_backward(gradient: Tree, cotangent: Float[Array, ""]) -> tuple[Tree, None, None]:
+    return jax.tree.map(lambda gradient: (cotangent * gradient).astype(gradient.dtype), gradient), None, None
+
+
+attach_gradient.defvjp(_attach_forward, _attach_backward)

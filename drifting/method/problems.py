@@ -1,0 +1,230 @@
+"""The drift problems of feature maps, one for each label and position: their points, distances, affinities and fields.
+
+Arrays of pairs are made a chunk of problems at a time; what the chunks have in common is a number for each map.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import Array
+from jaxtyping import Float, Float32, Int32
+
+from drifting.method.fields import Pairs
+from drifting.method.kernels import EXACT_PRODUCT, centred_distance
+from drifting.method.objective import Objective
+from drifting.method.placement import Placement
+from drifting.method.potentials import LOSSES, log_link, potential
+
+# Constants of the released recipe: raw distances are at least DISTANCE_FLOOR; the feature scale is clamped below by
+# SCALE_FLOOR, separately for distances and for coordinates.
+DISTANCE_FLOOR = 1e-4
+
+SCALE_FLOOR = 1e-3
+
+Chunk = tuple[Int32[Array, ""] | int, Int32[Array, ""] | int]
+"""The first label and the first position of a chunk."""
+
+TargetPoints = Float32[Array, "problems _samples channels"]
+"""Samples of each problem of a chunk, the origin among them."""
+
+PairDistances = Float32[Array, "problems queries targets"]
+"""PairDistances of each problem of a chunk; the targets are the negatives and then the positives."""
+
+PerProblem = Float32[Array, "problems"]
+"""A number for each problem of a chunk."""
+
+PerWidth = Float32[Array, "problems widths"]
+"""A number for each problem of a chunk and each width."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The drift problems of some maps of equal channels, one for each label and position, computed a chunk at a time.
+
+    Attributes:
+        objective: what to compute.
+        widths: kernel widths, in units of the feature scale.
+        features: generated, unconditional and positive samples, the maps one after the other along the positions.
+        weights: the weights of the same samples.
+        sizes: positions of each map.
+        labels: labels of a chunk.
+        positions: positions of a chunk; it has `labels * positions` problems.
+    """
+
+    objective: Objective
+    widths: Float[Array, "widths"] = dataclasses.field(repr=False)
+    features: tuple[Float[Array, "labels _samples positions channels"], ...] = dataclasses.field(repr=False)
+    weights: tuple[Float[Array, "labels _samples"], ...] = dataclasses.field(repr=False)
+    sizes: tuple[int, ...]
+    labels: int
+    positions: int
+
+    @property
+    def queries(self) -> int:
+        """Generated samples of a problem."""
+        return self.features[0].shape[1]
+
+    @property
+    def negatives(self) -> int:
+        """Generated and unconditional samples of a problem."""
+        return self.queries + self.features[1].shape[1]
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Along labels and along positions, how many chunks there are."""
+        labels, _, positions, _ = self.features[0].shape
+        return labels // self.labels, positions // self.positions
+
+    def each(self, function: Callable[..., Any], *kept: Any) -> Any:
+        """`function(chunk, *kept)` for every chunk; results and `kept` have a leading axis, that of the chunks."""
+        rows, columns = self.parts
+        if rows * columns == 1:
+            return jax.tree.map(lambda x: x[None], function((0, 0), *jax.tree.map(lambda x: x[0], kept)))
+        number = jnp.arange(rows * columns, dtype=jnp.int32)
+        chunks = (number // columns * self.labels, number % columns * self.positions)
+        return jax.lax.map(lambda given: function(*given), (chunks, *kept))
+
+    def by_position(self, x: Float32[Array, "chunks problems *rest"]) -> Float32[Array, "labels positions *rest"]:
+        """What the chunks have for their problems, by label and position."""
+        rows, columns = self.parts
+        return rearrange(x, "(a b) (l f) ... -> (a l) (b f) ...", a=rows, b=columns, l=self.labels)
+
+    def by_chunk(self, x: Float32[Array, "labels positions *rest"]) -> Float32[Array, "chunks problems *rest"]:
+        """Inverse of `by_position`."""
+        return rearrange(x, "(a l) (b f) ... -> (a b) (l f) ...", l=self.labels, f=self.positions)
+
+    def map_means(
+        self, x: Float32[Array, "chunks problems *rest"], placement: Placement
+    ) -> Float32[Array, "maps *rest"]:
+        """The mean over the problems of each map, those of all devices."""
+        ends = np.cumsum(self.sizes)[:-1].tolist()
+        maps = jnp.split(self.by_position(x), ends, axis=1)
+        return placement.mean(jnp.stack([jnp.mean(one, axis=(0, 1)) for one in maps]))
+
+    def of_maps(self, x: Float32[Array, "maps *rest"]) -> Float32[Array, "chunks problems *rest"]:
+        """What each map has, for each of its problems."""
+        labels = self.features[0].shape[0]
+        whole = jnp.concatenate([jnp.broadcast_to(x[i], (size, *x.shape[1:])) for i, size in enumerate(self.sizes)])
+        return self.by_chunk(jnp.broadcast_to(whole, (labels, *whole.shape)))
+
+    def points(self, chunk: Chunk) -> TargetPoints:
+        """All samples of a chunk's problems; the generated ones come first, then the other targets."""
+
+        def part(x: Float[Array, "labels samples positions channels"]) -> TargetPoints:
+            (_, n, _, c), (first, place) = x.shape, chunk
+            if self.parts != (1, 1):
+                x = jax.lax.dynamic_slice(x, (first, 0, place, 0), (self.labels, n, self.positions, c))
+            return rearrange(x, "l n f c -> (l f) n c").astype(jnp.float32)
+
+        generated, unconditional, positives = (part(x) for x in self.features)
+        points = jnp.concatenate([generated, unconditional, positives], axis=1)
+        return points - jnp.mean(positives, axis=1, keepdims=True)
+
+    def target_weights(self, chunk: Chunk) -> Float[Array, "problems targets"]:
+        """The weights of a chunk's targets."""
+        weights = jnp.concatenate(self.weights, axis=1)
+        if self.parts[0] > 1:
+            weights = jax.lax.dynamic_slice_in_dim(weights, chunk[0], self.labels)
+        return jnp.repeat(weights, self.positions, axis=0)
+
+    def distances(self, chunk: Chunk) -> tuple[PairDistances, PerProblem, PerProblem]:
+        """Raw distances of a chunk; each problem's weighted sum over its targets, the mean over its queries; and the
+        sum of its weights."""
+        points, weights = self.points(chunk), self.target_weights(chunk)
+        d = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))(points[:, : self.queries], points)
+        d = jnp.where(jnp.eye(d.shape[1], d.shape[2], dtype=bool), DISTANCE_FLOOR, d)
+        return d, jnp.mean(jnp.sum(d * weights[:, None], axis=2), axis=1), jnp.sum(weights, axis=1)
+
+    def fields(
+        self, chunk: Chunk, d: PairDistances, units: "Units"
+    ) -> tuple[Float32[Array, "problems widths queries channels"], tuple[PerWidth, PerWidth, PerWidth]]:
+        """A chunk's field of each width; and potential (0 for a field), gap and mean square of each problem's field."""
+        points = self.points(chunk)
+        b, value, gap = self.affinities(chunk, d, units)
+        # All widths in one product: their targets are the same.
+        moved = self.moved(b.reshape(b.shape[0], -1, b.shape[3]), points).reshape(*b.shape[:3], -1)
+        field = moved - jnp.sum(b, axis=3, keepdims=True) * points[:, None, : self.queries]
+        field = field / units.coordinate[:, None, None, None]
+        return field, (value, gap, jnp.mean(jnp.square(field), axis=(2, 3)))
+
+    def summed_field(
+        self, chunk: Chunk, d: PairDistances, units: "Units", factors: PerWidth
+    ) -> Float32[Array, "problems queries channels"]:
+        """The sum over the widths of a chunk's fields, each times its factor."""
+        points = self.points(chunk)
+        b = jnp.sum(factors[:, :, None, None] * self.affinities(chunk, d, units)[0], axis=1)
+        moved = self.moved(b, points) - jnp.sum(b, axis=2, keepdims=True) * points[:, : self.queries]
+        return moved / units.coordinate[:, None, None]
+
+    @staticmethod
+    def moved(b: Float32[Array, "problems rows targets"], points: TargetPoints) -> TargetPoints:
+        """The targets of each problem, weighed by its affinities and added up."""
+        return jnp.matmul(b, points, precision=EXACT_PRODUCT)
+
+    def affinities(
+        self, chunk: Chunk, d: PairDistances, units: "Units"
+    ) -> tuple[Float32[Array, "problems widths queries targets"], PerWidth, PerWidth]:
+        """A chunk's affinities for each width, negatives first; potential (0 for a field) and gap of each problem."""
+        objective, m = self.objective, self.negatives
+        d, weights = d / units.distance[:, None, None], self.target_weights(chunk)
+        is_self = jnp.eye(self.queries, m, dtype=bool)
+
+        def of_problem(
+            d: Float32[Array, "queries targets"], w: Float[Array, "targets"], width: Float[Array, ""]
+        ) -> tuple[Float32[Array, "queries targets"], Float32[Array, ""], Float32[Array, ""]]:
+            pairs = Pairs(d[:, m:], d[:, :m], w[m:], w[:m], is_self)
+            affinities = objective.affinities(pairs, width)
+            gap = jnp.mean(potential(pairs, objective.kernel, width, log_link))
+            value = jnp.zeros_like(gap)
+            if objective.is_scalar:
+                value = jnp.mean(potential(pairs, objective.kernel, width, LOSSES[objective.name]))
+            return jnp.concatenate([affinities.neg, affinities.pos], axis=1), value, gap
+
+        by_width = jax.vmap(of_problem, in_axes=(None, None, 0))
+        found: tuple[Float32[Array, "problems widths queries targets"], PerWidth, PerWidth]
+        found = jax.vmap(by_width, in_axes=(0, 0, None))(d, weights, self.widths)
+        return found
+
+
+class Units(NamedTuple):
+    """What the distances and the coordinates of each problem of a chunk are divided by; of several chunks at first."""
+
+    distance: Float32[Array, "*chunks problems"]
+    coordinate: Float32[Array, "*chunks problems"]
+
+
+def units_of(
+    problems: Problems,
+    weighted: Float32[Array, "chunks problems"],
+    weights: Float32[Array, "chunks problems"],
+    placement: Placement,
+) -> tuple[Units, Float32[Array, "chunks problems"]]:
+    """The units of the problems of each chunk, and the feature scale they are made of: a weighted mean distance.
+
+    Released recipe: `mean(w_j d_ij) / mean(w_j)`, both over all problems of the map. One label's scale then depends on
+    the others in the batch; 'per_problem' is the version without that coupling.
+
+    Args:
+        problems: the problems.
+        weighted: each problem's weighted sum of distances, the mean over its queries.
+        weights: the sum of each problem's weights.
+        placement: see `objective_loss`.
+    """
+    kind, channels = problems.objective.feature_scale, problems.features[0].shape[3]
+    if kind in ("none", "neighbour"):
+        ones = jnp.ones_like(weighted)
+        return Units(ones, ones), ones
+    if kind == "per_problem":
+        scale = weighted / weights
+    else:
+        means = problems.map_means(jnp.stack([weighted, weights], axis=2), placement)
+        scale = problems.of_maps(means[:, 0] / means[:, 1])
+    coordinate = jnp.maximum(scale / jnp.sqrt(jnp.float32(channels)), SCALE_FLOOR)
+    return Units(jnp.maximum(scale, SCALE_FLOOR), coordinate), scale
