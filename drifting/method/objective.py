@@ -28,7 +28,7 @@ class LossMemory:
 
 
 LOSS_MEMORY = {
-    "cpu": LossMemory(2**20, 2**23),
+    "cpu": LossMemory(2**19, 2**23),
     "gpu": LossMemory(2**29, 2**29),
     "tpu": LossMemory(2**28, 2**28),
 }
