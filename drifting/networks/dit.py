@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
-from drifting.networks.flash import flash_attend
+from drifting.networks.flash import flash_attend, keep_products
 from drifting.networks.layers import (
     LayerNorm,
     Linear,
@@ -290,7 +290,7 @@ class DiT(nnx.Module):
             return nnx.merge(graphdef, params)(x, modulation), None
 
         # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
-        keep = None if self.remat else _keep_products
+        keep = None if self.remat else keep_products
         body = jax.checkpoint(block, policy=keep, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
 
@@ -357,14 +357,6 @@ class DiT(nnx.Module):
             cond_dim=settings["cond_dim"] or sizes["hidden_size"],
             num_classes=num_classes,
         )
-
-
-def _keep_products(primitive: Any, *arguments: Any, **settings: Any) -> bool:
-    """Whether the backward pass keeps what an operation gives: products with weights, and attention's kernel."""
-    if primitive.name == "pallas_call":
-        return True
-    keeps: bool = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
-    return keeps
 
 
 def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> DiTBlock:
