@@ -8,22 +8,17 @@ scaling). Counted are the bytes that a device's collectives produce; the gradien
 
 import dataclasses
 import os
-import re
-from collections import Counter
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from drifting.assembly.run import set_up
-from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.assembly.abstract import ImageFacts, abstract_step
 from drifting.config.parse import parse
 from drifting.config.schema import Config, ModelConfig
-from drifting.devices.mesh import BATCH_AXES, Layout, shardings
-from drifting.method.step import train_step
+from drifting.devices.mesh import BATCH_AXES, Layout
+from drifting.experiments.plan.module import count_module
 
 COUNTS = (2, 4, 8, 16, 32)
 
@@ -32,19 +27,6 @@ if __name__ == "__main__":  # before JAX starts
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 SHAPE, CLASSES = (8, 8, 4), 10
-
-OPERATION = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
-
-SIZE = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
-
-
-def collective_bytes(module: str) -> Counter[str]:
-    """Bytes of what the collectives of a compiled module produce on a device, by kind; a loop's body counts once."""
-    found: Counter[str] = Counter()
-    for shapes, kind, _ in OPERATION.findall(module):
-        for dtype, dims in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes):
-            found[kind] += SIZE[dtype] * int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
-    return found
 
 
 def layout_of(data: int, fsdp: int = 1) -> Layout:
@@ -70,24 +52,9 @@ def small(labels: int) -> Config:
 
 def compiled_step(config: Config, layout: Layout) -> tuple[str, int]:
     """The compiled module of a step, and the bytes of the parameters."""
-    space = sample_space(None, SHAPE)
-    encoder = feature_encoder(config.features, space)
-    parts, empty = set_up(config, space, encoder, CLASSES, layout)
-    state = jax.eval_shape(empty)
-    placed = shardings(layout, state)
-    at = partial(jax.tree.map, lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where))
-    new = config.bank.push
-    batch = {
-        "image": jax.ShapeDtypeStruct((new, *SHAPE), jnp.float32, sharding=layout.batch),
-        "label": jax.ShapeDtypeStruct((new,), jnp.int32, sharding=layout.batch),
-        "id": jax.ShapeDtypeStruct((new,), jnp.uint32, sharding=layout.batch),
-    }
-    widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32, sharding=layout.replicated)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=layout.replicated)
-    step = jax.jit(partial(train_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
-    module = step.lower(at(state, placed), batch, {}, widths, key).compile().as_text()
-    return module, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
+    step = abstract_step(config, ImageFacts(SHAPE, CLASSES, samples=0, dtype="float32"), layout)
+    params = jax.tree.leaves(step.arguments[0].params)
+    return step.lower().compile().as_text(), sum(leaf.size * leaf.dtype.itemsize for leaf in params)
 
 
 def main() -> None:
@@ -97,7 +64,7 @@ def main() -> None:
         for count in COUNTS:
             labels = count if scaling == "weak" else COUNTS[-1]
             module, params = compiled_step(small(labels), layout_of(count))
-            found = collective_bytes(module)
+            found = count_module(module).collective_bytes
             reduced = found.pop("all-reduce", 0)
             other = sum(found.values())
             print(f"| {count} | {labels} | {reduced / 1e3:.0f} | {other / 1e3:.1f} | {params / 1e3:.0f} |", flush=True)

@@ -22,8 +22,9 @@ from drifting.config.schema import Config
 from drifting.data.sources.synthetic import synthetic
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
+from drifting.experiments.plan.module import count_module
 from drifting.method.step import train_step
-from scripts.communication import collective_bytes, compiled_step, layout_of, small
+from scripts.communication import compiled_step, layout_of, small
 from tests.support.runs import FULL, tiny_config
 
 STEPS = 5
@@ -37,6 +38,10 @@ if FULL:
     MESHES = {"drift": ((8, 1), (2, 4)), "log-KDE": ((8, 1), (4, 2), (1, 8))}
 
 SIZES = dict(labels=8, generated=4, positives=4, unconditional=2)
+
+
+TRAVELS = ("collective-permute", "all-gather", "all-to-all")
+"""Collectives that no step has on devices that hold all parameters: nothing but sums travels."""
 
 
 def cases() -> dict[str, Config]:
@@ -94,8 +99,10 @@ def main(out: str) -> None:
             found |= {f"{name}|{data}x{fsdp}|{key}": value for key, value in steps(config, layout).items()}
     for count in (2, 8):
         module, params = compiled_step(small(8), layout_of(count))
-        kinds = collective_bytes(module)
+        counts = count_module(module)
+        kinds = counts.collective_bytes
         found[f"collectives|{count}"] = np.array([kinds.pop("all-reduce"), sum(kinds.values()), params])
+        found[f"travels|{count}"] = np.array([counts.collectives[kind] for kind in TRAVELS])
     np.savez(out, **found)
 
 
