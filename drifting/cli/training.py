@@ -78,7 +78,7 @@ def _define_plan(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
     share = "share of the bf16 peak that training reaches; default 0.125, as published"
     flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)
-    real = "run the real compiler for the device, which need not be here (minutes); needs [plan-gpu] or [plan-tpu]"
+    real = "run the real compiler for the device, which need not be here; takes minutes"
     flags.DEFINE_boolean("compile", False, real, flag_values=values)
     flags.DEFINE_boolean("json", False, "with --compile: print one JSON object", flag_values=values)
 

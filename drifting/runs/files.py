@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import InputError, MachineError, one_line, refusal, while_reading
+from drifting.errors import DriftingError, InputError, MachineError, one_line, refusal, while_reading
 
 HASH_THREADS = 16
 """Files whose checksums are computed at a time; hashing and reading leave the interpreter's lock."""
@@ -91,7 +91,7 @@ def while_writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except MachineError:
+    except DriftingError:  # it says already what is wrong
         raise
     except Exception as error:
         named = getattr(error, "filename", None)

@@ -186,17 +186,15 @@ def fetch_url(url: str, checksum: str) -> Path:
     if path.is_file() and sha256(path) == checksum:
         return path
     logger.info("downloading %s", url)
-    try:
+    with atomic_path(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, get_session().stream("GET", url, follow_redirects=True) as response:
-            hf_raise_for_status(response)
-            with temporary.open("wb") as file:
+        try:
+            with get_session().stream("GET", url, follow_redirects=True) as response, temporary.open("wb") as file:
+                hf_raise_for_status(response)
                 for chunk in response.iter_bytes():
                     file.write(chunk)
-            if (found := sha256(temporary)) != checksum:
-                raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {DOWNLOAD_AGAIN}")
-    except HubError:
-        raise
-    except HUB_FAILURES as error:
-        raise explained(error, url) from error
+        except HUB_FAILURES as error:
+            raise explained(error, url) from error
+        if (found := sha256(temporary)) != checksum:
+            raise HubError(f"{url}: damaged (SHA-256 {found}, expected {checksum}) and removed: {DOWNLOAD_AGAIN}")
     return path
