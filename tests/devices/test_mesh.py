@@ -57,6 +57,7 @@ def test_all_that_grows_with_the_devices_is_nothing(runs: dict[str, np.ndarray])
     (reduced, other, params), many = runs["collectives|2"], runs["collectives|8"]
     assert params <= reduced < params + 200 and many[0] == reduced and many[2] == params
     assert other < 2000 and many[1] < 2000
+    assert runs["travels|2"].tolist() == runs["travels|8"].tolist() == [0, 0]
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ if FULL:
 SIZES = dict(labels=8, generated=4, positives=4, unconditional=2)
 
 
-TRAVELS = ("collective-permute", "all-gather", "all-to-all")
-"""Collectives that no step has on devices that hold all parameters: nothing but sums travels."""
+TRAVELS = ("collective-permute", "all-to-all")
+"""Collectives that no step has on devices that hold all parameters: none sends its own part to another."""
 
 
 def cases() -> dict[str, Config]:
