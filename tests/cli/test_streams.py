@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -93,20 +95,27 @@ def test_lost_results_are_an_error_of_ours():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_only_ask_to_stop(number: int):
-    with interrupts() as interrupted:
+    with handled(number, signal.SIG_DFL), interrupts() as interrupted:
         os.kill(os.getpid(), number)
         assert interrupted()
 
 
 def test_a_hangup_that_is_ignored_stays_so():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
+    with handled(signal.SIGHUP, signal.SIG_IGN):  # as nohup does
         with interrupts() as interrupted:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not interrupted()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@contextmanager
+def handled(number: int, handler: signal.Handlers) -> Iterator[None]:
+    """However the tests themselves were started: under `nohup` they ignore hang-ups, too."""
+    before = signal.signal(number, handler)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
