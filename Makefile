@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench parity docs clean
+.PHONY: help demo test lint bench parity chips docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -56,9 +56,20 @@ docs: .venv-docs/.installed  ## build the pages of docs/ as a site; look at them
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --strict --quiet
 	$(DOCS)/python -m scripts.site_requests site
 
+# The compilers of GPUs and TPUs, which need no chip.
+CHIPS := .venv-chips/bin
+
+.venv-chips/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-chips
+	$(CHIPS)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plan-gpu,plan-tpu]'
+	@touch $@
+
+chips: .venv-chips/.installed  ## compile the step for GPUs and TPUs that are not here (minutes; installs their compilers)
+	JAX_PLATFORMS=cpu $(CHIPS)/python -m pytest -q tests/chips
+
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
-	rm -rf .venv .venv-parity .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-chips .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,8 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,7 +88,8 @@ def compile_step(config: Config, mesh: Mesh, device: str) -> CompiledStep:
         lowered = abstract_step(config, image_facts(config.data), layout).lower()
         traced = time.perf_counter()
         try:
-            compiled = lowered.compile(compiler_options=options)
+            with _nothing_kept():
+                compiled = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             raise ArgumentError("device", device, f"cannot run it on {mesh}: {one_line(str(error))[:500]}") from error
         done = time.perf_counter()
@@ -102,6 +105,17 @@ def compile_step(config: Config, mesh: Mesh, device: str) -> CompiledStep:
             trace_seconds=traced - began,
             compile_seconds=done - traced,
         )
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Without JAX's cache of what it compiled: it can be read on the devices alone that it was compiled for."""
+    kept = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
 
 
 def _mesh(mesh: Mesh, device: str) -> jax.sharding.Mesh:

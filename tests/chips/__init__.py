@@ -1,0 +1,1 @@
+"""What the compilers for chips make of the step; see `make chips`."""

@@ -1,0 +1,101 @@
+"""Steps compiled for TPUs and GPUs that are not here. They need the extras [plan-gpu] and [plan-tpu]: `make chips`."""
+
+import importlib.util
+import re
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from drifting.cli.settings import load_settings
+from drifting.config.parse import parse
+from drifting.config.schema import Config
+from drifting.experiments.plan.compiled import CompiledStep, _mesh, _nothing_kept, compile_step
+from drifting.experiments.plan.workload import Mesh
+from drifting.method import bank
+from drifting.method.bank import Bank
+from tests.support.runs import ROOT
+
+NEEDS = {"h200": "jax_cuda12_plugin", "tpu-v6e": "libtpu"}
+
+pytestmark = pytest.mark.skipif(
+    not all(importlib.util.find_spec(module) for module in NEEDS.values()), reason="no compilers for chips: make chips"
+)
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs").glob("imagenet_*.py"))
+
+DEVICES = pytest.mark.parametrize("device", NEEDS)
+
+
+def tiny_step(experiment: str, device: str, **changes: Any) -> CompiledStep:
+    """The smallest form of an experiment on 8 devices, each with a label of its own."""
+    settings = load_settings(f"{ROOT / 'configs' / experiment}.py:tiny").to_dict()
+    settings["loss"]["labels"] = settings["bank"]["push"] = 8
+    for section, values in changes.items():
+        settings[section].update(values)
+    config = parse(settings)
+    assert isinstance(config, Config)
+    return compile_step(config, Mesh(8), device)
+
+
+@DEVICES
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_smallest_form_of_every_experiment_compiles(experiment: str, device: str):
+    step = tiny_step(experiment, device)
+    assert 0 < step.peak < 2**30 and set(step.counts.launches) >= {"generator", "loss"}
+    # What travels is added up: no device sends its own part, and none takes part in another's encoding.
+    assert not step.counts.collectives.keys() - {"all-reduce", "reduce-scatter"}
+
+
+def test_attention_in_bfloat16_is_one_kernel_and_no_array_holds_all_pairs_of_tokens():
+    half = {"dtype": "bfloat16", "attention_dtype": "bfloat16"}
+    step, plain = (tiny_step("imagenet_ablation", "h200", model=model) for model in (half, {}))
+    kernels = [name for name in step.counts.opcodes if "triton" in name or "__gpu$" in name]
+    assert kernels and not any("triton" in name or "__gpu$" in name for name in plain.counts.opcodes)
+
+
+def compiled_pool(device: str, held: Bank, draws: int) -> tuple[Any, int]:
+    """Push and draw of one device, the bank donated; and the bytes of the bank."""
+    place = SingleDeviceSharding(_mesh(Mesh(), device).devices.flat[0])
+
+    def at(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    def step(held: Bank, records: Any, labels: Any, ids: Any, key: Any) -> Any:
+        held = bank.push(held, records, labels, ids)
+        return held, bank.sample(held, key, labels, draws)
+
+    numbers = jax.ShapeDtypeStruct((8,), jnp.int32)
+    records = jax.ShapeDtypeStruct((8, *held.record.shape), held.record.dtype)
+    ids, key = jax.ShapeDtypeStruct((8,), jnp.uint32), jax.eval_shape(partial(jax.random.key, 0))
+    arguments = jax.tree.map(at, (held, records, numbers, ids, key))
+    with _nothing_kept():
+        compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+    return compiled, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+
+
+@DEVICES
+@pytest.mark.parametrize(
+    ("shape", "dtype", "classes"), [((32, 32, 8), "float16", 1000), ((256, 256, 3), "uint8", 1000)]
+)
+def test_banks_are_written_in_place(device: str, shape: tuple[int, ...], dtype: str, classes: int):
+    """At the size that one device has, of the latent recipes (2 GB) and of the pixel recipe (25 GB)."""
+    held = jax.eval_shape(lambda: bank.empty_bank(1000, 128, shape, dtype))
+    compiled, size = compiled_pool(device, held, draws=1)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < 0.01 * size
+    assert not re.search(r"= \w+\[1000,128,\d+\]\S* copy", text)
+
+
+def test_the_published_ablation_on_eight_h200():
+    """The bounds that docs/chips.md gives figures for."""
+    config = parse(load_settings(str(ROOT / "configs" / "imagenet_ablation.py")))
+    assert isinstance(config, Config)
+    step = compile_step(config, Mesh(8), "h200")
+    counts = step.counts
+    assert counts.collectives.keys() == {"all-reduce"} and counts.launches.total() <= 6000
+    assert counts.launches["loss"] <= 2000 and max(counts.loops) <= 12 and step.peak < 70e9
