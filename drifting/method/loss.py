@@ -142,6 +142,8 @@ def _loss_of_labels(
             maps[names[0]] if len(names) == 1 else jnp.concatenate([maps[name] for name in names], axis=2)
             for maps in (gen, unc, pos)
         )
+        if gradients:  # One after the other: the compilers would have the arrays of all of them in memory at a time.
+            features, gradients = jax.lax.optimization_barrier((features, gradients))
         labels, _, positions, channels = features[0].shape
         shape = _chunk_shape(memory.chunk, labels, positions, problem_numbers(1, channels, counts, len(widths)))
         sizes = tuple(gen[name].shape[2] for name in names)
