@@ -11,6 +11,14 @@ from drifting.method.objective import LOSS_MEMORY
 
 AbstractArray = jax.ShapeDtypeStruct
 
+# By the compiler for GPU, of the published ablation on 8 H200, whole and in micro-batches of 512: 56.1 and 21.5 GB each
+# (docs/chips.md).
+CHUNK_COPIES = 3.0
+"""How often the arrays of a chunk of the loss are in memory at a time."""
+
+KEPT_SHARE = 0.7
+"""What a compiler keeps of what differentiation names: some of it is another form of something else that is kept."""
+
 
 def _with_backward(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(first, *rest)` and its cotangent pulled back to `first`."""
@@ -64,7 +72,7 @@ def _loss_memory(config: Config, maps: dict[str, Any], devices: int, platform: s
         fields = widths if keeps_fields(memory, problems, channels, counts, widths) else 1
         kept = problems * loss.generated * (sum(counts) + fields * channels)
         chunk = min(memory.chunk, problems * problem_numbers(1, channels, counts, widths))
-        most = max(most, 4.0 * (kept + chunk))
+        most = max(most, 4.0 * (kept + CHUNK_COPIES * chunk))
     return most
 
 

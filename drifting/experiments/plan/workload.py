@@ -1,7 +1,7 @@
 """What a training step needs, counted without running it: operations, and bytes on each device of a mesh.
 
 Networks are traced by their shapes; no weights are downloaded. Operations and sizes are exact. Activations are what
-automatic differentiation keeps of a sample, which is about what the compilers for GPU and TPU keep (docs/chips.md).
+automatic differentiation names to be kept of a sample, and a compiler's share of that.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingC
 from drifting.data import sources
 from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
+    KEPT_SHARE,
     AbstractArray,
     _bytes,
     _loss_memory,
@@ -126,7 +127,7 @@ class Workload:
         if mesh.fsdp > 1:
             found["parameters, gathered for the step"] = self.sharded["parameters"]
         found |= self.replicated | {name: size / mesh.devices for name, size in self.spread.items()}
-        activations = self.copies + local * sum(self.activations.values())
+        activations = self.copies + local * KEPT_SHARE * sum(self.activations.values())
         whole = micro_batch in (0, self.samples)
         loss = self.loss(mesh.devices, platform)
         # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
