@@ -124,13 +124,18 @@ def _numbers(argument: str, given: Any) -> Float32[Array, "..."]:
         raise ValueError(f"{argument}: is {given!r}, give one number or several") from error
 
 
+def _is_known(given: Any) -> bool:
+    """Whether no part of what was given is traced. Arrays made of it are, inside somebody's jit."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+
+
 def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Array, "widths"]:
     """One kernel width or several as an array."""
     widths = jnp.atleast_1d(_numbers("widths", given))
     if widths.ndim != 1 or not widths.size:
         raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
-    if not isinstance(widths, jax.core.Tracer) and not (np.asarray(widths) > 0).all():
-        raise ValueError(f"widths: are {np.asarray(widths).tolist()}, give positive numbers")
+    if _is_known(given) and not (np.asarray(given, np.float32) > 0).all():
+        raise ValueError(f"widths: are {np.asarray(given).tolist()}, give positive numbers")
     return widths
 
 
@@ -139,6 +144,8 @@ def _guidance_scale(given: Float[ArrayLike, "*labels"], labels: int) -> Float32[
     scale = _numbers("alpha", given)
     if scale.shape not in ((), (labels,)):
         raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
+    if _is_known(given) and not (np.asarray(given, np.float32) >= 1).all():
+        raise ValueError(f"alpha: is {np.asarray(given).tolist()}, give numbers of at least 1 (1 is no guidance)")
     return jnp.broadcast_to(scale, (labels,))
 
 

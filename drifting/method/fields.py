@@ -273,8 +273,9 @@ def drift_field(
         if weights is not None and jnp.shape(weights) != targets.shape[:1]:
             shape = jnp.shape(weights)
             raise ValueError(f"{name}: has shape {shape}, give [{targets.shape[0]}], a weight for each sample")
-    if jnp.ndim(width) != 0:
-        raise ValueError(f"width: has shape {jnp.shape(width)}, give one kernel width")
+    width = floating_array("width", float(width) if isinstance(width, int) else width)
+    if width.ndim != 0:
+        raise ValueError(f"width: has shape {width.shape}, give one kernel width")
     x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(

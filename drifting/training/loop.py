@@ -114,6 +114,12 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
         raise MachineError(f"{course.workdir}: process 0 cannot use the checkpoints, and says why")
     if not start:
         return 0, {}, None
+    try:
+        facts = checkpoints.read_run(start)
+    except InputError:  # damaged: the one before it is tried
+        facts = None
+    if facts:  # before the state is read: that of other data has other shapes, which would look like damage
+        check_identity(course.workdir, facts["identity"], course.identity)
     start, saved, packed = _restore(checkpoints, start, course.packing)
     check_identity(course.workdir, saved["identity"], course.identity)
     if is_writer() and not checkpoints.sealed(start):

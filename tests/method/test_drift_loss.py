@@ -61,6 +61,14 @@ def test_defaults_are_of_a_class_without_guidance():
     assert metrics["gap"].shape == () and np.isfinite(metrics["gap"])
 
 
+def test_widths_and_guidance_may_be_traced_one_by_one():
+    def loss(width: jax.Array, alpha: jax.Array) -> jax.Array:
+        return drift_loss(X, Y, U, widths=(0.1, width), alpha=jnp.stack([alpha, 2 * alpha, alpha]))[0]
+
+    expected, _ = drift_loss(X, Y, U, widths=(0.1, 0.4), alpha=[1.5, 3.0, 1.5])
+    np.testing.assert_allclose(jax.jit(loss)(0.4, 1.5), expected, rtol=1e-6)
+
+
 def test_widths_and_kernels_of_ones_own():
     def student(d: jax.Array, width: Any) -> jax.Array:
         return -3.0 * jnp.log1p(jnp.square(d / width))
@@ -122,6 +130,9 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ((X, Y), {"alpha": 2.0}, "unconditional=None: guidance needs both"),
     ((X, Y, U), {}, "alpha=None: guidance needs both"),
     ((X, Y, U), {"alpha": jnp.ones(2)}, r"alpha: has shape \(2,\), give one number or \[3\]"),
+    ((X, Y, U), {"alpha": 0.5}, "alpha: is 0.5, give numbers of at least 1"),
+    ((X, Y, U), {"alpha": float("nan")}, "alpha: is nan, give numbers of at least 1"),
+    ((X, Y, U), {"alpha": [1.0, -3.0, 2.0]}, "alpha: is .*-3.0.*, give numbers of at least 1"),
     ((X, Y, U[:1]), {"alpha": 2.0}, r"unconditional: has shape \(1, 4, 2, 5\)"),
 ]
 

@@ -458,6 +458,15 @@ def test_other_facts_are_refused_before_the_settings_are_rewritten(uninterrupted
     assert (uninterrupted.workdir / "config.json").read_bytes() == before and other.done == 0
 
 
+def test_other_facts_are_told_before_their_state_is_read(uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
+    """That of data with other classes has other shapes, and would look like damage."""
+    other = Run(uninterrupted.workdir, steps=20)
+    other.identity = {"data": "other"}
+    monkeypatch.setattr(Checkpoints, "restore", lambda *_: pytest.fail("the state was read"))
+    with pytest.raises(ConfigError, match=r"was trained with data .digits., now it is .other."):
+        other()
+
+
 def test_descriptions():
     assert describe_data(digits()) == "data: digits, 1,400 samples of 8x8x1, 10 classes"
     shapes = {"a": jax.ShapeDtypeStruct((1000, 3), jnp.float32), "b": jnp.zeros(7)}
