@@ -133,7 +133,7 @@ def open_images(path: Path) -> NpzImages | FolderImages:
     if path.is_dir():
         return FolderImages(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file or folder")
+        raise InputError(f"{path}: {'is no regular file' if path.exists() else 'there is no such file or folder'}")
     if path.suffix != ".npz":
         raise InputError(f"{path}: give a folder of images or an .npz")
     return NpzImages(path)

@@ -119,7 +119,8 @@ def read_reference(path: Path, images: Path | None = None) -> Reference:
     Raises:
         ArgumentError: there is none, it has no mean and covariance that fit, or there are no such images.
     """
-    require_argument(path.is_file(), "reference", str(path), "there is no such file")
+    missing = "is no regular file: give an .npz" if path.exists() else "there is no such file"
+    require_argument(path.is_file(), "reference", str(path), missing)
     with as_argument("reference", path):
         gaussians = _gaussians(path)
         remedy = "has no mu and sigma (or ref_mu and ref_sigma)"

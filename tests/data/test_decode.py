@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image
 
 from drifting.data.decode import TURNS, decode, is_grey
-from drifting.data.image_files import IMAGE_SUFFIXES, image_files
+from drifting.data.image_files import COMPANION_SUFFIXES, IMAGE_SUFFIXES, image_files
 from drifting.data.library_warnings import pillow_warnings_in_one_line
 from drifting.data.sources.folder import imagefolder
-from drifting.errors import InputError
+from drifting.errors import ArgumentError, InputError
 from drifting.scoring.image_sets import FolderImages, SourceImages, open_images
+from drifting.scoring.reference import read_reference
 from tests.support.encoded_images import ORIENTATION, encoded, every_kind, exif, mutations, noise
 from tests.support.runs import FULL
 
@@ -190,6 +192,59 @@ def test_links_to_folders_are_followed_without_going_round(tmp_path: Path, caplo
     assert len(imagefolder(tmp_path / "set", 8)) == 6  # what is seen twice on one path is not
     assert len(caplog.records) == 3
     assert all("leads back to a folder above it and is left out" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a pipe"])
+def test_what_is_no_regular_file_is_left_out_unopened(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = write(tmp_path / "set" / "c", "rgb.png") / "odd.png"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "socket":
+        os.mknod(odd, stat.S_IFSOCK | 0o600)
+    else:
+        if kind != "device":
+            os.mkfifo(tmp_path / "pipe")
+        odd.symlink_to("/dev/zero" if kind == "device" else tmp_path / "pipe")
+    assert len(imagefolder(tmp_path / "set", 8)) == len(FolderImages(tmp_path / "set" / "c")) == 1
+    assert [r.getMessage() for r in caplog.records] == [f"data: {odd} is no regular file and is left out"] * 2
+    if kind == "pipe":
+        with pytest.raises(InputError, match=r"odd\.png: is no regular file"):
+            open_images(odd)
+        with pytest.raises(ArgumentError, match=r"odd\.png.*is no regular file: give an \.npz"):
+            read_reference(odd)
+
+
+def test_files_that_are_not_read_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in "ab":
+        write(tmp_path / name, "rgb.png")
+        (tmp_path / name / "deep").mkdir()
+        for companion in ("Thumbs.db", "desktop.ini", ".DS_Store", ".x.heic", *(f"x{s}" for s in COMPANION_SUFFIXES)):
+            (tmp_path / name / companion).touch()
+    assert len(imagefolder(tmp_path, 8)) == 2 and not caplog.records
+    for name in ("a/x.heic", "b/deep/y.HEIC", "b/x.svg"):
+        (tmp_path / name).touch()
+    assert len(imagefolder(tmp_path, 8)) == len(FolderImages(tmp_path)) == 2
+    said = "data: 3 files are no images that are read (.heic 2, .svg 1)"
+    assert [r.getMessage() for r in caplog.records] == [said] * 2
+    caplog.clear()
+    for number in range(9):
+        (tmp_path / "a" / f"x.{number}").touch()
+    (tmp_path / "a" / "bare").touch()
+    image_files(tmp_path)
+    (record,) = caplog.records
+    assert "data: 13 files" in record.getMessage() and record.getMessage().endswith(", ..)")
+
+
+def test_an_archivers_folder_is_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "set" / "c", "rgb.png")
+    write(tmp_path / "set" / "c" / "__MACOSX", "grey.png")
+    (tmp_path / "set" / "__MACOSX" / "c").mkdir(parents=True)
+    (tmp_path / "set" / "__MACOSX" / "c" / "._rgb.png").touch()
+    source = imagefolder(tmp_path / "set", 8)
+    assert source.class_names == ("c",) and len(source) == len(FolderImages(tmp_path / "set")) == 1
+    assert not caplog.records
 
 
 def test_a_link_to_nothing_is_named_where_it_is_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.decode import EncodedSource, check_size
-from drifting.data.image_files import IMAGE_SUFFIXES, image_files, is_image
+from drifting.data.image_files import IMAGE_SUFFIXES, image_files, image_files_of, is_image, is_shown
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
 from drifting.data.sources.label_list import listed_labels
@@ -35,8 +35,8 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     """A folder with one sub-folder of images for each class; labels follow the sorted folder names.
 
     The layout is `path/CLASS/...` (training images only) or `path/train/CLASS/...` beside `path/heldout/CLASS/...` or
-    `path/val/CLASS/...`. Names that begin with a dot are ignored, links to folders are followed. Held-out images may
-    lie in no class folders where a list has their labels, see `listed_labels`. Images become squares as in
+    `path/val/CLASS/...`. What is ignored, followed and left out is said in `image_files_of`. Held-out images may lie
+    in no class folders where a list has their labels, see `listed_labels`. Images become squares as in
     `EncodedSource`. Folders named by ImageNet's WordNet ids are in ImageNet-1k's order, and their classes get English
     names.
 
@@ -80,10 +80,10 @@ def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64
             return *listed, class_names
     files: list[str] = []
     labels: list[int] = []
-    for class_folder in _folders(folder):
-        if class_folder.name not in class_names:
-            raise InputError(f"{class_folder} is a class that {train} lacks: remove it or add training images")
-        found = image_files(class_folder)
+    split_folders = _folders(folder)
+    if unknown := [f for f in split_folders if f.name not in class_names]:
+        raise InputError(f"{unknown[0]} is a class that {train} lacks: remove it or add training images")
+    for class_folder, found in zip(split_folders, image_files_of(split_folders), strict=True):
         if not found:
             raise InputError(
                 f"{class_folder} holds no images: remove it or add some: {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -111,7 +111,7 @@ def _split_folders(path: Path) -> tuple[Path, Path | None]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return sorted(f for f in folder.iterdir() if f.is_dir() and is_shown(f.name))
 
 
 def _folder_of_classes(class_folders: list[Path]) -> Path | None:

@@ -26,6 +26,7 @@ from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
+from drifting.data.image_files import is_shown
 from drifting.errors import ArgumentError, require
 from drifting.experiments.plan.activations import (
     KEPT_SHARE,
@@ -171,7 +172,7 @@ def image_facts(data: DataConfig) -> ImageFacts:
         folder = Path(data.path or "")
         train = folder / "train" if (folder / "train").is_dir() else folder
         if data.path and data.name == "imagefolder" and train.is_dir():
-            classes = sum(entry.is_dir() for entry in train.iterdir())
+            classes = sum(entry.is_dir() and is_shown(entry.name) for entry in train.iterdir())
             count = sum(len(files) for _, _, files in os.walk(train))
         else:
             notes.append(f"data.path={data.path!r} was not read: {count:,} images of {classes} classes assumed")
