@@ -61,11 +61,12 @@ def test_defaults_are_of_a_class_without_guidance():
     assert metrics["gap"].shape == () and np.isfinite(metrics["gap"])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_widths_and_guidance_may_be_traced_one_by_one():
     def loss(width: jax.Array, alpha: jax.Array) -> jax.Array:
         return drift_loss(X, Y, U, widths=(0.1, width), alpha=jnp.stack([alpha, 2 * alpha, alpha]))[0]
 
-    expected, _ = drift_loss(X, Y, U, widths=(0.1, 0.4), alpha=[1.5, 3.0, 1.5])
+    expected, _ = drift_loss(X, Y, U, widths=(0.1, 0.4), alpha=jnp.asarray([1.5, 3.0, 1.5]))
     np.testing.assert_allclose(jax.jit(loss)(0.4, 1.5), expected, rtol=1e-6)
 
 
