@@ -22,7 +22,7 @@ from typing import Any, Self, SupportsFloat, TextIO
 import numpy as np
 from PIL import Image
 
-from drifting.errors import ConfigError, InputError, MachineError, one_line
+from drifting.errors import ConfigError, InputError, MachineError, one_line, while_reading
 from drifting.runs.event_file import EventFile
 from drifting.runs.files import atomic_path, while_writing
 
@@ -69,8 +69,8 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
     path = Path(path)
     if not path.exists():
         return
-    text = path.read_bytes()
-    lines = text.splitlines(keepends=True)
+    with while_reading(path):
+        lines = path.read_bytes().splitlines(keepends=True)
     kept = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -96,7 +96,9 @@ def last_metrics_step(directory: str | Path) -> int | None:
     path = Path(directory) / METRICS_FILE
     if not path.exists():
         return None
-    for line in reversed(path.read_bytes().splitlines(keepends=True)):
+    with while_reading(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    for line in reversed(lines):
         if line.endswith(b"\n"):
             with suppress(ValueError, KeyError, TypeError):
                 return int(json.loads(line)["step"])
@@ -143,7 +145,8 @@ class MetricsWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
         if last_step is not None:
             truncate_metrics(self.directory / METRICS_FILE, last_step)
-        self._file = (self.directory / METRICS_FILE).open("a", encoding="utf-8")
+        with while_writing(self.directory / METRICS_FILE):
+            self._file = (self.directory / METRICS_FILE).open("a", encoding="utf-8")
         self._timings = _open_lines(self.directory / TIMINGS_FILE)
         self._began = time.monotonic()
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -265,8 +268,9 @@ def _append(file: TextIO, line: Mapping[str, Any]) -> None:
 
 def _open_lines(path: Path) -> TextIO:
     """A file to append lines to; a last line that a crash cut short is ended first, and stays."""
-    torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    file = path.open("a", encoding="utf-8")
+    with while_writing(path):
+        torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        file = path.open("a", encoding="utf-8")
     if torn:
         file.write("\n")
     return file

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
-from drifting.errors import ArgumentError, DriftingError
+from drifting.errors import ArgumentError, DriftingError, while_reading
 from drifting.experiments.grid import FINISHED, SWEEP_FILE, read_cells, rows_of
 from drifting.runs.directory import CONFIG_FILE, read_config
 from drifting.runs.files import read_json
@@ -174,7 +174,9 @@ def _plain(value: Any) -> Any:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    with while_reading(path):
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:  # the last line of a run that goes on may be half written
