@@ -14,6 +14,7 @@ from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.judge import Judge
 from drifting.scoring.metrics import ImageSet
 from drifting.scoring.metrics.gaussian import moments
+from drifting.scoring.real_images import check_count, check_variance
 
 OWN_IMAGES = 20_000
 """The most training images that a run is compared with image by image; of more, a reference is needed."""
@@ -33,6 +34,7 @@ def own_data_judge(
 
     Raises:
         ConfigError: published weights have no data, there are too many or no held-out ones, or they have changed.
+        InputError: there are too few of either.
     """
     remedy = f"{name} needs statistics of real images, see `drifting reference`"
     require_argument(config is not None and config.data.vae is None, "reference", None, remedy)
@@ -43,15 +45,19 @@ def own_data_judge(
     if changed := [key for key, value in fingerprint.data_facts(train).items() if facts.get(key) != value]:
         known = f"{', '.join(changed)} are not what {name} was trained with"
         raise ConfigError(f"data.name={config.data.name!r}: {known}")
+    for split, images in (("train", train), ("heldout", heldout)):
+        check_count(len(images), f"data.name={config.data.name!r}, split {split}")
     found = score_encoder(encoder or "pixels", train.shape)
     about = {"reference": "the run's own data", "data": config.data.name, "neighbours": neighbours}
-    return Judge(name, found, neighbours, about, lambda: _real(train, found), lambda: _side(heldout, found))
+    return Judge(name, found, neighbours, about, lambda: _real(train, found, name), lambda: _side(heldout, found))
 
 
-def _real(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:
+def _real(source: LabelledSource, encoder: ScoreEncoder, name: str) -> ImageSet:
     """The training images, with the statistics that every scoring needs."""
     side = _side(source, encoder)
-    return replace(side, statistics={"features": moments(side.rows["features"])})
+    statistics = {"features": moments(side.rows["features"])}
+    check_variance(statistics, f"training images of {name}", encoder.name)
+    return replace(side, statistics=statistics)
 
 
 def _side(source: LabelledSource, encoder: ScoreEncoder) -> ImageSet:

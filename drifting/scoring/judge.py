@@ -71,11 +71,15 @@ class Judge:
 
         Raises:
             ConfigError: other images are under way in that folder.
+            InputError: the real images cannot be scored against, see `check_variance`.
             ValueError: a feature is not finite.
         """
+        share = share or Share()
+        if share.count == 1:
+            _ = self.real  # real images that are no good are found before any image is drawn
         if work is None:
             return self.of_side(self.side(images, "evaluate"))
-        features = saved_features(images, self.encoder, work, share or Share())
+        features = saved_features(images, self.encoder, work, share)
         return None if features is None else self.of_side(self._side(images, features))
 
     def of_side(self, fake: ImageSet) -> Scores:

@@ -26,6 +26,7 @@ from drifting.scoring.extraction import finish_parts, save_arrays
 from drifting.scoring.image_features import ScoreEncoder
 from drifting.scoring.image_sets import FolderImages, NpzImages, open_images
 from drifting.scoring.metrics.gaussian import Gaussian, GaussianStatistics
+from drifting.scoring.real_images import check_count, check_variance
 
 REFERENCE_FORMAT, REFERENCE_VERSION = "drifting-reference", 1
 
@@ -97,6 +98,7 @@ class Reference:
 
         Raises:
             ArgumentError: it was not.
+            InputError: its features have no spread, see `check_variance`.
         """
         if self.metadata is not None:
             for key, value in encoder.facts.items():
@@ -107,6 +109,7 @@ class Reference:
             name = "reference" if path == self.path else "real_images"
             require_argument(self.images.shape == encoder.shape, name, str(path), f"is of images {remedy}")
         self.check_widths(encoder.name, encoder.widths)
+        check_variance(self.gaussians, str(self.path), encoder.name)
 
 
 def read_reference(path: Path, images: Path | None = None) -> Reference:
@@ -211,8 +214,10 @@ def make_reference(
 
     Raises:
         ConfigError: there is something else at `out`.
+        InputError: there are fewer than two images, or all of them look alike to the encoder.
     """
     require_argument(out.suffix == ".npz", "out", str(out), "must end in .npz")
+    check_count(len(images), "reference")
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), REFERENCE_PART_IMAGES, ".npz")
@@ -234,7 +239,14 @@ def make_reference(
         "version": REFERENCE_VERSION,
     }
     try:
-        arrays = _merged(parts) | {"metadata": np.asarray(json.dumps(metadata | {"software": software()}))}
+        arrays = _merged(parts)
+        gaussians = {kind: (arrays[mu], arrays[sigma]) for kind, (mu, sigma) in STATISTICS_KEYS.items() if mu in arrays}
+        try:
+            check_variance(gaussians, "reference", encoder.name)
+        except InputError:
+            parts.remove()  # another encoder or other images would find this one's parts in their way
+            raise
+        arrays |= {"metadata": np.asarray(json.dumps(metadata | {"software": software()}))}
         with atomic_path(out) as temporary:
             save_arrays(arrays, temporary)
     except FileNotFoundError:

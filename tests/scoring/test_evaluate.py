@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from drifting.cli.commands import main
+from drifting.config.schema import Config, DataConfig
+from drifting.data.fingerprint import data_facts
+from drifting.data.sources import source
 from drifting.data.sources.digits import digits
 from drifting.devices.block_function import BlockFunction
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 from drifting.runs.files import sha256
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_images, write_npz
@@ -23,6 +26,7 @@ from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels, wanted_labels
 from drifting.scoring import against_reference
+from drifting.scoring.against_own_data import own_data_judge
 from drifting.scoring.evaluate import evaluate_files, evaluate_generator, score
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.image_sets import NpzImages, SourceImages, open_images
@@ -134,6 +138,24 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
         with pytest.raises(ConfigError, match=words):
             evaluate_generator(other, str(run))
     assert not (run / "eval-120.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flat", "heldout", "words"),
+    [
+        (True, 40, r"^training images of mine: all images look alike to the encoder pixels .*: give another encoder"),
+        (False, 1, r"^data\.name='array', split heldout: 1 image cannot be scored against: give at least 2 images$"),
+    ],
+)
+def test_own_data_that_nothing_can_be_scored_against(tmp_path: Path, flat: bool, heldout: int, words: str):
+    images, labels = digits().__getitems__(np.arange(80))
+    images, path = images * (not flat), tmp_path / "own.npz"
+    own = dict(image=images[40:], label=labels[40:], image_heldout=images[:heldout], label_heldout=labels[:heldout])
+    np.savez(path, **own)
+    config = Config(data=DataConfig(name="array", path=str(path)))
+    facts = data_facts(source(config.data))
+    with pytest.raises(InputError, match=words):
+        assert own_data_judge(config, facts, "mine", 3).scores(SourceImages(digits("heldout"), {}))
 
 
 # --- against a reference ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
 from drifting.data.sources.synthetic import synthetic
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_npz
 from drifting.scoring import reference
@@ -198,3 +198,29 @@ def test_a_reference_of_other_statistics(images: NpzImages, tmp_path: Path):
     batch = read_reference(adm(tmp_path / "batch.npz", arr_0=LEVELS[:, :3, :3]))
     with pytest.raises(ConfigError, match=r"is of images of \[3, 3, 3\], here they are of \[4, 4, 3\]"):
         batch.check(inception)
+
+
+@pytest.mark.parametrize("level", [0, 3, 255])
+def test_images_that_look_alike_to_the_encoder_are_no_reference(tmp_path: Path, level: int):
+    write_npz(
+        tmp_path / "equal.npz", 40, (4, 4, 3), iter([np.full((40, 4, 4, 3), level, np.uint8)]), np.zeros(40, np.int64)
+    )
+    out, words = tmp_path / "reference.npz", r"all images look alike to the encoder pixels .*: give another encoder"
+    with pytest.raises(InputError, match=rf"^reference: {words}"):
+        make_reference(NpzImages(tmp_path / "equal.npz"), pixels(), out)
+    assert [file.name for file in tmp_path.iterdir()] == ["equal.npz"]
+    mu = np.full(48, level / 127.5 - 1)
+    rounding = np.diag(np.square(1e-6 * mu))  # what float32 leaves
+    for sigma in (np.zeros((48, 48)), rounding):
+        np.savez(out, mu=mu, sigma=sigma)
+        with pytest.raises(InputError, match=rf"^.*reference\.npz: {words}"):
+            reference_judge(out, "pixels", (4, 4, 3), 3)
+    np.savez(out, mu=mu, sigma=np.diag(np.square(1e-3 * mu)))
+    assert reference_judge(out, "pixels", (4, 4, 3), 3).real.gaussian("features")[0][0] == mu[0]
+
+
+def test_one_image_is_no_reference(tmp_path: Path):
+    write_npz(tmp_path / "one.npz", 1, (4, 4, 3), iter([LEVELS[:1]]), np.zeros(1, np.int64))
+    with pytest.raises(InputError, match=r"^reference: 1 image cannot be scored against: give at least 2 images$"):
+        make_reference(NpzImages(tmp_path / "one.npz"), pixels(), tmp_path / "reference.npz")
+    assert [file.name for file in tmp_path.iterdir()] == ["one.npz"]
