@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from drifting.assembly.run import jitted_step, set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
-from drifting.config.schema import Config, has_banks
+from drifting.config.schema import Config, DataConfig, has_banks
 from drifting.devices.mesh import Layout, shardings
 from drifting.method.all_samples import AllSamples
 from drifting.method.records import RecordFormat
@@ -57,10 +57,10 @@ class AbstractStep:
         return self.jitted.lower(*self.arguments)
 
 
-def abstract_space(config: Config, images: ImageFacts) -> SampleSpace:
+def abstract_space(data: DataConfig, images: ImageFacts) -> SampleSpace:
     """The space of samples that the data of a run have, without weights."""
-    space = sample_space(config.data.vae, images.shape, abstract=True)
-    encoded = config.data.name == "latents" or (space.vae is not None and config.data.resident is not None)
+    space = sample_space(data.vae, images.shape, abstract=True)
+    encoded = data.name == "latents" or (space.vae is not None and data.resident is not None)
     return dataclasses.replace(space, encoded=encoded, image_dtype=images.dtype)
 
 
@@ -70,7 +70,7 @@ def abstract_step(config: Config, images: ImageFacts, layout: Layout) -> Abstrac
     Raises:
         ConfigError: the settings cannot work.
     """
-    space = abstract_space(config, images)
+    space = abstract_space(config.data, images)
     encoder = feature_encoder(config.features, space, abstract=True)
     parts, empty = set_up(config, space, encoder, images.classes, layout)
     shapes = jax.eval_shape(empty)

@@ -156,7 +156,7 @@ def drift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """
     logits = _joint_logits(pairs, kernel, width)
     # One exponential of the mean of both logarithms, in place of two softmaxes and a root.
-    both = _log_softmax(logits, axis=1) + _log_softmax(logits, axis=0)
+    both = jax.nn.log_softmax(logits, axis=1) + jax.nn.log_softmax(logits, axis=0)
     return _cross_weighted(jnp.maximum(jnp.exp(0.5 * both), AFFINITY_FLOOR**0.5), pairs)
 
 
@@ -176,12 +176,6 @@ def _joint_logits(pairs: Pairs, kernel: Kernel, width: Width) -> Float[Array, "q
     d = jnp.concatenate([pairs.d_neg, pairs.d_pos], axis=1)  # where both are slices of one array, that array
     is_self = jnp.pad(pairs.is_self, ((0, 0), (0, pairs.d_pos.shape[1])))
     return kernel.log_k(d + jnp.where(is_self, SELF_DISTANCE, 0.0), width)
-
-
-def _log_softmax(logits: Float[Array, "queries targets"], axis: int) -> Float[Array, "queries targets"]:
-    """The logarithm of a softmax. The logits' maximum is taken off first: their sizes would cost its digits."""
-    shifted = logits - jnp.max(logits, axis=axis, keepdims=True)
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axis, keepdims=True))
 
 
 def _cross_weighted(a: Float[Array, "queries targets"], pairs: Pairs) -> Affinities:

@@ -21,7 +21,7 @@ from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_me
 from drifting.runs.progress import Progress, duration
 from drifting.runs.stopwatch import Stopwatch, spoken
 from drifting.runs.watchdog import Watch
-from drifting.training.course import Course, Packing
+from drifting.training.course import Course
 from drifting.training.trace import PROFILE_FOLDER, Trace
 
 logger = logging.getLogger("drifting")
@@ -114,14 +114,7 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
         raise MachineError(f"{course.workdir}: process 0 cannot use the checkpoints, and says why")
     if not start:
         return 0, {}, None
-    try:
-        facts = checkpoints.read_run(start)
-    except InputError:  # damaged: the one before it is tried
-        facts = None
-    if facts:  # before the state is read: that of other data has other shapes, which would look like damage
-        check_identity(course.workdir, facts["identity"], course.identity)
-    start, saved, packed = _restore(checkpoints, start, course.packing)
-    check_identity(course.workdir, saved["identity"], course.identity)
+    start, saved, packed = _restore(checkpoints, start, course)
     if is_writer() and not checkpoints.sealed(start):
         logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
     return start, saved, packed
@@ -286,10 +279,11 @@ class _Loop:
                 raise TrainingError(f"{name} is {values[name]} at step {step}; {kept}; {remedy}")
 
 
-def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[int, dict[str, Any], Any]:
+def _restore(checkpoints: Checkpoints, start: int, course: Course) -> tuple[int, dict[str, Any], Any]:
     """The newest checkpoint up to `start` that can be read: its step, its JSON and its state, packed.
 
     Raises:
+        ConfigError: the run depends on other facts than the course.
         InputError: none can; says what is wrong with the newest.
         MachineError: whether it can cannot be told now, here or in another process.
     """
@@ -297,7 +291,9 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
     for step in [step for step in checkpoints.steps() if step <= start]:
         try:
             saved = checkpoints.read_run(step)
-            restored = checkpoints.restore(step, packing.target(saved.get("layout", {})))
+            # Before the state is read: that of other data has other shapes, which would look like damage.
+            check_identity(course.workdir, saved["identity"], course.identity)
+            restored = checkpoints.restore(step, course.packing.target(saved.get("layout", {})))
         except InputError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
@@ -309,7 +305,7 @@ def _restore(checkpoints: Checkpoints, start: int, packing: Packing) -> tuple[in
             least = min(reached := everyones(step))
             if least == OUT_OF_REACH:
                 raise MachineError(f"step {step}: another process cannot read its checkpoint now, and says why")
-            return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, packing)
+            return (step, saved, restored) if least == max(reached) else _restore(checkpoints, least, course)
     raise wrong or InputError("there is no checkpoint")
 
 

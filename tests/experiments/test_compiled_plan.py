@@ -16,7 +16,7 @@ from drifting.config.schema import Config
 from drifting.errors import ConfigError
 from drifting.experiments.plan import plan
 from drifting.experiments.plan.compiled import CARDS, SLICES, CompiledStep, slice_shape
-from drifting.experiments.plan.module import count_module, parse_module, products, shape_bytes
+from drifting.experiments.plan.module import count_module, parse_module, shape_bytes
 from tests.support.runs import TINY, tiny_config
 
 MODULE = """HloModule jit_step, is_scheduled=true
@@ -65,7 +65,7 @@ def test_launches_bytes_and_what_travels_are_counted_as_often_as_they_happen():
     assert counts.collectives == {"all-reduce": 5, "all-gather": 1}
     assert counts.collective_bytes == {"all-reduce": 5 * 128, "all-gather": 256}
     assert counts.opcodes["dynamic-slice"] == 5 and counts.static["dynamic-slice"] == 1
-    assert products(MODULE) == {"f32, highest": 2 * 8 * 16 * 4}
+    assert counts.products == {"f32, highest": 2 * 8 * 16 * 4}
 
 
 def test_types_have_sizes():
@@ -141,7 +141,6 @@ def found_step(**changes: Any) -> CompiledStep:
             "aliased": 10**9,
             "largest": (("f32[8,4] jit(step)/loss/dot", 128),),
             "counts": count_module(MODULE),
-            "products": {"f32, highest": 4096},
             "trace_seconds": 1.0,
             "compile_seconds": 2.0,
         }

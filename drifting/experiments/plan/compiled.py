@@ -24,7 +24,7 @@ from drifting.assembly.abstract import abstract_step
 from drifting.config.schema import Config
 from drifting.devices.mesh import BATCH_AXES, Layout
 from drifting.errors import ArgumentError, one_line, require_argument
-from drifting.experiments.plan.module import ModuleCounts, count_module, products
+from drifting.experiments.plan.module import ModuleCounts, count_module
 from drifting.experiments.plan.workload import Mesh, image_facts
 
 SLICES = {"tpu-v4": "v4", "tpu-v5e": "v5e", "tpu-v5p": "v5p", "tpu-v6e": "v6e"}
@@ -52,7 +52,6 @@ class CompiledStep:
         aliased: outputs that take the place of arguments.
         largest: the largest temporaries: what they are, and their sizes.
         counts: what a step does.
-        products: operations of matrix products by their precision.
         trace_seconds: time to trace and lower the step.
         compile_seconds: time to compile it.
     """
@@ -63,7 +62,6 @@ class CompiledStep:
     aliased: int
     largest: tuple[tuple[str, int], ...]
     counts: ModuleCounts
-    products: dict[str, int]
     trace_seconds: float
     compile_seconds: float
 
@@ -101,7 +99,6 @@ def compile_step(config: Config, mesh: Mesh, device: str) -> CompiledStep:
             aliased=memory.alias_size_in_bytes,
             largest=_largest(Path(folder), module),
             counts=count_module(module),
-            products=dict(products(module)),
             trace_seconds=traced - began,
             compile_seconds=done - traced,
         )

@@ -45,5 +45,5 @@ def print_compiled(console: Console, step: CompiledStep, usable: float) -> None:
 
 
 def _products(step: CompiledStep) -> str:
-    found = sorted(step.products.items(), key=lambda item: -item[1])
+    found = step.counts.products.most_common()
     return "; ".join(f"{kind} {operations / 1e12:.2f}" for kind, operations in found) or "none"

@@ -129,6 +129,8 @@ class ModuleCounts:
         loops: how many loops there are, by how often one runs.
         opcodes: operations by opcode, those within fused ones too.
         static: the same, loops counted once.
+        products: operations of matrix products by their precision: those that the compiler gives to cuBLAS, and those
+            that it makes itself.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
@@ -138,6 +140,7 @@ class ModuleCounts:
     loops: Counter[int] = field(default_factory=Counter)
     opcodes: Counter[str] = field(default_factory=Counter)
     static: Counter[str] = field(default_factory=Counter)
+    products: Counter[str] = field(default_factory=Counter)
 
 
 def count_module(text: str) -> ModuleCounts:
@@ -183,20 +186,31 @@ def _count(counts: ModuleCounts, computations: Computations, name: str, operatio
     counts.launches[operation.part] += times
     moved = _read(computations, name, operation) + _written(computations, operation)
     counts.moved[operation.part] += times * moved
-    for opcode in _opcodes(computations, operation):
+    for table, inner in _inside(computations, computations[name], operation):
+        opcode = _opcode(inner)
         counts.opcodes[opcode] += times
         counts.static[opcode] += 1
+        if (product := _product(table, inner)) is not None:
+            counts.products[product[0]] += times * product[1]
 
 
-def _opcodes(computations: Computations, operation: Operation) -> Iterator[str]:
-    """The opcode of an operation, or those within a fused one."""
+def _inside(
+    computations: Computations, table: dict[str, Operation], operation: Operation
+) -> Iterator[tuple[dict[str, Operation], Operation]]:
+    """An operation, or those within a fused one, each with the computation that it stands in."""
     if operation.opcode != "fusion":
-        target = re.search(r'custom_call_target="([^"]+)"', operation.attributes)
-        yield target[1] if operation.opcode == "custom-call" and target else operation.opcode
+        yield table, operation
         return
     for called in operation.called("calls"):
-        for inner in computations.get(called, {}).values():
-            yield from _opcodes(computations, inner)
+        fused = computations.get(called, {})
+        for inner in fused.values():
+            yield from _inside(computations, fused, inner)
+
+
+def _opcode(operation: Operation) -> str:
+    """What an operation does; of a call into a library, the name of what is called."""
+    target = re.search(r'custom_call_target="([^"]+)"', operation.attributes)
+    return target[1] if operation.opcode == "custom-call" and target else operation.opcode
 
 
 def _collective_bytes(operation: Operation) -> int:
@@ -258,27 +272,8 @@ def _output_bytes(fused: dict[str, Operation], output: Operation) -> int:
     return shape_bytes(output.type)
 
 
-def products(text: str) -> Counter[str]:
-    """Operations of the matrix products of a module by their precision, loops as often as they run.
-
-    Those that the compiler gives to cuBLAS, and those it makes itself.
-    """
-    computations, entry = parse_module(text)
-    found: Counter[str] = Counter()
-    for name, times in _runs(computations, entry, Counter()).items():
-        for operation in computations[name].values():
-            inside = [(name, operation)]
-            for called in operation.called("calls") if operation.opcode == "fusion" else []:
-                inside += [(called, inner) for inner in computations.get(called, {}).values()]
-            for where, inner in inside:
-                kind, operations = _product(computations[where], inner)
-                found[kind] += times * operations
-    found.pop("", None)
-    return found
-
-
-def _product(table: dict[str, Operation], operation: Operation) -> tuple[str, int]:
-    """The kind of a product and its operations; nothing of other operations."""
+def _product(table: dict[str, Operation], operation: Operation) -> tuple[str, int] | None:
+    """The precision of a matrix product and its operations; None of other operations."""
     if operation.opcode == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", operation.attributes)
         precision = re.search(r"operand_precision=\{(\w+)", operation.attributes)
@@ -288,7 +283,7 @@ def _product(table: dict[str, Operation], operation: Operation) -> tuple[str, in
         contracted = re.match(r"(.*)", ",".join(map(str, numbers)))
         precision = re.search(r'"operand_precision":\["(\w+)"', operation.attributes)
     else:
-        return "", 0
+        return None
     kind, left = _SHAPE.findall(table[operation.operands[0]].type)[0]
     _, out = _SHAPE.findall(operation.type)[0]
     sides = [int(size) for size in left.split(",")]

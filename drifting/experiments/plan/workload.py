@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from drifting.assembly import networks
-from drifting.assembly.abstract import ImageFacts
+from drifting.assembly.abstract import ImageFacts, abstract_space
 from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.run import set_up
-from drifting.assembly.spaces import feature_encoder, sample_space
+from drifting.assembly.spaces import feature_encoder
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
@@ -152,8 +152,7 @@ class Workload:
 def measure_workload(config: TrainingConfig) -> Workload:
     """The workload of a run's steps."""
     images = image_facts(config.data)
-    space = sample_space(config.data.vae, images.shape, abstract=True)
-    space = dataclasses.replace(space, encoded=config.data.name == "latents", image_dtype="uint8")
+    space = abstract_space(config.data, images)
     check_sizes(config, space.shape, images.classes)
     if isinstance(config, PretrainConfig):
         return _measure_pretraining(config, space, images)
