@@ -65,7 +65,8 @@ def experiment(name: str) -> Experiment:
 def _row(text: str, variant: str) -> str:
     """What the header's row of a variant says, without what follows a semicolon and where its weights lie."""
     row = re.search(rf"^ {{4}}{re.escape(variant)}(?: +|$)(.*)", text, re.MULTILINE)
-    return " ".join(re.split(r";| +weights ", row[1])[0].split()) if row else ""
+    # A semicolon within brackets ends nothing.
+    return " ".join(re.split(r";(?![^()]*\))| +weights ", row[1])[0].split()) if row else ""
 
 
 def experiments() -> list[Experiment]:

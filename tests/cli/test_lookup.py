@@ -32,6 +32,11 @@ SETTINGS = [setting for section in SECTIONS for setting in section.settings]
 EXPERIMENTS = experiments()
 
 
+def test_no_published_text_ends_within_a_bracket():
+    texts = [text for found in EXPERIMENTS for text in (found.result, *found.variants.values())]
+    assert len(texts) > 40 and not [text for text in texts if text.count("(") != text.count(")")]
+
+
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 0
     captured = capsys.readouterr()
