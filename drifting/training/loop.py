@@ -84,8 +84,9 @@ def run_loop(course: Course) -> int:
         for line in loop.about:
             logger.info(line)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
-        logger.info("%s: compiling the first step, which can take a minute", label)
         with stop_requests() as stop:
+            # Said once requests to stop are heard: from this line on a run that is stopped is saved.
+            logger.info("%s: compiling the first step, which can take a minute", label)
             with _reading(start, checkpoints):
                 state = course.packing.unpack(packed) if start else course.initial()
             # Placed alike, so that a new and a restored state are trained by one and the same compiled step.
