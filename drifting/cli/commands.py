@@ -21,7 +21,7 @@ from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.lookup import COMMANDS as LOOKUP
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
-from drifting.cli.settings import parse_flags, take_settings
+from drifting.cli.settings import parse_flags
 from drifting.cli.shared import import_entries
 from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_what_the_command_tells, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
@@ -123,8 +123,8 @@ def _settings_asked_for(name: str, arguments: Sequence[str]) -> Settings | None:
     given, _ = take_config(list(arguments))
     if command.settings is None or not given:
         return None
-    rest = [argument for argument in arguments if argument not in ("-h", "--help")]
-    return take_settings(name, command, command.settings, rest)[0]
+    found: Settings = parse_flags(name, command, [flag for flag in arguments if flag not in ("-h", "--help")]).config
+    return found
 
 
 def _nearest(name: str) -> str:

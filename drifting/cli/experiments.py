@@ -9,9 +9,9 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.overrides import values_of
 from drifting.cli.settings import SweepRequest, load_function, load_settings
 from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out_of, workdir_of
+from drifting.config.parse import annotation
 from drifting.config.schema import Config
 from drifting.config.shipped import experiment_file
 from drifting.errors import ConfigError
@@ -52,7 +52,11 @@ def _sweep(values: flags.FlagValues) -> int:
 
     def command_of(cell: grid.SweepCell) -> list[str]:
         given = [f"--config={request.file}", f"--workdir={workdir}", f"--index={cell.index}"]
-        given += [f"--config.{key}={text}" for key, text in request.changes.items()]
+        # Options that a network of one's own declares are Python literals, so that a word may look like a number.
+        given += [
+            f"--config.{key}={value!r}" if annotation(Config, key, value) is Any else f"--config.{key}={value}"
+            for key, value in request.changes.items()
+        ]
         return [sys.executable, "-m", "drifting.cli", "sweep", *given]
 
     ids = submit(list(cells), workdir, command_of, options, values.retry)
@@ -71,16 +75,15 @@ def _cells(request: SweepRequest) -> tuple[grid.Sweep, dict[grid.SweepCell, Conf
     if not isinstance(found, grid.Sweep):
         remedy = "return a drifting.experiments.grid.Sweep"
         raise ConfigError(f"--config={request.file}: get_sweep() returned {found!r}; {remedy}")
-    changes = values_of(request.changes, Config)
     for keys in found.grid:
-        if varied := set(changes) & set((keys,) if isinstance(keys, str) else keys):
+        if varied := set(request.changes) & set((keys,) if isinstance(keys, str) else keys):
             key = sorted(varied)[0]
             raise ConfigError(f"--config.{key}: the cells differ in it; leave it out, or change the sweep's file")
     file = experiment_file(request.file.split(":", 1)[0])
     assert file is not None  # it was loaded
     try:
         base = load_settings(str((file.parent / found.config).resolve()))
-        cells = grid.cells_of(dataclasses.replace(found, settings={**found.settings, **changes}), base)
+        cells = grid.cells_of(dataclasses.replace(found, settings={**found.settings, **request.changes}), base)
     except ConfigError as error:
         raise ConfigError(f"--config={request.file}: {str(error).removeprefix('--config=')}") from error
     return found, cells

@@ -2,8 +2,12 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from drifting.config.older import renamed
 from drifting.config.parse import annotation
@@ -27,40 +31,42 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
     return path, rest
 
 
-def take_changes(arguments: list[str], kind: type[Settings]) -> tuple[dict[str, str], list[str]]:
-    """The settings that arguments change, `{dotted key: what was typed}`, and the other arguments.
+def define_overrides(values: flags.FlagValues, arguments: Sequence[str], kind: type[Settings]) -> None:
+    """Declares the flag `config`, whose overrides are those that the arguments hold; `overrides_of` has their values.
 
-    The last value of a key that is given twice counts. `--noconfig.KEY` and `--config.KEY` alone switch it off and on.
-
-    Raises:
-        ConfigError: there is no such setting, or its value is missing.
-    """
-    changes: dict[str, str] = {}
-    rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        match = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
-        if match is None:
-            rest.append(argument)
-            continue
-        path, text = match[2], match[3]
-        hint = annotation(kind, path, text)
-        if text is None:
-            text = ("false" if match[1] else "true") if inner_type(hint) in (bool, Any) else next(remaining, None)
-        if text is None or (text.startswith("--") and match[3] is None):
-            raise ConfigError(f"--config.{path}: give a value, --config.{path}=VALUE")
-        changes.pop(path, None)
-        changes[path] = text
-    return changes, rest
-
-
-def values_of(changes: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
-    """The values that typed texts mean, `{dotted key: value}`, keys under their names of today.
+    Which arguments are overrides, how they are given (`--config.KEY=VALUE`, `--config.KEY VALUE`, `--noconfig.KEY`) and
+    that the last of several counts is `ml_collections`' matter; what a text means, `value_of`'s.
 
     Raises:
-        ConfigError: a text means none that the setting takes.
+        ConfigError: there is no such setting.
     """
-    return {renamed(path): value_of(path, text, annotation(kind, path, text)) for path, text in changes.items()}
+    found = (re.match(r"--?(?:no)?config\.([^=]*)=?(.*)", argument, re.DOTALL) for argument in arguments)
+    hints = {match[1]: annotation(kind, match[1], match[2] or None) for match in found if match}
+    for path in hints:
+        if not all(part.isidentifier() and not hasattr(ConfigDict, part) for part in path.split(".")):
+            raise ConfigError(f"--config.{path}: there is no such setting")
+    places = changed({}, dict.fromkeys(hints, placeholder(object)))
+    config_flags.DEFINE_config_dict("config", ConfigDict(places), flag_values=values, sys_argv=list(arguments))
+    for path, hint in hints.items():
+        flag = values[f"config.{path}"]
+        flag.parser, flag.boolean = _Text(path, hint), inner_type(hint) in (bool, Any)
+
+
+def overrides_of(values: flags.FlagValues) -> dict[str, Any]:
+    """What the command line changes, `{dotted key: value}`, keys under their names of today."""
+    return {renamed(path): value for path, value in config_flags.get_override_values(values["config"]).items()}
+
+
+class _Text(flags.ArgumentParser):
+    """Reads the text of one setting, see `value_of`."""
+
+    def __init__(self, path: str, hint: Any):
+        self.path, self.hint = path, hint
+
+    def parse(self, argument: str) -> Any:
+        if argument.startswith("--"):  # the next flag, behind a setting that was given none
+            raise ConfigError(f"--config.{self.path}: give a value, --config.{self.path}=VALUE")
+        return value_of(self.path, argument, self.hint)
 
 
 def changed(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to
-from drifting.cli.overrides import changed, take_changes, take_config, values_of
+from drifting.cli.overrides import changed, define_overrides, overrides_of, take_config
 from drifting.config.meanings import COMMAND_SETTINGS
 from drifting.config.older import FORMER_MODULES
 from drifting.config.parse import parse
@@ -32,10 +32,10 @@ from drifting.studies.settings import DiagnoseStudy
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What `drifting sweep` was given: the file that `--config` names, and settings of all cells as they were typed."""
+    """What `drifting sweep` was given: the file that `--config` names, and settings of all cells by dotted key."""
 
     file: str
-    changes: dict[str, str]
+    changes: dict[str, Any]
 
 
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:
@@ -47,15 +47,37 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
     if any(argument.split("=")[0] == f"--{command.without_config}" for argument in arguments):
         kind = None
     command.define(values)
-    settings: Settings | None = None
-    changes: dict[str, str] = {}
-    if "config" in values:  # a sweep's
-        changes, arguments = take_changes(arguments, Config)
+    sweep = "config" in values
+    given = ""
+    settings: dict[str, Any] = {}
     if kind is not None:
-        settings, arguments = take_settings(name, command, kind, arguments)
-        flags.DEFINE_string("config", None, "the experiment", flag_values=values)
+        settings, kind, arguments = take_settings(name, command, kind, arguments)
+    elif sweep:
+        given, arguments = take_config(arguments)
+        del values.config
+    if sweep or kind is not None:
+        define_overrides(values, arguments, kind or Config)
+    rest = _read(values, name, command, arguments, kind)
+    for flag, value in zip(command.takes, rest, strict=False):
+        values[flag].value = value
+    if len(rest) > len(command.takes):
+        extra = rest[len(command.takes)]
+        if command.takes:
+            raise ConfigError(f"{extra!r}: is one argument too many; usage: drifting {name} {command.usage}")
+        raise ConfigError(_not_a_flag(extra, list(values)))
+    if kind is not None:
+        values["config"].value = parse(changed(settings, overrides_of(values)), kind)
+    elif sweep:
+        values["config"].value = SweepRequest(given, overrides_of(values))
+    return values
+
+
+def _read(
+    values: flags.FlagValues, name: str, command: Command, arguments: list[str], kind: type[Settings] | None
+) -> list[str]:
+    """Sets the flags that the arguments give. Returns the arguments that are none."""
     try:
-        rest = values([name, *arguments])[1:]
+        return values([name, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         flag = error.flagname.removeprefix("--")
         if kind is None and command.settings is not None and flag.split(".")[0] == "config":
@@ -65,20 +87,10 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
         raise ConfigError(_illegal_value(error, values)) from error
     except flags.Error as error:  # such as a flag without its value
         flag = str(error).rpartition("--")[2]
-        known = flag in values
-        raise ConfigError(f"--{flag}: give a value ({values[flag].help})" if known else one_line(error)) from error
-    for flag, value in zip(command.takes, rest, strict=False):
-        values[flag].value = value
-    if len(rest) > len(command.takes):
-        extra = rest[len(command.takes)]
-        if command.takes:
-            raise ConfigError(f"{extra!r}: is one argument too many; usage: drifting {name} {command.usage}")
-        raise ConfigError(_not_a_flag(extra, list(values)))
-    if settings is not None:
-        values["config"].value = settings
-    elif "config" in values:
-        values["config"].value = SweepRequest(values.config or "", changes)
-    return values
+        if flag not in values:
+            raise ConfigError(one_line(error)) from error
+        meaning = f", --{flag}=VALUE" if flag.startswith("config.") else f" ({values[flag].help})"
+        raise ConfigError(f"--{flag}: give a value{meaning}") from error
 
 
 def _nearest_flag(flag: str, known: Sequence[str], name: str) -> str:
@@ -104,11 +116,11 @@ def _not_a_flag(given: str, known: Sequence[str]) -> str:
 
 def take_settings(
     name: str, command: Command, kind: type[Settings], arguments: list[str]
-) -> tuple[Settings, list[str]]:
-    """The settings of the file that `--config` names with those that the arguments change, and the other arguments.
+) -> tuple[dict[str, Any], type[Settings], list[str]]:
+    """The settings of the file that `--config` names, nested keys and values; their kind; and the other arguments.
 
     Raises:
-        ConfigError: there is no such file, it holds settings of another command, or a setting cannot be.
+        ConfigError: there is no such file, it holds settings of another command, or one that cannot be.
     """
     if command.any_settings and arguments and not arguments[0].startswith("-"):
         arguments = [f"--config={arguments[0]}", *arguments[1:]]
@@ -118,8 +130,7 @@ def take_settings(
             raise ConfigError(_not_a_flag(positional, ["config", "workdir"]))
         raise ConfigError("--config: give the experiment; `drifting configs` lists those that there are")
     if not given:
-        changes, arguments = take_changes(arguments, kind)
-        return parse(changed({}, values_of(changes, kind)), kind), arguments
+        return {}, kind, arguments
     settings = load_settings(given)
     owner = command_of(settings)
     if command.any_settings:
@@ -129,11 +140,9 @@ def take_settings(
     elif owner != (command.settings_of or name.split()[0]):
         raise ConfigError(f"--config={given}: holds settings of `drifting {owner}`; give them to that command")
     try:
-        plain = to_dict(parse(settings, kind))
+        return to_dict(parse(settings, kind)), kind, arguments
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
-    changes, arguments = take_changes(arguments, kind)
-    return parse(changed(plain, values_of(changes, kind)), kind), arguments
 
 
 def _kind_of(settings: ConfigDict, owner: str) -> type[Settings]:
@@ -248,4 +257,6 @@ def _illegal_value(error: Exception, values: flags.FlagValues) -> str:
     if match is None:
         return one_line(error)
     flag, value = match[1], match[2]
+    if isinstance(error.__context__, ConfigError):  # of a setting, which its parser knows best
+        return str(error.__context__)
     return f"--{flag}={value}: expected {values[flag].parser.syntactic_help} ({values[flag].help})"

@@ -272,9 +272,10 @@ def test_slurm_gets_an_array_of_what_is_not_finished(
     assert executor.parameters == {"name": "drifting", "timeout_min": 60, "slurm_partition": "gpu"}
     started = [sys.executable, "-m", "drifting.cli", "sweep", *arguments]
     assert executor.commands == [[*started, "--index=0"], [*started, "--index=2"]]
-    changed = ["--config.train.micro_batch=4", "--config.eval.num_samples=1_0"]
+    changed = ["--config.train.micro_batch=4", "--config.model.options.own='10'", "--config.model.options.width=1_0"]
     assert main(["sweep", arguments[0], f"--workdir={tmp_path / 'other'}", *changed, "--slurm"]) == 0
-    assert FakeExecutor.made[-1].commands[0][-3:] == ["--index=0", *changed]
+    passed_on = [*changed[:2], "--config.model.options.width=10"]
+    assert FakeExecutor.made[-1].commands[0][-4:] == ["--index=0", *passed_on]
     assert main(["sweep", *arguments, "--slurm", "--slurm_options=wrong=1"]) == 2
     assert "--slurm_options: Unknown parameter: wrong" in capsys.readouterr().err
 
