@@ -17,6 +17,7 @@ from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
 from drifting.assembly.spaces import feature_encoder, named_vae, own_encoder, source_space
+from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import Config
 from drifting.data.batches import Feed
@@ -82,15 +83,32 @@ class Run:
         state = jax.jit(self.empty, out_shardings=placed)()
         return fill_banks(self.config, self.parts.space, self.layout, self.source, self.feed, state, self.frozen)
 
+    @checked_arguments
     def batches(self, steps: int) -> Iterator[Batch]:
-        """Batches for so many further steps, read ahead."""
+        """Batches for so many further steps, read ahead.
+
+        Raises:
+            ArgumentError: `steps` is negative.
+        """
+        require_argument(steps >= 0, "steps", steps, "use 0 or more")
+        return self._next(steps)
+
+    def _next(self, steps: int) -> Iterator[Batch]:
         for _ in range(steps):
             yield next(self.feed)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """The next state and the metrics of one step, see `train_step`. The state that is given is used up."""
+        """The next state and the metrics of one step, see `train_step`. The state that is given is used up.
+
+        Raises:
+            ArgumentError: `state` or `batch` is none.
+        """
+        _check_state(state)
+        remedy = f"is a {type(batch).__name__}: give one of batches(steps)"
+        require_argument(isinstance(batch, dict), "batch", None, remedy)
         return self.compiled(state, batch, self.frozen, self.widths, self.key)
 
+    @checked_arguments
     def sample(
         self, state: TrainState, labels: Sequence[int] | np.ndarray, seed: int = 0, alpha: float | None = None
     ) -> np.ndarray:
@@ -103,15 +121,18 @@ class Run:
             alpha: the guidance scale; None: `eval.alpha`.
 
         Raises:
-            ArgumentError: a label is not one of the classes.
+            ArgumentError: `state` is none, a label is not one of the classes, or `seed` or `alpha` is out of range.
         """
+        _check_state(state)
         given = np.asarray(labels)
         classes = self.source.num_classes
         known = given.ndim == 1 and (given.dtype.kind in "iu") and bool(np.all((given >= 0) & (given < classes)))
         require_argument(known, "labels", None, f"give class numbers from 0 to {classes - 1}, one for each image")
         labels = given.astype(np.int32)
+        alpha = self.config.eval.alpha if alpha is None else alpha
+        check_drawing(seed, len(labels), alpha)
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
-        scale = np.full(len(labels), self.config.eval.alpha if alpha is None else alpha, np.float32)
+        scale = np.full(len(labels), alpha, np.float32)
         params = self.layout.local(state.ema[str(self.config.train.ema_decays[0])])
         return np.clip(self._draw(params, self.parts.space.params, seeds, labels, scale), -1, 1)
 
@@ -128,6 +149,11 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_state(given: Any) -> None:
+    remedy = f"is a {type(given).__name__}: give what initial_state() or a step gives"
+    require_argument(isinstance(given, TrainState), "state", None, remedy)
 
 
 def prepare(

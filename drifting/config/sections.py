@@ -36,7 +36,7 @@ def parse_section(defaults: Any, settings: Any, prefix: str) -> Any:
     values = {}
     for key, value in settings.items():
         if key not in hints:
-            raise ConfigError(unknown_key(prefix + key, value, hints))
+            raise ConfigError(unknown_key(f"{prefix}{key}", value, hints))
         if dataclasses.is_dataclass(hints[key]):
             values[key] = parse_section(getattr(defaults, key), value, f"{prefix}{key}.")
         else:
@@ -62,7 +62,8 @@ def wrong_type(path: str, value: Any, hint: Any) -> str:
     """One line for a value that is not of the annotated type."""
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
-        return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({_example(item)},)"
+        example = repr(value) if type(value) is item else _example(item)
+        return f"{path}={value!r}: expected a tuple of {item.__name__}, for example ({example},)"
     kind, none = inner_type(hint), " or None" if accepts_none(hint) else ""
     return f"{path}={value!r}: expected {kind.__name__}{none}, for example {_example(kind)}"
 

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.config.arguments import checked_arguments
 from drifting.data.crop import Seed, random_crops
 from drifting.data.npz import check_axes, check_range
 from drifting.errors import InputError
@@ -162,6 +163,7 @@ class ArraySource:
         InputError: an array is not as described, or a label has no name.
     """
 
+    @checked_arguments
     def __init__(
         self,
         images: NDArray,
@@ -174,7 +176,8 @@ class ArraySource:
         images, labels = checked_images(np.asarray(images), called), checked_labels(np.asarray(labels), "labels")
         if len(images) != len(labels):
             raise InputError(f"labels: are {len(labels)}, of {len(images)} images: give one for each")
-        known = tuple(map(str, range(labels.max() + 1))) if class_names is None else tuple(class_names)
+        names = range(labels.max() + 1) if class_names is None else class_names
+        known = tuple(map(str, names))
         if labels.max() >= len(known):
             raise InputError(f"labels: hold {labels.max()}, which is none of the {len(known)} class_names")
         self.name = name

@@ -118,6 +118,8 @@ def _shape_of(given: Maps, name: str) -> tuple[int, ...]:
 
 def _numbers(argument: str, given: Any) -> Float32[Array, "..."]:
     """A number, or several, as an array."""
+    if any(isinstance(leaf, str | bytes | bool) for leaf in jax.tree.leaves(given)):  # of some jax makes numbers
+        raise ValueError(f"{argument}: is {given!r}, give one number or several")
     try:
         return jnp.asarray(given, jnp.float32)
     except (TypeError, ValueError) as error:  # what jax says of None, of words and of ragged lists

@@ -255,7 +255,7 @@ def drift_field(
         ValueError: the shapes do not fit, or there is no field or kernel of that name.
     """
     kernel = kernel_of(kernel)
-    if field not in FIELDS:
+    if not isinstance(field, str) or field not in FIELDS:
         raise ValueError(f"field={field!r}: use one of {', '.join(FIELDS)}")
     x, y_pos = floating_array("x", x), floating_array("positives", positives)
     y_neg = x if negatives is None else floating_array("negatives", negatives)
@@ -264,12 +264,15 @@ def drift_field(
             dims = x.shape[-1] if x.ndim == 2 and x.shape[-1] else "dimensions"
             raise ValueError(f"{name}: has shape {points.shape}, give [samples, {dims}]")
     for name, weights, targets in (("w_pos", w_pos, y_pos), ("w_neg", w_neg, y_neg)):
-        if weights is not None and jnp.shape(weights) != targets.shape[:1]:
-            shape = jnp.shape(weights)
-            raise ValueError(f"{name}: has shape {shape}, give [{targets.shape[0]}], a weight for each sample")
-    width = floating_array("width", float(width) if isinstance(width, int) else width)
+        if weights is not None and np.shape(weights) != targets.shape[:1]:
+            raise ValueError(
+                f"{name}: has shape {np.shape(weights)}, give [{targets.shape[0]}], a weight for each sample"
+            )
+    width = floating_array("width", float(width) if type(width) is int else width)
     if width.ndim != 0:
         raise ValueError(f"width: has shape {width.shape}, give one kernel width")
+    if not isinstance(width, jax.core.Tracer) and not width > 0:
+        raise ValueError(f"width: is {float(width):g}, give a positive number")
     x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(

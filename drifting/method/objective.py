@@ -72,8 +72,10 @@ class Objective:
         given = dict(name=name, kernel=kernel_of(kernel), normalise_field=normalise_field)
         for key, value in (given | dict(feature_scale=feature_scale, memory=memory)).items():
             object.__setattr__(self, key, value)  # a frozen dataclass sets its fields so
-        if self.name not in LOSSES and self.name not in FIELDS:
+        if not isinstance(self.name, str) or self.name not in {**LOSSES, **FIELDS}:
             raise ValueError(f"objective={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")
+        if not isinstance(self.normalise_field, bool):
+            raise ValueError(f"normalise_field={self.normalise_field!r}: give True or False")
         if self.feature_scale not in FEATURE_SCALES:
             raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
 

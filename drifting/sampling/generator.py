@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
-from drifting.config.schema import SEED_LIMIT, Config, ema_decay
+from drifting.config.arguments import check_drawing, checked_arguments
+from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
@@ -88,6 +89,7 @@ class TrainedGenerator:
     config: Config | None
 
     @classmethod
+    @checked_arguments
     def from_run(cls, workdir: str | Path, average: float | None = None, vae: str | None = None) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
@@ -129,6 +131,7 @@ class TrainedGenerator:
         )
 
     @classmethod
+    @checked_arguments
     def from_weights(cls, weights: str, vae: str | None = None) -> Self:
         """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
 
@@ -164,6 +167,7 @@ class TrainedGenerator:
         """
         return self.facts.get("sha256") or params_sha256(self.params)
 
+    @checked_arguments
     def alpha(self, alpha: float | None) -> float:
         """The guidance scale asked for, or the default; warns about one the generator was not trained with.
 
@@ -177,11 +181,19 @@ class TrainedGenerator:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
 
+    @checked_arguments
     def sampler(self, batch_size: int, count: int) -> Sampler:
-        """Draws on all devices of this process, as far as there are blocks for them among `count` images."""
+        """Draws on all devices of this process, as far as there are blocks for them among `count` images.
+
+        Raises:
+            ArgumentError: there are no images in flight, or less than none to draw.
+        """
+        require_argument(batch_size > 0, "batch_size", batch_size, "use 1 or more")
+        require_argument(count >= 0, "count", count, "use 0 or more")
         devices = jax.local_devices()[: max(1, -(-count // SAMPLER_BLOCK))]
         return Sampler(self.generator, self.space, batch_size, devices)
 
+    @checked_arguments
     def sample(
         self, classes: Sequence[str | int] | np.ndarray, seed: int = 0, alpha: float | None = None, batch_size: int = 64
     ) -> NDArray[np.float32]:
@@ -197,9 +209,10 @@ class TrainedGenerator:
             ArgumentError: there is no such class, `alpha` is not positive, or a seed is out of range.
         """
         labels = np.asarray(class_labels(list(classes), self.usage.class_names), np.int32)
-        require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, "all seeds lie in [0, 2^32)")
+        alpha = self.alpha(alpha)
+        check_drawing(seed, len(labels), alpha)
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)
-        images = self.sampler(batch_size, len(labels))(self.params, labels, seeds, self.alpha(alpha))
+        images = self.sampler(batch_size, len(labels))(self.params, labels, seeds, alpha)
         return np.clip(images, -1, 1)
 
     def __repr__(self) -> str:
@@ -208,6 +221,7 @@ class TrainedGenerator:
         return f"<generator of {what} images, {len(self.usage.class_names)} classes, {count:,} parameters>"
 
 
+@checked_arguments
 def load(reference: str | Path, *, average: float | None = None, vae: str | None = None) -> TrainedGenerator:
     """A trained generator, to draw images with (`sample`) or to score (`drifting.score`).
 

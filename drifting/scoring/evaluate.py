@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config
 from drifting.errors import ArgumentError, require_argument
 from drifting.method.space import Shape
@@ -41,6 +42,7 @@ CHOSEN_FACTS = (
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""
 
 
+@checked_arguments
 def score(
     trained: TrainedGenerator,
     *,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import encoder_options
+from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
 from drifting.errors import require
@@ -28,6 +29,7 @@ REPLAY_REMEDY = "`drifting replay` looks into that step; try a lower optimizer.l
 """What to do about a loss that is not finite."""
 
 
+@checked_arguments
 def train(config: Config, workdir: str | Path, *, source: LabelledSource | None = None, label: str = "train") -> int:
     """Trains a generator in `workdir`, going on from its latest checkpoint; returns the step reached.
 

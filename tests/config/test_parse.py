@@ -106,7 +106,7 @@ def test_integers_booleans_and_floats_are_not_mixed_up(kind: Any, path: str, hin
         ),
         (dict(loss=3), "loss=3: expected a section of keys, not a value"),
         (dict(loss=dict(widths=("a",))), "loss.widths[0]='a': expected float, for example 0.2"),
-        (dict(loss=dict(widths=0.3)), "loss.widths=0.3: expected a tuple of float, for example (0.2,)"),
+        (dict(loss=dict(widths=0.3)), "loss.widths=0.3: expected a tuple of float, for example (0.3,)"),
         (dict(model=dict(patch_size="x")), "model.patch_size='x': expected int, for example 2"),
     ],
 )
