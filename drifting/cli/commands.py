@@ -15,7 +15,7 @@ from drifting.cli.command import Command
 from drifting.cli.compiled import keep_compiled
 from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
-from drifting.cli.flag_paths import expanded_arguments, refuse_addresses
+from drifting.cli.flag_paths import check_out, expanded_arguments, refuse_addresses
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.lookup import COMMANDS as LOOKUP
@@ -85,6 +85,7 @@ def _run(arguments: list[str]) -> int:
             return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
+        check_out(values)
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
         import_entries(values)

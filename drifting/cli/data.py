@@ -17,7 +17,9 @@ from drifting.cli.shared import (
     workdir_of,
 )
 from drifting.config.schema import CacheBuild, Config
-from drifting.errors import as_argument
+from drifting.data.source import SPLITS
+from drifting.errors import InputError, as_argument, require_argument, use_one_of
+from drifting.runs.shared_work import Share
 
 
 def _define_cache(values: flags.FlagValues) -> None:
@@ -33,17 +35,20 @@ def _cache(values: flags.FlagValues) -> int:
     if values.verify:
         return _verify(workdir)
     config: CacheBuild = checked_settings(values)
-    from drifting.runs.shared_work import Share
+    share = Share(*share_of(values))
     from drifting.training.latents import build_cache
 
-    build_cache(config, workdir, Share(*share_of(values)))
+    build_cache(config, workdir, share)
     return 0
 
 
 def _verify(workdir: Path) -> int:
-    from drifting.data.latents.read import check_cache, read_manifest
+    from drifting.data.latents.read import CACHE_FACTS_FILE, MANIFEST_FILE, check_cache, read_manifest
 
     problems = check_cache(workdir, verify=True)
+    if problems and not any((workdir / name).exists() for name in (MANIFEST_FILE, CACHE_FACTS_FILE)):
+        with as_argument("workdir", workdir):
+            raise InputError(problems[0])
     for problem in problems:
         fail(problem)
     if problems:
@@ -69,9 +74,10 @@ def _define_reference(values: flags.FlagValues) -> None:
 
 def _reference(values: flags.FlagValues) -> int:
     out = out_of(values, "file")
+    require_argument(values.split in SPLITS, "split", values.split, use_one_of(values.split, SPLITS))
+    share = Share(*share_of(values))
     from drifting.data.fingerprint import data_facts
     from drifting.data.sources import source as open_source
-    from drifting.runs.shared_work import Share
     from drifting.scoring.image_features import score_encoder
     from drifting.scoring.image_sets import SourceImages, open_images
     from drifting.scoring.reference import make_reference
@@ -85,7 +91,7 @@ def _reference(values: flags.FlagValues) -> int:
         source = open_source(config.data, values.split)
         images = SourceImages(source, {"images": f"{config.data.name}, {values.split}", **data_facts(source)})
     encoder = score_encoder(values.encoder, images.shape)
-    if make_reference(images, encoder, out, keep=values.keep, share=Share(*share_of(values))):
+    if make_reference(images, encoder, out, keep=values.keep, share=share):
         print(out)
     return 0
 

@@ -1,6 +1,9 @@
-"""The paths that flags give: `~` expanded in all of them, and addresses refused where only a path can be served."""
+"""The paths that flags give: `~` expanded in all of them, addresses refused where only a path can be served, and what
+is to be written tried before the work."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -27,3 +30,18 @@ def refuse_addresses(values: flags.FlagValues) -> None:
         if isinstance(value, str) and is_address(value):
             remedy = "is an address, and only paths are read and written: mount what it names, and give the path"
             raise ConfigError(f"--{flag}={value}: {remedy}")
+
+
+def check_out(values: flags.FlagValues) -> None:
+    """Checks that a command can write where `--out` says, or its default, before the work whose result it is.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if "out" not in values or ("watch" in values and values.watch):
+        return
+    out = Path(values.out or ("workdir" in values and values.workdir) or ".").absolute()
+    place = next(path for path in (out, *out.parents) if path.is_dir())
+    if not os.access(place, os.W_OK | os.X_OK):
+        given = f"--out={values.out}" if values.out else "--out"
+        raise ConfigError(f"{given}: the folder {place} cannot be written; make it writable, or give another")

@@ -71,13 +71,16 @@ def _define_sample(values: flags.FlagValues) -> None:
 
 
 def _sample(values: flags.FlagValues) -> int:
+    from drifting.runs.shared_work import Share
+
     path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
     if path.suffix != ".png":
         if path.suffix not in ("", ".npz") and not path.is_dir() and not values.out.endswith("/"):
             forms = f"write a grid (.png), an .npz, or a new folder of that name as {values.out}/"
             raise ConfigError(f"--out={values.out}: {forms}")
         _leave_out(values, ("columns",), "is of a grid: write a .png")
-        return _sample_images(values, _trained(values), path)
+        share = Share(*share_of(values))
+        return _sample_images(values, _trained(values), path, share)
     from drifting.sampling.grid import write_grid
 
     remedy = "a grid has --classes and --columns: write an .npz or a folder"
@@ -96,8 +99,7 @@ def _sample(values: flags.FlagValues) -> int:
     return 0
 
 
-def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
-    from drifting.runs.shared_work import Share
+def _sample_images(values: flags.FlagValues, trained: Any, path: Path, share: Any) -> int:
     from drifting.sampling.files import write_images
     from drifting.sampling.images import GeneratedImages
     from drifting.sampling.labels import class_line, distinct_class_labels, wanted_labels
@@ -118,7 +120,7 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path) -> int:
         uint8=values.uint8,
         batch_size=values.batch,
     )
-    if write_images(images, path, Share(*share_of(values))):
+    if write_images(images, path, share):
         print(path)
     return 0
 
@@ -154,8 +156,9 @@ def _evaluate(values: flags.FlagValues) -> int:
     from drifting.scoring.results import score_table
     from drifting.scoring.settings import ScoreSettings
 
+    share = Share(*share_of(values))
     if values.images:
-        return _evaluate_files(values)
+        return _evaluate_files(values, share)
     settings = ScoreSettings(
         num=values.num,
         alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
@@ -176,7 +179,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         real_images=Path(values.real_images) if values.real_images else None,
         encoder=values.encoder,
         settings=settings,
-        share=Share(*share_of(values)),
+        share=share,
         replace=False,
     )
     if found is not None:
@@ -185,12 +188,11 @@ def _evaluate(values: flags.FlagValues) -> int:
     return 0
 
 
-def _evaluate_files(values: flags.FlagValues) -> int:
+def _evaluate_files(values: flags.FlagValues, share: Any) -> int:
     drawing = ("alpha", "ema", "classes", "labels", "vae", "seed", "uint8", "batch")
     _leave_out(values, drawing, "--images have been drawn: give --workdir or --weights")
     if not values.reference:
         raise ConfigError("--reference: give statistics of real images, see `drifting reference`")
-    from drifting.runs.shared_work import Share
     from drifting.scoring.evaluate import evaluate_files
     from drifting.scoring.image_sets import open_images
     from drifting.scoring.results import score_table
@@ -207,7 +209,7 @@ def _evaluate_files(values: flags.FlagValues) -> int:
         num=values.num,
         neighbours=values.neighbours or 3,
         real_images=Path(values.real_images) if values.real_images else None,
-        share=Share(*share_of(values)),
+        share=share,
     )
     if found is not None:
         print(score_table(found))

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -22,6 +23,7 @@ from drifting.cli.overrides import changed, define_overrides, overrides_of, take
 from drifting.config.meanings import COMMAND_SETTINGS
 from drifting.config.older import FORMER_MODULES
 from drifting.config.parse import parse
+from drifting.config.paths import is_address
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of, to_dict
 from drifting.config.shipped import experiment_file, experiment_names
 from drifting.errors import ConfigError, one_line
@@ -128,7 +130,8 @@ def take_settings(
     if not given and not command.has_defaults:
         if positional := next((argument for argument in arguments if not argument.startswith("-")), None):
             raise ConfigError(_not_a_flag(positional, ["config", "workdir"]))
-        raise ConfigError("--config: give the experiment; `drifting configs` lists those that there are")
+        other = f", or --{command.without_config}" if command.without_config else ""
+        raise ConfigError(f"--config: give the experiment{other}; `drifting configs` lists those that there are")
     if not given:
         return {}, kind, arguments
     settings = load_settings(given)
@@ -195,9 +198,7 @@ def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
     name = given.split(":", 1)[0]
     path = experiment_file(name)
     if path is None:
-        beside = sorted(str(other) for other in Path(name).parent.glob("*.py"))
-        known = [] if "/" in name and name.endswith(".py") else experiment_names()
-        raise ConfigError(f"--{flag}={given}: there is no such file{close_to(name, [*beside, *known])}")
+        raise ConfigError(f"--{flag}={given}: {_no_file(given, name)}")
     spec = importlib.util.spec_from_file_location("drifting_config_file", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--{flag}={given}: must be a Python file, ending in .py")
@@ -208,10 +209,27 @@ def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
             yield module
     except ConfigError as error:
         raise ConfigError(f"--{flag}={given}: {error}") from error
+    except SystemExit as error:
+        remedy = "return the settings instead of ending the program"
+        raise ConfigError(f"--{flag}={given}{_where(error, path)}: calls for exit({error.code!r}); {remedy}") from error
     except Exception as error:
+        if isinstance(error, OSError) and os.path.realpath(str(error.filename)) == os.path.realpath(path):
+            raise ConfigError(f"--{flag}={given}: cannot be read ({error.strerror}); make it readable") from error
         raise ConfigError(
             f"--{flag}={given}{_where(error, path)}: {type(error).__name__}: {one_line(error)}"
         ) from error
+
+
+def _no_file(given: str, name: str) -> str:
+    """One line for what is no file of settings."""
+    if is_address(given):
+        return "is an address, and only files of this machine are read: copy it here, and give its path"
+    if os.path.exists(name):
+        return f"is {'a folder' if os.path.isdir(name) else 'no regular file'}; give a Python file"
+    beside = sorted(str(other) for other in Path(name).parent.glob("*.py") if other.is_file())
+    known = [] if "/" in name and name.endswith(".py") else experiment_names()
+    lists = "; `drifting configs` lists the experiments" if known else ""
+    return f"there is no such file{close_to(name, [*beside, *known])}{lists}"
 
 
 @contextmanager
@@ -245,7 +263,7 @@ def _lies_in(module: Any, folders: Sequence[str]) -> bool:
     return any(place is not None and str(Path(place).resolve().parent) in folders for place in where)
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """`, line N` of the file at `path`, if the error comes from there."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
     return f", line {frames[-1].lineno}" if frames else ""

@@ -6,6 +6,7 @@ Every failure is a `ConfigError` of one line: the key, its value, and what would
 import math
 from typing import Any
 
+from drifting.config.paths import is_address
 from drifting.config.schema import (
     SEED_LIMIT,
     AnyConfig,
@@ -179,6 +180,10 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
     require(evaluation.every > 0 or not evaluation.diagnose, "eval.diagnose", True, "is done with eval.every: set that")
     if evaluation.every_samples is not None:
         _at_least(evaluation.neighbours + 1, "eval", evaluation, "every_samples")
+    for key in ("reference", "real_images"):
+        path = getattr(evaluation, key)
+        remedy = "is an address, and only paths are read: mount or copy what it names"
+        require(path is None or not is_address(path), f"eval.{key}", path, remedy)
     _check_seed("eval.seed", evaluation.seed)
     if evaluation.ema_decay is not None:
         remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"

@@ -144,6 +144,8 @@ def _opened(name: str, data: Path | bytes) -> Iterator[Image.Image]:
         remedy = "repair or remove it"
         if isinstance(error, MemoryError):
             remedy = "free some memory"
+        elif isinstance(error, FileNotFoundError):
+            remedy = "it is a link to nothing, or was removed meanwhile: put it back, or remove the link"
         elif isinstance(error, OSError) and error.errno is not None:
             remedy = "make it readable"
         raise InputError(f"cannot read the image {name}: {reason}; {remedy}") from error

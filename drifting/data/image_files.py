@@ -59,7 +59,8 @@ def image_files_of(folders: Sequence[Path]) -> list[list[str]]:
     left_out, found = _Listing(), []
     for folder in folders:
         listing = _Listing(irregular=left_out.irregular, unread=left_out.unread)
-        _gather(str(folder), (), listing)
+        above = tuple(_identity(str(parent)) for parent in folder.absolute().parents)
+        _gather(str(folder), above, listing)
         found.append(sorted(listing.images, key=lambda file: file.split(os.sep)))
     _warn(left_out)
     return found
@@ -68,8 +69,7 @@ def image_files_of(folders: Sequence[Path]) -> list[list[str]]:
 def _gather(folder: str, above: tuple[FolderIdentity, ...], listing: _Listing) -> None:
     """Adds the images of a folder. A million of them: no call of the system for each that is no link."""
     try:
-        about = os.stat(folder)
-        identity = (about.st_dev, about.st_ino)
+        identity = _identity(folder)
         if identity in above:
             logger.warning("data: %s leads back to a folder above it and is left out", folder)
             return
@@ -86,6 +86,11 @@ def _gather(folder: str, above: tuple[FolderIdentity, ...], listing: _Listing) -
         raise InputError(f"{folder}: cannot be read ({error}); make it readable") from error
     for path in folders:
         _gather(path, (*above, identity), listing)
+
+
+def _identity(folder: str) -> FolderIdentity:
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino
 
 
 def _add(entry: os.DirEntry[str], listing: _Listing) -> None:

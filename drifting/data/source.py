@@ -242,7 +242,9 @@ def check_split(split: str) -> None:
 
 def checked_labels(labels: NDArray, what: str) -> NDArray:
     """The labels, if they are `[N]` integers from 0 on; `what` begins the error if they are not."""
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
+    if labels.ndim and not len(labels):
+        raise InputError(f"{what} is empty (shape {labels.shape}): give one integer per image, [N]")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{what} has shape {labels.shape} and dtype {labels.dtype}: give one integer per image, [N]")
     if labels.min() < 0:
         raise InputError(f"{what} has the value {labels.min()}: number the classes from 0")
@@ -253,6 +255,8 @@ def checked_images(images: NDArray, what: str) -> NDArray:
     """Images `[N, H, W, C]` uint8 or float32 in [-1, 1]; `what` begins the error if they are something else."""
     if images.ndim == 3:
         images = images[..., None]
+    if images.ndim and not len(images):
+        raise InputError(f"{what} is empty (shape {images.shape}): give at least one image")
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(f"{what} has shape {images.shape}: give [N, H, W, C] or [N, H, W], none of them 0")
     check_axes(images.shape, what)
@@ -261,8 +265,10 @@ def checked_images(images: NDArray, what: str) -> NDArray:
         return images
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"{what} has dtype {images.dtype}: give uint8, or float in [-1, 1]")
-    low, high = images.min(), images.max()
-    if not (low >= -1 and high <= 1):  # written so that NaN fails too
+    if not np.isfinite(low := images.min()) or not np.isfinite(high := images.max()):
+        count = int(np.sum(~np.isfinite(images).all(axis=(1, 2, 3))))
+        raise InputError(f"{what} holds NaN or infinite values, in {count} of {len(images)}: mend or remove those")
+    if not (low >= -1 and high <= 1):
         raise InputError(f"{what} is float with values from {low} to {high}: rescale to [-1, 1], or give uint8")
     check_range(float(low), float(high), images.dtype, what)
     return images.astype(np.float32)

@@ -34,7 +34,7 @@ class Share:
 
     def __post_init__(self) -> None:
         require_argument(self.count > 0, "count", self.count, "use 1 or more")
-        remedy = f"must lie in [0, count={self.count})"
+        remedy = f"must be 0 or more and below the number of processes, {self.count}"
         require_argument(0 <= self.index < self.count, "index", self.index, remedy)
 
     def of(self, work: Sequence[_Item]) -> Sequence[_Item]:

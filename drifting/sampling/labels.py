@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import ArgumentError, MachineError, require_argument
-from drifting.runs.files import check_readable
+from drifting.errors import ArgumentError, MachineError, one_line, require_argument
+from drifting.runs.files import check_readable, exists
 from drifting.runs.text import read_lines
 
 ROWS_TEXT = "Rows"
@@ -100,6 +100,8 @@ def wanted_labels(
 
 
 def _read_labels(file: str) -> NDArray[np.int64]:
+    if not exists(Path(file)):
+        raise ArgumentError("labels", file, "there is no such file")
     try:
         check_readable(Path(file))
         if file.endswith(".npy"):
@@ -109,7 +111,10 @@ def _read_labels(file: str) -> NDArray[np.int64]:
     except MachineError:
         raise
     except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise ArgumentError("labels", file, f"cannot be read as whole numbers ({error})") from error
-    if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+        reason = one_line(error).removeprefix(f"{file}: ")
+        raise ArgumentError("labels", file, f"cannot be read as whole numbers ({reason})") from error
+    if not found.size:
+        raise ArgumentError("labels", file, "is empty: give one whole number for each image")
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         raise ArgumentError("labels", file, f"must hold one whole number for each image, has {list(found.shape)}")
     return found.astype(np.int64)

@@ -20,7 +20,7 @@ from drifting.method.state import TrainState
 from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
-from drifting.runs.directory import ENCODER_FOLDER
+from drifting.runs.directory import ENCODER_FOLDER, check_config
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
 from drifting.training.loop import run_loop
@@ -43,6 +43,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
         TrainingError: the loss is not finite, or a batch cannot be read.
     """
+    check_config(workdir, config)  # before anything is said of the data
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
         callbacks = Callbacks(

@@ -16,6 +16,7 @@ from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
 from drifting.errors import require
 from drifting.method.state import TrainState
+from drifting.runs.directory import check_config
 from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, describe_data, describe_model
 from drifting.training.loop import run_loop
@@ -46,6 +47,8 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
         CheckpointError: a checkpoint cannot be written.
     """
     workdir = Path(workdir)
+    if isinstance(config, Config):
+        check_config(workdir, config)  # before anything is said of the data
     with prepare(config, source=source) as run:
         config = run.config
         callbacks = Callbacks(

@@ -190,7 +190,7 @@ def test_missing_configuration_files(capsys: pytest.CaptureFixture[str], tmp_pat
     for given, message in {
         f"{tmp_path}/tiny_digit.py": f"there is no such file (did you mean {tmp_path}/tiny_digits.py?)",
         f"{tmp_path / 'nowhere' / 'x.py'}": "there is no such file",
-        f"{tmp_path}": "there is no such file",
+        f"{tmp_path}": "is a folder; give a Python file",
     }.items():
         assert line_of(capsys, ["train", f"--config={given}", workdir]) == f"--config={given}: {message}"
     (tmp_path / "file.txt").write_text("")

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -84,6 +85,13 @@ SETTINGS = [
     ("data.resident=gpu", "data.resident='gpu': use one of device, host"),
     ("mesh.fsdp=3", "mesh.fsdp=3: must divide the .* device"),
     ("mesh.data=3", "mesh.data=3, mesh.fsdp=1: their product must be the .*; mesh.data=0 takes what mesh.fsdp leaves"),
+    ("eval.reference=gs://b/r.npz", "eval.reference='gs://b/r.npz': is an address, .*: mount or copy"),
+    ("eval.real_images=gs://b/r", "eval.real_images='gs://b/r': is an address, .*: mount or copy"),
+    ("data.name=array --config.data.path=gs://b/d.npz", "data.path='gs://b/d.npz': is an address, .*: mount or copy"),
+    (
+        "data.name=imagefolder --config.data.path=s3://b/d --config.data.image_size=8",
+        "data.path='s3://b/d': is an address",
+    ),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
 ]
 
@@ -98,6 +106,11 @@ COMMANDS = [
     ("config", "--config: give the experiment; `drifting configs` lists"),
     ("config digit", r"--config=digit: there is no such file \(did you mean digits\?\)"),
     ("config digits:big", "--config=digits:big: variant 'big': use tiny"),
+    ("config {here}/odd/pipe", "--config={here}/odd/pipe: is no regular file; give a Python file"),
+    ("config {here}/odd/folder.py", "--config={here}/odd/folder.py: is a folder; give a Python file"),
+    ("config {here}/odd/exits.py", r"exits.py, line 2: calls for exit\(3\); return the settings instead"),
+    ("config s3://bucket/mine.py", "--config=s3://bucket/mine.py: is an address, .*copy it here"),
+    ("config nowhere", "--config=nowhere: there is no such file; `drifting configs` lists the experiments"),
     ("config mnist:logkde", "--config=mnist:logkde: variant 'logkde': use logkde_gauss or "),
     ("train --workdir={here}/new", "--config: give the experiment; `drifting configs` lists"),
     ("train {tiny} --workdir={here}/new", "'{tiny}': is not a flag; did you mean --config={tiny}?"),
@@ -199,6 +212,18 @@ COMMANDS = [
     ("study curl --out={here}/new --config.study.kernels=x", "study.kernels='x': use one of gaussian, laplace"),
     ("study diagnose --run={here} --out={here}/new", "--run={here}: holds no run"),
     ("reference --config={tiny}", "--out: give the file to write"),
+    ("reference --out={here}/new.npz", "--config: give the experiment, or --images; `drifting configs`"),
+    ("reference --config={tiny} --out={here}/r.npz --split=tset", "--split=tset: use one of train, heldout"),
+    ("cache --verify --workdir={run}", "--workdir={run}: holds no cache of latents; give a folder that"),
+    ("sample --workdir={run} --labels={here}/no.txt --out={here}/x.npz", "--labels={here}/no.txt: there is no such"),
+    ("sample --workdir={run} --labels={here}/odd/empty --out={here}/x.npz", "--labels={here}/odd/empty: is empty: "),
+    ("sample --workdir={run} --process_index=2 --out={here}/x.npz", "--process_index=2: must be 0 or more and below"),
+    ("evaluate --workdir={run} --process_index=2", "--process_index=2: must be 0 or more and below"),
+    ("cache --config={tiny} --workdir=x --process_count=2", "--config={tiny}: holds settings of `drifting train`"),
+    (
+        "train --config={tiny} --workdir={run} --config.loss.positives=9 --config.bank.per_class=300",
+        "--workdir={run}: holds a run with other settings",
+    ),
     ("reference --config={tiny} --out={here}/r.npz --encoder=vgg", "--encoder=vgg: use one of"),
 ]  # fmt: skip
 
@@ -226,6 +251,10 @@ def test_a_mistake(
     (tmp_path / "README.md").write_text("# no weights\n")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "odd" / "folder.py").mkdir(parents=True)
+    (tmp_path / "odd" / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "odd" / "empty").touch()
+    os.mkfifo(tmp_path / "odd" / "pipe")
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setitem(sys.modules, "wandb", None)
     places = {"{tiny}": str(TINY), "{run}": str(run), "{here}": str(tmp_path)}
@@ -237,7 +266,8 @@ def test_a_mistake(
     (told,) = captured.err.splitlines()
     told = told.removeprefix("drifting: error: ")
     assert words in told or re.search(words, told), told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "elsewhere", "empty"]  # nothing is begun
+    # nothing is begun
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "elsewhere", "empty", "odd"]
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

@@ -10,6 +10,7 @@ from drifting.data.crop import centre_crop
 from drifting.data.imagenet_names import readable
 from drifting.data.source import to_float
 from drifting.data.sources.folder import imagefolder
+from drifting.errors import InputError
 
 
 def save(file: Path, pixels: np.ndarray, **options) -> Path:
@@ -262,3 +263,23 @@ def test_a_folder_above_the_right_one_is_noticed(tmp_path: Path, given: str, nam
     with pytest.raises(ValueError, match="its class folders hold folders and no images; give ") as error:
         imagefolder(tmp_path / given, 8)
     assert f"give {str(tmp_path / named)!r} instead" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_class_that_leads_to_a_folder_above_is_no_class_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """However far above: it would hold the images of the others."""
+    (tmp_path / "data" / "train" / "a").mkdir(parents=True)
+    save(tmp_path / "data" / "train" / "a" / "1.png", noise(8, 8))
+    for above in ("..", "../..", str(tmp_path / "data" / "train")):
+        link = tmp_path / "data" / "train" / "b"
+        link.symlink_to(above)
+        with pytest.raises(InputError, match=r"train/b holds no images"):
+            imagefolder(tmp_path / "data", 8)
+        assert "train/b leads back to a folder above it and is left out" in caplog.text
+        link.unlink()
+
+
+def test_a_link_to_nothing_says_what_to_do(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"a/1\.png: .*; it is a link to nothing, .*: put it back"):
+        imagefolder(tmp_path, 8)[0]

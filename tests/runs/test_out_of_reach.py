@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from absl import flags
 
+from drifting.cli.command import Command
+from drifting.cli.commands import COMMANDS
 from drifting.config.schema import Config
 from drifting.data.latents.read import check_cache
 from drifting.data.npz import open_member
@@ -27,7 +31,7 @@ from drifting.sampling.labels import wanted_labels
 from drifting.weights.artifact import save_artifact
 from drifting.weights.load import load_folder
 from drifting.weights.torch_file import read_state_dict
-from tests.support.runs import TINY, command, finish, finished_run, tree
+from tests.support.runs import TINY, command, finish, finished_run, train_command, tree
 
 REFUSALS = ("EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "EDQUOT", "ENOSPC")
 
@@ -181,11 +185,11 @@ UNPRIVILEGED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
 
 
 def unprivileged(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command without the right to read what no file mode allows, which root has."""
+    """A program without the right to read what no file mode allows, which root has."""
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not installed")
     privileges = UNPRIVILEGED if os.geteuid() == 0 else []
-    return finish([*privileges, *command(*arguments)])
+    return finish([*privileges, *arguments])
 
 
 def test_a_run_that_cannot_be_read_is_left_alone(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path):
@@ -195,12 +199,54 @@ def test_a_run_that_cannot_be_read_is_left_alone(tmp_path_factory: pytest.TempPa
     before, files = tree(workdir), [path for path in (workdir / "checkpoints").rglob("*") if path.is_file()]
     for path in files:
         path.chmod(0)
-    done = unprivileged("train", f"--config={TINY}", f"--workdir={workdir}", "--config.train.keep_checkpoints=9")
+    done = unprivileged(*train_command(workdir, "--config.train.keep_checkpoints=9"))
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert "cannot be read (Permission denied)" in done.stderr and str(workdir) in done.stderr
     for path in files:
         path.chmod(0o644)
     assert tree(workdir) == before
+
+
+WRITING = [
+    "sample --workdir={run} --out={out}.png",
+    "sample --workdir={run} --out={out}.npz",
+    "sample --workdir={run} --out={out}/",
+    "evaluate --workdir={run} --out={out}.json",
+    "evaluate --images={run}/samples --reference={run}/r.npz --out={out}.json",
+    "compare {run} {run} --out={out}.html",
+    "report --workdir={run} --out={out}.html",
+    "export --workdir={run} --out={out}",
+    "import --weights={run} --out={out}",
+    "reference --images={run}/samples --out={out}.npz",
+    "study curl --out={out}",
+]
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path):
+    """By every command that has `--out`, in a folder that is there and in one that is still to be made."""
+    assert {line.split(" --")[0].split(" {")[0] for line in WRITING} == {
+        name for name, one in COMMANDS.items() if "out" in flags_of(one) and not name.startswith("study ")
+    } | {"study curl"}
+    run, closed = finished_run(tmp_path_factory), tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    outs = [closed / "new", closed / "deep" / "new"]
+    lines = [line.format(run=run, out=out).split() for line in WRITING for out in outs]
+    code = (
+        "import sys\nfrom drifting.cli.commands import main\n"
+        f"print([main(line) for line in {lines!r}], [name for name in ('jax', 'flax') if name in sys.modules])"
+    )
+    done = unprivileged(sys.executable, "-c", code)
+    assert done.stdout == f"{[2] * len(lines)} []\n"
+    told = done.stderr.splitlines()
+    assert len(told) == len(lines)
+    for line, (*_, given) in zip(told, lines, strict=True):
+        assert line.startswith(f"drifting: error: {given}: the folder {closed} cannot be written; make it writable")
+
+
+def flags_of(command: Command) -> flags.FlagValues:
+    values = flags.FlagValues()
+    command.define(values)
+    return values
 
 
 COMPUTING = {

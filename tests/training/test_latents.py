@@ -377,7 +377,7 @@ def test_a_full_disk_leaves_nothing_in_part(finished: Path, folder: Path, tmp_pa
 
 def test_processes_that_there_are_not(folder: Path, tmp_path: Path):
     line = line_of(lambda: build_cache(cache_settings(folder), tmp_path, Share(2, 2)))
-    assert line == "index=2: must lie in [0, count=2)"
+    assert line == "index=2: must be 0 or more and below the number of processes, 2"
     assert not list(tmp_path.iterdir())
 
 
@@ -467,10 +467,13 @@ def test_folders_that_are_no_finished_cache(copy: Path, tmp_path: Path, capsys: 
         (torn, "cannot be read"),
         (unfinished, "is not finished"),
     ]
-    cases += [(tmp_path, "holds no cache of latents; give a folder that `drifting cache` wrote")]
     for path, words in cases:
         code, out, lines = verify(path, capsys)
         assert (code, out, len(lines)) == (1, "", 1) and words in lines[0]
+    told = [
+        f"drifting: error: --workdir={tmp_path}: holds no cache of latents; give a folder that `drifting cache` wrote"
+    ]
+    assert verify(tmp_path, capsys) == (2, "", told)
 
 
 def test_space_without_a_vae_has_no_moments():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from drifting.config.paths import is_address
 from drifting.config.schema import DataConfig
 from drifting.data.latents.read import latents
 from drifting.data.source import LabelledSource, OneClass, VerifiableSource, delivery
@@ -83,6 +84,8 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
     given = {key: getattr(data, key) for key in ARGUMENTS}
     try:
         _check_arguments(data.name, given, "data.")
+        if data.path is not None and is_address(data.path) and data.name != "latents":
+            raise InputError(f"path={data.path!r}: is an address, and images are read from paths: mount or copy it")
         found = make_source(data.name, split=split, **given)
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
@@ -96,7 +99,7 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         text = str(error).removeprefix("data.")
         if re.match(rf"({'|'.join(ARGUMENTS)})=", text):
             raise ConfigError(f"data.{text}") from error
-        if data.path is not None and text.startswith(f"{data.path}: "):
-            raise ConfigError(f"data.path={data.path!r}: {text.removeprefix(f'{data.path}: ')}") from error
+        if data.path is not None and text.startswith(folder := str(Path(data.path))):
+            raise ConfigError(f"data.path={data.path!r}: {re.sub(rf'^{re.escape(folder)}:? ', '', text)}") from error
         raise ConfigError(f"data.name={data.name!r}: {text}") from error
     return OneClass(found) if data.unconditional else found

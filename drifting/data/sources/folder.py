@@ -12,7 +12,7 @@ from drifting.data.image_files import IMAGE_SUFFIXES, image_files, image_files_o
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
 from drifting.data.sources.label_list import listed_labels
-from drifting.errors import InputError
+from drifting.errors import InputError, MachineError
 
 logger = logging.getLogger("drifting")
 
@@ -55,6 +55,8 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
     check_size(image_size, channels)
     try:
         files, labels, class_names = _labelled_files(Path(path), split)
+    except MachineError:  # it names the folder and the remedy
+        raise
     except OSError as error:
         raise InputError(f"path={str(path)!r} cannot be read ({error}): make it readable") from error
     return FolderSource(files, labels, readable(class_names), image_size, channels)
