@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import drifting
-from drifting.assembly.names import known_names
 from drifting.assembly.run import Run
 from drifting.cli.commands import COMMANDS
 from drifting.cli.explanations import settings_page
 from drifting.cli.help import flag_rows, sentence, usage
-from drifting.config.meanings import option_sections, sections
-from drifting.method.encoders import ENCODERS
+from drifting.cli.lookup import all_sections
 from drifting.sampling.generator import TrainedGenerator
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -175,8 +173,7 @@ def _item(text: str) -> str:
 
 def settings() -> str:
     """What `drifting help --markdown` prints."""
-    options = {name: encoder.options for name, encoder in ENCODERS.items()}
-    return settings_page([*sections(known_names()).values(), *option_sections(options)]) + "\n"
+    return settings_page(all_sections()) + "\n"
 
 
 PAGES = {"commands.md": commands_page, "settings.md": settings, "api.md": api_page}

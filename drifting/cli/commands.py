@@ -62,8 +62,10 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"drifting {drifting.__version__}")
         return 0
-    if arguments[0] == "help" and len(arguments) == 2 and arguments[1] in set(COMMANDS) & set(COMMAND_SECTIONS):
-        print(command_help(arguments[1], COMMANDS[arguments[1]]), end="\n\n")  # and then what its section means
+    topic = " ".join(arguments[1:])
+    if arguments[0] == "help" and topic in COMMANDS and (topic in COMMAND_SECTIONS or topic.startswith("study ")):
+        print(command_help(topic, COMMANDS[topic]), end="\n\n")  # and then what its section means
+        arguments = ["help", topic]
     else:
         arguments = _asked(arguments)
     name, *rest = _join_name(arguments)

@@ -39,7 +39,8 @@ def _lines(setting: Setting, short: bool) -> Iterator[str]:
     """The lines on one setting, below a section of which the names are short, or by itself."""
     name = setting.key.rpartition(".")[2] if short else setting.key
     indent = " " * (22 if short else 2)
-    first = f"  {name:<18}  " if short else f"{setting.key}\n{indent}"
+    study = next((f" of drifting {command}" for command in setting.defaults if command.startswith("study ")), "")
+    first = f"  {name:<18}  " if short else f"{setting.key}{study}\n{indent}"
     texts = [setting.text, f"default {setting.default}; {_choice(setting)}"]
     wrapped = [line for text in texts for line in textwrap.wrap(text, 118 - len(indent), break_on_hyphens=False)]
     yield first + wrapped[0]

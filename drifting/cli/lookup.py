@@ -10,8 +10,9 @@ from absl import flags
 from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
 from drifting.cli.explanations import explanation_of, settings_page
-from drifting.config.meanings import option_sections, sections
+from drifting.config.meanings import Section, option_sections, sections, study_sections
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
+from drifting.studies import STUDIES
 
 STARTS: dict[type, tuple[str, str]] = {
     Config: ("drifting.config", "train_config"),
@@ -36,12 +37,18 @@ def _define_help(values: flags.FlagValues) -> None:
     flags.DEFINE_boolean("markdown", False, "print all settings as docs/settings.md has them", flag_values=values)
 
 
-def _help(values: flags.FlagValues) -> int:
+def all_sections() -> list[Section]:
+    """Every section of settings of every command: what `drifting help` knows."""
     from drifting.assembly.names import known_names
     from drifting.method.encoders import ENCODERS
 
-    options = {name: encoder.options for name, encoder in ENCODERS.items()}
-    found = [*sections(known_names()).values(), *option_sections(options)]
+    options = option_sections({name: encoder.options for name, encoder in ENCODERS.items()})
+    studies = study_sections({name: study.settings for name, study in STUDIES.items()})
+    return [*sections(known_names()).values(), *options, *studies]
+
+
+def _help(values: flags.FlagValues) -> int:
+    found = all_sections()
     print(settings_page(found) if values.markdown else explanation_of(values.topic, found))
     return 0
 

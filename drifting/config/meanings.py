@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from drifting.config.schema import CacheBuild, Config, PretrainConfig
+from drifting.config.schema import CacheBuild, Config, PretrainConfig, StudyRun
 from drifting.config.sections import accepts_none, inner_type, literal_words
 
 COMMAND_SETTINGS: dict[str, type] = {"train": Config, "pretrain": PretrainConfig, "cache": CacheBuild}
@@ -70,6 +70,17 @@ def sections(names: Mapping[str, tuple[str, ...]]) -> dict[str, Section]:
             having = {command: getattr(other(), field.name) for command, other in COMMAND_SETTINGS.items()
                       if hasattr(other(), field.name)}  # fmt: skip
             found.setdefault(field.name, _section(field.name, having, names))
+    return found
+
+
+def study_sections(studies: Mapping[str, type[StudyRun]]) -> list[Section]:
+    """The section `study` of each study, named `study NAME`. `studies`: the settings of each, by its name."""
+    found = []
+    for name, kind in studies.items():
+        defaults = getattr(kind(), "study")  # every study has it  # noqa: B009
+        text, section = (" ".join((part.__doc__ or "").split()) for part in (kind, type(defaults)))
+        settings = settings_of("study.", {f"study {name}": defaults})
+        found.append(Section(f"study {name}", f"{text} {section}", (f"study {name}",), tuple(settings)))
     return found
 
 

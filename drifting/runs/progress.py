@@ -124,7 +124,7 @@ class Progress:
     def _print_line(self, now: float) -> None:
         self._last_line = now
         self._printed = self._step
-        line = f"{self._label} {self._step}/{self._total}  {self._text()}"
+        line = "  ".join(filter(None, [f"{self._label} {self._step}/{self._total}", self._text()]))
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:

@@ -31,6 +31,9 @@ from drifting.weights.references import network
 
 logger = logging.getLogger("drifting")
 
+UNTRAINED_SHARE = 0.5
+"""An average is warned of that consists of the parameters before the first step to more than this share."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -108,6 +111,7 @@ class TrainedGenerator:
         step = checkpoints.latest_intact()
         if step is None:
             raise ArgumentError("workdir", workdir, "has no checkpoint yet; run `drifting train` first")
+        warn_of_untrained(workdir, decay, step)
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
         if vae is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
@@ -240,6 +244,16 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
         return TrainedGenerator.from_run(Path(reference), average, vae)
     require_argument(average is None, "average", average, "published weights are one average: leave it out")
     return TrainedGenerator.from_weights(str(reference), vae)
+
+
+def warn_of_untrained(workdir: Path, decay: float, step: int) -> None:
+    """Warns where the average of a run's parameters after `step` steps is mostly what they were before the first."""
+    share = decay**step
+    if share > UNTRAINED_SHARE:
+        logger.warning(
+            "%s: the average of decay %g holds %.0f %% of the untrained parameters after %d steps: "
+            "it draws nearly what an untrained generator does", workdir, decay, 100 * share, step,
+        )  # fmt: skip
 
 
 def params_sha256(params: Params) -> str:

@@ -8,6 +8,7 @@ from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, known_widths, score_encoder
 from drifting.scoring.judge import Judge
 from drifting.scoring.metrics import ImageSet
+from drifting.scoring.real_images import check_rows
 from drifting.scoring.reference import Reference, read_reference
 
 
@@ -46,4 +47,7 @@ def _real(reference: Reference, encoder: ScoreEncoder) -> ImageSet:
     rows = {} if reference.features is None else {"features": reference.features}
     if reference.images is not None and not rows:
         rows = {"features": features_of(reference.images, encoder, "reference")["features"]}
+    if rows:
+        place = reference.path if reference.images is None else reference.images.path
+        check_rows(rows["features"], str(place), encoder.name)
     return ImageSet(rows, reference.gaussians, encoder=encoder.name)

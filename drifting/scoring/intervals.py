@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.runs.progress import Progress
 from drifting.scoring.metrics import ImageSet, Metric
 from drifting.scoring.metrics.gaussian import FloatArray
+from drifting.scoring.metrics.metric import OneByOne
 from drifting.scoring.scores import defined_metrics
 
 NORMAL_95 = 1.96
@@ -72,8 +74,11 @@ def intervals(
     rng = np.random.default_rng([seed, num])
     counts = np.stack([np.ones(num, np.int64), *rng.multinomial(num, np.full(num, 1 / num), resamples)])
     scores = {}
-    for metric in defined_metrics(real, sides[0], neighbours, name):
-        first, second = (_values(metric, real, side, counts, neighbours) for side in sides)
+    metrics = list(defined_metrics(real, sides[0], neighbours, name))
+    with Progress(len(metrics) * len(sides) * len(counts), label="intervals", unit="resamples") as progress:
+        progress.update(0)
+        values = [[_values(metric, real, side, counts, neighbours, progress) for side in sides] for metric in metrics]
+    for metric, (first, second) in zip(metrics, values, strict=True):
         for key in (key for key, score in metric.scores.items() if score.better != "neither" and key in first):
             places = metric.scores[key].places
             found = (first[key], second[key], first[key] - second[key])
@@ -81,11 +86,19 @@ def intervals(
     return Comparison(scores, num, resamples)
 
 
-def _values(metric: Metric, real: ImageSet, side: ImageSet, counts: NDArray[np.int64], k: int) -> dict[str, FloatArray]:
+def _values(
+    metric: Metric, real: ImageSet, side: ImageSet, counts: NDArray[np.int64], k: int, progress: Progress
+) -> dict[str, FloatArray]:
     """Each score of the images as they are, and where it can be had of every resample of them."""
-    if metric.resample is not None:
-        return dict(metric.resample(real, side, counts, k))
-    return {name: np.asarray([value]) for name, value in metric.compute(real, side, k).items()}
+    if metric.resample is None:
+        found = [{name: np.asarray([value]) for name, value in metric.compute(real, side, k).items()}]
+        progress.advance(len(counts))
+    else:
+        found, size = [], 1 if isinstance(metric.resample, OneByOne) else len(counts)
+        for first in range(0, len(counts), size):
+            found.append(dict(metric.resample(real, side, counts[first : first + size], k)))
+            progress.advance(size)
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 def _interval(values: FloatArray, places: int) -> Interval:

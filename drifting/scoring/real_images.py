@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drifting.errors import InputError
 from drifting.scoring.metrics.gaussian import Gaussian
@@ -43,8 +44,18 @@ def check_variance(gaussians: Mapping[str, Gaussian], name: str, encoder: str) -
         InputError: a kind of features has no spread.
     """
     for kind, (mean, covariance) in gaussians.items():
-        variance = float(np.trace(covariance))
-        squared_norm = float(mean @ mean) + variance
-        if variance <= LEAST_SPREAD * squared_norm + np.finfo(np.float32).tiny:  # features may all be 0, too
-            found = f"all images look alike to the encoder {encoder} ({kind}: total variance {variance:.3g})"
-            raise InputError(f"{name}: {found}: give another encoder, or more diverse images")
+        _check_spread(mean, float(np.trace(covariance)), name, encoder, kind)
+
+
+def check_rows(features: NDArray[np.floating], name: str, encoder: str) -> None:
+    """Checks the same of features `[N, D]` of some images, and that there are enough of them."""
+    check_count(len(features), name)
+    rows = np.asarray(features, np.float64)
+    _check_spread(rows.mean(axis=0), float(rows.var(axis=0, ddof=1).sum()), name, encoder, "features")
+
+
+def _check_spread(mean: NDArray[np.float64], variance: float, name: str, encoder: str, kind: str) -> None:
+    squared_norm = float(mean @ mean) + variance
+    if variance <= LEAST_SPREAD * squared_norm + np.finfo(np.float32).tiny:  # features may all be 0, too
+        found = f"all images look alike to the encoder {encoder} ({kind}: total variance {variance:.3g})"
+        raise InputError(f"{name}: {found}: give another encoder, or more diverse images")

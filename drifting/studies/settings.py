@@ -5,6 +5,7 @@ and a file in `configs/studies/` starts from (`study_config`).
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from ml_collections import ConfigDict
 
@@ -18,13 +19,20 @@ ALL_KERNELS = ("gaussian", "laplace", "rational_quadratic")
 class CurlSettings:
     """A mixture of Gaussians in the square `[-extent, extent]^2`, and the fields whose curl is taken there."""
 
-    kernels: tuple[str, ...] = ALL_KERNELS
-    fields: tuple[str, ...] = ("mean_shift", "sharp", "mmd", "score", "drift_row", "drift_raw")
-    width: float = 0.5
-    samples: int = 200
-    extent: float = 2.0
-    grid: int = 61  # points on a side
-    seed: int = 0
+    kernels: Annotated[tuple[str, ...], "kernels whose fields are looked at"] = ALL_KERNELS
+    fields: Annotated[tuple[str, ...], "drift fields whose curl is taken"] = (
+        "mean_shift",
+        "sharp",
+        "mmd",
+        "score",
+        "drift_row",
+        "drift_raw",
+    )
+    width: Annotated[float, "kernel width, in the units of the plane"] = 0.5
+    samples: Annotated[int, "samples of each of the two mixtures"] = 200
+    extent: Annotated[float, "half the side of the square that is looked at"] = 2.0
+    grid: Annotated[int, "points on a side of it"] = 61
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,14 @@ class CurlStudy(StudyRun):
 class ProfilesSettings:
     """Kernels by distance, and fields of a one-dimensional mixture of Gaussians by place."""
 
-    kernels: tuple[str, ...] = ALL_KERNELS
-    width: float = 0.5
-    samples: int = 2000
-    reach: float = 6.0  # the picture ends here; the data lie within about 2
-    far: tuple[float, ...] = (200.0, 400.0)  # in kernel widths: between these the exponents of the tails are taken
-    seed: int = 0
+    kernels: Annotated[tuple[str, ...], "kernels that are drawn by distance"] = ALL_KERNELS
+    width: Annotated[float, "kernel width"] = 0.5
+    samples: Annotated[int, "samples of the mixture"] = 2000
+    reach: Annotated[float, "the picture ends here; the data lie within about 2"] = 6.0
+    far: Annotated[
+        tuple[float, ...], "distances, in kernel widths, between which the exponents of the tails are taken"
+    ] = (200.0, 400.0)
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -57,14 +67,14 @@ class ProfilesStudy(StudyRun):
 class Fields2dSettings:
     """Three modes on the unit circle, and the same turned by `angle`."""
 
-    kernels: tuple[str, ...] = ("gaussian", "laplace")
-    width: float = 0.3
-    samples: int = 1000
-    noise: float = 0.2
-    angle: float = 0.6  # radian
-    extent: float = 2.0
-    grid: int = 15  # arrows on a side
-    seed: int = 0
+    kernels: Annotated[tuple[str, ...], "kernels whose fields are drawn"] = ("gaussian", "laplace")
+    width: Annotated[float, "kernel width, in the units of the plane"] = 0.3
+    samples: Annotated[int, "samples of each of the two distributions"] = 1000
+    noise: Annotated[float, "standard deviation of a mode"] = 0.2
+    angle: Annotated[float, "how far the generated modes are turned, in radian"] = 0.6
+    extent: Annotated[float, "half the side of the square that is drawn"] = 2.0
+    grid: Annotated[int, "arrows on a side of it"] = 15
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -78,16 +88,16 @@ class Fields2dStudy(StudyRun):
 class EquilibriumSettings:
     """Estimates of the field at fixed probes from 1 to `draws` pairs of batches, repeated `repeats` times."""
 
-    fields: tuple[str, ...] = ("drift", "mean_shift", "sharp")
-    kernel: str = "laplace"
-    width: float = 0.3
-    dimension: int = 8
-    probes: int = 32
-    batch: int = 64  # samples a side
-    draws: int = 4096
-    repeats: int = 8
-    shift: float = 0.5  # between the means of p and of the other q, in standard deviations
-    seed: int = 0
+    fields: Annotated[tuple[str, ...], "drift fields that are estimated"] = ("drift", "mean_shift", "sharp")
+    kernel: Annotated[str, "the kernel"] = "laplace"
+    width: Annotated[float, "kernel width"] = 0.3
+    dimension: Annotated[int, "dimensions of the data"] = 8
+    probes: Annotated[int, "points at which the fields are estimated"] = 32
+    batch: Annotated[int, "samples a side of one pair of batches"] = 64
+    draws: Annotated[int, "the most pairs of batches that are averaged"] = 4096
+    repeats: Annotated[int, "estimates of each, for their spread"] = 8
+    shift: Annotated[float, "between the means of p and of the other q, in standard deviations"] = 0.5
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -101,15 +111,35 @@ class EquilibriumStudy(StudyRun):
 class AlignmentSettings:
     """Ring and Raw mixtures of "A Unified View", App. C.1."""
 
-    mixtures: tuple[str, ...] = ("ring", "raw")
-    kernel: str = "laplace"
-    dimensions: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-    fit_from: int = 6  # the slope is fitted from this dimension on
-    references: int = 3000
-    queries: int = 500
-    width: float = 0.3  # kernel width in mean norms of the queries
-    trials: int = 4  # independent planes, directions and samples, averaged
-    seed: int = 0
+    mixtures: Annotated[tuple[str, ...], "the mixtures: ring, raw or both"] = ("ring", "raw")
+    kernel: Annotated[str, "the kernel"] = "laplace"
+    dimensions: Annotated[tuple[int, ...], "dimensions in which they lie"] = (
+        2,
+        3,
+        4,
+        6,
+        8,
+        12,
+        16,
+        24,
+        32,
+        48,
+        64,
+        96,
+        128,
+        192,
+        256,
+        384,
+        512,
+        768,
+        1024,
+    )
+    fit_from: Annotated[int, "the slope is fitted from this dimension on"] = 6
+    references: Annotated[int, "samples of each distribution, from which the fields are made"] = 3000
+    queries: Annotated[int, "points at which the fields are compared"] = 500
+    width: Annotated[float, "kernel width, in mean norms of the queries"] = 0.3
+    trials: Annotated[int, "independent planes, directions and samples, averaged"] = 4
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -127,23 +157,28 @@ class Toy2dSettings:
     is smaller, and so is the budget.
     """
 
-    targets: tuple[str, ...] = ("ring", "swiss_roll", "checkerboard", "two_moons")
-    objectives: tuple[str, ...] = ("mean_shift",)
-    kernels: tuple[str, ...] = ("laplace", "gaussian")
-    width: float = 0.05
-    ring_width: float = 0.3
-    steps: int = 6000
-    batch: int = 256  # samples a side
-    learning_rate: float = 0.01
-    hidden_size: int = 128
-    start_scale: float = 0.7  # scale of the untrained network's output
-    points: int = 5000
-    projections: int = 200
-    evaluations: int = 10  # draws that the SWD is averaged over
-    frames: int = 25  # pictures of the animation; 1: none
-    animated_steps: int = 240
-    animated_width: float = 0.3
-    seed: int = 0
+    targets: Annotated[tuple[str, ...], "the shapes that are learnt"] = (
+        "ring",
+        "swiss_roll",
+        "checkerboard",
+        "two_moons",
+    )
+    objectives: Annotated[tuple[str, ...], "objectives that train them: losses or drift fields"] = ("mean_shift",)
+    kernels: Annotated[tuple[str, ...], "kernels that train them"] = ("laplace", "gaussian")
+    width: Annotated[float, "kernel width, in the units of the plane"] = 0.05
+    ring_width: Annotated[float, "kernel width for the ring"] = 0.3
+    steps: Annotated[int, "steps of each training"] = 6000
+    batch: Annotated[int, "samples a side"] = 256
+    learning_rate: Annotated[float, "Adam's rate"] = 0.01
+    hidden_size: Annotated[int, "width of the network's layers"] = 128
+    start_scale: Annotated[float, "scale of the untrained network's output"] = 0.7
+    points: Annotated[int, "generated and real samples that are scored"] = 5000
+    projections: Annotated[int, "directions of the sliced Wasserstein distance"] = 200
+    evaluations: Annotated[int, "draws that it is averaged over"] = 10
+    frames: Annotated[int, "pictures of the animation; 1: none"] = 25
+    animated_steps: Annotated[int, "steps of the training that it shows"] = 240
+    animated_width: Annotated[float, "kernel width of that training"] = 0.3
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)
@@ -160,22 +195,42 @@ class LinksSettings:
     Widths on the digits are in mean distances between digits; fields there are normalised, as in the published recipes.
     """
 
-    objectives: tuple[str, ...] = ("log_kde", "mmd_kde", "inverse_profile_kde")
-    kernels: tuple[str, ...] = ("gaussian", "laplace")
-    target: str = "two_moons"
-    toy_widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
-    toy_steps: int = 1500
-    digits_widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
-    digits_steps: int = 1000
-    small_widths: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
-    offset: float = 100.0  # length of the vector added to the digits at small widths, in their mean distances
-    batch: int = 256
-    toy_learning_rates: tuple[float, ...] = (0.01, 0.003, 0.001)  # the best of them counts, for each width anew
-    digits_learning_rates: tuple[float, ...] = (0.002, 0.0003)
-    hidden_size: int = 128
-    samples: int = 1400
-    accuracy: bool = True  # measure distances and fields themselves too
-    seed: int = 0
+    objectives: Annotated[tuple[str, ...], "losses that are compared, each a link of its own"] = (
+        "log_kde",
+        "mmd_kde",
+        "inverse_profile_kde",
+    )
+    kernels: Annotated[tuple[str, ...], "kernels that train"] = ("gaussian", "laplace")
+    target: Annotated[str, "the shape in the plane"] = "two_moons"
+    toy_widths: Annotated[tuple[float, ...], "kernel widths in the plane"] = (0.05, 0.1, 0.2, 0.4)
+    toy_steps: Annotated[int, "steps of each training in the plane"] = 1500
+    digits_widths: Annotated[tuple[float, ...], "kernel widths on the digits, in mean distances between digits"] = (
+        0.05,
+        0.1,
+        0.2,
+        0.4,
+    )
+    digits_steps: Annotated[int, "steps of each training on the digits"] = 1000
+    small_widths: Annotated[
+        tuple[float, ...], "kernel widths at which two kinds of distances are compared, in the same unit"
+    ] = (0.02, 0.05, 0.1, 0.2)
+    offset: Annotated[float, "length of the vector added to the digits at small widths, in their mean distances"] = (
+        100.0
+    )
+    batch: Annotated[int, "samples a side"] = 256
+    toy_learning_rates: Annotated[tuple[float, ...], "rates in the plane; the best counts, for each width anew"] = (
+        0.01,
+        0.003,
+        0.001,
+    )
+    digits_learning_rates: Annotated[tuple[float, ...], "rates on the digits; the best counts, for each width anew"] = (
+        0.002,
+        0.0003,
+    )
+    hidden_size: Annotated[int, "width of the network's layers"] = 128
+    samples: Annotated[int, "digits that are drawn and scored"] = 1400
+    accuracy: Annotated[bool, "measure distances and fields themselves, too"] = True
+    seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ logger = logging.getLogger("drifting")
 # Below this ratio of distances among generated to distances among real samples, images of a class are nearly one image.
 COLLAPSED_RATIO = 0.3
 
-PATIENCE_STEPS = 1000
+LEAST_STEPS, PATIENCE_STEPS = 20, 1000
 
 GRID_COLUMNS = 10
 
@@ -42,7 +42,8 @@ class CollapseWatch:
     """Warns when the generator comes to draw nearly one image for each class.
 
     A new generator does draw one: its last layer begins at 0. It moves away from that by steps of the full rate, so
-    nothing is said before half of those, or `PATIENCE_STEPS` of them, are done; nor while the ratio still rises.
+    nothing is said before half of those, but at least `LEAST_STEPS` and at most `PATIENCE_STEPS` of them, are done; nor
+    while the ratio still rises. A run that ends before that is told to be too short.
     """
 
     def __init__(self, optimizer: OptimizerConfig, steps: int) -> None:
@@ -53,7 +54,9 @@ class CollapseWatch:
             steps: how long the run is.
         """
         warm = optimizer.no_op_steps + optimizer.warmup_steps
-        self._from, self._warned, self._before = warm + min(max(steps - warm, 0) // 2, PATIENCE_STEPS), False, 0.0
+        patience = min(max((steps - warm) // 2, LEAST_STEPS), PATIENCE_STEPS)
+        self._from, self._warned, self._before = warm + patience, False, 0.0
+        self._warm, self._last = warm, steps
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Looks at the metric `collapse`."""
@@ -66,7 +69,16 @@ class CollapseWatch:
                 "try other loss.widths or more loss.generated",
                 values["collapse"], step,
             )  # fmt: skip
+        elif step == self._last and ratio < COLLAPSED_RATIO and not collapsed:
+            logger.warning("collapse %.2f at the end: %s", ratio, self._too_short())
         self._warned = collapsed
+
+    def _too_short(self) -> str:
+        """Why generated samples are still alike after the last step."""
+        if self._last <= self._warm:
+            steps = f"train.steps={self._last} end within the {self._warm} of optimizer.no_op_steps and warmup_steps"
+            return f"generated samples of a class are alike still, because {steps}: train longer or warm up faster"
+        return f"generated samples of a class are nearly alike still after train.steps={self._last}: train longer"
 
 
 class GridDrawer:

@@ -14,18 +14,21 @@ from drifting.cli.catalogue import experiment, experiments
 from drifting.cli.commands import COMMANDS, main
 from drifting.cli.overrides import value_of
 from drifting.cli.settings import load_settings, parse_flags
-from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections, typed
+from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections, study_sections, typed
 from drifting.config.parse import annotation, parse
 from drifting.config.schema import to_dict
 from drifting.config.shipped import CONFIGS, FORMER_FILE, experiment_file, experiment_names
 from drifting.errors import ConfigError
 from drifting.method.encoders import ENCODERS
+from drifting.studies import STUDIES
 from tests.support.runs import ROOT, TINY
 
 SECTIONS = [
     *sections(known_names()).values(),
     *option_sections({name: encoder.options for name, encoder in ENCODERS.items()}),
 ]
+
+STUDY_SECTIONS = study_sections({name: study.settings for name, study in STUDIES.items()})
 
 SETTINGS = [setting for section in SECTIONS for setting in section.settings]
 
@@ -133,6 +136,19 @@ def test_every_setting_says_what_it_means():
     assert keys <= {setting.key for setting in SETTINGS}
     assert [setting.key for setting in SETTINGS if not 4 < len(setting.text) < 120 or "  " in setting.text] == []
     assert [section.name for section in SECTIONS if not section.text] == []
+
+
+def test_every_setting_of_a_study_says_what_it_means(capsys: pytest.CaptureFixture[str]):
+    """By its key, which several studies may have, and with the help of each study."""
+    assert {section.name for section in STUDY_SECTIONS} == {name for name in COMMANDS if name.startswith("study ")}
+    for section in STUDY_SECTIONS:
+        below = " ".join(printed(capsys, "help", *section.name.split()).split())
+        assert len(section.settings) > 4 and below.startswith("usage: drifting study ")
+        for setting in section.settings:
+            assert 4 < len(setting.text) < 120 and setting.text in below, setting
+            alone = printed(capsys, "help", setting.key)
+            of_study = alone.partition(f"{setting.key} of drifting {section.name}\n")[2]
+            assert " ".join(of_study.split()).startswith(f"{setting.text} default {setting.default};"), alone
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)

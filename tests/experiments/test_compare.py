@@ -13,7 +13,7 @@ from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
 from drifting.experiments.compare import compare_generators, comparison_table
 from drifting.experiments.report.comparison import _setting_section
-from drifting.sampling.generator import TrainedGenerator
+from drifting.sampling.generator import TrainedGenerator, warn_of_untrained
 from drifting.scoring.evaluate import evaluate_generator
 from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.intervals import Comparison, Interval, intervals
@@ -93,7 +93,8 @@ def test_a_comparison_of_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace('"clip_norm": 2.0', '"clip_norm": 1.5'))
     assert main(["compare", str(run), str(other), f"--out={out}", "--num=40", "--resamples=10", "--alpha=1.5"]) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert re.search(r"^intervals 0/(\d+)\n(.*\n)*intervals \1/\1  ", told, re.MULTILINE) and "untrained" not in told
     assert "40 images each, 10 resamples" in printed and printed.splitlines()[-1] == str(out)
     assert re.search(r"frechet_distance .* 0\.0000 ± 0\.0000\n", printed)
     text = out.read_text(encoding="utf-8")
@@ -180,3 +181,15 @@ def test_the_table():
     lines = comparison_table(found, names).splitlines()
     assert lines[0].split() == ["A", "B", "A", "-", "B"] and lines[1].endswith("*")
     assert lines[-2:] == [f"A: {names[0]}", f"B: {names[1]}"]
+
+
+@pytest.mark.parametrize(
+    ("decay", "step", "share"), [(0.9999, 120, 99), (0.99, 60, 55), (0.99, 120, None), (0.0, 1, None)]
+)
+def test_an_average_that_is_hardly_trained_is_told(
+    decay: float, step: int, share: int | None, caplog: pytest.LogCaptureFixture
+):
+    warn_of_untrained(Path("runs/new"), decay, step)
+    told = f"runs/new: the average of decay {decay:g} holds {share} % of the untrained parameters after {step} steps: "
+    assert len(caplog.records) == (share is not None)
+    assert all(record.getMessage().startswith(told) for record in caplog.records)

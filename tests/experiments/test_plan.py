@@ -248,3 +248,19 @@ def test_activations_grow_with_depth_and_fall_with_rematerialisation():
 
     one, two = kept(depth=1), kept(depth=2)
     assert two > one > 0 and kept(depth=2, remat=True) < two
+
+
+def test_images_of_a_folder_are_counted_and_of_many_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What lies beside them is no image."""
+    for label, count in (("a", 3), ("b", 5), ("c", 1)):
+        (tmp_path / label / "deep").mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / label / "deep" / f"{number}.JPEG").touch()
+        (tmp_path / label / "notes.txt").touch()
+    data = tiny_config(data={"name": "imagefolder", "path": str(tmp_path), "image_size": 8}).data
+    found = workload.image_facts(data)
+    assert (found.classes, found.samples, found.notes) == (3, 9, ())
+    monkeypatch.setattr(workload, "COUNTED_IMAGES", 8)
+    found = workload.image_facts(data)
+    assert (found.classes, found.samples) == (3, 12)
+    assert found.notes == ("about 12 images, by the first 2 of 3 class folders",)

@@ -202,6 +202,13 @@ def test_plain_lines_when_not_a_terminal():
     assert printed[-1].endswith("gap 0.1235  loss 1  8 steps/s  ETA 1:15")
 
 
+def test_a_line_ends_with_its_last_word():
+    out = io.StringIO()
+    with Progress(1400, label="evaluate", console=Console(file=out, force_terminal=False), clock=Clock()) as progress:
+        progress.update(32)
+    assert out.getvalue() == "evaluate 32/1400\n"
+
+
 def test_rate_leaves_out_a_slow_first_step():
     clock, out = Clock(), io.StringIO()
     with Progress(10_000, console=Console(file=out, force_terminal=False), clock=clock) as progress:

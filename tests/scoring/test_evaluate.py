@@ -380,7 +380,7 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ((f"--images={tmp_path / 'absent'}", f"--reference={pixels}"), "there is no such file or folder"),
         ((f"--workdir={run}", f"--reference={pixels}", "--alpha=1,x"), "--alpha=x: expected numbers"),
         ((f"--workdir={run}", f"--reference={pixels}", "--classes="), "--classes=: give at least one class"),
-        ((f"--workdir={run}", f"--reference={pixels}", "--process_index=2"), "--process_index=2: must lie in"),
+        ((f"--workdir={run}", f"--reference={pixels}", "--process_index=2"), "--process_index=2: must be 0 or more"),
     ]:
         found = line(capsys, "evaluate", *arguments)
         assert words in found, found

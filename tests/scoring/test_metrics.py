@@ -21,7 +21,7 @@ from drifting.sampling.labels import balanced_labels
 from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.intervals import intervals
 from drifting.scoring.metrics import METRICS, ImageSet, Metric, Score
-from drifting.scoring.metrics.metric import one_by_one
+from drifting.scoring.metrics.metric import OneByOne
 from tests.support.runs import finished_run
 from tests.support.sweeps import made_up_sweep
 
@@ -34,7 +34,7 @@ def brightness(real: ImageSet, fake: ImageSet, _: int) -> dict[str, float]:
 def toy(monkeypatch: pytest.MonkeyPatch) -> Metric:
     """The mean of generated features less that of real ones."""
     scores = {"brightness": Score("Brightness <gap>", "higher", places=5)}
-    metric = Metric("brightness", scores, brightness, real="statistics", resample=one_by_one(brightness))
+    metric = Metric("brightness", scores, brightness, real="statistics", resample=OneByOne(brightness))
     monkeypatch.setitem(METRICS, "brightness", metric)
     return metric
 

@@ -215,7 +215,15 @@ def test_images_that_look_alike_to_the_encoder_are_no_reference(tmp_path: Path, 
         np.savez(out, mu=mu, sigma=sigma)
         with pytest.raises(InputError, match=rf"^.*reference\.npz: {words}"):
             reference_judge(out, "pixels", (4, 4, 3), 3)
-    np.savez(out, mu=mu, sigma=np.diag(np.square(1e-3 * mu)))
+    good = {"mu": mu, "sigma": np.diag(np.square(1e-3 * mu))}
+    equal = np.full((40, 4, 4, 3), level, np.uint8)
+    for more in ({"arr_0": equal}, {"features": np.float32(mu) + np.zeros((40, 1), np.float32)}):
+        np.savez(out, **good, **more)
+        with pytest.raises(InputError, match=rf"^.*reference\.npz: {words}"):
+            _ = reference_judge(out, "pixels", (4, 4, 3), 3).real
+    np.savez(out, **good)
+    with pytest.raises(InputError, match=rf"^.*equal\.npz: {words}"):
+        _ = reference_judge(out, "pixels", (4, 4, 3), 3, tmp_path / "equal.npz").real
     assert reference_judge(out, "pixels", (4, 4, 3), 3).real.gaussian("features")[0][0] == mu[0]
 
 

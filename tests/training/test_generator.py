@@ -204,7 +204,6 @@ SHORT_RUNS = [
     (0, 50, 60, {1: 0.0, 10: 0.017, 20: 0.071, 30: 0.114, 38: 0.277, 42: 0.676, 50: 0.285, 56: 0.31, 60: 0.353}),
     (0, 50, 200, {1: 0.0, 20: 0.071, 48: 0.288, 52: 0.282, 54: 0.304, 60: 0.353, 100: 0.52, 148: 0.53}),
     (0, 5, 60, {1: 0.0, 4: 0.015, 6: 0.049, 10: 0.12, 18: 0.211, 24: 0.593, 30: 0.316, 34: 0.338, 60: 0.585}),
-    (0, 5000, 60, {1: 0.0, 10: 0.0, 32: 0.001, 60: 0.001}),  # nothing is learnt yet
 ]
 
 
@@ -219,6 +218,34 @@ def test_short_runs_are_no_collapse(
             if step > resumed:
                 watch(step, {"collapse": collapse})
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("no_op", "warm_up", "steps", "curve", "words"),
+    [
+        (
+            0,
+            5000,
+            60,
+            {1: 0.0, 10: 0.0, 32: 0.001, 60: 0.001},
+            "train.steps=60 end within the 5000 of optimizer.",
+        ),
+        (1, 1, 2, {1: 0.0, 2: 0.0}, "train.steps=2 end within the 2 of "),
+        (0, 0, 1, {1: 0.0}, "nearly alike still after train.steps=1: train longer"),
+        (0, 0, 15, {1: 0.0, 14: 0.1, 15: 0.05}, "nearly alike still after train.steps=15: train longer"),
+        (0, 5, 60, {1: 0.0, 30: 0.1, 60: 0.2}, "nearly alike still after train.steps=60: train longer"),
+    ],
+)
+def test_a_run_that_ends_before_it_can_be_judged_says_so_once_at_its_end(
+    no_op: int, warm_up: int, steps: int, curve: dict[int, float], words: str, caplog: pytest.LogCaptureFixture
+):
+    watch = CollapseWatch(OptimizerConfig(no_op_steps=no_op, warmup_steps=warm_up), steps)
+    with caplog.at_level(logging.WARNING, "drifting"):
+        for step, collapse in curve.items():
+            assert not caplog.records
+            watch(step, {"collapse": collapse})
+    (found,) = [record.getMessage() for record in caplog.records]
+    assert found.startswith("collapse 0.") and " at the end: " in found and words in found
 
 
 def test_collapse_is_warned_of_when_it_begins(caplog: pytest.LogCaptureFixture):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drifting.scoring.metrics.metric import ImageSet, Metric, Score, one_by_one
+from drifting.scoring.metrics.metric import ImageSet, Metric, OneByOne, Score
 
 ENCODER_DISTANCES = {
     "inception": ("fid", Score("FID", "lower", headline=True)),
@@ -68,7 +68,7 @@ FRECHET = Metric(
     },
     _frechet,
     real="statistics",
-    resample=one_by_one(_frechet),
+    resample=OneByOne(_frechet),
 )
 
 SPATIAL_FRECHET = Metric(
@@ -77,5 +77,5 @@ SPATIAL_FRECHET = Metric(
     _spatial,
     kinds=("spatial",),
     real="statistics",
-    resample=one_by_one(_spatial),
+    resample=OneByOne(_spatial),
 )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from drifting.scoring.metrics.metric import ImageSet, Metric, Score, one_by_one
+from drifting.scoring.metrics.metric import ImageSet, Metric, OneByOne, Score
 
 SCORE_SPLITS = 10
 
@@ -58,5 +58,5 @@ INCEPTION_SCORE = Metric(
     kinds=("logits",),
     real="nothing",
     images=SCORE_SPLITS,
-    resample=one_by_one(_compute),
+    resample=OneByOne(_compute),
 )

@@ -130,16 +130,18 @@ class Metric:
         return "holds too few features" if self.real == "rows" and len(real) < least else None
 
 
-def one_by_one(compute: Compute) -> Resample:
-    """Computes a metric of each resample anew."""
+@dataclass(frozen=True)
+class OneByOne:
+    """A `Resample` that computes a metric of each resample anew, so that nothing is lost if few are asked at a time."""
 
-    def resample(
-        real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int
+    compute: Compute
+
+    def __call__(
+        self, real: ImageSet, fake: ImageSet, counts: NDArray[np.integer], k: int
     ) -> Mapping[str, NDArray[np.float64]]:
-        found = [compute(real, fake.drawn(row), k) for row in counts]
+        """The numbers of all resamples."""
+        found = [self.compute(real, fake.drawn(row), k) for row in counts]
         return {name: np.asarray([numbers[name] for numbers in found]) for name in found[0]}
-
-    return resample
 
 
 def undrawn(resample: Resample) -> Compute:
