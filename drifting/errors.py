@@ -190,6 +190,12 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things as a message has it: `1 image`, `2 images`, `1,400 classes`."""
+    many = "" if number == 1 else "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{many}"
+
+
 def unusable(key: str, reference: str | None, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"

@@ -15,7 +15,7 @@ from drifting.data.batches import ClassBalanced, Constant, Feed, Pipeline, membe
 from drifting.data.source import Delivery, LabelledSource
 from drifting.devices.block_function import BlockFunction, join_blocks
 from drifting.devices.mesh import Layout, one_device
-from drifting.errors import ConfigError, InputError
+from drifting.errors import ConfigError, InputError, counted
 from drifting.method.space import VAE_SLICE, SampleSpace
 
 logger = logging.getLogger("drifting")
@@ -53,8 +53,8 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     few = int((counts < loss.positives).sum())
     if few:
         logger.warning(
-            "data: %d of %d classes have fewer than loss.positives=%d samples; theirs are drawn with replacement",
-            few, len(counts), loss.positives,
+            "data: %d of %s with fewer samples than loss.positives=%d, which are drawn with replacement",
+            few, counted(len(counts), "class"), loss.positives,
         )  # fmt: skip
     if has_banks(config):
         return Pipeline(source, min(config.bank.push, len(source)), seed, **how)

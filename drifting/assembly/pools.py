@@ -12,7 +12,7 @@ from drifting.config.schema import Config, has_banks
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.devices.mesh import Layout, shardings
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 from drifting.method import bank
 from drifting.method.pool import Banks, Batch, OpenPool, all_samples_pool, bank_pool, batch_pool, empty_banks
 from drifting.method.space import SampleSpace
@@ -71,7 +71,8 @@ def fill_banks(
     jitted = jax.jit(push, donate_argnums=0, out_shardings=(placed, layout.replicated, layout.replicated))
     size = min(config.bank.push, len(source))
     batches = -(-len(source) * layout.replicas // size)
-    logger.info("banks: filling them, with at most %d batches of %d real samples", batches, size)
+    most, each = counted(batches, "batch"), counted(size, "real sample")
+    logger.info("banks: filling them, with at most %s of %s", most, each)
     banks, counts = state.banks, np.zeros(0)
     for _ in range(batches):
         banks, of_class, of_any = jitted(banks, next(feed), frozen)

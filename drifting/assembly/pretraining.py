@@ -22,7 +22,7 @@ from drifting.data.source import LabelledSource
 from drifting.data.sources import source as open_source
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
-from drifting.errors import require
+from drifting.errors import counted, require
 from drifting.method.mae_step import MAERecipe, MAEStepParts, mae_step
 from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
@@ -89,7 +89,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
     train, layout = config.train, mesh.layout(config.mesh.data, config.mesh.fsdp)
     check_layout(config, layout.devices, jax.process_count(), len(source))
     batch_size = min(train.batch_size, len(source))
-    remedy = f"must divide the {batch_size} samples of a batch, which are all there are"
+    remedy = f"must divide the {counted(batch_size, 'sample')} of a batch, which are all there are"
     fits = train.micro_batch == 0 or batch_size % train.micro_batch == 0
     require(fits, "train.micro_batch", train.micro_batch, remedy)
     arguments = networks.mae_arguments(config.mae, space.shape[2], source.num_classes)

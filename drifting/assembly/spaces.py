@@ -15,7 +15,7 @@ from jax import Array
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
-from drifting.errors import ConfigError, InputError, one_of, require_argument, unusable, when_tried
+from drifting.errors import ConfigError, InputError, counted, one_of, require_argument, unusable, when_tried
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
@@ -53,7 +53,8 @@ def sample_space(
     factor = 2 ** (len(found.arguments["block_channels"]) - 1)
     if channels != found.arguments["in_channels"] or height % factor or width % factor:
         raise ConfigError(
-            f"{key}={reference!r}: it takes {found.arguments['in_channels']} channels and sides divisible by {factor}, "
+            f"{key}={reference!r}: it takes {counted(found.arguments['in_channels'], 'channel')} and "
+            f"sides divisible by {factor}, "
             f"the images are {'x'.join(map(str, image_shape))}: choose another data.image_size or another VAE"
         )
     shape = (height // factor, width // factor, found.arguments["latent_channels"])

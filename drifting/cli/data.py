@@ -18,7 +18,7 @@ from drifting.cli.shared import (
 )
 from drifting.config.schema import CacheBuild, Config
 from drifting.data.source import SPLITS
-from drifting.errors import InputError, as_argument, require_argument, use_one_of
+from drifting.errors import InputError, as_argument, counted, require_argument, use_one_of
 from drifting.runs.shared_work import Share
 
 
@@ -54,7 +54,8 @@ def _verify(workdir: Path) -> int:
     if problems:
         return 1
     manifest = read_manifest(workdir)
-    counts = f"{manifest['images']:,} images in {len(manifest['shards'])} shards, {len(manifest['bad'])} left out"
+    images, shards = counted(manifest["images"], "image"), counted(len(manifest["shards"]), "shard")
+    counts = f"{images} in {shards}, {len(manifest['bad'])} left out"
     print(f"{workdir}: {counts}, all as the checksums say; latents of {manifest['facts']['vae']}")
     return 0
 

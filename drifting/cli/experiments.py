@@ -14,7 +14,7 @@ from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out
 from drifting.config.parse import annotation
 from drifting.config.schema import Config
 from drifting.config.shipped import experiment_file
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, counted
 from drifting.experiments import grid
 from drifting.studies import STUDIES
 
@@ -60,7 +60,7 @@ def _sweep(values: flags.FlagValues) -> int:
         return [sys.executable, "-m", "drifting.cli", "sweep", *given]
 
     ids = submit(list(cells), workdir, command_of, options, values.retry)
-    print(f"{len(ids)} jobs submitted: {' '.join(ids)}" if ids else "nothing is left to run")
+    print(f"{counted(len(ids), 'job')} submitted: {' '.join(ids)}" if ids else "nothing is left to run")
     return 0
 
 

@@ -21,7 +21,7 @@ from drifting.config.schema import (
     TrainingConfig,
     has_banks,
 )
-from drifting.errors import require
+from drifting.errors import counted, require
 
 
 def check(config: AnyConfig) -> None:
@@ -255,5 +255,7 @@ def check_sizes(config: TrainingConfig, shape: tuple[int, int, int], num_classes
         require(fits, "mae.patch_size", mae.patch_size, remedy)
         return
     if config.loss.feature_scale == "neighbour":
-        remedy = f"exceeds the {num_classes} classes of data.name={config.data.name!r}, each drawn once a step"
+        remedy = (
+            f"exceeds the {counted(num_classes, 'class')} of data.name={config.data.name!r}, each drawn once a step"
+        )
         require(config.loss.labels <= num_classes, "loss.labels", config.loss.labels, remedy)

@@ -74,7 +74,9 @@ class LossConfig:
         str,
         "unit of the widths: mean distance of a map (per_map) or problem, to near real samples (neighbour), or none",
     ] = "per_map"
-    labels: Annotated[int, "class labels a step, each with drift problems of its own"] = 64
+    labels: Annotated[
+        int, "class labels a step, with drift problems of their own; of few classes some are repeated"
+    ] = 64
     generated: Annotated[int, "generated samples a label"] = 64
     positives: Annotated[int, "real samples of the class a label, towards which generated ones move"] = 64
     unconditional: Annotated[int, "real samples of any class a label, for guidance; 0: no guidance"] = 16

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drifting.data.library_warnings import no_pillow_warnings
 from drifting.data.source import LabelledSource, Source, delivery, read_records
-from drifting.errors import InputError, require_argument
+from drifting.errors import InputError, counted, require_argument
 
 # Purposes of the random streams, so that no two draws of a run share one.
 _ORDER, _FLIP, _CLASSES, _CROP = range(4)
@@ -245,7 +245,7 @@ class Pipeline(BatchIterator):
         self._total = sys.maxsize if epochs is None else epochs * len(source)
         num_batches = -(-self._total // max(batch_size, 1))
         super().__init__(source, batch_size=batch_size, num_batches=num_batches, seed=seed, reading=Reading(**reading))
-        remedy = f"exceeds the {len(source)} images of {source.name!r}: reduce it"
+        remedy = f"exceeds the {counted(len(source), 'image')} of {source.name!r}: reduce it"
         require_argument(batch_size <= len(source), "batch_size", batch_size, remedy)
         order = grain.MapDataset.range(len(source))
         if shuffle:
@@ -359,7 +359,7 @@ def members_of(source: LabelledSource) -> list[NDArray[np.int64]]:
         if delivery(source).are_moments:
             name, remedy = delivery(source).path or name, f"{remedy}, and make the cache again in another folder"
         raise InputError(
-            f"{len(empty)} of {source.num_classes} classes of {name} have no image: "
+            f"{len(empty)} of {counted(source.num_classes, 'class')} of {name} have no image: "
             f"{', '.join(empty[:5])}{more}; {remedy}"
         )
     return members

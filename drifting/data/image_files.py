@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drifting.errors import InputError, MachineError, refusal
+from drifting.errors import InputError, MachineError, counted, refusal
 
 logger = logging.getLogger("drifting")
 
@@ -112,8 +112,8 @@ def _warn(left_out: _Listing) -> None:
     if left_out.unread:
         endings = [f"{ending or 'no ending'} {n}" for ending, n in left_out.unread.most_common(NAMED_ENDINGS)]
         more = ", .." if len(left_out.unread) > NAMED_ENDINGS else ""
-        number = left_out.unread.total()
-        logger.warning("data: %d files are no images that are read (%s%s)", number, ", ".join(endings), more)
+        number = counted(left_out.unread.total(), "file")
+        logger.warning("data: %s left out, of kinds that are not read (%s%s)", number, ", ".join(endings), more)
 
 
 def is_image(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import InputError, MachineError, one_line, while_reading
+from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 
 logger = logging.getLogger("drifting")
 
@@ -104,8 +104,8 @@ def check_axes(shape: Sequence[int], what: str) -> None:
         )
     if channels not in (1, 3):
         logger.warning(
-            "%s has %d channels (shape %s): is that so? Pictures have 1 or 3; of more than 4, samples are written as "
-            ".npz alone", what, channels, tuple(shape),
+            "%s has %s (shape %s): is that so? Pictures have 1 or 3; of more than 4, samples are written as "
+            ".npz alone", what, counted(channels, "channel"), tuple(shape),
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from drifting.config.arguments import checked_arguments
 from drifting.data.crop import Seed, random_crops
 from drifting.data.npz import check_axes, check_range
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 
 Indices = Sequence[int] | NDArray[np.integer]
 
@@ -175,7 +175,7 @@ class ArraySource:
     ) -> None:
         images, labels = checked_images(np.asarray(images), called), checked_labels(np.asarray(labels), "labels")
         if len(images) != len(labels):
-            raise InputError(f"labels: are {len(labels)}, of {len(images)} images: give one for each")
+            raise InputError(f"labels: are {len(labels)}, of {counted(len(images), 'image')}: give one for each")
         names = range(labels.max() + 1) if class_names is None else class_names
         known = tuple(map(str, names))
         if labels.max() >= len(known):
@@ -189,7 +189,8 @@ class ArraySource:
         self._images = images
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {len(self):,} images of {'x'.join(map(str, self.shape))}, {self.num_classes} classes>"
+        shape, classes = "x".join(map(str, self.shape)), counted(self.num_classes, "class")
+        return f"<{self.name}: {counted(len(self), 'image')} of {shape}, {classes}>"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drifting.config.schema import Config
-from drifting.errors import ConfigError, InputError, require, require_argument
+from drifting.errors import ConfigError, InputError, counted, require, require_argument
 from drifting.experiments.report.comparison import write_comparison
 from drifting.runs.directory import CONFIG_FILE
 from drifting.sampling.generator import TrainedGenerator
@@ -78,6 +78,7 @@ def comparison_table(found: Comparison, names: Sequence[str]) -> str:
     for name, three in found.scores.items():
         star = " *" if three[2].excludes_zero else ""
         lines.append(f"{name:18}" + "".join(f"{interval!s:>24}" for interval in three) + star)
-    lines.append(f"{found.num} images each, {found.resamples} resamples; * the 95 % interval excludes 0")
+    resamples = counted(found.resamples, "resample")
+    lines.append(f"{counted(found.num, 'image')} each, {resamples}; * the 95 % interval excludes 0")
     lines += [f"{side}: {name}" for side, name in zip("AB", names, strict=True)]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from jax import Array
 
 from drifting.assembly.run import Run, prepare
 from drifting.config.schema import Config, MeshConfig, has_banks
-from drifting.errors import require_argument
+from drifting.errors import counted, require_argument
 from drifting.method.pool import Batch
 from drifting.method.state import TrainState
 from drifting.method.step import begin_step, features_and_samples, generator_inputs, real_features
@@ -99,8 +99,8 @@ def _with_devices_here(config: Config) -> Config:
     mesh, devices = config.mesh, jax.device_count()
     if (mesh.data and mesh.data * mesh.fsdp != devices) or devices % mesh.fsdp:
         logger.warning(
-            "replay: mesh.data=%d, mesh.fsdp=%d of the run does not fit the %d devices here: using them as mesh.data",
-            mesh.data, mesh.fsdp, devices,
+            "replay: mesh.data=%d, mesh.fsdp=%d of the run does not fit the %s here: using all as mesh.data",
+            mesh.data, mesh.fsdp, counted(devices, "device"),
         )  # fmt: skip
         return dataclasses.replace(config, mesh=MeshConfig())
     return config

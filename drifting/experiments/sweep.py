@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
-from drifting.errors import MachineError, require_argument
+from drifting.errors import MachineError, counted, require_argument
 from drifting.experiments.grid import (
     CELL_ROUNDING,
     CELL_SCORES,
@@ -89,7 +89,7 @@ def run_sweep(
     states = (FINISHED,) if retry or index is not None else (FINISHED, FAILED)
     todo = [cell for cell in wanted if cell.status(workdir) not in states]
     began = time.monotonic()
-    logger.info("sweep: %d of %d cells to run, in %s", len(todo), len(cells), workdir)
+    logger.info("sweep: %d of %s to run, in %s", len(todo), counted(len(cells), "cell"), workdir)
     for number, cell in enumerate(todo):
         left = (time.monotonic() - began) / number * (len(todo) - number) if number else float("inf")
         place = f"cell {number + 1}/{len(todo)}"

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from drifting.errors import InputError, require_argument
+from drifting.errors import InputError, counted, require_argument
 from drifting.networks.layers import LayerNorm, Linear, patchify
 
 _COMMON: dict[str, Any] = dict(mlp_ratio=4, patch_size=14, in_channels=3, qkv_bias=True, epsilon=1e-6)
@@ -196,7 +196,7 @@ class DINOv2(nnx.Module):
         if height % self.patch_size or width % self.patch_size or not height * width:
             raise InputError(f"image of {height} x {width} pixels: its sides must be multiples of {self.patch_size}")
         if channels != self.in_channels:
-            raise InputError(f"image of {channels} channels: the network takes {self.in_channels}")
+            raise InputError(f"image of {counted(channels, 'channel')}: the network takes {self.in_channels}")
         known = all(1 <= k <= self.depth for k in layers)
         require_argument(known, "layers", list(layers), f"must be numbers of blocks, from 1 to {self.depth}")
 

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import DriftingError, InputError, MachineError, one_line, refusal, while_reading
+from drifting.errors import DriftingError, InputError, MachineError, refusal, while_reading
+
+ONLY_IN_PART = "only a part of it found room: the disk, a quota or the limit of `ulimit -f` is full"
+"""What it means where NumPy says how many numbers it has written, without the number of an error."""
 
 HASH_THREADS = 16
 """Files whose checksums are computed at a time; hashing and reading leave the interpreter's lock."""
@@ -99,7 +102,7 @@ def while_writing(path: Path) -> Iterator[None]:
             raise
         if isinstance(error, FileNotFoundError) and path.parent.is_dir():
             raise
-        reason = refusal(error) or (isinstance(error, OSError) and (error.strerror or f"in part: {one_line(error)}"))
+        reason = refusal(error) or (isinstance(error, OSError) and (error.strerror or ONLY_IN_PART))
         if not reason:
             raise
         remedy = "make room or mend that, and run the same command again"

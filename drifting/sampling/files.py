@@ -20,7 +20,7 @@ from PIL import Image
 
 from drifting import __version__
 from drifting.devices.interrupts import interrupts
-from drifting.errors import require_argument
+from drifting.errors import counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
@@ -118,7 +118,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     require_argument(not folder or images.shape[2] <= PNG_CHANNELS, "out", out, remedy)
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
     if check_facts(out, record, facts, CHANGEABLE_FACTS) and (folder or out.exists()):
-        logger.info("sample: finished already, %s holds %s images", out, f"{len(images):,}")
+        logger.info("sample: finished already, %s holds %s", out, counted(len(images), "image"))
         _tidy(parts, out, record)
         return True
     strange = out.exists() and not parts.folder.exists() and not (folder and not any(out.iterdir()))
@@ -131,7 +131,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
         logger.info("sample: stopped, the same command goes on from there")
         return False
     if left := parts.left():
-        logger.info("sample: this process is done; %d parts of other processes are not there yet", left)
+        logger.info("sample: this process is done; %s of other processes still missing", counted(left, "part"))
         return False
     try:
         if not folder:
@@ -160,7 +160,7 @@ def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Pat
     missing = parts.missing(share)
     total = sum(len(parts.ranges[number]) for number in missing)
     if total < len(images):
-        logger.info("sample: %s of %s images are to be drawn here", f"{total:,}", f"{len(images):,}")
+        logger.info("sample: %s of %s to be drawn here", f"{total:,}", counted(len(images), "image"))
     if folder is not None:
         remove_torn_pngs(folder, [parts.ranges[number] for number in missing])
     with interrupts() as interrupted, Progress(total, label="sample", unit="images") as progress:

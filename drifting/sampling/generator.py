@@ -18,7 +18,7 @@ from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
 from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.schema import Config, ema_decay
-from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
+from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, counted, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
@@ -222,7 +222,8 @@ class TrainedGenerator:
     def __repr__(self) -> str:
         what = "x".join(map(str, self.usage.image_shape))
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        return f"<generator of {what} images, {len(self.usage.class_names)} classes, {count:,} parameters>"
+        classes = counted(len(self.usage.class_names), "class")
+        return f"<generator of {what} images, {classes}, {counted(count, 'parameter')}>"
 
 
 @checked_arguments
@@ -251,8 +252,8 @@ def warn_of_untrained(workdir: Path, decay: float, step: int) -> None:
     share = decay**step
     if share > UNTRAINED_SHARE:
         logger.warning(
-            "%s: the average of decay %g holds %.0f %% of the untrained parameters after %d steps: "
-            "it draws nearly what an untrained generator does", workdir, decay, 100 * share, step,
+            "%s: the average of decay %g holds %.0f %% of the untrained parameters after %s: "
+            "it draws nearly what an untrained generator does", workdir, decay, 100 * share, counted(step, "step"),
         )  # fmt: skip
 
 
@@ -316,7 +317,9 @@ def _latents_of(vae: str, shape: tuple[int, int, int]) -> SampleSpace:
         found = network(vae, "vae", dtype="float32", remat=True)
     factor, latents = 2 ** (len(found.arguments["block_channels"]) - 1), found.arguments["latent_channels"]
     fits = latents == shape[2]
-    require_argument(fits, "vae", vae, f"its latents have {latents} channels, the samples are {_text(shape)}")
+    require_argument(
+        fits, "vae", vae, f"its latents have {counted(latents, 'channel')}, the samples are {_text(shape)}"
+    )
     return SampleSpace(shape, (shape[0] * factor, shape[1] * factor, found.arguments["out_channels"]), found)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from drifting.errors import InputError, require_argument
+from drifting.errors import InputError, counted, require_argument
 from drifting.runs.files import atomic_path
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import to_uint8
@@ -66,7 +66,8 @@ def save_grid(
     number, height, width, channels = images.shape
     scale, columns = scale or legible_scale(height, width), min(columns, number)
     rows = math.ceil(number / columns)
-    require_argument(len(names) in (0, rows), "names", len(names), f"give a name for each of the {rows} rows")
+    remedy = f"give a name for each of the {counted(rows, 'row')}"
+    require_argument(len(names) in (0, rows), "names", len(names), remedy)
     try:
         tiles = to_uint8(images[..., : 3 if channels >= 3 else 1], "round")
     except InputError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.config.schema import SEED_LIMIT
-from drifting.errors import InputError, require_argument, use_one_of
+from drifting.errors import InputError, counted, require_argument, use_one_of
 from drifting.method.space import Shape
 from drifting.networks.network import Params
 from drifting.sampling.generator import TrainedGenerator
@@ -91,7 +91,7 @@ class GeneratedImages:
         batch_size: int = 64,
     ) -> None:
         require_argument(uint8 in ROUNDINGS, "uint8", uint8, use_one_of(uint8, ROUNDINGS))
-        remedy = f"with {len(labels):,} images the last seed must lie below 2^32"
+        remedy = f"with {counted(len(labels), 'image')} the last seed must lie below 2^32"
         require_argument(0 <= seed <= SEED_LIMIT - len(labels), "seed", seed, remedy)
         self._trained, self._seed, self._alpha, self._uint8 = trained, seed, alpha, uint8
         self._sampler = trained.sampler(batch_size, len(labels))

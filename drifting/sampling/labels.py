@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.errors import ArgumentError, MachineError, one_line, require_argument
+from drifting.errors import ArgumentError, MachineError, counted, one_line, require_argument
 from drifting.runs.files import check_readable, exists
 from drifting.runs.text import read_lines
 
@@ -95,7 +95,7 @@ def wanted_labels(
     if len(wrong):
         raise ArgumentError("labels", labels, f"holds {wrong[0]}, labels lie in [0, {len(names) - 1}]")
     if num is not None and len(found) < num:
-        raise ArgumentError("labels", labels, f"holds {len(found)} labels, num={num} asks for more")
+        raise ArgumentError("labels", labels, f"holds {counted(len(found), 'label')}, num={num} asks for more")
     return found[:num].astype(np.int32)
 
 

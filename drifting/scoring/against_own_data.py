@@ -7,7 +7,7 @@ from typing import Any
 from drifting.config.schema import Config
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
-from drifting.errors import ConfigError, require_argument
+from drifting.errors import ConfigError, counted, require_argument
 from drifting.scoring.extraction import features_of
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
 from drifting.scoring.image_sets import SourceImages
@@ -41,7 +41,7 @@ def own_data_judge(
     assert config is not None
     train, heldout = sources.source(config.data), sources.source(config.data, split="heldout")
     remedy = "are too many to compare pixel by pixel: give statistics of them, see `drifting reference`"
-    require_argument(len(train) <= OWN_IMAGES, "reference", None, f"{len(train):,} training images {remedy}")
+    require_argument(len(train) <= OWN_IMAGES, "reference", None, f"{counted(len(train), 'training image')} {remedy}")
     if changed := [key for key, value in fingerprint.data_facts(train).items() if facts.get(key) != value]:
         known = f"{', '.join(changed)} are not what {name} was trained with"
         raise ConfigError(f"data.name={config.data.name!r}: {known}")

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from drifting.assembly.recipe import objective_of
 from drifting.config.schema import DiagnoseSettings, LossConfig
 from drifting.data.source import LabelledSource, read_records
-from drifting.errors import require
+from drifting.errors import counted, require
 from drifting.method.alignment import Alignment, Side, compare, sides
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.exact_pairs import independent_pairs
@@ -160,9 +160,9 @@ class Gathering:
         most = self._positives + settings.references
         if least < most:
             logger.warning(
-                "study.references=%d: a class has %d real samples, %d beside the positives, whose noise eps_mc² of the "
+                "study.references=%d: a class has %s, %d beside the positives, whose noise eps_mc² of the "
                 "positives then has too",
-                *(settings.references, least, least - self._positives),
+                *(settings.references, counted(least, "real sample"), least - self._positives),
             )
         key_draw, self._key_noise = jax.random.split(jax.random.key(settings.seed))
         draw = jax.jit(lambda frozen, x, key: found.space.draw(frozen, found.space.records(frozen, x), key))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config
-from drifting.errors import ArgumentError, require_argument
+from drifting.errors import ArgumentError, counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import write_json
 from drifting.runs.shared_work import Share
@@ -230,7 +230,7 @@ def evaluate_files(
             scores by other settings.
     """
     count = len(images) if num is None else num
-    require_argument(count <= len(images), "num", count, f"there are {len(images):,} images")
+    require_argument(count <= len(images), "num", count, f"there are {counted(len(images), 'image')}")
     require_argument(count > neighbours, "num", count, f"must exceed neighbours={neighbours}")
     judge = reference_judge(reference, encoder, images.shape, neighbours, real_images)
     about = {"num": count} | images.facts | judge.facts

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drifting.errors import counted
 from drifting.runs.progress import Progress
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.images import Images, Tick
@@ -86,7 +87,7 @@ def finish_parts(
         for number in missing:
             parts.write(number, partial(save_arrays, make(parts.ranges[number], tick)))
     if left := parts.left():
-        logger.info("%s: this process is done; %d parts of other processes are not there yet", label, left)
+        logger.info("%s: this process is done; %s of other processes still missing", label, counted(left, "part"))
     return not left
 
 

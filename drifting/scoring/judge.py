@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from drifting.errors import counted
 from drifting.runs.shared_work import Share
 from drifting.sampling.images import Images
 from drifting.scoring.extraction import features_of, saved_features
@@ -86,7 +87,8 @@ class Judge:
         """Scores of images in the judge's features."""
         scores = self._scores(fake)
         if "fid" in scores and len(fake) < PUBLISHED_IMAGES:
-            logger.warning("FID of %s images: it falls with their number, compare equal ones only", f"{len(fake):,}")
+            images = counted(len(fake), "image")
+            logger.warning("FID of %s: it falls with their number, compare equal ones only", images)
         return scores if self.heldout_scores is None else beside_heldout(scores, self.heldout_scores)
 
     def _scores(self, fake: ImageSet) -> Scores:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 from drifting.scoring.metrics import HELDOUT_SUFFIX, compared_scores, known_scores, rank
 from drifting.scoring.metrics.metric import Score
 
@@ -59,7 +59,7 @@ def _heldout_table(scores: dict[str, Any]) -> str:
             lines.append(f"{name:18}{_text(scores[name], score):>12}{_text(scores[name + HELDOUT_SUFFIX], score):>12}")
     for ratio in (score.ratio for score in known.values() if score.ratio in scores):
         lines.append(f"{ratio:18}{_text(scores[ratio], known[ratio]):>12}{_text(1, known[ratio]):>12}")
-    lines.append(f"{scores['num']} images, alpha {scores['alpha']:g}")
+    lines.append(f"{counted(scores['num'], 'image')}, alpha {scores['alpha']:g}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from drifting.config.schema import SEED_LIMIT, StudyRun, to_dict
-from drifting.errors import ArgumentError, one_of, require, require_argument
+from drifting.errors import ArgumentError, counted, one_of, require, require_argument
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.potentials import LOSSES
@@ -203,7 +203,7 @@ def _print(console: Console, name: str, table: Table) -> None:
     console.print(f"{name}:")
     console.print(rich)
     left = len(table.rows) - len(rows)
-    more = [*([f"{left} rows"] if left else []), *table.columns[shown:]]
+    more = [*([f"{counted(left, 'row')}"] if left else []), *table.columns[shown:]]
     if more:
         console.print(f"more in table.csv: {', '.join(more)}")
 

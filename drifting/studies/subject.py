@@ -10,7 +10,7 @@ from drifting.config.parse import parse
 from drifting.config.schema import DataConfig, to_dict
 from drifting.data import fingerprint, sources
 from drifting.data.source import LabelledSource
-from drifting.errors import ArgumentError, ConfigError, require, require_argument
+from drifting.errors import ArgumentError, ConfigError, counted, require, require_argument
 from drifting.runs.directory import differences
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.diagnosis import Subject, subject_of
@@ -83,5 +83,5 @@ def _source(data: DataConfig, trained: TrainedGenerator) -> LabelledSource:
     if trained.config is not None and any(trained.facts.get(name) != value for name, value in facts.items()):
         raise ConfigError(f"data.name={data.name!r}: the data are not those the run was trained with")
     classes, known = len(source.class_names), len(trained.usage.class_names)
-    require(classes == known, "data.name", data.name, f"has {classes} classes, the generator {known}")
+    require(classes == known, "data.name", data.name, f"has {counted(classes, 'class')}, the generator {known}")
     return source

@@ -10,6 +10,7 @@ import jax
 from drifting.config.schema import TrainingConfig
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
+from drifting.errors import counted
 
 StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
@@ -96,11 +97,11 @@ class Course:
 def describe_data(source: LabelledSource) -> str:
     """A line about the real samples."""
     shape = "x".join(map(str, source.shape))
-    return f"data: {source.name}, {len(source):,} samples of {shape}, {source.num_classes} classes"
+    return f"data: {source.name}, {counted(len(source), 'sample')} of {shape}, {counted(source.num_classes, 'class')}"
 
 
 def describe_model(name: str, params: Any) -> str:
     """A line about a network of these parameters (or their shapes), and where it runs."""
     devices = jax.devices()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return f"model: {name}, {count:,} parameters, on {len(devices)} x {devices[0].device_kind}"
+    return f"model: {name}, {counted(count, 'parameter')}, on {len(devices)} x {devices[0].device_kind}"

@@ -16,6 +16,7 @@ from drifting.config.schema import PretrainConfig
 from drifting.data.source import read_records
 from drifting.devices.mesh import shardings
 from drifting.devices.processes import is_writer
+from drifting.errors import counted
 from drifting.method.state import TrainState
 from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
@@ -94,7 +95,7 @@ def describe_pretraining(run: Pretraining) -> Iterator[str]:
     mae = run.config.mae
     yield describe_model("mae", jax.eval_shape(run.empty).params)
     yield describe_data(run.source)
-    finish = f", a classifier in the last {mae.cls_steps} steps" if mae.lambda_cls else ""
+    finish = f", a classifier in the last {counted(mae.cls_steps, 'step')}" if mae.lambda_cls else ""
     yield f"loss: squared error of masked tokens{finish}"
 
 

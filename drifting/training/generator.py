@@ -14,7 +14,7 @@ from drifting.assembly.spaces import encoder_options
 from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
-from drifting.errors import require
+from drifting.errors import counted, require
 from drifting.method.state import TrainState
 from drifting.runs.directory import check_config
 from drifting.scoring.diagnosis import Diagnosis, subject_of
@@ -116,7 +116,8 @@ def describe_training(run: Run) -> Iterator[str]:
     if run.parts.space.vae is not None:
         yield f"samples: latents of {'x'.join(map(str, shape))}, of {config.data.vae}"
     yield f"loss: {loss.objective}, {loss.kernel} kernel of width {', '.join(f'{width:g}' for width in loss.widths)}"
-    yield f"features: {encoders or 'the samples themselves'}: {len(maps)} maps, {positions} drift problems a label"
+    problems = f"{counted(len(maps), 'map')}, {counted(positions, 'drift problem')} a label"
+    yield f"features: {encoders or 'the samples themselves'}: {problems}"
 
 
 def _drawn_from(config: Config) -> str:

@@ -23,7 +23,7 @@ from drifting.data.latents.shards import Shard, shards_of
 from drifting.data.latents.write import Encode, Image, ShardMaker, finish_cache, is_mended, read_or_error
 from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import interrupts
-from drifting.errors import CacheError, InputError, require_argument
+from drifting.errors import CacheError, InputError, counted, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Params
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
@@ -64,7 +64,8 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
         remove_torn(workdir / LABELS_FILE, workdir / MANIFEST_FILE)
     missing = [shard for shard in mine if shard.finished() is None or is_mended(source, shard)]
     images = sum(len(shard.indices) for shard in missing)
-    logger.info("cache: %d of %d shards to make, %s images, in %s", len(missing), len(shards), f"{images:,}", workdir)
+    of = counted(len(shards), "shard")
+    logger.info("cache: %d of %s to make, %s, in %s", len(missing), of, counted(images, "image"), workdir)
     with interrupts() as interrupted:
         whole = not missing or _maker(config.cache, source, space, shards).make(missing, interrupted)
     if not whole and interrupted.by_hand():
@@ -86,8 +87,8 @@ def batch_encoder(cache: CacheConfig, space: SampleSpace) -> Encode:
     devices = math.gcd(cache.batch_size, jax.local_device_count())
     if devices < jax.local_device_count():
         logger.warning(
-            "cache: cache.batch_size=%d is spread over %d of the %d devices, a multiple of their number would be over "
-            "all", cache.batch_size, devices, jax.local_device_count(),
+            "cache: cache.batch_size=%d is spread over %d of the %s, a multiple of their number would be over "
+            "all", cache.batch_size, devices, counted(jax.local_device_count(), "device"),
         )  # fmt: skip
     mesh = Mesh(np.array(jax.local_devices()[:devices]), "batch")
     rows, params = NamedSharding(mesh, P("batch")), jax.device_put(space.params, NamedSharding(mesh, P()))

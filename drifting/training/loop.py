@@ -14,7 +14,7 @@ from drifting.config.schema import to_dict
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
-from drifting.errors import DriftingError, InputError, MachineError, TrainingError
+from drifting.errors import DriftingError, InputError, MachineError, TrainingError, counted
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
 from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_metrics_step
@@ -77,7 +77,7 @@ def run_loop(course: Course) -> int:
         loop = _Loop(course, checkpoints, tuple(course.about), Stopwatch(course.samples))
         owed = loop.owed(start, saved.get("values"))
         if start >= train.steps and not owed:
-            logger.info("%s: finished already, %d steps in %s", label, start, workdir)
+            logger.info("%s: finished already, %s in %s", label, counted(start, "step"), workdir)
             if course.callbacks.finish is not None:
                 course.callbacks.finish(start, course.packing.unpack(packed))
             return start

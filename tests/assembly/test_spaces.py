@@ -90,9 +90,9 @@ def test_an_encoder_that_cannot_be_used_is_one_line(artifact: Any, tmp_path: Pat
         (empty, (8, 8, 1), "has none of metadata.json"),
         (damaged, (8, 8, 1), f"{damaged / 'params.safetensors'}: SHA-256"),
         (other, (8, 8, 1), "holds a 'generator', expected a 'mae'"),
-        (folder, (8, 8, 3), "this encoder takes 1 channels and sides divisible by 1, the samples are 8x8x3"),
+        (folder, (8, 8, 3), "this encoder takes samples of [H, W, 1] with sides divisible by 1, these are 8x8x3"),
         ("random://nothing", (8, 8, 3), "there is no such preset, use one of latent_256, latent_640"),
-        ("random://pixel_smoke", (9, 9, 3), "this encoder takes 3 channels and sides divisible by 2"),
+        ("random://pixel_smoke", (9, 9, 3), "this encoder takes samples of [H, W, 3] with sides divisible by 2"),
     ]
     for path, shape, words in cases:
         with pytest.raises(ConfigError) as error:

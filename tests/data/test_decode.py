@@ -226,7 +226,7 @@ def test_files_that_are_not_read_are_told_once(tmp_path: Path, caplog: pytest.Lo
     for name in ("a/x.heic", "b/deep/y.HEIC", "b/x.svg"):
         (tmp_path / name).touch()
     assert len(imagefolder(tmp_path, 8)) == len(FolderImages(tmp_path)) == 2
-    said = "data: 3 files are no images that are read (.heic 2, .svg 1)"
+    said = "data: 3 files left out, of kinds that are not read (.heic 2, .svg 1)"
     assert [r.getMessage() for r in caplog.records] == [said] * 2
     caplog.clear()
     for number in range(9):
@@ -250,7 +250,7 @@ def test_an_archivers_folder_is_no_class(tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_link_to_nothing_is_named_where_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match=r"gone\.png: .*No such file.*; make it readable"):
+    with pytest.raises(InputError, match=r"gone\.png: .*No such file.*; it is a link to nothing, or was removed"):
         imagefolder(tmp_path, 8)[0]
 
 

@@ -276,10 +276,3 @@ def test_a_class_that_leads_to_a_folder_above_is_no_class_of_images(tmp_path: Pa
             imagefolder(tmp_path / "data", 8)
         assert "train/b leads back to a folder above it and is left out" in caplog.text
         link.unlink()
-
-
-def test_a_link_to_nothing_says_what_to_do(tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match=r"a/1\.png: .*; it is a link to nothing, .*: put it back"):
-        imagefolder(tmp_path, 8)[0]

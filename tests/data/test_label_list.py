@@ -109,7 +109,7 @@ def test_imagenets_own_need_no_list(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_loose_images_beside_class_folders_are_told(flat: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(flat / "val" / "cat" / "a.png", noise(8, 8, 3))
     assert len(heldout(flat)) == 1
-    assert "4 images lie in" in caplog.text and "beside its class folders and are left out" in caplog.text
+    assert "4 images left out, in " in caplog.text and "beside its class folders" in caplog.text
 
 
 def test_a_split_without_images_is_an_error_at_once(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:

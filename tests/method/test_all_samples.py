@@ -136,7 +136,7 @@ def test_which_feed_there_is(caplog: pytest.LogCaptureFixture):
     few = ArraySource(np.zeros((5, 2, 2, 1), np.float32), np.array([0, 0, 0, 0, 1]), ("a", "b"))
     with caplog.at_level(logging.WARNING, "drifting"):
         make_feed(tiny_config(data=dict(resident="device")), few)
-    assert caplog.text.count("1 of 2 classes have fewer than loss.positives=4 samples") == 1
+    assert caplog.text.count("1 of 2 classes with fewer samples than loss.positives=4") == 1
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

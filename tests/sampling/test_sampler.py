@@ -374,7 +374,7 @@ def test_labels(trained: TrainedGenerator, tmp_path: Path):
         (4, None, text, r"holds 3 labels, num=4 asks for more"),
         (None, None, wrong, r"holds 10, labels lie in \[0, 9\]"),
         (1, ["1"], text, r"leave one of them out"),
-        (1, None, tmp_path / "none", r"cannot be read as whole numbers"),
+        (1, None, tmp_path / "none", r"there is no such file$"),
         (None, None, None, r"^num: give the number of images"),
         (1, [], None, r"^classes=: give at least one class"),
         (1, [""], None, r"^classes=: give at least one class"),

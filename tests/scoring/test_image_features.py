@@ -39,7 +39,7 @@ def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage(tmp_path):
     stages = nnx.jit(lambda encoder, x: encoder(x))(model.encoder, jnp.asarray(PIXELS[:40] / np.float32(127.5) - 1))
     expected = stages["layer2"].mean(axis=(1, 2))
     np.testing.assert_allclose(encoder(PIXELS[:40])["features"], expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ConfigError, match=r"takes 1 channels and sides divisible by 1, the images are 8x8x3"):
+    with pytest.raises(ConfigError, match=r"takes 1 channel and sides divisible by 1, the images are 8x8x3"):
         score_encoder(f"mae:{tmp_path / 'mae'}", (8, 8, 3))
 
 

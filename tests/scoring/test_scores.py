@@ -124,7 +124,7 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
     few = ImageSet({kind: array[:5] for kind, array in rows.items()}, encoder="inception")
     assert names_of(ImageSet({"features": rows["features"]}, statistics), few, k=5) == {"fid", "sfid", "kid", "kid_std"}
     assert caplog.messages == [
-        "x.npz: 5 images are too few: no Inception Score, precision and recall, density and coverage"
+        "x.npz: too few images, 5: no Inception Score, precision and recall, density and coverage"
     ]
 
 

@@ -93,7 +93,7 @@ def test_a_rare_class_costs_one_epoch_and_a_warning(caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO, "drifting"):
         state, pipeline = fill(config, source)
     assert "banks: filling them, with at most 8 batches of 8 real samples" in caplog.text
-    assert "data: 1 of 3 classes have fewer than loss.positives=4 samples" in caplog.text
+    assert "data: 1 of 3 classes with fewer samples than loss.positives=4" in caplog.text
     assert pipeline.state()["position"] == 8  # ceil(61 / 8)
     held = np.asarray(state.banks.by_class.samples[0, 1, :, 0, 0, 0])
     assert int(bank.fill(state.banks.by_class)[0, 1]) >= 1 and set(held[held > 0].tolist()) == {np.float32(0.03)}
@@ -130,7 +130,7 @@ def test_batches_with_and_without_banks(caplog: pytest.LogCaptureFixture):
     assert len(set(labels[:, 0])) == 3 and np.all(labels == labels[:, :1])
     with caplog.at_level(logging.WARNING, "drifting"):
         rare = make_feed(config, source_of([9, 2, 9]))
-    assert caplog.text.count("1 of 3 classes have fewer than loss.positives=4 samples") == 1
+    assert caplog.text.count("1 of 3 classes with fewer samples than loss.positives=4") == 1
     assert np.bincount(np.asarray(next(rare)["label"])).tolist() == [4, 4, 4]
 
 
@@ -279,7 +279,7 @@ def test_description():
     banks = f"banks of {held.per_class} a class and {held.unconditional} of any, {held.push} new ones a step"
     assert lines[2] == f"real samples: out of {banks}"
     assert lines[3] == "loss: log_kde, gaussian kernel of width 0.4"
-    assert lines[4] == "features: the samples themselves: 1 maps, 1 drift problems a label"
+    assert lines[4] == "features: the samples themselves: 1 map, 1 drift problem a label"
     for place, words in (("device", "on the device"), ("host", "in the host's memory"), (None, "read for each step")):
         changed = tiny_config(data=dict(resident=place), bank=dict(per_class=0))
         assert (

@@ -138,7 +138,7 @@ def test_a_class_of_damaged_images_leaves_an_empty_shard(tmp_path: Path, caplog:
     assert build_cache(cache_settings(source, shard_size=2, batch_size=2, max_bad=0.5), workdir)
     manifest = json.loads((workdir / "manifest.json").read_text())
     assert [shard["records"] for shard in manifest["shards"]] == [2, 0, 2]
-    assert "1 of 3 classes have no image that can be read, which training asks for: class_001" in caplog.text
+    assert "1 of 3 classes without an image that can be read, which training asks for: class_001" in caplog.text
     line = line_of(lambda: members_of(latents(workdir)), ValueError)
     assert line.startswith(f"1 of 3 classes of {workdir} have no image: class_001; leave them out") and "again" in line
     assert main(["cache", "--verify", f"--workdir={workdir}"]) == 0

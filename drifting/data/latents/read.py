@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
 from drifting.data.source import Delivery, Indices, LabelledImages, Records, check_split
-from drifting.errors import InputError, MachineError, one_line, while_reading
+from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, labels_sha256, read_json, sha256
 
 logger = logging.getLogger("drifting")
@@ -105,7 +105,7 @@ def check_cache(folder: Path, verify: bool = False) -> list[str]:
 
 def _require_none(problems: list[str]) -> None:
     if problems:
-        raise InputError(problems[0] + (f" (and {len(problems) - 1} more problems)" if problems[1:] else ""))
+        raise InputError(problems[0] + (f" (and {counted(len(problems) - 1, 'more problem')})" if problems[1:] else ""))
 
 
 def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
@@ -197,7 +197,7 @@ class LatentSource:
         ordered = rows[order]
         cuts = np.searchsorted(ordered, self._starts)
         if cuts[0] > 0 or cuts[-1] < len(rows):
-            raise IndexError(f"an index lies outside of the {len(self)} samples of {self.path}")
+            raise IndexError(f"an index lies outside of the {counted(len(self), 'sample')} of {self.path}")
         records: list[bytes] = []
         for shard in np.flatnonzero(np.diff(cuts)):
             records += self._read_shard(int(shard), ordered[cuts[shard] : cuts[shard + 1]] - self._starts[shard])

@@ -35,7 +35,7 @@ from drifting.data.latents.read import (
 )
 from drifting.data.latents.shards import Shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError, MachineError, one_line, refusal
+from drifting.errors import CacheError, InputError, MachineError, counted, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.progress import Progress, duration
@@ -83,7 +83,8 @@ def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
     """Raises `CacheError` where more of the images cannot be read than may be; `reason` is that of the last."""
     if bad > max_bad * images:
         raise CacheError(
-            f"cache: {bad} of {images:,} images cannot be read, more than cache.max_bad={max_bad:g} allows, the last "
+            f"cache: {bad} of {counted(images, 'image')} cannot be read, more than "
+            f"cache.max_bad={max_bad:g} allows, the last "
             f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
             "again (without them it is another cache: choose another workdir)"
         )
@@ -275,8 +276,8 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
         _check_bad(len(bad), shards[-1].indices.stop, max_bad, bad[-1]["reason"])
     if len(found) < len(shards):
         logger.info(
-            "cache: this process is done, %s images in %s; %d shards of other processes are not there yet",
-            f"{images:,}", duration(seconds), len(shards) - len(found),
+            "cache: this process is done, %s in %s; %s of other processes still missing",
+            counted(images, "image"), duration(seconds), counted(len(shards) - len(found), "shard"),
         )  # fmt: skip
         return False
     labels = np.concatenate([np.asarray(record["labels"], np.int32) for record in found])
@@ -298,8 +299,8 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
     remove_torn(workdir / CONFIG_FILE, workdir / CACHE_FACTS_FILE)  # by now all processes have got past those
     took = duration(sum(record.get("seconds", 0.0) for record in found))
     logger.info(
-        "cache: done, %s images encoded in %s, of all processes and calls together, %d left out; %s holds %s",
-        f"{len(labels):,}", took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
+        "cache: done, %s encoded in %s, of all processes and calls together, %d left out; %s holds %s",
+        counted(len(labels), "image"), took, len(bad), workdir, _size(sum(record["bytes"] for record in found)),
     )  # fmt: skip
     _warn_of_gaps(bad, manifest["facts"]["classes"], set(labels.tolist()), workdir)
     return True
@@ -309,17 +310,17 @@ def _warn_of_gaps(bad: Sequence[dict[str, Any]], names: Sequence[str], present: 
     """Warns of images that are left out, and of classes none of whose images can be read."""
     if bad:
         logger.warning(
-            "cache: %d images could not be read and are left out, all are listed in %s; when they are mended, the same "
-            "command takes them in (the data set without them is another cache: choose another workdir)",
-            len(bad), workdir / MANIFEST_FILE,
+            "cache: %s left out that could not be read, all listed in %s; once mended, the same command takes them in "
+            "(the data set without them is another cache: choose another workdir)",
+            counted(len(bad), "image"), workdir / MANIFEST_FILE,
         )  # fmt: skip
         for image in bad[:LISTED_AT_MOST]:
             logger.warning("cache: image %d: %s", image["index"], image["reason"])
     if empty := [name for label, name in enumerate(names) if label not in present]:
         listed = ", ".join(empty[:LISTED_AT_MOST]) + (", .." if empty[LISTED_AT_MOST:] else "")
         logger.warning(
-            "cache: %d of %d classes have no image that can be read, which training asks for: %s",
-            len(empty), len(names), listed,
+            "cache: %d of %s without an image that can be read, which training asks for: %s",
+            len(empty), counted(len(names), "class"), listed,
         )  # fmt: skip
 
 

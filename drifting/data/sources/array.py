@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from drifting.data.npz import member_names, open_member
 from drifting.data.source import ArraySource, check_split, checked_labels
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 
 
 def array(path: str | Path, split: str = "train") -> ArraySource:
@@ -33,13 +33,14 @@ def array(path: str | Path, split: str = "train") -> ArraySource:
     classes = np.unique(train_labels)
     if len(classes) != train_labels.max() + 1:
         raise InputError(
-            f"{path}: label has {len(classes)} classes but values up to {train_labels.max()}: "
+            f"{path}: label has {counted(len(classes), 'class')} but values up to {train_labels.max()}: "
             "number the classes 0, 1, ... without gaps"
         )
     images = arrays[f"image{suffix}"]
     labels = checked_labels(arrays[f"label{suffix}"], f"{path}: label{suffix}")
     if images.ndim > 2 and len(images) != len(labels):
-        raise InputError(f"{path}: split={split!r} has {len(images)} images but {len(labels)} labels: give one each")
+        counts = f"{counted(len(images), 'image')} but {counted(len(labels), 'label')}"
+        raise InputError(f"{path}: split={split!r} has {counts}: give one each")
     if labels.max() >= len(classes):
         raise InputError(f"{path}: label{suffix} has class {labels.max()}, which no training image has: remove it")
     return ArraySource(images, labels, tuple(str(c) for c in classes), called=f"{path}: image{suffix}")

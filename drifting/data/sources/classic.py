@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from drifting.data.source import ArraySource, check_split
 from drifting.data.sources.tfds import tfds_images
-from drifting.errors import InputError, MachineError, while_reading
+from drifting.errors import InputError, MachineError, counted, while_reading
 
 DIGITS = tuple(str(c) for c in range(10))
 
@@ -72,7 +72,8 @@ def _grey(name: str, folder: Path, split: str, class_names: tuple[str, ...]) -> 
         return _tfds(name, folder, split, class_names, f"{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte")
     pixels, numbers = _idx(images, 3), _idx(labels, 1)
     if len(pixels) != len(numbers) or len(numbers) == 0 or numbers.max() >= len(class_names):
-        raise InputError(f"{images} and {labels} do not belong together: {len(pixels)} images, {len(numbers)} labels")
+        found = f"{counted(len(pixels), 'image')}, {counted(len(numbers), 'label')}"
+        raise InputError(f"{images} and {labels} do not belong together: {found}")
     return ArraySource(pixels[..., None], numbers, class_names, name=name)
 
 

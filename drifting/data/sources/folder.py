@@ -12,7 +12,7 @@ from drifting.data.image_files import IMAGE_SUFFIXES, image_files, image_files_o
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
 from drifting.data.sources.label_list import listed_labels
-from drifting.errors import InputError, MachineError
+from drifting.errors import InputError, MachineError, counted
 
 logger = logging.getLogger("drifting")
 
@@ -95,7 +95,7 @@ def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64
     if not files:
         raise InputError(f"{folder} holds no images: add them as {folder}/CLASS/IMAGE, or remove it")
     if loose := sum(is_image(file.name) and file.is_file() for file in folder.iterdir()):
-        logger.warning("data: %d images lie in %s beside its class folders and are left out", loose, folder)
+        logger.warning("data: %s left out, in %s beside its class folders", counted(loose, "image"), folder)
     return files, np.asarray(labels), class_names
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.imagenet_names import WORDNET_ID, validation_ids
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 from drifting.runs.text import read_lines
 
 logger = logging.getLogger("drifting")
@@ -58,17 +58,20 @@ def listed_labels(
         devkit = [f for f in (*folder.glob("*ground_truth*"), *folder.parent.glob("*ground_truth*")) if f.is_file()]
         unread = f"; {devkit[0].name} is not read, its numbers have an order of their own" if devkit else ""
         raise InputError(
-            f"{folder} holds {len(files)} images and no class folders: put them into {folder}/CLASS/, or add "
-            f"{folder / LABEL_LISTS[0]} with a line `FILE CLASS` for each (ImageNet's own, ILSVRC2012_val_*, need none "
-            f"where the class folders of train/ are WordNet ids{unread})"
+            f"{folder} holds {counted(len(files), 'image')} and no class folders: put them into {folder}/CLASS/, "
+            f"or add {folder / LABEL_LISTS[0]} with a line `FILE CLASS` for each (ImageNet's own, ILSVRC2012_val_*, "
+            f"need none where the class folders of train/ are WordNet ids{unread})"
         )
     where = path or folder
     labels = np.asarray([_label(name, class_names, where) for name in classes])
     kept = labels >= 0
     if not kept.any():
-        raise InputError(f"{where}: no image is of one of the {len(class_names)} classes of the training images")
+        known = counted(len(class_names), "class")
+        raise InputError(f"{where}: no image is of one of the {known} of the training images")
     if not kept.all():
-        logger.info("data: %d of %d images of %s are of other classes, left out", (~kept).sum(), len(files), folder)
+        logger.info(
+            "data: %d of %s of other classes left out, in %s", (~kept).sum(), counted(len(files), "image"), folder
+        )
     return [file for file, known in zip(files, kept, strict=True) if known], labels[kept]
 
 
@@ -88,7 +91,8 @@ def _read_list(path: Path, files: Sequence[str], class_names: Sequence[str]) -> 
     names = {Path(file).name for file in files} | {Path(file).stem for file in files}
     if not any(_file_name(row[0]) in names for row in rows[:2]):  # the first may be a title
         if len(rows) != len(files):
-            raise InputError(f"{path}: has {len(rows)} lines, of {len(files)} images: give `FILE CLASS` on each line")
+            lengths = f"{counted(len(rows), 'line')}, of {counted(len(files), 'image')}"
+            raise InputError(f"{path}: has {lengths}: give `FILE CLASS` on each line")
         return [" ".join(row) for row in rows]
     known = {_file_name(row[0]): row[1] for row in rows if len(row) > 1}
     found = [known.get(Path(file).name) or known.get(Path(file).stem) for file in files]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from drifting.config.checks import check, check_layout
 from drifting.config.schema import Config, PretrainConfig, TrainingConfig
-from drifting.errors import ArgumentError, ConfigError, require, require_argument, use_one_of
+from drifting.errors import ArgumentError, ConfigError, counted, require, require_argument, use_one_of
 from drifting.experiments.plan.compiled import CARDS, SLICES, compile_step
 from drifting.experiments.plan.compiled_report import print_compiled
 from drifting.experiments.plan.workload import Mesh, Workload, measure_workload, parse_mesh
@@ -191,7 +191,7 @@ def check_spread(config: TrainingConfig, mesh: Mesh, micro_batch: int | None) ->
         samples, what = config.loss.labels * config.loss.generated, "loss.labels * loss.generated"
     _check_mesh(config, mesh)
     if micro_batch:
-        remedy = f"must divide {what}={samples} and be divisible by the {mesh.devices} devices"
+        remedy = f"must divide {what}={samples} and be divisible by the {counted(mesh.devices, 'device')}"
         fits = micro_batch > 0 and samples % micro_batch == 0 and micro_batch % mesh.devices == 0
         require_argument(fits, "micro_batch", micro_batch, remedy)
 
@@ -262,7 +262,7 @@ def _print_outcome(
     hours = seconds * config.train.steps / 3600
     console.print(f"fits on {name} with train.micro_batch={size}{' (all at a time)' if size == 0 else ''}")
     console.print(
-        f"{config.train.steps:,} steps of {seconds:.3g} s: {hours:,.1f} hours, "
+        f"{counted(config.train.steps, 'step')} of {seconds:.3g} s: {hours:,.1f} hours, "
         f"{hours * mesh.devices:,.1f} device-hours, at {efficiency:.3g} of the bf16 peak"
     )
 

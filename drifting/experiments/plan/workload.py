@@ -27,7 +27,7 @@ from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
 from drifting.data.image_files import is_image, is_shown
-from drifting.errors import ArgumentError, require
+from drifting.errors import ArgumentError, counted, require
 from drifting.experiments.plan.activations import (
     KEPT_SHARE,
     AbstractArray,
@@ -135,7 +135,7 @@ class Workload:
         whole = micro_batch in (0, self.samples)
         loss = self.loss(mesh.devices, platform)
         # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
-        found["activations" if whole else f"activations of {micro_batch} samples"] = activations
+        found["activations" if whole else f"activations of {counted(micro_batch, 'sample')}"] = activations
         found["loss of the largest feature maps"] = loss if whole else max(0.0, loss - activations)
         return found
 
@@ -176,7 +176,8 @@ def image_facts(data: DataConfig) -> ImageFacts:
         if data.path and data.name == "imagefolder" and train.is_dir():
             classes, count = _counted(train, notes)
         else:
-            notes.append(f"data.path={data.path!r} was not read: {count:,} images of {classes} classes assumed")
+            assumed = f"{counted(count, 'image')} of {counted(classes, 'class')}"
+            notes.append(f"data.path={data.path!r} was not read: {assumed} assumed")
     else:
         source = sources.source(dataclasses.replace(data, verify=False))
         shape, classes, count = source.shape, source.num_classes, len(source)
@@ -192,7 +193,9 @@ def _counted(train: Path, notes: list[str]) -> tuple[int, int]:
             count += sum(map(is_image, names))
         if count >= COUNTED_IMAGES and read < len(folders):
             count = round(count / read * len(folders))
-            notes.append(f"about {count:,} images, by the first {read} of {len(folders)} class folders")
+            notes.append(
+                f"about {counted(count, 'image')}, by the first {read} of {counted(len(folders), 'class folder')}"
+            )
             break
     return len(folders), count
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from drifting.config.schema import to_dict
 from drifting.data.source import to_float
+from drifting.errors import counted
 from drifting.experiments.report.elements import image, score_title, settings_table, table
 from drifting.experiments.report.page import page_html
 from drifting.runs.files import atomic_path
@@ -68,8 +69,8 @@ def _score_section(found: Comparison, names: Sequence[str]) -> str:
         rows.append(f'<tr><th scope="row">{escape(score_title(name))}</th>{"".join(cells)}{verdict}</tr>')
     same = all(_is_nothing(three[2]) for three in found.scores.values())
     lead = (
-        f"{found.num:,} images of each at the same seeds and classes. 95 % intervals over the images, from "
-        f"{found.resamples} resamples: they say nothing of what another training would give."
+        f"{counted(found.num, 'image')} of each at the same seeds and classes. 95 % intervals over the images, from "
+        f"{counted(found.resamples, 'resample')}: they say nothing of what another training would give."
         f"{' The two draw images of the same scores, to the last digit.' if same else ''}"
     )
     shown = table(["Score", *heads, "Verdict"], rows, "scores", text=1, stack=True)

@@ -97,8 +97,8 @@ def make_mae_encoder(options: MAEOptions, network: Network, space: SampleSpace) 
     size = (height, width) if options.size is None else (options.size,) * 2
     if channels != given or size[0] % patch or size[1] % patch:
         raise ValueError(
-            f"weights={options.weights!r}: this encoder takes {channels} channels and sides divisible by {patch}, the "
-            f"samples are {size[0]}x{size[1]}x{given}; pre-train one on this data"
+            f"weights={options.weights!r}: this encoder takes samples of [H, W, {channels}] with sides divisible by "
+            f"{patch}, these are {size[0]}x{size[1]}x{given}; pre-train one on this data"
         )
 
     def features(params: Params, x: Float[Array, "samples height width channels"]) -> Features:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 from drifting.method.encoders.mae import mae_features
 from drifting.method.space import Shape
 from drifting.scoring.image_features.encoder import ScoreEncoderKind, ScoreEncoderParts, scale_images
@@ -19,7 +19,7 @@ def _mae(weights: str, shape: Shape) -> ScoreEncoderParts:
     channels, token = found.arguments["in_channels"], found.arguments["input_patch_size"]
     if channels != shape[2] or shape[0] % token or shape[1] % token:
         size = f"images are {'x'.join(map(str, shape))}"
-        raise InputError(f"takes {channels} channels and sides divisible by {token}, the {size}")
+        raise InputError(f"takes {counted(channels, 'channel')} and sides divisible by {token}, the {size}")
     last = f"layer{len(found.arguments['layers'])}_mean"
 
     def function(params: Any, images: jax.Array) -> dict[str, jax.Array]:

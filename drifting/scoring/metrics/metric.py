@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.errors import counted
 from drifting.scoring.metrics.gaussian import Gaussian, moments
 
 HELDOUT_SUFFIX = "_heldout"
@@ -41,7 +42,8 @@ class ImageSet:
             raise ValueError(f"rows have shapes {shapes}: give [N, D] with one N")
         for name, array in (("labels", self.labels), ("counts", self.counts)):
             if array is not None and np.shape(array) != (len(self),):
-                raise ValueError(f"{name} have shape {np.shape(array)}: give one for each of {len(self)} images")
+                given = counted(len(self), "image")
+                raise ValueError(f"{name} have shape {np.shape(array)}: give one for each of {given}")
 
     def __len__(self) -> int:
         return next((len(array) for array in self.rows.values()), 0)
@@ -126,7 +128,7 @@ class Metric:
                 return f"holds no {kind}" if self.real == "rows" else f"holds no statistics of {kind}"
         least = max(self.images, k + 1 if self.neighbours else 0)
         if len(fake) < least:
-            return f"{len(fake)} images are too few"
+            return f"too few images, {len(fake):,}"
         return "holds too few features" if self.real == "rows" and len(real) < least else None
 
 
