@@ -3,19 +3,19 @@
 import dataclasses
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.settings import SweepRequest, load_function, load_settings
-from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out_of, place_of, workdir_of
 from drifting.config.parse import annotation
 from drifting.config.schema import Config
 from drifting.config.shipped import experiment_file
 from drifting.errors import ConfigError, counted
 from drifting.experiments import grid
+from drifting.runs.places import is_stored
 from drifting.studies import STUDIES
 
 
@@ -112,7 +112,7 @@ def _report(values: flags.FlagValues) -> int:
     if values.watch:
         watch(workdir, values.port)
         return 0
-    out = Path(values.out) if values.out else workdir / "report.html"
+    out = out_of(values) if values.out else workdir / "report.html"
     write_report(workdir, out)
     print(out)
     return 0
@@ -132,11 +132,13 @@ def _define_diagnose(values: flags.FlagValues) -> None:
 
 def _study(name: str, values: flags.FlagValues) -> int:
     out, settings = out_of(values), values.config
+    if is_stored(out):
+        raise ConfigError(f"--out={out}: a study writes its figures to a folder of this machine, give one")
     from drifting.studies.study import run_study
 
     subject = {}
     if name == "diagnose":
-        subject = {"run": Path(values.run) if values.run else None, "weights": values.weights, "vae": values.vae}
+        subject = {"run": place_of(values, "run") if values.run else None, "weights": values.weights, "vae": values.vae}
     run_study(name, settings, out, **subject)
     print(out)
     return 0

@@ -7,8 +7,17 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import SCORE_ENCODER_HELP, SHARE_FLAGS, WEIGHTS_HELP, define_import, define_share, share_of
+from drifting.cli.shared import (
+    SCORE_ENCODER_HELP,
+    SHARE_FLAGS,
+    WEIGHTS_HELP,
+    define_import,
+    define_share,
+    place_of,
+    share_of,
+)
 from drifting.errors import ConfigError, as_argument
+from drifting.runs.places import place
 
 logger = logging.getLogger("drifting")
 
@@ -40,7 +49,7 @@ def _trained(values: flags.FlagValues) -> Any:
 
     if values.weights:
         return TrainedGenerator.from_weights(values.weights, values.vae)
-    return TrainedGenerator.from_run(Path(values.workdir), values.ema)
+    return TrainedGenerator.from_run(place_of(values, "workdir"), values.ema)
 
 
 def _leave_out(values: flags.FlagValues, names: tuple[str, ...], why: str) -> None:
@@ -73,7 +82,7 @@ def _define_sample(values: flags.FlagValues) -> None:
 def _sample(values: flags.FlagValues) -> int:
     from drifting.runs.shared_work import Share
 
-    path = Path(values.out) if values.out else Path(values.workdir or ".") / "samples.png"
+    path = place_of(values, "out") if values.out else place(values.workdir or ".") / "samples.png"
     if path.suffix != ".png":
         if path.suffix not in ("", ".npz") and not path.is_dir() and not values.out.endswith("/"):
             forms = f"write a grid (.png), an .npz, or a new folder of that name as {values.out}/"
@@ -170,13 +179,13 @@ def _evaluate(values: flags.FlagValues) -> int:
         neighbours=values.neighbours,
     )
     trained, source = _trained(values), values.weights or values.workdir
-    out = Path(values.out) if values.out else scores_file(trained, source)
+    out = place_of(values, "out") if values.out else scores_file(trained, source)
     found = evaluate_generator(
         trained,
         source,
         out,
-        reference=Path(values.reference) if values.reference else None,
-        real_images=Path(values.real_images) if values.real_images else None,
+        reference=place_of(values, "reference") if values.reference else None,
+        real_images=place_of(values, "real_images") if values.real_images else None,
         encoder=values.encoder,
         settings=settings,
         share=share,
@@ -200,15 +209,15 @@ def _evaluate_files(values: flags.FlagValues, share: Any) -> int:
     path = Path(values.images)
     with as_argument("images", path):
         images = open_images(path)
-    out = Path(values.out) if values.out else path.with_name(f"{path.stem}-eval.json")
+    out = place_of(values, "out") if values.out else path.with_name(f"{path.stem}-eval.json")
     found = evaluate_files(
         images,
         out,
-        Path(values.reference),
+        place_of(values, "reference"),
         encoder=values.encoder,
         num=values.num,
         neighbours=values.neighbours or 3,
-        real_images=Path(values.real_images) if values.real_images else None,
+        real_images=place_of(values, "real_images") if values.real_images else None,
         share=share,
     )
     if found is not None:
@@ -244,12 +253,12 @@ def _compare(values: flags.FlagValues) -> int:
         raise ConfigError("compare: give two runs or weights, drifting compare A B")
     from drifting.experiments.compare import compare_generators, comparison_table
 
-    out = Path(values.out)
+    out = place_of(values, "out")
     found = compare_generators(
         values.a,
         values.b,
         out,
-        reference=Path(values.reference) if values.reference else None,
+        reference=place_of(values, "reference") if values.reference else None,
         encoder=values.encoder,
         num=values.num,
         alpha=values.alpha,

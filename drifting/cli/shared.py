@@ -10,8 +10,9 @@ from drifting.cli.catalogue import experiments
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild, Config
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 from drifting.runs.directory import ENCODER_FOLDER
+from drifting.runs.places import place
 
 WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
@@ -79,16 +80,22 @@ def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path
     """The folder that `--workdir` gives."""
     if not values.workdir:
         raise ConfigError(f"--workdir: give {what}")
-    if "://" in values.workdir:
-        raise ConfigError(f"--workdir={values.workdir}: is no folder; mount what it names, and give a folder")
-    return Path(values.workdir)
+    return place_of(values, "workdir")
+
+
+def place_of(values: flags.FlagValues, flag: str) -> Path:
+    """The path, or the address of an object store, that a flag gives."""
+    try:
+        return place(str(values[flag].value))
+    except InputError as error:
+        raise ConfigError(f"--{flag}={error}") from error
 
 
 def out_of(values: flags.FlagValues, what: str = "folder") -> Path:
     """The path that `--out` gives."""
     if not values.out:
         raise ConfigError(f"--out: give the {what} to write")
-    return Path(values.out)
+    return place_of(values, "out")
 
 
 def define_share(values: flags.FlagValues, what: str) -> None:

@@ -8,6 +8,7 @@ from drifting.config.schema import Config
 from drifting.errors import ConfigError, InputError, counted, require, require_argument
 from drifting.experiments.report.comparison import write_comparison
 from drifting.runs.directory import CONFIG_FILE
+from drifting.runs.places import is_place, place
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels
@@ -63,8 +64,8 @@ def compare_generators(
 def _open(side: str, name: str) -> TrainedGenerator:
     """What a person named as A or B."""
     try:
-        path = Path(name)
-        if (path / CONFIG_FILE).is_file():
+        path = place(name) if is_place(name) else None
+        if path is not None and (path / CONFIG_FILE).is_file():
             return TrainedGenerator.from_run(path)
         return TrainedGenerator.from_weights(name)
     except (ConfigError, InputError) as error:  # whose message may begin with the name

@@ -7,7 +7,6 @@ seeds or the like share one compilation, in whichever process they run.
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +61,7 @@ def run_cell(sweep: Sweep, cell: SweepCell, config: Config, workdir: Path, label
         settings=ScoreSettings(alphas=list(sweep.alphas) or None, uint8=CELL_ROUNDING),
     )
     with atomic_path(folder / CELL_SCORES) as temporary:
-        shutil.copyfile(folder / f"eval-{cell.steps}.json", temporary)
+        temporary.write_bytes((folder / f"eval-{cell.steps}.json").read_bytes())
     return True
 
 

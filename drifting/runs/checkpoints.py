@@ -1,7 +1,8 @@
 """Checkpoints: state and data position together, written by Orbax.
 
 `RUN/checkpoints/N/` is what there was after step N: `state`, one pytree, and `run`, JSON with the position in the data
-and the facts the run depends on. `RUN/seals/N.json` holds the checksums of its files.
+and the facts the run depends on. `RUN/seals/N.json` holds the checksums of its files. In an object store a checkpoint
+is there once its `commit_success.txt` is, which comes last and goes first.
 """
 
 import errno
@@ -20,6 +21,15 @@ import orbax.checkpoint as ocp
 from drifting.devices.backend import require_devices
 from drifting.errors import CheckpointError, InputError, MachineError, one_line, refusal, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, exists, read_json, sha256, write_json
+from drifting.runs.places import is_stored
+from drifting.runs.staging import (
+    COMMITTED,
+    clean_staging,
+    needs_staging,
+    readable_checkpoint,
+    remove_staging,
+    upload_checkpoint,
+)
 
 logger = logging.getLogger("drifting")
 
@@ -48,6 +58,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 1) -> None:
         self._directory = (workdir / CHECKPOINTS).absolute()
+        self._staging: Path | None = None
         self._seals, self._aside = workdir / SEALS, workdir / DAMAGED
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
@@ -61,6 +72,9 @@ class Checkpoints:
         Raises:
             MachineError: the folder cannot be read now; there may be some.
         """
+        if is_stored(self._directory):
+            whole = [path.parent.name for path in self._directory.glob(f"*/{COMMITTED}")]
+            return sorted((int(name) for name in whole if name.isdecimal()), reverse=True)
         if not exists(self._directory):
             return []
         with while_reading(self._directory, UNTOUCHED):
@@ -104,7 +118,11 @@ class Checkpoints:
                 self._aside.mkdir(exist_ok=True)
                 names = chain([str(later)], (f"{later}.{number}" for number in count(1)))
                 place = next(self._aside / name for name in names if not exists(self._aside / name))
-                os.rename(self._directory / str(later), place)
+                moved = self._directory / str(later)
+                if is_stored(moved) and is_stored(place):
+                    moved.move_tree(place, first=COMMITTED)
+                else:
+                    os.rename(moved, place)
                 (self._seals / f"{later}.json").unlink(missing_ok=True)
                 logger.warning("%s: moved to %s", self._directory / str(later), place)
 
@@ -129,9 +147,8 @@ class Checkpoints:
         if sealed is None:
             check_readable(folder)
             return None
-        with ThreadPoolExecutor(HASH_THREADS) as pool:
-            found = dict(zip(sealed, pool.map(lambda name: _sha256_or_none(folder / name), sealed), strict=True))
-        wrong = [name for name, checksum in sealed.items() if found[name] != checksum]
+        found = _checksums(folder, list(sealed))
+        wrong = [name for name, checksum in sealed.items() if found.get(name) != checksum]
         return f"{folder / wrong[0]}: is damaged or missing" if wrong else None
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
@@ -144,7 +161,9 @@ class Checkpoints:
         with self._writing():
             if self._manager is None:
                 options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
-                self._manager = ocp.CheckpointManager(self._directory, options=options)
+                if needs_staging(self._directory):
+                    self._staging = clean_staging(self._directory)
+                self._manager = ocp.CheckpointManager(os.fspath(self._staging or self._directory), options=options)
             (self._seals / f"{step}.json").unlink(missing_ok=True)  # of an earlier one after that step
             arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
             self._manager.save(step, args=arguments, force=True)
@@ -182,10 +201,12 @@ class Checkpoints:
 
     def _seal(self, step: int) -> None:
         folder = self._directory / str(step)
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        if is_stored(folder) and self._staging is not None:
+            upload_checkpoint(self._staging / str(step), folder)
+            for old in self.steps()[self._keep :]:
+                (self._directory / str(old)).rmtree(first=COMMITTED)  # type: ignore[attr-defined]
         try:
-            with ThreadPoolExecutor(HASH_THREADS) as pool:
-                found = dict(zip(names, pool.map(lambda name: sha256(folder / name), names), strict=True))
+            found = _checksums(folder)
         except MachineError as error:  # a seal that says less than all would call the checkpoint damaged later
             logger.warning("%s; the checkpoint after step %d has no seal, so damage would not be noticed", error, step)
             return
@@ -208,9 +229,9 @@ class Checkpoints:
             reason = "no space is left on the disk" if full else reason
             try:
                 kept = self.steps()
+                safe = f"that after step {kept[0]} is safe" if kept else "there is none yet"
             except MachineError:
-                kept = []
-            safe = f"that after step {kept[0]} is safe" if kept else "there is none yet"
+                safe = UNTOUCHED if is_stored(self._directory) else "there is none yet"
             remedy = "make room" if full else "mend that"
             raise CheckpointError(
                 f"{self._directory}: a checkpoint cannot be written ({reason}); {safe}; {remedy} and run the same "
@@ -227,6 +248,8 @@ class Checkpoints:
                 manager, self._manager = self._manager, None
                 with suppress(Exception):  # which `wait` has reported
                     manager.close()
+                if self._staging is not None:
+                    remove_staging(self._directory)
 
     def restore(self, step: int, target: Any) -> Any:
         """The state of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
@@ -256,8 +279,12 @@ class Checkpoints:
         path = self._directory / str(step)
         require_devices()
         try:
-            with while_reading(path, UNTOUCHED), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-                return reader.restore(path, args=ocp.args.Composite(**items))
+            with (
+                while_reading(path, UNTOUCHED),
+                readable_checkpoint(path) as here,
+                ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
+            ):
+                return reader.restore(here, args=ocp.args.Composite(**items))
         except MachineError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
@@ -265,6 +292,23 @@ class Checkpoints:
             message = one_line(f"{type(error).__name__}: {error}")[:300]
             remedy = "remove that folder to use the one before"
             raise InputError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
+
+
+def _checksums(folder: Path, names: list[str] | None = None) -> dict[str, str | None]:
+    """The checksum of each file in a folder, or of those named; None where there is none.
+
+    It is SHA-256, for which every byte is read. A store keeps checksums of its own, and compares what comes and goes.
+
+    Raises:
+        MachineError: one cannot be read now.
+    """
+    if is_stored(folder):
+        return dict(folder.checksums())
+    checksum = sha256 if names is None else _sha256_or_none
+    if names is None:
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: checksum(folder / name), names), strict=True))
 
 
 def _sha256_or_none(path: Path) -> str | None:

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, overload
 
 from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
-from drifting.errors import ArgumentError, ConfigError, InputError, require_argument
+from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.runs.files import atomic_path, exists, read_json
+from drifting.runs.places import is_stored
 
 _RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
@@ -56,6 +57,9 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     Raises:
         ConfigError: the directory holds another run; says which settings differ.
     """
+    if is_stored(workdir):
+        with as_argument("workdir", workdir):
+            workdir.require_bucket()
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
     try:
@@ -132,6 +136,9 @@ def read_config(workdir: Path, kind: Any = Config) -> Any:
     path = workdir / CONFIG_FILE
     wanted = command_of(to_dict(kind()))
     remedy = f"holds no run (no {CONFIG_FILE}); give the folder of a `drifting {wanted}`"
+    if is_stored(workdir):
+        with as_argument("workdir", workdir):
+            workdir.require_bucket()
     require_argument(exists(path), "workdir", workdir, remedy)
     try:
         settings = read_json(path, "restore it")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.runs.files import while_writing
+from drifting.runs.growing import GrowingFolder
 
 
 class EventFile:
@@ -31,8 +32,8 @@ class EventFile:
         self._summary = importlib.import_module("tensorboardX.summary")
         writer = importlib.import_module("tensorboardX.event_file_writer").EventsWriter
         with while_writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = writer(str(folder / "events"))
+            self._growing = GrowingFolder(folder)
+            self._writer = writer(str(self._growing.here / "events"))
         if purge_step is not None:
             session = self._protocol.SessionLog
             self._write(self._protocol.Event(step=purge_step, session_log=session(status=session.START)))
@@ -49,6 +50,7 @@ class EventFile:
         """Closes the file."""
         with while_writing(self._folder):
             self._writer.close()
+            self._growing.close()
 
     def _event(self, step: int, summary: Any) -> Any:
         return self._protocol.Event(step=step, wall_time=time.time(), summary=summary)
@@ -58,3 +60,4 @@ class EventFile:
             for event in events:
                 self._writer.write_event(event)
             self._writer.flush()
+            self._growing.grown()

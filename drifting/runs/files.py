@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.errors import DriftingError, InputError, MachineError, refusal, while_reading
+from drifting.runs.places import is_stored
 
 ONLY_IN_PART = "only a part of it found room: the disk, a quota or the limit of `ulimit -f` is full"
 """What it means where NumPy says how many numbers it has written, without the number of an error."""
@@ -73,9 +75,17 @@ def labels_sha256(labels: NDArray[np.integer]) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
 
+    Of an object store it is a file of this machine, which is uploaded then: a store writes an object whole or not at
+    all.
+
     Raises:
         MachineError: it cannot be written, as the block's errors of the system say. Those that name other files pass.
     """
+    if is_stored(path):
+        with while_writing(path), tempfile.TemporaryDirectory(prefix="drifting-") as folder:
+            yield (temporary := Path(folder, path.name))
+            path.upload(temporary)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process numbers repeat on other machines
     with while_writing(path):
         try:
@@ -98,9 +108,10 @@ def while_writing(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         named = getattr(error, "filename", None)
-        if isinstance(named, str | bytes) and not _stands_for(Path(os.fsdecode(named)), path):
+        here = not is_stored(path)
+        if here and isinstance(named, str | bytes) and not _stands_for(Path(os.fsdecode(named)), path):
             raise
-        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+        if here and isinstance(error, FileNotFoundError) and path.parent.is_dir():
             raise
         reason = refusal(error) or (isinstance(error, OSError) and (error.strerror or ONLY_IN_PART))
         if not reason:
@@ -118,9 +129,11 @@ def _stands_for(named: Path, path: Path) -> bool:
 
 
 def remove_torn(*paths: Path) -> None:
-    """Removes what processes that were killed have left of files that nobody is writing now."""
+    """Removes what processes that were killed have left of files that nobody is writing now. A store keeps nothing."""
     names: dict[Path, set[str]] = {}
     for path in paths:
+        if is_stored(path):
+            continue
         names.setdefault(path.parent, set()).add(path.name)
     for folder, known in names.items():
         pattern = glob.escape(next(iter(known))) if len(known) == 1 else "*"
@@ -135,7 +148,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         flush(temporary)
-    flush(path.parent)
+    if not is_stored(path):
+        flush(path.parent)
 
 
 def read_json(path: Path, remedy: str = "restore it, or remove it") -> dict[str, Any]:

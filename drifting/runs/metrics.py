@@ -17,14 +17,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat, TextIO
+from typing import Any, Self, SupportsFloat
 
 import numpy as np
 from PIL import Image
 
 from drifting.errors import ConfigError, InputError, MachineError, one_line, while_reading
 from drifting.runs.event_file import EventFile
-from drifting.runs.files import atomic_path, while_writing
+from drifting.runs.files import atomic_path
+from drifting.runs.growing import GrowingFile
+from drifting.runs.places import is_stored, local_copy, place
 
 logger = logging.getLogger("drifting")
 
@@ -66,7 +68,7 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
     Raises:
         InputError: a line before the last is not a metrics line.
     """
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         return
     with while_reading(path):
@@ -93,7 +95,7 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
 
 def last_metrics_step(directory: str | Path) -> int | None:
     """The step of the last whole line of a run's metrics; None where there is none."""
-    path = Path(directory) / METRICS_FILE
+    path = place(directory) / METRICS_FILE
     if not path.exists():
         return None
     with while_reading(path):
@@ -140,14 +142,13 @@ class MetricsWriter:
         Raises:
             ConfigError: W&B is asked for, and is not installed or does not start.
         """
-        self.directory = Path(directory)
+        self.directory = place(directory)
         library = import_wandb() if wandb else None
         self.directory.mkdir(parents=True, exist_ok=True)
         if last_step is not None:
             truncate_metrics(self.directory / METRICS_FILE, last_step)
-        with while_writing(self.directory / METRICS_FILE):
-            self._file = (self.directory / METRICS_FILE).open("a", encoding="utf-8")
-        self._timings = _open_lines(self.directory / TIMINGS_FILE)
+        self._file = GrowingFile(self.directory / METRICS_FILE)
+        self._timings = GrowingFile(self.directory / TIMINGS_FILE, prompt=False)
         self._began = time.monotonic()
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self._write_timings({"step": last_step or 0, "started": now, "about": list(about)})
@@ -177,7 +178,7 @@ class MetricsWriter:
         step = int(step)
         values = {name: plain_number(metrics[name]) for name in sorted(metrics)}
         timings = {name: plain_number(value) for name, value in (measured or {}).items()}
-        _append(self._file, {"step": step, **values})
+        self._file.append(json.dumps({"step": step, **values}))
         self._write_timings({"step": step, "seconds": round(time.monotonic() - self._began, 3), **timings})
         if self._tensorboard is not None:
             self._tensorboard.scalars(step, values | timings)
@@ -193,14 +194,14 @@ class MetricsWriter:
             picture: an image file.
         """
         if self._tensorboard is not None:
-            with Image.open(picture) as image:
+            with picture.open("rb") as file, Image.open(file) as image:
                 pixels = np.asarray(image.convert("RGBA"))
             self._tensorboard.image(int(step), name, pixels)
         if self._wandb is not None:
-            self._wandb.log({name: self._library.Image(str(picture))}, step=int(step))
+            self._wandb.log({name: self._library.Image(str(local_copy(picture)))}, step=int(step))
 
     def _write_timings(self, line: Mapping[str, Any]) -> None:
-        _append(self._timings, line)
+        self._timings.append(json.dumps(line))
 
     def close(self) -> None:
         """Flushes and closes every sink; closing twice is harmless."""
@@ -248,7 +249,7 @@ def _start_wandb(library: Any, run: WandbRun, directory: Path) -> Any:
             tags=list(run.tags) or None,
             config=dict(run.settings),
             name=directory.name,
-            dir=str(directory),
+            dir=None if is_stored(directory) else str(directory),
             id=_wandb_id(directory / WANDB_ID_FILE),
             resume="allow",
         )
@@ -257,23 +258,6 @@ def _start_wandb(library: Any, run: WandbRun, directory: Path) -> Any:
         raise ConfigError(
             f"train.wandb_project={run.project!r}: W&B does not start ({one_line(error)}); {remedy}"
         ) from error
-
-
-def _append(file: TextIO, line: Mapping[str, Any]) -> None:
-    """Writes a line of JSON. Raises `MachineError` where it cannot be written."""
-    with while_writing(Path(file.name)):
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-
-
-def _open_lines(path: Path) -> TextIO:
-    """A file to append lines to; a last line that a crash cut short is ended first, and stays."""
-    with while_writing(path):
-        torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        file = path.open("a", encoding="utf-8")
-    if torn:
-        file.write("\n")
-    return file
 
 
 def _wandb_id(path: Path) -> str:

@@ -7,7 +7,6 @@ together, so the result does not depend on how many processes there were or how 
 
 import json
 import reprlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.runs.files import atomic_path, read_json, remove_torn, write_json
+from drifting.runs.places import remove_tree
 
 _Item = TypeVar("_Item")
 
@@ -97,7 +97,7 @@ class Parts:
 
     def remove(self) -> None:
         """Removes all parts, once they have been put together."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
 
 def check_facts(out: Path, path: Path, facts: Mapping[str, Any], ignored: tuple[str, ...] = ()) -> bool:

@@ -135,7 +135,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
         return False
     try:
         if not folder:
-            pieces = (np.load(parts.path(number), allow_pickle=False) for number in range(len(parts.ranges)))
+            pieces = (_loaded(parts.path(number)) for number in range(len(parts.ranges)))
             write_npz(out, len(images), images.shape, pieces, images.labels)
         write_json(record, facts)
     except FileNotFoundError:
@@ -181,6 +181,12 @@ def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Pat
         except _Interrupted:
             return False
     return True
+
+
+def _loaded(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        found: np.ndarray = np.load(file, allow_pickle=False)
+    return found
 
 
 def _save(array: np.ndarray, path: Path) -> None:

@@ -23,6 +23,7 @@ from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
+from drifting.runs.places import is_place, place
 from drifting.sampling.labels import class_labels
 from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
 from drifting.weights.artifact import GENERATOR_KIND, Artifact
@@ -105,7 +106,7 @@ class TrainedGenerator:
             ConfigError: there is no run, no checkpoint, or no such average.
             InputError: the checkpoint cannot be read.
         """
-        workdir = Path(workdir)
+        workdir = place(workdir)
         config = read_config(workdir)
         decay, checkpoints = ema_decay(config, average), Checkpoints(workdir)
         step = checkpoints.latest_intact()
@@ -241,8 +242,8 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
         InputError: the weights cannot be had, or are no generator's.
         HubError: they cannot be downloaded.
     """
-    if "://" not in str(reference) and (Path(reference) / CONFIG_FILE).is_file():
-        return TrainedGenerator.from_run(Path(reference), average, vae)
+    if is_place(reference) and (place(reference) / CONFIG_FILE).is_file():
+        return TrainedGenerator.from_run(place(reference), average, vae)
     require_argument(average is None, "average", average, "published weights are one average: leave it out")
     return TrainedGenerator.from_weights(str(reference), vae)
 

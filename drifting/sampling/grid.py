@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from drifting.errors import InputError, counted, require_argument
 from drifting.runs.files import atomic_path
+from drifting.runs.places import place
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import to_uint8
 from drifting.sampling.labels import ROWS_TEXT, class_line, distinct_class_labels, titles
@@ -58,7 +59,7 @@ def save_grid(
             is not a PNG.
         InputError: the images are not finite.
     """
-    images, path = np.asarray(images, np.float32), Path(path)
+    images, path = np.asarray(images, np.float32), place(path)
     shown = images.ndim == 4 and 0 not in images.shape
     require_argument(shown, "images", images.shape, "cannot be shown; expected [N, H, W, C], none of them 0")
     require_argument(columns > 0, "columns", columns, "use 1 or more")
@@ -80,9 +81,9 @@ def save_grid(
     if names:
         canvas[GRID_GAP:, :left, :-1], canvas[GRID_GAP:, :left, -1] = NAME_GREY, beside
     for index, tile in enumerate(tiles.repeat(scale, axis=1).repeat(scale, axis=2)):
-        place = canvas[index // columns * tile_height + GRID_GAP :, left + index % columns * tile_width + GRID_GAP :]
-        place[: height * scale, : width * scale, :-1] = tile
-        place[: height * scale, : width * scale, -1] = 255
+        spot = canvas[index // columns * tile_height + GRID_GAP :, left + index % columns * tile_width + GRID_GAP :]
+        spot[: height * scale, : width * scale, :-1] = tile
+        spot[: height * scale, : width * scale, -1] = 255
     said = PngInfo()
     said.add_itxt(ROWS_TEXT, json.dumps({"names": list(names), "left": left}))
     path.parent.mkdir(parents=True, exist_ok=True)

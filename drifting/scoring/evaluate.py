@@ -7,7 +7,6 @@ the images: a file of images and the generator that drew it give the same number
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from drifting.config.schema import Config
 from drifting.errors import ArgumentError, counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import write_json
+from drifting.runs.places import place, remove_tree
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import software
 from drifting.sampling.generator import TrainedGenerator
@@ -72,7 +72,7 @@ def score(
     labels, k = _labels(trained, settings), (trained.config or Config()).eval.neighbours
     require_argument(len(labels) > k, "num", len(labels), f"must exceed eval.neighbours={k}")
     (images,) = _drawn(trained, "the generator", labels, settings)
-    path = None if reference is None else Path(reference)
+    path = None if reference is None else place(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
     found = judge.scores(images)
     assert found is not None  # one process scores alone
@@ -140,7 +140,7 @@ def evaluate_generator(
 
 def scores_file(trained: TrainedGenerator, source: str) -> Path:
     """Where scores of a generator that a person called `source` lie, if nowhere else: in the run's folder or here."""
-    return (Path(source) if trained.config else Path()) / f"eval-{trained.step}.json"
+    return (place(source) if trained.config else Path()) / f"eval-{trained.step}.json"
 
 
 def _labels(trained: TrainedGenerator, settings: ScoreSettings) -> NDArray[np.int32]:
@@ -202,9 +202,9 @@ def judge_of(
     """
     evaluation = (config or Config()).eval
     if reference is None and evaluation.reference is not None:
-        reference = Path(evaluation.reference)
+        reference = place(evaluation.reference)
         if real_images is None and evaluation.real_images is not None:
-            real_images = Path(evaluation.real_images)
+            real_images = place(evaluation.real_images)
     if reference is None:
         remedy = "goes with statistics of real images: give a reference, or leave it out"
         require_argument(real_images is None, "real_images", real_images, remedy)
@@ -267,7 +267,7 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     scores = [one for one in found if one is not None]
     if len(scores) < len(found):
         return None
-    shutil.rmtree(work, ignore_errors=True)
+    remove_tree(work)
     return scores
 
 

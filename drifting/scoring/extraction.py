@@ -66,7 +66,7 @@ def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Sha
     if not finish_parts(parts, share, "evaluate", lambda items, tick: encoder(images.part(items), tick)):
         return None
     files = [parts.path(number) for number in range(len(parts.ranges))]
-    with np.load(files[0], allow_pickle=False) as first:
+    with files[0].open("rb") as file, np.load(file, allow_pickle=False) as first:
         kinds = first.files
     return {kind: np.concatenate([_load(file, kind) for file in files]) for kind in kinds}
 
@@ -98,5 +98,5 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _load(path: Path, kind: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return np.asarray(arrays[kind])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from drifting.data.npz import member_names, open_member
 from drifting.errors import InputError, as_argument, require_argument
 from drifting.runs.files import atomic_path, remove_torn
+from drifting.runs.places import local_copy
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.files import software
 from drifting.sampling.images import Images, Tick
@@ -124,6 +125,8 @@ def read_reference(path: Path, images: Path | None = None) -> Reference:
     """
     missing = "is no regular file: give an .npz" if path.exists() else "there is no such file"
     require_argument(path.is_file(), "reference", str(path), missing)
+    named, path = path, local_copy(path)
+    images = None if images is None else local_copy(images)
     with as_argument("reference", path):
         gaussians = _gaussians(path)
         remedy = "has no mu and sigma (or ref_mu and ref_sigma)"
@@ -135,9 +138,9 @@ def read_reference(path: Path, images: Path | None = None) -> Reference:
         own = None if images or open_member(path, "arr_0") is None else NpzImages(path)
         metadata = _metadata(path)
     if images is None:
-        return Reference(path, gaussians, kept, own, metadata)
+        return Reference(named, gaussians, kept, own, metadata)
     with as_argument("real_images", images):
-        return Reference(path, gaussians, None, open_images(images), metadata)
+        return Reference(named, gaussians, None, open_images(images), metadata)
 
 
 def _gaussians(path: Path) -> dict[str, Gaussian]:
@@ -278,7 +281,7 @@ def _merged(parts: Parts) -> dict[str, np.ndarray]:
     whole: dict[str, GaussianStatistics] = {}
     kept = []
     for number in range(len(parts.ranges)):
-        with np.load(parts.path(number), allow_pickle=False) as part:
+        with parts.path(number).open("rb") as file, np.load(file, allow_pickle=False) as part:
             kept.append(part["kept"])
             for kind in STATISTICS_KEYS:
                 if f"{kind}/count" in part.files:

@@ -22,6 +22,7 @@ from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
 from drifting.runs.directory import ENCODER_FOLDER, check_config
+from drifting.runs.places import place
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
 from drifting.training.loop import run_loop
@@ -34,7 +35,7 @@ DRAWN_IMAGES = 10
 RECONSTRUCTION_ROWS = ("image", "masked", "reconstructed")
 
 
-def pretrain(config: PretrainConfig, workdir: Path) -> int:
+def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
     """Trains a masked autoencoder in `workdir`, going on from its latest checkpoint; returns the step reached.
 
     At the end the averaged parameters are written as an artifact to `workdir/encoder`, which a generator's settings
@@ -44,6 +45,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> int:
         ConfigError: the settings cannot work, do not fit the data, or are not those of the run in `workdir`.
         TrainingError: the loss is not finite, or a batch cannot be read.
     """
+    workdir = place(workdir)
     check_config(workdir, config)  # before anything is said of the data
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)

@@ -17,6 +17,7 @@ from drifting.data.source import LabelledSource
 from drifting.errors import counted, require
 from drifting.method.state import TrainState
 from drifting.runs.directory import check_config
+from drifting.runs.places import place
 from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, describe_data, describe_model
 from drifting.training.loop import run_loop
@@ -46,7 +47,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
         TrainingError: the loss is not finite, or a batch cannot be read.
         CheckpointError: a checkpoint cannot be written.
     """
-    workdir = Path(workdir)
+    workdir = place(workdir)
     if isinstance(config, Config):
         check_config(workdir, config)  # before anything is said of the data
     with prepare(config, source=source) as run:

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import jax
 
+from drifting.runs.growing import GrowingFolder
+
 logger = logging.getLogger("drifting")
 
 PROFILE_FOLDER = "profile"
@@ -29,8 +31,8 @@ class Trace:
         """Called before each step, with what the one before gave; a run that resumes between the two begins here."""
         if self._steps and not self._running and self._steps[0] <= step <= self._steps[1]:
             jax.block_until_ready(metrics)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(str(self._folder))
+            self._written = GrowingFolder(self._folder)
+            jax.profiler.start_trace(str(self._written.here))
             self._running = True
 
     def after(self, step: int, metrics: dict[str, Any]) -> None:
@@ -43,6 +45,7 @@ class Trace:
     def _stop(self) -> None:
         self._running = False
         jax.profiler.stop_trace()
+        self._written.close()
 
     def __enter__(self) -> Self:
         """The trace, not yet begun."""

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.networks.network import Params
 from drifting.runs.files import check_readable, exists, sha256, while_writing
+from drifting.runs.places import is_stored, local_copy, place
 
 ARTIFACT_FORMAT = "drifting-safetensors-1"
 
@@ -105,6 +106,7 @@ def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None)
     Raises:
         InputError: a file is missing or unreadable, the format or the kind is another, or the checksum differs.
     """
+    directory = local_copy(place(directory))
     metadata = read_metadata(Path(directory), ("format", "kind", "path", "sha256", "model_config"))
     if metadata["format"] != ARTIFACT_FORMAT:
         raise InputError(f"{directory}: format {metadata['format']!r}, expected {ARTIFACT_FORMAT!r}")
@@ -128,9 +130,14 @@ def new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: `directory` exists and is no artifact.
         MachineError: it cannot be written.
     """
-    target = Path(directory)
+    target = place(directory)
     if exists(target) and not exists(target / METADATA_FILE):
         raise InputError(f"{target} exists and is no artifact (no {METADATA_FILE}): choose another directory")
+    if is_stored(target):  # a reader meets old tensors with the old checksum, or a checksum that differs
+        with while_writing(target), tempfile.TemporaryDirectory(prefix="drifting-") as folder:
+            yield Path(folder)
+            target.upload(Path(folder), last=METADATA_FILE)
+        return
     with while_writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -21,6 +21,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from drifting.config.paths import is_address
 from drifting.errors import HubError, InputError
 from drifting.runs.files import atomic_path, sha256
+from drifting.runs.places import cache_folder, is_place, local_copy, place
 from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
 from drifting.weights.errors import HUB_FAILURES, explained
 
@@ -68,9 +69,9 @@ def parse_reference(reference: str) -> HubFolder | Path:
         InputError: a malformed `hf://` reference, or a name that the released repository is known not to have.
     """
     if not reference.startswith(HUB_SCHEME):
-        if is_address(reference):
+        if not is_place(reference):
             raise InputError(f"{reference}: is no address that is served: give {HUB_SCHEME}OWNER/REPO, or a folder")
-        return Path(reference).expanduser()
+        return _copy(reference) if is_address(reference) else Path(reference).expanduser()
     try:
         uri = parse_hf_uri(reference.rstrip("/"))
         if uri.type != "model":
@@ -91,6 +92,19 @@ def parse_reference(reference: str) -> HubFolder | Path:
             hint = f"did you mean {HUB_SCHEME}{RELEASED_REPO}/{close[0]}? " if close else ""
             raise InputError(f"{reference}: no such released weights; {hint}known names: {', '.join(known)}")
     return HubFolder(reference, uri.id, uri.revision, folder)
+
+
+def _copy(address: str) -> Path:
+    """The copy on this machine of weights in an object store."""
+    there = place(address)
+    if (there / "checkpoints").is_dir():
+        raise InputError(
+            f"{address}: is a run; give its encoder ({address}/encoder), or what `drifting export` makes of it"
+        )
+    try:
+        return local_copy(there)
+    except FileNotFoundError as error:
+        raise InputError(f"{address}: there is no such folder") from error
 
 
 def fetch(reference: str | Path | HubFolder, names: Sequence[str], first_of: Sequence[str] = ()) -> Fetched:
@@ -164,11 +178,6 @@ def _check_blob(path: Path) -> None:
         for damaged in (path, blob.resolve(), blob):
             damaged.unlink(missing_ok=True)
         raise HubError(f"{path}: damaged (checksum {found}, expected {blob.name}) and removed: {DOWNLOAD_AGAIN}")
-
-
-def cache_folder() -> Path:
-    """Where files of the web are kept: `drifting` in `XDG_CACHE_HOME`, or else in `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifting"
 
 
 def fetch_url(url: str, checksum: str) -> Path:

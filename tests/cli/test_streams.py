@@ -14,7 +14,7 @@ from absl import flags
 
 from drifting.cli import commands
 from drifting.cli.commands import COMMANDS, main
-from drifting.cli.flag_paths import PATH_FLAGS, expanded_arguments, refuse_addresses
+from drifting.cli.flag_paths import PATH_FLAGS, PLACE_FLAGS, expanded_arguments, refuse_addresses
 from drifting.cli.settings import load_settings
 from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
 from drifting.config.parse import parse
@@ -127,12 +127,12 @@ NO_PATHS = {
 
 
 def test_every_flag_of_text_is_a_path_or_is_known_to_be_none():
-    """A new flag has to be put into one of the two lists."""
+    """A new flag has to be put into one of the lists."""
     for one in COMMANDS.values():
         values = flags.FlagValues()
         one.define(values)
         texts = {name for name in values if type(values[name]) is flags.Flag and values[name].flag_type() == "string"}
-        assert texts <= NO_PATHS | set(PATH_FLAGS)
+        assert texts <= NO_PATHS | {*PATH_FLAGS, *PLACE_FLAGS}
 
 
 @pytest.mark.parametrize("flag", PATH_FLAGS)
@@ -143,6 +143,20 @@ def test_addresses_are_refused(flag: str, address: str):
     values([""])
     values[flag].value = address
     with pytest.raises(ConfigError, match=rf"^--{flag}={address}: is an address"):
+        refuse_addresses(values)
+
+
+@pytest.mark.parametrize("flag", PLACE_FLAGS)
+def test_addresses_of_no_store_are_refused(flag: str):
+    values = flags.FlagValues()
+    flags.DEFINE_string(flag, None, "a place", flag_values=values)
+    values([""])
+    for address in ("http://b/x", "hf://b/x", "file:" + "///x"):
+        values[flag].value = address
+        with pytest.raises(ConfigError, match=rf"^--{flag}={address}: is an address, and only gs://"):
+            refuse_addresses(values)
+    for served in ("gs://b/x", "s3://b/x", "runs/x"):
+        values[flag].value = served
         refuse_addresses(values)
 
 

@@ -8,6 +8,7 @@ by timing them, but for rounding). A shard is finished when its `.json` is there
 
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -38,6 +39,7 @@ from drifting.data.source import LabelledSource, Source
 from drifting.errors import CacheError, InputError, MachineError, counted, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
+from drifting.runs.places import is_stored
 from drifting.runs.progress import Progress, duration
 
 logger = logging.getLogger("drifting")
@@ -177,6 +179,8 @@ class ShardMaker:
         self._made = _Made()
         self._bad_before = sum(len(found["bad"]) for other in self._shards if (found := other.finished()))
         temporary = shard.path.with_name(f".{shard.path.name}.{uuid.uuid4().hex}.tmp")
+        if is_stored(shard.path):  # the library writes files of this machine
+            temporary = Path(tempfile.gettempdir(), temporary.name)
         writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         try:
             before: tuple[list[int], Any] | None = None
@@ -249,8 +253,11 @@ class ShardMaker:
         }
         # What is recorded of a shard that was there before must not vouch for the new one.
         shard.record.unlink(missing_ok=True)
-        os.replace(temporary, shard.path)
-        flush(shard.path.parent)
+        if is_stored(shard.path):
+            shard.path.upload(temporary)
+        else:
+            os.replace(temporary, shard.path)
+            flush(shard.path.parent)
         write_json(shard.record, found)
 
 

@@ -17,6 +17,7 @@ from drifting.data.sources.folder import imagefolder
 from drifting.data.sources.synthetic import synthetic
 from drifting.data.sources.tfds import tfds
 from drifting.errors import ConfigError, InputError
+from drifting.runs.places import local_copy, place
 
 SOURCES: dict[str, Callable[..., LabelledSource]] = {
     "digits": digits,
@@ -46,6 +47,8 @@ def make_source(
         InputError: `name` is unknown, the source needs an argument that is None or takes none of that name, or the
             source itself refuses its arguments.
     """
+    if isinstance(path, str) and is_address(path):
+        path = _copy(path)
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     _check_arguments(name, given)
     found = SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
@@ -53,6 +56,14 @@ def make_source(
         where = "" if path is None else f"path={str(path)!r}: "
         raise InputError(f"{where}split={split!r} of source {name!r} has no images: add some, or choose another")
     return found
+
+
+def _copy(address: str) -> Path:
+    """The copy on this machine of what lies in an object store."""
+    try:
+        return local_copy(place(address))
+    except FileNotFoundError as error:
+        raise InputError(f"{address}: there is nothing") from error
 
 
 ARGUMENTS = ("path", "image_size", "channels", "classes")

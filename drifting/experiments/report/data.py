@@ -215,7 +215,7 @@ def picture(path: Path) -> Picture:
     Raises:
         OSError: it cannot be read.
     """
-    with Image.open(path) as opened:
+    with path.open("rb") as file, Image.open(file) as opened:
         opened.load()
     image, names = _without_names(opened)
     if max(image.size) > LARGEST_SIDE:
