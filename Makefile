@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench parity chips docs clean
+.PHONY: help demo test lint bench parity chips stores docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -67,9 +67,20 @@ CHIPS := .venv-chips/bin
 chips: .venv-chips/.installed  ## compile the step for GPUs and TPUs that are not here (minutes; installs their compilers)
 	JAX_PLATFORMS=cpu $(CHIPS)/python -m pytest -q tests/chips
 
+# Object stores that answer on this machine, and their clients, which nobody needs who writes to a folder.
+STORES := .venv-stores/bin
+
+.venv-stores/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-stores
+	$(STORES)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gcs,s3,stores]'
+	@touch $@
+
+stores: .venv-stores/.installed  ## train, kill and resume runs in gs:// and s3:// against servers on this machine (minutes)
+	DRIFTING_FULL_TESTS=1 $(STORES)/python -m pytest -q tests/runs/test_stores.py tests/test_store_runs.py
+
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
-	rm -rf .venv .venv-parity .venv-chips .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-chips .venv-stores .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
