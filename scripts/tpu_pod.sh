@@ -3,7 +3,7 @@
 #
 #   TPU=my-v6e-64 ZONE=us-east5-b scripts/tpu_pod.sh train --config=configs/imagenet_latent.py:b --workdir=/nfs/runs/latent_b
 #
-# --workdir is a folder that all hosts have mounted (NFS, or a bucket by gcsfuse). Copies the last commit of the project to
+# --workdir is gs://BUCKET/RUN, or a folder that all hosts have mounted. Copies the last commit of the project to
 # every host, installs it there with PYTHON (python3, 3.11 or newer), and runs the command; the same line goes on where it was.
 set -euo pipefail
 : "${TPU:?name the TPU: TPU=NAME}" "${ZONE:?name its zone: ZONE=ZONE}"
@@ -18,5 +18,5 @@ quoted=$(printf ' %q' "$@")
 $run compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="
   set -e
   mkdir -p drifting && tar -xzf drifting.tar.gz -C drifting && cd drifting
-  [ -x .venv/bin/drifting ] || { ${PYTHON:-python3} -m venv .venv && .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'; }
+  [ -x .venv/bin/drifting ] || { ${PYTHON:-python3} -m venv .venv && .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,gcs]'; }
   exec .venv/bin/drifting$quoted --coordinator=auto"

@@ -7,11 +7,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from drifting.config.schema import DataConfig
+from drifting.data.fingerprint import data_facts
+from drifting.data.latents.read import check_cache
+from drifting.data.sources import source
+from drifting.errors import ConfigError
 from drifting.runs import store_path
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.places import place
+from drifting.runs.shared_work import Share
+from drifting.training.latents import build_cache
+from tests.support.caches import cache_settings, finished_cache, image_folder
 from tests.support.runs import FULL, TINY, assert_same_run
 from tests.support.stores import BUCKET, free_port, store
 
@@ -123,3 +132,24 @@ def test_every_command_serves_an_address(served: str, tmp_path: Path, monkeypatc
     assert (run / "report.html").is_file() and (run / "eval-6.json").is_file()
     tensors = "weights/params.safetensors"
     assert (run / tensors).read_bytes() == (here / tensors).read_bytes()
+
+
+@pytest.mark.skipif(not FULL, reason="some minutes: set DRIFTING_FULL_TESTS=1")
+def test_a_cache_is_made_there_and_trained_on_from_there(
+    served: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    """Two processes that share a cache, one after the other; and a training that reads it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there, here = place(f"{served}://{BUCKET}/latents"), finished_cache(tmp_path_factory)
+    settings = cache_settings(image_folder(tmp_path_factory))
+    assert [build_cache(settings, there, Share(index, 2)) for index in (1, 0)] == [False, True]
+    assert check_cache(there, verify=True) == []
+    for name in ("manifest.json", "labels.npy"):
+        assert (there / name).read_bytes() == (here / name).read_bytes(), name
+    local, stored = (source(DataConfig(name="latents", path=str(path))) for path in (here, there))
+    everything = range(len(local)), np.zeros(len(local), bool), None
+    np.testing.assert_array_equal(stored.read(*everything)[0], local.read(*everything)[0])
+    assert data_facts(stored) == data_facts(local)
+    (there / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match=rf"^data\.path='{there}': the cache is not finished"):
+        source(DataConfig(name="latents", path=str(there)))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from absl import flags
 
-from drifting.config.paths import expanded, is_address
+from drifting.config.paths import STORES, expanded, is_address
 from drifting.errors import ConfigError, as_argument
-from drifting.runs.places import STORES, is_stored, place
+from drifting.runs.places import is_stored, place
 
 PATH_FLAGS = ("config", "images", "labels")
 """The flags that give a path of this machine."""

@@ -6,7 +6,7 @@ Every failure is a `ConfigError` of one line: the key, its value, and what would
 import math
 from typing import Any
 
-from drifting.config.paths import is_address
+from drifting.config.paths import is_place
 from drifting.config.schema import (
     SEED_LIMIT,
     AnyConfig,
@@ -183,7 +183,7 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
     for key in ("reference", "real_images"):
         path = getattr(evaluation, key)
         remedy = "is an address, and only paths are read: mount or copy what it names"
-        require(path is None or not is_address(path), f"eval.{key}", path, remedy)
+        require(path is None or is_place(path), f"eval.{key}", path, remedy)
     _check_seed("eval.seed", evaluation.seed)
     if evaluation.ema_decay is not None:
         remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"

@@ -8,6 +8,9 @@ HOME = re.compile(r"(?:\A|(?<=[:=]))~[\w.-]*(?=/|\Z)")
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
+STORES = ("gs", "s3")
+"""The schemes of the object stores that are served."""
+
 
 def expanded(text: str) -> str:
     """A text in which `~` where a path begins is the home folder: `~/runs`, `mae:~/runs/mae`, `--out=~/x.npz`."""
@@ -17,3 +20,8 @@ def expanded(text: str) -> str:
 def is_address(text: str) -> bool:
     """Whether a text is an address such as `gs://bucket/runs`, which no path is."""
     return ADDRESS.match(text) is not None
+
+
+def is_place(given: object) -> bool:
+    """Whether something names a path or an address of a store, rather than an address of something else."""
+    return not is_address(str(given)) or str(given).partition("://")[0] in STORES

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from drifting.config.paths import is_place
 from drifting.config.schema import Config
 from drifting.errors import ConfigError, InputError, counted, require, require_argument
 from drifting.experiments.report.comparison import write_comparison
 from drifting.runs.directory import CONFIG_FILE
-from drifting.runs.places import is_place, place
+from drifting.runs.places import place
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels

@@ -11,19 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
-from drifting.config.paths import is_address
+from drifting.config.paths import is_address, is_place
 from drifting.errors import InputError
 
 if TYPE_CHECKING:
     from drifting.runs.store_path import StorePath
-
-STORES = ("gs", "s3")
-"""The schemes of the object stores that are served."""
-
-
-def is_place(given: object) -> bool:
-    """Whether something names a path or an address of a store, rather than an address of something else."""
-    return not is_address(str(given)) or str(given).partition("://")[0] in STORES
 
 
 def place(given: str | os.PathLike[str]) -> Path:

@@ -59,8 +59,8 @@ def remove_staging(path: Path) -> None:
 def upload_checkpoint(folder: Path, target: StorePath) -> None:
     """Copies a checkpoint of this machine; until all of it is there, it does not count."""
     target.rmtree(missing_ok=True, first=COMMITTED)
-    target.upload(folder)
-    (target / COMMITTED).write_text("")
+    (folder / COMMITTED).touch()  # Orbax may have written it already, and it must not go with the others
+    target.upload(folder, last=COMMITTED)
 
 
 @contextmanager

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
 from drifting.config.arguments import check_drawing, checked_arguments
+from drifting.config.paths import is_place
 from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, counted, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
-from drifting.runs.places import is_place, place
+from drifting.runs.places import place
 from drifting.sampling.labels import class_labels
 from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
 from drifting.weights.artifact import GENERATOR_KIND, Artifact

@@ -18,10 +18,10 @@ from huggingface_hub import get_session, hf_hub_download, parse_hf_uri
 from huggingface_hub.errors import HfUriError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 
-from drifting.config.paths import is_address
+from drifting.config.paths import is_address, is_place
 from drifting.errors import HubError, InputError
 from drifting.runs.files import atomic_path, sha256
-from drifting.runs.places import cache_folder, is_place, local_copy, place
+from drifting.runs.places import cache_folder, local_copy, place
 from drifting.weights.catalogue import RELEASED_FOLDERS, RELEASED_REPO
 from drifting.weights.errors import HUB_FAILURES, explained
 

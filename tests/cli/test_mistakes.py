@@ -85,12 +85,15 @@ SETTINGS = [
     ("data.resident=gpu", "data.resident='gpu': use one of device, host"),
     ("mesh.fsdp=3", "mesh.fsdp=3: must divide the .* device"),
     ("mesh.data=3", "mesh.data=3, mesh.fsdp=1: their product must be the .*; mesh.data=0 takes what mesh.fsdp leaves"),
-    ("eval.reference=gs://b/r.npz", "eval.reference='gs://b/r.npz': is an address, .*: mount or copy"),
-    ("eval.real_images=gs://b/r", "eval.real_images='gs://b/r': is an address, .*: mount or copy"),
-    ("data.name=array --config.data.path=gs://b/d.npz", "data.path='gs://b/d.npz': is an address, .*: mount or copy"),
+    ("eval.reference=http://b/r.npz", "eval.reference='http://b/r.npz': is an address, .*: mount or copy"),
+    ("eval.real_images=http://b/r", "eval.real_images='http://b/r': is an address, .*: mount or copy"),
     (
-        "data.name=imagefolder --config.data.path=s3://b/d --config.data.image_size=8",
-        "data.path='s3://b/d': is an address",
+        "data.name=array --config.data.path=http://b/d.npz",
+        "data.path='http://b/d.npz': is an address, .*: mount or copy",
+    ),
+    (
+        "data.name=imagefolder --config.data.path=http://b/d --config.data.image_size=8",
+        "data.path='http://b/d': is an address",
     ),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
 ]

@@ -164,6 +164,22 @@ def test_checkpoints_through_this_machine(run: Path):
     assert Checkpoints(run).steps() == [3]
 
 
+def test_an_upload_that_is_cut_short_leaves_no_checkpoint(run: Path, memory: Memory):
+    """Whatever the number of objects that get there, the step is whole or not there."""
+    _save(run, 1)
+    objects, counts = list((run / "checkpoints" / "1").rglob("*")), []
+    for let in range(0, len(objects), 3):
+        memory.accepted = let
+        with pytest.raises(CheckpointError, match=r"that after step 1 is safe"):
+            _save(run, 2, keep=2)
+        memory.accepted = None
+        assert Checkpoints(run).steps() == [1]
+        counts.append(len(list((run / "checkpoints" / "2").rglob("*"))))
+    assert counts[0] == 0 and max(counts) > 5
+    _save(run, 2, keep=2)
+    assert Checkpoints(run).latest_intact() == 2
+
+
 def test_what_is_not_whole_does_not_count_and_what_is_damaged_is_noticed(run: Path, caplog: pytest.LogCaptureFixture):
     _save(run, 1, 2, 3, keep=3)
     (run / "checkpoints" / "3" / COMMITTED).unlink()

@@ -149,7 +149,8 @@ def clean_environment() -> dict[str, str]:
 
 
 class Memory(importlib.import_module("fsspec.implementations.memory").MemoryFileSystem):  # type: ignore[misc]
-    """A store in this process, with checksums as S3 has them. `away`: what any request raises.
+    """A store in this process, with checksums as S3 has them. `away`: what any request raises. `accepted`: how many
+    more objects it takes from a file; None: all.
 
     Its library keeps one set of files for all instances: they begin empty.
     """
@@ -158,7 +159,9 @@ class Memory(importlib.import_module("fsspec.implementations.memory").MemoryFile
 
     def __init__(self) -> None:
         super().__init__()
-        self.store, self.pseudo_dirs, self.away = {}, [""], None
+        self.store, self.pseudo_dirs = {}, [""]
+        self.away: Exception | None = None
+        self.accepted: int | None = None
 
     def _ask(self) -> None:
         if self.away is not None:
@@ -202,6 +205,10 @@ class Memory(importlib.import_module("fsspec.implementations.memory").MemoryFile
             file.write(value)
 
     def put_file(self, source: str, target: str, **_: Any) -> None:
+        if self.accepted is not None:
+            self.accepted -= 1
+            if self.accepted < 0:
+                raise ConnectionResetError("cut")
         with open(source, "rb") as file:
             self.pipe_file(target, file.read())
 

@@ -20,7 +20,6 @@ from drifting.data.crop import Seed
 from drifting.data.source import Delivery, Indices, LabelledImages, Records, check_split
 from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, labels_sha256, read_json, sha256
-from drifting.runs.places import local_copy, place
 
 logger = logging.getLogger("drifting")
 
@@ -112,8 +111,8 @@ def _require_none(problems: list[str]) -> None:
 def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
     path = folder / LABELS_FILE
     try:
-        with while_reading(path):
-            labels: NDArray[np.int32] = np.load(local_copy(path), allow_pickle=False).astype(np.int32)
+        with while_reading(path), path.open("rb") as file:
+            labels: NDArray[np.int32] = np.load(file, allow_pickle=False).astype(np.int32)
     except MachineError:
         raise
     except (OSError, ValueError, EOFError) as error:
@@ -253,7 +252,7 @@ def latents(
     check_split(split)
     if split != "train":
         raise InputError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
-    found = LatentSource(local_copy(place(path)))
+    found = LatentSource(Path(path))
     known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
     for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
         if given not in (None, known[key]):

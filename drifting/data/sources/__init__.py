@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drifting.config.paths import is_address
+from drifting.config.paths import is_address, is_place
 from drifting.config.schema import DataConfig
 from drifting.data.latents.read import latents
 from drifting.data.source import LabelledSource, OneClass, VerifiableSource, delivery
@@ -48,7 +48,11 @@ def make_source(
             source itself refuses its arguments.
     """
     if isinstance(path, str) and is_address(path):
-        path = _copy(path)
+        copy = _copy(path)
+        try:
+            return make_source(name, split=split, path=copy, image_size=image_size, channels=channels, classes=classes)
+        except InputError as error:  # of what was copied; a person knows the address
+            raise InputError(str(error).replace(str(copy), path)) from error
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     _check_arguments(name, given)
     found = SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
@@ -56,6 +60,11 @@ def make_source(
         where = "" if path is None else f"path={str(path)!r}: "
         raise InputError(f"{where}split={split!r} of source {name!r} has no images: add some, or choose another")
     return found
+
+
+def _written(path: str) -> str:
+    """A setting's path as messages have it."""
+    return path if is_address(path) else str(Path(path))
 
 
 def _copy(address: str) -> Path:
@@ -95,8 +104,9 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
     given = {key: getattr(data, key) for key in ARGUMENTS}
     try:
         _check_arguments(data.name, given, "data.")
-        if data.path is not None and is_address(data.path) and data.name != "latents":
-            raise InputError(f"path={data.path!r}: is an address, and images are read from paths: mount or copy it")
+        if data.path is not None and not is_place(data.path):
+            remedy = "is an address, and images are read from paths, gs:// and s3://: mount or copy it"
+            raise InputError(f"path={data.path!r}: {remedy}")
         found = make_source(data.name, split=split, **given)
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
@@ -110,7 +120,7 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
         text = str(error).removeprefix("data.")
         if re.match(rf"({'|'.join(ARGUMENTS)})=", text):
             raise ConfigError(f"data.{text}") from error
-        if data.path is not None and text.startswith(folder := str(Path(data.path))):
+        if data.path is not None and text.startswith(folder := _written(data.path)):
             raise ConfigError(f"data.path={data.path!r}: {re.sub(rf'^{re.escape(folder)}:? ', '', text)}") from error
         raise ConfigError(f"data.name={data.name!r}: {text}") from error
     return OneClass(found) if data.unconditional else found
