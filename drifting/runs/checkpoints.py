@@ -203,8 +203,10 @@ class Checkpoints:
         folder = self._directory / str(step)
         if is_stored(folder) and self._staging is not None:
             upload_checkpoint(self._staging / str(step), folder)
-            for old in self.steps()[self._keep :]:
-                (self._directory / str(old)).rmtree(first=COMMITTED)  # type: ignore[attr-defined]
+            kept = {str(step) for step in self.steps()[: self._keep]}
+            for other in folder.parent.iterdir():  # older ones, and what killed processes have left
+                if other.name not in kept:
+                    other.rmtree(missing_ok=True, first=COMMITTED)
         try:
             found = _checksums(folder)
         except MachineError as error:  # a seal that says less than all would call the checkpoint damaged later

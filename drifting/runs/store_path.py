@@ -261,6 +261,15 @@ class StorePath(PosixGPath):  # type: ignore[misc, no-any-unimported, unused-ign
                     os.replace(begun, whole.parent)
         return whole
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self._asking():
+                yield
+        except FileNotFoundError:  # there is nothing but the bucket that could be missing
+            self.require_bucket()
+            raise
+
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
@@ -269,7 +278,7 @@ class StorePath(PosixGPath):  # type: ignore[misc, no-any-unimported, unused-ign
     def upload(self, source: Path, last: str | None = None) -> None:
         """Writes a file, or all files of a folder, of this machine. `last`: the file that goes after the others."""
         if source.is_file():
-            with self._asking():
+            with self._writing():
                 self._client.put_file(str(source), self.key)
             return
         names = [str(path.relative_to(source)) for path in sorted(source.rglob("*")) if path.is_file()]
@@ -280,7 +289,7 @@ class StorePath(PosixGPath):  # type: ignore[misc, no-any-unimported, unused-ign
 
     def write_bytes(self, data: bytes) -> int:
         """Writes an object, whole or not at all."""
-        with self._asking():
+        with self._writing():
             self._client.pipe_file(self.key, bytes(data))
         return len(data)
 

@@ -176,8 +176,9 @@ def test_an_upload_that_is_cut_short_leaves_no_checkpoint(run: Path, memory: Mem
         assert Checkpoints(run).steps() == [1]
         counts.append(len(list((run / "checkpoints" / "2").rglob("*"))))
     assert counts[0] == 0 and max(counts) > 5
-    _save(run, 2, keep=2)
-    assert Checkpoints(run).latest_intact() == 2
+    _save(run, 3, keep=2)
+    assert Checkpoints(run).latest_intact() == 3
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["1", "3"]
 
 
 def test_what_is_not_whole_does_not_count_and_what_is_damaged_is_noticed(run: Path, caplog: pytest.LogCaptureFixture):
@@ -275,6 +276,8 @@ def test_what_is_not_whole_in_a_served_store(served: str, caplog: pytest.LogCapt
 
 def test_a_bucket_that_is_not_there(served: str):
     run = place(f"{served}://no-such-bucket/run")
-    for ask in (lambda: check_config(run, Config()), lambda: read_config(run)):
-        with pytest.raises(ArgumentError, match=r"there is no bucket no-such-bucket; make it, or give another"):
+    for ask in (lambda: check_config(run, Config()), lambda: read_config(run), lambda: write_json(run / "x", {})):
+        with pytest.raises(
+            (ArgumentError, InputError), match=r"there is no bucket no-such-bucket; make it, or give another"
+        ):
             ask()
