@@ -31,7 +31,7 @@ class CurlSettings:
     width: Annotated[float, "kernel width, in the units of the plane"] = 0.5
     samples: Annotated[int, "samples of each of the two mixtures"] = 200
     extent: Annotated[float, "half the side of the square that is looked at"] = 2.0
-    grid: Annotated[int, "points on a side of it"] = 61
+    grid: Annotated[int, "points on a side of the square"] = 61
     seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
@@ -73,7 +73,7 @@ class Fields2dSettings:
     noise: Annotated[float, "standard deviation of a mode"] = 0.2
     angle: Annotated[float, "how far the generated modes are turned, in radian"] = 0.6
     extent: Annotated[float, "half the side of the square that is drawn"] = 2.0
-    grid: Annotated[int, "arrows on a side of it"] = 15
+    grid: Annotated[int, "arrows on a side of the square"] = 15
     seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
@@ -95,7 +95,7 @@ class EquilibriumSettings:
     probes: Annotated[int, "points at which the fields are estimated"] = 32
     batch: Annotated[int, "samples a side of one pair of batches"] = 64
     draws: Annotated[int, "the most pairs of batches that are averaged"] = 4096
-    repeats: Annotated[int, "estimates of each, for their spread"] = 8
+    repeats: Annotated[int, "estimates for each number of pairs, for their spread"] = 8
     shift: Annotated[float, "between the means of p and of the other q, in standard deviations"] = 0.5
     seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
@@ -113,7 +113,7 @@ class AlignmentSettings:
 
     mixtures: Annotated[tuple[str, ...], "the mixtures: ring, raw or both"] = ("ring", "raw")
     kernel: Annotated[str, "the kernel"] = "laplace"
-    dimensions: Annotated[tuple[int, ...], "dimensions in which they lie"] = (
+    dimensions: Annotated[tuple[int, ...], "dimensions in which the mixtures lie"] = (
         2,
         3,
         4,
@@ -174,10 +174,10 @@ class Toy2dSettings:
     start_scale: Annotated[float, "scale of the untrained network's output"] = 0.7
     points: Annotated[int, "generated and real samples that are scored"] = 5000
     projections: Annotated[int, "directions of the sliced Wasserstein distance"] = 200
-    evaluations: Annotated[int, "draws that it is averaged over"] = 10
+    evaluations: Annotated[int, "draws that the sliced Wasserstein distance is averaged over"] = 10
     frames: Annotated[int, "pictures of the animation; 1: none"] = 25
-    animated_steps: Annotated[int, "steps of the training that it shows"] = 240
-    animated_width: Annotated[float, "kernel width of that training"] = 0.3
+    animated_steps: Annotated[int, "steps of the training that is animated"] = 240
+    animated_width: Annotated[float, "kernel width of the training that is animated"] = 0.3
     seed: Annotated[int, "all that is drawn at random follows from it"] = 0
 
 
@@ -212,7 +212,7 @@ class LinksSettings:
     )
     digits_steps: Annotated[int, "steps of each training on the digits"] = 1000
     small_widths: Annotated[
-        tuple[float, ...], "kernel widths at which two kinds of distances are compared, in the same unit"
+        tuple[float, ...], "kernel widths at which two kinds of distances are compared, in mean distances of the digits"
     ] = (0.02, 0.05, 0.1, 0.2)
     offset: Annotated[float, "length of the vector added to the digits at small widths, in their mean distances"] = (
         100.0
