@@ -56,6 +56,8 @@ def compare_generators(
         for trained, name in zip(pair, (first, second), strict=True)
     ]
     judge = judge_of(pair[0].config, pair[0].facts, first, drawn[0].shape, k, reference, encoder)
+    for images in drawn:
+        images.tell()
     sides = [judge.side(images, name) for images, name in zip(drawn, (first, second), strict=True)]
     found = intervals(sides, judge.real, neighbours=k, seed=seed, name=judge.name, resamples=resamples)
     write_comparison(out, (first, second), pair, drawn, found)

@@ -157,6 +157,7 @@ class _Interrupted(Exception):
 
 def _draw_parts(images: GeneratedImages, parts: Parts, share: Share, folder: Path | None) -> bool:
     """Draws the missing parts of this process; returns False after an interrupt."""
+    images.tell()
     missing = parts.missing(share)
     total = sum(len(parts.ranges[number]) for number in missing)
     if total < len(images):

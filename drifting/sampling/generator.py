@@ -113,7 +113,6 @@ class TrainedGenerator:
         step = checkpoints.latest_intact()
         if step is None:
             raise ArgumentError("workdir", workdir, "has no checkpoint yet; run `drifting train` first")
-        warn_of_untrained(workdir, decay, step)
         facts: dict[str, Any] = checkpoints.read_run(step)["identity"]
         if vae is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
@@ -187,6 +186,16 @@ class TrainedGenerator:
             logger.warning("alpha=%g lies outside the trained range [%g, %g]", alpha, low, high)
         return alpha
 
+    def tell(self, name: str) -> None:
+        """Warns, by the `name` that a person gave it, of an average that is mostly that of an untrained network."""
+        decay, step = self.ema_decay, self.step
+        share = 0.0 if decay is None or step is None else decay**step
+        if share > UNTRAINED_SHARE and step is not None:
+            logger.warning(
+                "%s: the average of decay %g after %s holds %.0f %% of the untrained parameters: "
+                "it draws nearly what an untrained generator does", name, decay, counted(step, "step"), 100 * share,
+            )  # fmt: skip
+
     @checked_arguments
     def sampler(self, batch_size: int, count: int) -> Sampler:
         """Draws on all devices of this process, as far as there are blocks for them among `count` images.
@@ -247,16 +256,6 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
         return TrainedGenerator.from_run(place(reference), average, vae)
     require_argument(average is None, "average", average, "published weights are one average: leave it out")
     return TrainedGenerator.from_weights(str(reference), vae)
-
-
-def warn_of_untrained(workdir: Path, decay: float, step: int) -> None:
-    """Warns where the average of a run's parameters after `step` steps is mostly what they were before the first."""
-    share = decay**step
-    if share > UNTRAINED_SHARE:
-        logger.warning(
-            "%s: the average of decay %g holds %.0f %% of the untrained parameters after %s: "
-            "it draws nearly what an untrained generator does", workdir, decay, 100 * share, counted(step, "step"),
-        )  # fmt: skip
 
 
 def params_sha256(params: Params) -> str:

@@ -150,6 +150,7 @@ def write_grid(
     _check_png(path)
     known = trained.usage.class_names
     rows = distinct_class_labels(classes, known)[: None if classes is not None else DEFAULT_ROWS]
+    trained.tell("the generator")
     images = trained.sample(np.repeat(np.asarray(rows, np.int32), columns), seed, alpha, batch_size)
     logger.info("rows: %s", class_line(rows, known))
     save_grid(images, path, columns, names=titles(rows, known))

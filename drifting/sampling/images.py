@@ -113,6 +113,10 @@ class GeneratedImages:
             "image_shape": list(self.shape),
         }
 
+    def tell(self) -> None:
+        """Warns of what a person should know of the generator, see `TrainedGenerator.tell`."""
+        self._trained.tell(self.facts["source"])
+
     def at(self, alpha: float) -> Self:
         """The same seeds and labels at another guidance scale; nothing is compiled again."""
         other = copy.copy(self)

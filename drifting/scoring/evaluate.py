@@ -74,6 +74,7 @@ def score(
     (images,) = _drawn(trained, "the generator", labels, settings)
     path = None if reference is None else place(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)
+    images.tell()
     found = judge.scores(images)
     assert found is not None  # one process scores alone
     return found
@@ -128,6 +129,7 @@ def evaluate_generator(
     alphas = [images.facts["alpha"] for images in drawn]
     if not replace:
         _check_settings(out, about, alphas)
+    trained.tell(source)
     found = _judged(
         judge, {f"alpha-{alpha:g}": images for alpha, images in zip(alphas, drawn, strict=True)}, out, share
     )

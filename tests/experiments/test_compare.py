@@ -11,10 +11,12 @@ import pytest
 
 from drifting.cli.commands import main
 from drifting.data.sources.digits import digits
+from drifting.errors import ArgumentError
 from drifting.experiments.compare import compare_generators, comparison_table
 from drifting.experiments.report.comparison import _setting_section
-from drifting.sampling.generator import TrainedGenerator, warn_of_untrained
-from drifting.scoring.evaluate import evaluate_generator
+from drifting.sampling.generator import TrainedGenerator
+from drifting.sampling.images import GeneratedImages
+from drifting.scoring.evaluate import evaluate_generator, score
 from drifting.scoring.image_sets import SourceImages
 from drifting.scoring.intervals import Comparison, Interval, intervals
 from drifting.scoring.metrics import ImageSet
@@ -183,13 +185,20 @@ def test_the_table():
     assert lines[-2:] == [f"A: {names[0]}", f"B: {names[1]}"]
 
 
-@pytest.mark.parametrize(
-    ("decay", "step", "share"), [(0.9999, 120, 99), (0.99, 60, 55), (0.99, 120, None), (0.0, 1, None)]
-)
-def test_an_average_that_is_hardly_trained_is_told(
-    decay: float, step: int, share: int | None, caplog: pytest.LogCaptureFixture
+UNTRAINED = [(0.9999, 120, 99), (0.99, 60, 55), (0.99, 120, None), (0.0, 1, None), (None, None, None)]
+
+
+@pytest.mark.parametrize(("decay", "step", "share"), UNTRAINED)
+def test_an_average_that_is_hardly_trained_is_told_when_it_draws(
+    decay: float | None, step: int | None, share: int | None, run: Path, caplog: pytest.LogCaptureFixture
 ):
-    warn_of_untrained(Path("runs/new"), decay, step)
-    told = f"runs/new: the average of decay {decay:g} holds {share} % of the untrained parameters after {step} steps: "
-    assert len(caplog.records) == (share is not None)
-    assert all(record.getMessage().startswith(told) for record in caplog.records)
+    """After what is wrong with the arguments."""
+    trained = dataclasses.replace(TrainedGenerator.from_run(run), ema_decay=decay, step=step)
+    images = GeneratedImages(trained, np.zeros(16, int), source="x", alpha=1.0)
+    with pytest.raises(ArgumentError, match=r"^num=3: must exceed eval\.neighbours=3$"):
+        score(trained, num=3)
+    assert not caplog.records
+    images.tell()
+    words = f"x: the average of decay {decay} after {step} steps holds {share} % of the untrained parameters: "
+    found = [record.getMessage().partition("it draws")[0] for record in caplog.records]
+    assert found == ([words] if share else [])
