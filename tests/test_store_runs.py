@@ -105,7 +105,13 @@ def test_two_processes_that_are_killed_go_on_to_the_same_end(served: str, whole:
 def test_every_command_serves_an_address(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root, here = f"{served}://{BUCKET}/every", tmp_path / "run"
-    train = ["train", f"--config={TINY}", "--config.train.steps=6", "--config.train.checkpoint_every=3"]
+    train = [
+        "train",
+        f"--config={TINY}",
+        "--config.train.steps=6",
+        "--config.train.checkpoint_every=3",
+        "--config.eval.every=3",
+    ]
     for arguments in (
         [*train, f"--workdir={root}"],
         [*train, f"--workdir={here}"],
@@ -130,6 +136,8 @@ def test_every_command_serves_an_address(served: str, tmp_path: Path, monkeypatc
     for name in ("samples.png", "images.npz", "pngs/000004.png", "of_weights.png", "metrics.jsonl"):
         assert (run / name).read_bytes() == (here / name).read_bytes(), name
     assert (run / "report.html").is_file() and (run / "eval-6.json").is_file()
+    best = Checkpoints(here / "best").latest()
+    assert best is not None and Checkpoints(run / "best").latest() == best
     tensors = "weights/params.safetensors"
     assert (run / tensors).read_bytes() == (here / tensors).read_bytes()
 

@@ -35,6 +35,10 @@ def _sweep(values: flags.FlagValues) -> int:
     if not request.file:
         raise ConfigError("--config: give the sweep's file, such as sweeps/kernel_width; `drifting configs` lists them")
     workdir = workdir_of(values, "the sweep's folder")
+    if values.slurm and is_stored(workdir):
+        raise ConfigError(
+            f"--workdir={workdir}: jobs of SLURM write their logs to a folder, give one that all nodes see"
+        )
     found, cells = _cells(request)
     if values.list:
         grid.check_cells(cells, workdir)

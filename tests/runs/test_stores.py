@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drifting.cli.commands import main
 from drifting.config.schema import Config
 from drifting.errors import ArgumentError, CheckpointError, InputError, MachineError
 from drifting.runs import store_path
@@ -225,6 +226,22 @@ def test_a_store_that_is_away_never_passes_for_an_empty_one(run: Path, memory: M
         _save(run, 2)
     memory.away = None
     assert Checkpoints(run).steps() == [1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "study curl --out=s3://bucket/x",
+        "sweep --config=sweeps/kernel_width --workdir=s3://bucket/x --slurm",
+        "sample --weights=x --out=s3://bucket/x.jpg",
+        "train --config=digits --workdir=s3://",
+        "report --workdir=s3://bucket/none",
+    ],
+)
+def test_what_a_store_cannot_serve_is_one_line(memory: Memory, line: str, capsys: pytest.CaptureFixture[str]):
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "=s3://" in said and not memory.store
 
 
 def test_a_library_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch):
