@@ -222,7 +222,7 @@ def test_bicubic_weights_by_hand():
     [
         ((1, 28, 30, 3), (1,), "image of 28 x 30 pixels: its sides must be multiples of 14"),
         ((1, 0, 28, 3), (1,), "image of 0 x 28 pixels: its sides must be multiples of 14"),
-        ((1, 28, 28, 1), (1,), "image of 1 channels: the network takes 3"),
+        ((1, 28, 28, 1), (1,), "image of 1 channel: the network takes 3"),
         ((1, 28, 28, 3), (0, 2), r"layers=\[0, 2\]: must be numbers of blocks, from 1 to 2"),
         ((1, 28, 28, 3), (3,), r"layers=\[3\]: must be numbers of blocks, from 1 to 2"),
     ],
