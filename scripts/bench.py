@@ -34,11 +34,9 @@ from drifting.method.features import pixel_features
 from drifting.method.kernels import KERNELS
 from drifting.method.loss import map_loss
 from drifting.method.objective import Objective
-from drifting.method.state import make_state
 from drifting.method.step import StepParts, begin_step, generator_inputs, real_features, step_loss, train_step
 from scripts import bench_data
-
-REPEATS = 10
+from scripts.measuring import made_up_state, timed
 
 SHAPE, CLASSES = (16, 16, 4), 1000
 
@@ -68,12 +66,7 @@ def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
-    seconds = []
-    jax.block_until_ready(compiled(*arguments))
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - start)
+    seconds = timed(lambda: compiled(*arguments))
     memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
     return float(np.median(seconds)), compiled.cost_analysis()["flops"] / 1e9, memory, compile_seconds
 
@@ -91,15 +84,7 @@ def workload_t() -> tuple[StepParts, Callable[[], tuple[Any, Any]], dict[str, np
 
     def make() -> tuple[Any, Any]:
         """It can be jitted."""
-        state = empty()
-        held = state.banks.by_class
-        full = jnp.full(held.pushed.shape, config.loss.positives, jnp.int32)
-        words = held.record.pack(jax.random.normal(key, held.samples.shape))
-        held = dataclasses.replace(held, words=words, pushed=full)
-        # Not the initial parameters: their last layer is zero and the generated samples would coincide.
-        params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(key, p.shape), state.params)
-        banks = dataclasses.replace(state.banks, by_class=held)
-        state = make_state(params, parts.optimizer, ema_decays=(0.999,), banks=banks)
+        state = made_up_state(empty(), config.loss.positives, key)
         return state, nnx.to_pure_dict(nnx.state(networks.autoencoder(arguments, key).encoder))
 
     batch = {
@@ -120,15 +105,17 @@ def measure_step(parts: StepParts, state: Any, batch: Any, encoder: Any) -> tupl
     widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
     start = time.perf_counter()
     step = jax.jit(partial(train_step, parts), donate_argnums=0).lower(state, batch, encoder, widths, key).compile()
-    compile_seconds, seconds = time.perf_counter() - start, []
+    compile_seconds = time.perf_counter() - start
     state = jax.tree.map(jnp.copy, state)
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
+
+    def one_step() -> Any:
+        nonlocal state
         state, metrics = step(state, batch, encoder, widths, key)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - start)
+        return state, metrics
+
+    seconds = timed(one_step)
     memory = step.memory_analysis().temp_size_in_bytes / 1e6
-    return float(np.median(seconds[1:])), step.cost_analysis()["flops"] / 1e9, memory, compile_seconds
+    return float(np.median(seconds)), step.cost_analysis()["flops"] / 1e9, memory, compile_seconds
 
 
 def drift_problems(problems: int, channels: int) -> tuple[float, float, float, float]:

@@ -1,6 +1,7 @@
 """The step of a run by shapes alone: what training would compile, without data, weights or devices."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,11 +46,13 @@ class AbstractStep:
     Attributes:
         parts: what the step is compiled for.
         jitted: the jitted step, as training has it.
+        empty: makes the state before the first step, its banks still empty; it can be jitted.
         arguments: `state, batch, frozen, widths, key`, each leaf a shape that says where it lies.
     """
 
     parts: StepParts
     jitted: Any
+    empty: Callable[[], TrainState]
     arguments: tuple[TrainState, dict[str, Any], Any, Any, Any]
 
     def lower(self) -> Any:
@@ -86,7 +89,7 @@ def abstract_step(config: Config, images: ImageFacts, layout: Layout) -> Abstrac
         _batch(config, images, space, layout),
         *everywhere((encoder.params | space.params, widths, key)),
     )
-    return AbstractStep(parts, jitted_step(parts, placed, layout), arguments)
+    return AbstractStep(parts, jitted_step(parts, placed, layout), empty, arguments)
 
 
 def _batch(config: Config, images: ImageFacts, space: SampleSpace, layout: Layout) -> dict[str, Any]:
