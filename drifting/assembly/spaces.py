@@ -16,9 +16,11 @@ from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
 from drifting.errors import ConfigError, InputError, counted, one_of, require_argument, unusable, when_tried
-from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder
+from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
+from drifting.networks.flash import FLASH_PLATFORMS
+from drifting.networks.kept import products_kept
 from drifting.networks.network import Network, Params
 from drifting.weights.references import network
 
@@ -142,6 +144,14 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
     params = {name: found.params for name, found in networks.items()}
     checksums = {name: found.checksum for name, found in networks.items()}
     return FeatureEncoder(features, params | space.params, checksums)
+
+
+def features_on(platform: str, features: FeatureFn) -> FeatureFn:
+    """`features`, of which the backward pass keeps products and convolutions alone on an accelerator.
+
+    What lies between them is a third of a step's memory and costs little to compute. A processor is slower so.
+    """
+    return jax.checkpoint(features, policy=products_kept) if platform in FLASH_PLATFORMS else features
 
 
 def own_encoder(encoder: Callable[[Array], dict[str, Array]], space: SampleSpace) -> FeatureEncoder:

@@ -137,13 +137,13 @@ def _loss_of_labels(
     gradients: FeatureMaps = {}
     metrics: dict[str, MapMetrics] = {}
     counts = tuple(w.shape[1] for w in weights)
-    for names in maps_together(gen, counts, len(widths), memory.chunk):
+    for names in by_size(gen, maps_together(gen, counts, len(widths), memory.chunk)):
         features = tuple(
             maps[names[0]] if len(names) == 1 else jnp.concatenate([maps[name] for name in names], axis=2)
             for maps in (gen, unc, pos)
         )
-        if gradients:  # One after the other: the compilers would have the arrays of all of them in memory at a time.
-            features, gradients = jax.lax.optimization_barrier((features, gradients))
+        # One after the other: the compilers would have the arrays of all of them in memory at a time.
+        features, gradients, metrics = jax.lax.optimization_barrier((features, gradients, metrics))
         labels, _, positions, channels = features[0].shape
         shape = _chunk_shape(memory.chunk, labels, positions, problem_numbers(1, channels, counts, len(widths)))
         sizes = tuple(gen[name].shape[2] for name in names)
@@ -153,6 +153,8 @@ def _loss_of_labels(
         parts = jnp.split(gradient, np.cumsum(sizes)[:-1].tolist(), axis=2)
         gradients |= dict(zip(names, parts, strict=True))
         metrics |= dict(zip(names, found, strict=True))
+    # Metrics too: what they are made of would otherwise stay in memory until the step's end, where they are wanted.
+    gradients, metrics = jax.lax.optimization_barrier((gradients, metrics))
     return {name: gradients[name] for name in gen}, {name: metrics[name] for name in gen}
 
 
@@ -176,6 +178,11 @@ def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, 
         group.append(name)
         last[kind] = (group, held + numbers)
     return groups
+
+
+def by_size(gen: Mapping[str, Any], groups: list[list[str]]) -> list[list[str]]:
+    """Groups of maps as they are computed: the largest last, when the real features of the others are not needed."""
+    return sorted(groups, key=lambda names: sum(gen[name].size for name in names))
 
 
 def objective_loss(

@@ -87,9 +87,19 @@ class Problems:
         rows, columns = self.parts
         if rows * columns == 1:
             return jax.tree.map(lambda x: x[None], function((0, 0), *jax.tree.map(lambda x: x[0], kept)))
-        number = jnp.arange(rows * columns, dtype=jnp.int32)
-        chunks = (number // columns * self.labels, number % columns * self.positions)
-        return jax.lax.map(lambda given: function(*given), (chunks, *kept))
+        # Not `jax.lax.map`: nothing says when its empty results are made, so a compiler makes those of all maps first.
+        empty, _ = jax.lax.optimization_barrier((jnp.zeros(()), self.features[0]))
+
+        def one(number: Int32[Array, ""] | int) -> Any:
+            chunk = (number // columns * self.labels, number % columns * self.positions)
+            return function(chunk, *jax.tree.map(lambda x: x[number], kept))
+
+        def with_one(number: Int32[Array, ""], found: Any) -> Any:
+            return jax.tree.map(lambda all_chunks, x: all_chunks.at[number].set(x), found, one(number))
+
+        shapes = jax.eval_shape(one, 0)
+        results = jax.tree.map(lambda x: jnp.broadcast_to(empty.astype(x.dtype), (rows * columns, *x.shape)), shapes)
+        return jax.lax.fori_loop(0, rows * columns, with_one, results)
 
     def by_position(self, x: Float32[Array, "chunks problems *rest"]) -> Float32[Array, "labels positions *rest"]:
         """What the chunks have for their problems, by label and position."""

@@ -14,7 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
-from drifting.networks.flash import flash_attend, keep_products
+from drifting.networks.flash import flash_attend
+from drifting.networks.kept import keep, kept_by_name
 from drifting.networks.layers import (
     LayerNorm,
     Linear,
@@ -119,7 +120,7 @@ class DiTBlock(nnx.Module):
     def attention(self, x: jax.Array) -> jax.Array:
         """Multi-head self-attention, `[B, N, hidden]` to the same."""
         b, n, hidden = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, hidden // self.num_heads)
+        qkv = keep(self.qkv(x)).reshape(b, n, 3, self.num_heads, hidden // self.num_heads)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -129,13 +130,14 @@ class DiTBlock(nnx.Module):
         q, k, v = (a.astype(self.attention_dtype) for a in (q, k, v))
         attended = attend(q, k, v) if self.flash is None else flash_attend(q, k, v, self.flash)
         out = attended.astype(x.dtype).swapaxes(1, 2)
+        # Not kept: the smallest product of all, which the backward pass wants for the gradient of the gate alone.
         return self.attention_out(out.reshape(b, n, hidden))
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """SwiGLU (Shazeer 2020) or exact-GELU MLP, `[B, N, hidden]` to the same."""
-        h = self.mlp_in(x)
-        h = jax.nn.gelu(h, approximate=False) if self.mlp_gate is None else jax.nn.silu(h) * self.mlp_gate(x)
-        return self.mlp_out(h)
+        h = keep(self.mlp_in(x))
+        h = jax.nn.gelu(h, approximate=False) if self.mlp_gate is None else jax.nn.silu(h) * keep(self.mlp_gate(x))
+        return keep(self.mlp_out(h))
 
 
 def make_norm(features: int, rms_norm: bool, affine: bool = False) -> RMSNorm | LayerNorm:
@@ -290,8 +292,7 @@ class DiT(nnx.Module):
             return nnx.merge(graphdef, params)(x, modulation), None
 
         # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
-        keep = None if self.remat else keep_products
-        body = jax.checkpoint(block, policy=keep, prevent_cse=False)
+        body = jax.checkpoint(block, policy=None if self.remat else kept_by_name, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
 
     @staticmethod

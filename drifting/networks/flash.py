@@ -5,8 +5,6 @@ Products are of the inputs' dtype, bfloat16, and sums are float32. `drifting.net
 and what all other platforms have.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -59,14 +57,3 @@ def _attend_on_tpu(
     ids = None if segments is None else SegmentIds(segments, segments)
     out: jax.Array = flash_attention(q, k, v, segment_ids=ids, sm_scale=scale)
     return out
-
-
-def keep_products(primitive: Any, *arguments: Any, **settings: Any) -> bool:
-    """Whether the backward pass keeps what an operation gives: products with weights, and attention's kernel.
-
-    A policy of `jax.checkpoint`.
-    """
-    if primitive.name == "pallas_call":
-        return True
-    keeps: bool = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
-    return keeps

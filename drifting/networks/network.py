@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax import Array
 
 from drifting.errors import require_argument, use_one_of
 from drifting.networks import NETWORKS
+from drifting.networks.layers import Conv, Linear
 
 Params = dict[str, Any]
 """Nested parameters: `nnx.to_pure_dict` of a module's state."""
@@ -53,6 +54,23 @@ class Network:
     params: Params = field(repr=False)
     arguments: dict[str, Any]
     checksum: str
+
+
+def in_compute_dtype(network: Network) -> Network:
+    """The network with every kernel in the dtype that its module computes in, in which it takes less memory.
+
+    The module would round it at every use: what the network computes stays the same to the bit.
+    """
+
+    def rounded(kernel: Any, dtype: Any) -> Any:
+        abstract = isinstance(kernel, jax.ShapeDtypeStruct)
+        return jax.ShapeDtypeStruct(kernel.shape, dtype) if abstract else kernel.astype(dtype)
+
+    module = nnx.merge(network.graphdef, network.params)
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, Conv | Linear):
+            part.kernel.set_value(rounded(part.kernel.get_value(), part.dtype))
+    return replace(network, params=nnx.to_pure_dict(nnx.state(module)))
 
 
 def make_network(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:

@@ -6,18 +6,14 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
-from drifting.method.loss import keeps_fields, maps_together, problem_numbers
+from drifting.method.loss import by_size, keeps_fields, maps_together, problem_numbers
 from drifting.method.objective import LOSS_MEMORY
 
 AbstractArray = jax.ShapeDtypeStruct
 
-# By the compiler for GPU, of the published ablation on 8 H200, whole and in micro-batches of 512: 56.1 and 21.5 GB each
-# (docs/chips.md).
-CHUNK_COPIES = 3.0
+# By the compiler for GPU, of the published ablation on 8 H200: docs/chips.md.
+CHUNK_COPIES = 1.0
 """How often the arrays of a chunk of the loss are in memory at a time."""
-
-KEPT_SHARE = 0.7
-"""What a compiler keeps of what differentiation names: some of it is another form of something else that is kept."""
 
 
 def _with_backward(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,19 +56,23 @@ def _map_shapes(config: Config, f: Any) -> tuple[AbstractArray, AbstractArray, A
 
 
 def _loss_memory(config: Config, maps: dict[str, Any], devices: int, platform: str) -> float:
-    """Bytes on each device of the loss: of the maps that take most, what is kept of them and a chunk's arrays."""
+    """Bytes on each device of the loss beyond all features: what is kept of maps and a chunk's arrays, at their most.
+
+    Maps are computed from small to large, and real features are gone once their maps are done.
+    """
     loss, memory = config.loss, LOSS_MEMORY[platform]
     counts, widths = (loss.generated, loss.unconditional, loss.positives), len(loss.widths)
     labels = -(-loss.labels // devices)
     gen = {name: AbstractArray((labels, loss.generated, *f.shape[1:]), f.dtype) for name, f in maps.items()}
-    most = 0.0
-    for names in maps_together(gen, counts, widths, memory.chunk):
+    most, gone = 0.0, 0.0
+    for names in by_size(gen, maps_together(gen, counts, widths, memory.chunk)):
         positions, channels = sum(gen[name].shape[2] for name in names), gen[names[0]].shape[3]
         problems = labels * positions
         fields = widths if keeps_fields(memory, problems, channels, counts, widths) else 1
         kept = problems * loss.generated * (sum(counts) + fields * channels)
         chunk = min(memory.chunk, problems * problem_numbers(1, channels, counts, widths))
-        most = max(most, 4.0 * (kept + CHUNK_COPIES * chunk))
+        most = max(most, 4.0 * (kept + CHUNK_COPIES * chunk) - gone)
+        gone += sum(_bytes(gen[name]) for name in names) * (loss.unconditional + loss.positives) / loss.generated
     return most
 
 

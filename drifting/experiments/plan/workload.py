@@ -1,7 +1,7 @@
 """What a training step needs, counted without running it: operations, and bytes on each device of a mesh.
 
 Networks are traced by their shapes; no weights are downloaded. Operations and sizes are exact. Activations are what
-automatic differentiation names to be kept of a sample, and a compiler's share of that.
+automatic differentiation names to be kept of a sample.
 """
 
 import dataclasses
@@ -22,14 +22,13 @@ from drifting.assembly.abstract import ImageFacts, abstract_space
 from drifting.assembly.pretraining import mae_recipe_of
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.run import set_up
-from drifting.assembly.spaces import feature_encoder
+from drifting.assembly.spaces import feature_encoder, features_on
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
 from drifting.data.image_files import is_image, is_shown
 from drifting.errors import ArgumentError, counted, require
 from drifting.experiments.plan.activations import (
-    KEPT_SHARE,
     AbstractArray,
     _bytes,
     _loss_memory,
@@ -48,6 +47,8 @@ Bytes = dict[str, float]
 
 VAE_IMAGE = 0.5e9 / 256**2
 """Activations of the VAE for each pixel of an image."""
+
+REAL_FEATURES, GRADIENTS = "features kept, real", "gradient, and that of a micro-batch"
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
 
@@ -102,7 +103,7 @@ class Workload:
         spread: what is split over all devices.
         copies: weights in the dtype that the networks compute in.
         activations: those of one sample in each network: what automatic differentiation keeps.
-        loss: working memory of the loss on each device, for a number of devices and their platform.
+        loss: working memory of the loss on each device beyond all features, for a number of devices and a platform.
         encoding: activations of the VAE that encodes new images.
     """
 
@@ -125,24 +126,31 @@ class Workload:
         return sum(self.flops.values()) + again
 
     def memory(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> Bytes:
-        """Bytes on each device of a mesh, by what they hold; the last three are not there at the same time."""
+        """Bytes on each device of a mesh, by what they hold, at the fullest moment of a step.
+
+        That is in the loss, which has the real samples' features and of a whole batch all activations; or in the
+        backward pass of a micro-batch, when the real samples' features are gone and gradients are there.
+        """
         local = (micro_batch or self.samples) / mesh.devices
         found = {name: size / mesh.fsdp for name, size in self.sharded.items()}
         if mesh.fsdp > 1:
             found["parameters, gathered for the step"] = self.sharded["parameters"]
         found |= self.replicated | {name: size / mesh.devices for name, size in self.spread.items()}
-        activations = self.copies + local * KEPT_SHARE * sum(self.activations.values())
         whole = micro_batch in (0, self.samples)
-        loss = self.loss(mesh.devices, platform)
-        # In micro-batches nothing but features outlives a network's pass; the activations of a whole batch do.
-        found["activations" if whole else f"activations of {counted(micro_batch, 'sample')}"] = activations
-        found["loss of the largest feature maps"] = loss if whole else max(0.0, loss - activations)
-        return found
+        activations = self.copies + local * sum(self.activations.values())
+        name = "activations" if whole else f"activations of {counted(micro_batch, 'sample')}"
+        backward = found | {name: activations}
+        real = backward.pop(REAL_FEATURES, None)
+        if real is None:  # an autoencoder has no loss between samples
+            return backward
+        loss = {key: size for key, size in found.items() if key != GRADIENTS} | ({name: activations} if whole else {})
+        loss["loss of the largest feature maps"] = self.loss(mesh.devices, platform)
+        return max(loss, backward, key=lambda held: sum(held.values()))
 
     def total(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> float:
         """Largest number of bytes on a device at a time."""
         found = self.memory(mesh, micro_batch, platform)
-        before = sum(found[name] for name in [*self.sharded, *self.replicated])
+        before = sum(found.get(name, 0.0) for name in [*self.sharded, *self.replicated])
         return max(sum(found.values()), before + self.encoding / mesh.devices)
 
     def micro_batches(self, mesh: Mesh) -> list[int]:
@@ -212,8 +220,8 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
     parts, empty_state = set_up(config, space, encoder, images.classes)
     state, frozen = jax.eval_shape(empty_state), encoder.params | space.params
     n_gen, n_real = loss.labels * loss.generated, loss.labels * (loss.positives + loss.unconditional)
-    read = 0 if config.data.resident else n_real  # what is resident was encoded when it was loaded
-    new = config.bank.push if has_banks(config) else read
+    # What is resident was encoded when it was loaded.
+    new = config.bank.push if has_banks(config) else 0 if config.data.resident else n_real
 
     def inputs(batch: int) -> Any:
         keys = partial(jax.random.split, jax.random.key(0), batch)
@@ -240,7 +248,9 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
-    both = {"generator": (generate, state.params, inputs), "encoders": (features, samples, frozen)}
+    on_device = features_on("gpu", parts.features)  # no plan is for a processor
+    encoders = (lambda x, params: on_device(params, x), samples, frozen)
+    both = {"generator": (generate, state.params, inputs), "encoders": encoders}
     copies, activations = _kept_by_differentiation(both)
     feature_bytes = _bytes(maps)
     return Workload(
@@ -255,7 +265,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
         spread={
             "real and generated samples": (n_real + 2 * n_gen) * _bytes(samples(1)),
             "features kept, generated": n_gen * feature_bytes,
-            "features kept, real": n_real * feature_bytes,
+            REAL_FEATURES: n_real * feature_bytes,
         }
         | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
         copies=copies,
@@ -339,7 +349,7 @@ def _state_bytes(state: Any) -> Bytes:
 
 def _whole_bytes(state: Any) -> Bytes:
     """What is as large as the parameters and not spread over `fsdp`."""
-    return {"gradient, and that of a micro-batch": 2 * _bytes(state.params)}
+    return {GRADIENTS: 2 * _bytes(state.params)}
 
 
 def _counts(networks: dict[str, Any]) -> dict[str, int]:
