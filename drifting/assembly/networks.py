@@ -62,7 +62,7 @@ def generator(
     `platform`: of the devices that it is trained on; where they have a kernel for its attention, it is used.
     """
     name, arguments = model.name, generator_arguments(model, shape, num_classes)
-    if name == "dit" and platform in FLASH_PLATFORMS and (model.attention_dtype or model.dtype) == "bfloat16":
+    if name == "dit" and platform in FLASH_PLATFORMS:
         arguments |= {"flash": platform}
 
     def init() -> Params:

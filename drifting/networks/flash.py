@@ -1,8 +1,9 @@
 """Attention in one kernel, where the platform has one: no array of all pairs of tokens is ever in memory.
 
 The kernels are those of JAX, in Pallas: FlashAttention (Dao et al. 2022) for GPU, by way of Triton, and for TPU.
-Products are of the inputs' dtype, bfloat16, and sums are float32. `drifting.networks.layers.attend` is the reference,
-and what all other platforms have.
+Products are of the inputs' dtype and sums float32. As everywhere in JAX, products of float32 have the default
+precision of the platform, on a GPU TF32; `JAX_DEFAULT_MATMUL_PRECISION=highest` makes them exact.
+`drifting.networks.layers.attend` is the reference, and what all other platforms have.
 """
 
 import jax
@@ -16,7 +17,7 @@ GPU_BLOCK, TPU_BLOCK = 32, 128
 
 
 def flash_attend(q: jax.Array, k: jax.Array, v: jax.Array, platform: str, interpret: bool = False) -> jax.Array:
-    """Softmax attention of bfloat16 `[B, heads, N, d]`, scaled by `1/sqrt(d)`; differentiable.
+    """Softmax attention of bfloat16 or float32 `[B, heads, N, d]`, scaled by `1/sqrt(d)`; differentiable.
 
     Args:
         q: queries.
@@ -26,7 +27,7 @@ def flash_attend(q: jax.Array, k: jax.Array, v: jax.Array, platform: str, interp
         interpret: run the kernel for GPU as JAX operations, on any platform, to compare it.
 
     Returns:
-        bfloat16 of the same shape.
+        The same shape and dtype.
     """
     block = GPU_BLOCK if platform == "gpu" else TPU_BLOCK
     n, missing = q.shape[2], -q.shape[2] % block

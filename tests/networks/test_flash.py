@@ -38,7 +38,15 @@ def test_the_kernel_for_gpu_computes_attention_and_its_gradient(tokens: int, dty
         assert np.linalg.norm(a.astype(jnp.float32) - b) < tolerance * np.linalg.norm(b)
 
 
-def test_it_is_used_where_there_is_one_and_attention_is_bfloat16():
+def test_products_are_exact_where_that_is_asked_for():
+    given = arrays(32, "float32")[:3]
+    for asked in (None, "highest"):
+        with jax.default_matmul_precision(asked):
+            traced = str(jax.make_jaxpr(lambda *given: flash_attend(*given, "gpu"))(*given))
+        assert ("Precision.HIGHEST" in traced) == (asked is not None)
+
+
+def test_it_is_used_where_there_is_one():
     def attention_of(platform: str, **model: Any) -> str | None:
         config = tiny_config(model=model)
         found, _ = networks.generator(config.model, (8, 8, 1), 10, 0, platform)
@@ -49,6 +57,6 @@ def test_it_is_used_where_there_is_one_and_attention_is_bfloat16():
     half = dict(dtype="bfloat16", attention_dtype=None)
     assert attention_of("gpu", **half) == "gpu" and attention_of("tpu", **half) == "tpu"
     assert attention_of("cpu", **half) is None
-    assert attention_of("gpu", dtype="bfloat16") is None  # the published runs' attention is float32
+    assert attention_of("gpu", dtype="bfloat16") == "gpu"  # in float32, as that of the published runs
     config = tiny_config(model=half)
     assert "flash" not in networks.generator_arguments(config.model, (8, 8, 1), 10)  # nor in what is exported
