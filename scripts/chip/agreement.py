@@ -33,16 +33,19 @@ WIDTHS = (0.2, 0.05, 0.02)
 
 TOLERANCES = {
     "kernels": 1e-5,
-    "losses, float32": 1e-3,
-    "losses, bfloat16": 1e-2,
-    "networks, float32, exact products": 1e-3,
+    "losses, float32": 2e-4,
+    "losses, bfloat16": 2e-3,
+    "networks, float32, exact products": 2e-4,
     "networks, float32, products as in training": 3e-2,
     "networks, bfloat16": 6e-2,
     "attention in one kernel, bfloat16": 2e-2,
     "sample banks": 0.0,
 }
 """Relative errors, norm of the difference over norm, of value and gradient. The CPU computes losses in the same dtype,
-networks and attention in float32 with exact products; banks hold bits, and have to agree in each."""
+networks and attention in float32 with exact products; banks hold bits, and have to agree in each.
+
+Two ways of summing on one CPU differ in losses by 4e-5 in float32 and 3e-4 in bfloat16 at the most; and networks and
+attention in bfloat16 from those in float32 by 2e-2 and 3e-3."""
 
 
 # Programs that run once: optimising them takes several times as long. Options that all of jax 0.10 to 0.12 have.
