@@ -10,7 +10,7 @@ from flax import nnx
 
 from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
-from drifting.networks.network import Network, in_compute_dtype, make_network
+from drifting.networks.network import Network, Params, in_compute_dtype, make_network
 from drifting.weights.catalogue import PUBLISHED_PRESETS
 from drifting.weights.load import load_weights
 
@@ -53,6 +53,18 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
         return in_compute_dtype(Network(graphdef, nnx.to_pure_dict(shapes), arguments, reference))
     params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_module(kind, arguments))))()
     return in_compute_dtype(Network(graphdef, params, arguments, reference))
+
+
+def mae_classifier(reference: str) -> Params | None:
+    """The classifier that the autoencoder at a reference ends with: `kernel` `[D, K]`, `bias` `[K]`; None: it has none.
+
+    Raises:
+        InputError, HubError: see `network`.
+    """
+    if reference.startswith(RANDOM_SCHEME):
+        return None
+    found = load_weights(reference, "mae").params.get("classifier")
+    return None if found is None else jax.tree.map(jnp.asarray, found)
 
 
 def _module(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from drifting.data.sources.digits import digits
-from drifting.scoring.metrics.class_accuracy import class_accuracy
+from drifting.scoring.metrics import ImageSet
+from drifting.scoring.metrics.class_accuracy import CLASSIFIER_ACCURACY, class_accuracy
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -42,3 +43,18 @@ def test_refuses_bad_input(train: Images, heldout: Images) -> None:
         class_accuracy(*train, bad, heldout[1])
     with pytest.raises(ValueError, match="at least two images"):
         class_accuracy(*train, bad[:1], heldout[1][:1])
+
+
+def test_an_encoders_own_classifier_needs_nothing_of_the_real_images() -> None:
+    rng = np.random.default_rng(0)
+    logits, real = rng.normal(size=(50, 4)).astype(np.float32), ImageSet({})
+    asked = logits.argmax(axis=1)
+    asked[:10] = (asked[:10] + 1) % 4
+    fake = ImageSet({"features": logits, "class_logits": logits}, labels=asked)
+    assert CLASSIFIER_ACCURACY.applies(real, fake) and CLASSIFIER_ACCURACY.lacks(real, fake, 3) is None
+    assert CLASSIFIER_ACCURACY.compute(real, fake, 3) == {"classifier_accuracy": 0.8}
+    drawn = np.stack([np.repeat([5, 0], [10, 40]), np.repeat([1, 1], [10, 40])])
+    assert CLASSIFIER_ACCURACY.resample is not None
+    np.testing.assert_allclose(CLASSIFIER_ACCURACY.resample(real, fake, drawn, 3)["classifier_accuracy"], [0, 0.8])
+    for other in (ImageSet({"features": logits}, labels=asked), ImageSet({"class_logits": logits})):
+        assert not CLASSIFIER_ACCURACY.applies(real, other)

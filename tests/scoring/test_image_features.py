@@ -28,17 +28,23 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_array_equal(score_encoder("pixels", (8, 8, 1))(PIXELS)["features"], whole(PIXELS)["features"])
 
 
-def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage(tmp_path):
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_masked_autoencoder_gives_the_mean_of_its_last_stage_and_what_its_classifier_says(tmp_path, classes: int):
     config = dict(in_channels=1, base_channels=4, layers=[1, 1], patch_size=2, input_patch_size=1)
-    model = MAE(num_classes=0, dtype=jnp.float32, remat=False, rngs=nnx.Rngs(1), **config | {"layers": (1, 1)})
+    model = MAE(num_classes=classes, dtype=jnp.float32, remat=False, rngs=nnx.Rngs(1), **config | {"layers": (1, 1)})
     params = jax.device_get(nnx.to_pure_dict(nnx.state(model)))
-    config |= {"num_classes": 0, "dtype": "float32", "remat": False}
+    config |= {"num_classes": classes, "dtype": "float32", "remat": False}
     save_artifact(tmp_path / "mae", kind="mae", model_config=config, params=params, step=0, ema_decay=None)
     encoder = score_encoder(f"mae:{tmp_path / 'mae'}", (8, 8, 1))
     assert len(encoder.checksum) == 64
     stages = nnx.jit(lambda encoder, x: encoder(x))(model.encoder, jnp.asarray(PIXELS[:40] / np.float32(127.5) - 1))
     expected = stages["layer2"].mean(axis=(1, 2))
-    np.testing.assert_allclose(encoder(PIXELS[:40])["features"], expected, rtol=1e-5, atol=1e-6)
+    found = encoder(PIXELS[:40])
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-5, atol=1e-6)
+    assert ("class_logits" in found) == ("class_logits" in encoder.widths) == bool(classes)
+    if classes:
+        logits = model(jnp.asarray(PIXELS[:40] / np.float32(127.5) - 1), jnp.zeros(40, int), jnp.zeros((40, 8, 8, 1)))
+        np.testing.assert_allclose(found["class_logits"], logits["logits"], rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match=r"takes 1 channel and sides divisible by 1, the images are 8x8x3"):
         score_encoder(f"mae:{tmp_path / 'mae'}", (8, 8, 3))
 

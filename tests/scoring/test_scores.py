@@ -104,7 +104,7 @@ def names_of(real: ImageSet, fake: ImageSet, k: int = 3) -> set[str]:
 
 def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
-    rows = {kind: rng.normal(size=(20, 4)) for kind in ("features", "spatial", "logits")}
+    rows = {kind: rng.normal(size=(20, 4)) for kind in ("features", "spatial", "logits", "class_logits")}
     statistics = {kind: (np.zeros(4), np.eye(4)) for kind in ("features", "spatial")}
     near = {"precision", "recall", "f1", "kid", "kid_std", "density", "coverage"}
     scored = {"inception_score", "inception_score_std"}
@@ -130,7 +130,7 @@ def test_each_metric_is_given_where_what_it_needs_is_there(caplog: pytest.LogCap
 
 def test_every_entry_says_what_it_gives() -> None:
     rng = np.random.default_rng(1)
-    rows = {kind: rng.normal(size=(30, 4)) for kind in ("features", "spatial", "logits")}
+    rows = {kind: rng.normal(size=(30, 4)) for kind in ("features", "spatial", "logits", "class_logits")}
     labels = np.arange(30) % 2
     statistics = {kind: (np.zeros(4), np.eye(4)) for kind in rows}
     real, fake = (

@@ -61,8 +61,8 @@ class ScoreEncoder:
     placed: list[Any]
 
     def __call__(self, images: Pixels, tick: Tick = nothing) -> FeaturesByKind:
-        """The features of images, uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, and of the Inception network
-        also `spatial` `[N, 2023]` and `logits` `[N, 1008]`.
+        """The features of images, uint8 `[N, H, W, C]`, all float32: `features` `[N, D]`, of the Inception network also
+        `spatial` `[N, 2023]` and `logits` `[N, 1008]`, and of an autoencoder with a classifier `class_logits` `[N, K]`.
         """
         found = []
         for block in self.blocks(self.placed, (images,)):

@@ -6,7 +6,7 @@ Tables, JSON files, comparisons, sweeps and pages read from the entry what they 
 from collections.abc import Mapping
 from typing import Any
 
-from drifting.scoring.metrics.class_accuracy import CLASS_ACCURACY
+from drifting.scoring.metrics.class_accuracy import CLASS_ACCURACY, CLASSIFIER_ACCURACY
 from drifting.scoring.metrics.density_coverage import DENSITY_COVERAGE
 from drifting.scoring.metrics.frechet import FRECHET, SPATIAL_FRECHET
 from drifting.scoring.metrics.inception_score import INCEPTION_SCORE
@@ -32,6 +32,7 @@ METRICS: dict[str, Metric] = {
     "inception_score": INCEPTION_SCORE,
     "precision_recall": PRECISION_RECALL,
     "class_accuracy": CLASS_ACCURACY,
+    "classifier_accuracy": CLASSIFIER_ACCURACY,
     "kid": KID,
     "density_coverage": DENSITY_COVERAGE,
 }

@@ -1,4 +1,7 @@
-"""The share of generated images that show the class they were asked for, as a classifier of real ones sees it."""
+"""The share of generated images that show the class they were asked for, as a classifier of real ones sees it.
+
+That is a classifier which is trained on the features of the real images here, or the one that an encoder ends with.
+"""
 
 from collections.abc import Mapping
 
@@ -59,4 +62,22 @@ CLASS_ACCURACY = Metric(
     undrawn(_resample),
     labels=True,
     resample=_resample,
+)
+
+
+def _classified(_: ImageSet, fake: ImageSet, counts: NDArray[np.integer], __: int) -> Mapping[str, NDArray[np.float64]]:
+    assert fake.labels is not None
+    right = np.argmax(fake.array("class_logits"), axis=1) == fake.labels
+    return {"classifier_accuracy": counts @ right / counts.sum(axis=1)}
+
+
+CLASSIFIER_ACCURACY = Metric(
+    "classifier accuracy",
+    {"classifier_accuracy": Score("Classifier accuracy", "higher")},
+    undrawn(_classified),
+    kinds=("class_logits",),
+    real="nothing",
+    labels=True,
+    images=1,
+    resample=_classified,
 )

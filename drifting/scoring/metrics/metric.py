@@ -99,7 +99,8 @@ class Metric:
         kinds: the kinds of rows that it needs of generated images. Where an encoder has them not, the metric is no
             score of it and is left out without a word.
         real: what it needs of real images in the same kinds: nothing, their mean and covariance, or their rows.
-        labels: whether it needs the classes of both; it is left out without a word where they are unknown.
+        labels: whether it needs the classes of what it looks at, the real images' too unless `real` is nothing; it is
+            left out without a word where they are unknown.
         images: how many images it needs at least, of both where it needs real rows.
         neighbours: whether it looks at nearest neighbours, of which there must be more than `eval.neighbours`.
         resample: computes the numbers of many resamples, for intervals; None: that takes too long, there are none.
@@ -117,7 +118,7 @@ class Metric:
 
     def applies(self, real: ImageSet, fake: ImageSet) -> bool:
         """Whether it is a score of such images at all."""
-        labelled = real.labels is not None and fake.labels is not None
+        labelled = fake.labels is not None and (self.real == "nothing" or real.labels is not None)
         return all(kind in fake.rows for kind in self.kinds) and (labelled or not self.labels)
 
     def lacks(self, real: ImageSet, fake: ImageSet, k: int) -> str | None:
