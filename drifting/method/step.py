@@ -28,7 +28,7 @@ from drifting.method.pool import Batch, OpenPool, Pool
 from drifting.method.space import SampleSpace
 from drifting.method.spread import collapse_ratio, neighbour_distance
 from drifting.method.state import Optimizer, TrainState, apply_gradients
-from drifting.networks.network import Generator, Params
+from drifting.networks.network import Generator, Params, as_used
 
 NoiseBatch = dict[str, Shaped[Array, "samples ..."]]
 """The noise of samples, as their generator draws it."""
@@ -162,8 +162,9 @@ def train_step(
     def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
         return step_loss(recipe.objective, features, real, draw, widths, lengths, placement)
 
+    params = gathered(parts.generator, state.params, placement)
     (loss, maps), samples, gradient = micro_batched_gradient(
-        features_of, loss_of, placement.gather(state.params), generator_inputs(draw), recipe.micro_batch, placement
+        features_of, loss_of, params, generator_inputs(draw), recipe.micro_batch, placement
     )
     state, update_metrics = apply_gradients(state, placement.scatter(gradient), parts.optimizer, recipe.no_op_steps)
     positives = draw.positives.reshape(*draw.positives.shape[:2], -1)
@@ -210,6 +211,12 @@ def draw_samples(parts: StepParts, pool: Pool, params: Params, frozen: Params, k
     noise_keys = jax.vmap(partial(jax.random.fold_in, keys[Purpose.NOISE]))(samples)
     noise = parts.generator.sample_noise(params, noise_keys)
     return spread(Draw(labels, real[:, : recipe.positives], real[:, recipe.positives :], alpha, noise))
+
+
+def gathered(generator: Generator, params: Params, placement: Placement) -> Params:
+    """The generator's parameters whole on every device, float32; what travels is rounded as the network rounds it."""
+    whole = placement.gather(as_used(generator.graphdef, params))
+    return jax.tree.map(lambda x, kept: x.astype(kept.dtype), whole, params)
 
 
 def generator_inputs(draw: Draw) -> Inputs:

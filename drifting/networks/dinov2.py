@@ -53,6 +53,8 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
 class PatchEmbedding(nnx.Module):
     """Convolution of patches that do not overlap, as the one matrix product that it is; float32 parameters."""
 
+    rounded = ("kernel", "bias")
+
     def __init__(self, channels: int, outputs: int, patch: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(_init(rngs.params(), (patch, patch, channels, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))

@@ -168,6 +168,8 @@ class DiT(nnx.Module):
         ArgumentError: sizes that do not divide each other.
     """
 
+    rounded = ("modulation_kernel", "modulation_bias", "pos_embed", "register_embed")
+
     def __init__(
         self,
         *,

@@ -60,6 +60,8 @@ def layer_norm(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:
 class Linear(nnx.Module):
     """`x @ kernel + bias` over the last axis; float32 parameters, computed in `dtype`."""
 
+    rounded = ("kernel", "bias")
+
     def __init__(self, inputs: int, outputs: int, *, dtype: DTypeLike, init: nnx.Initializer, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
@@ -131,6 +133,8 @@ class Conv(nnx.Module):
         bias: add a learned one.
         dtype: what it computes in.
     """
+
+    rounded = ("kernel", "bias")
 
     def __init__(
         self,

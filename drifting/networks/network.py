@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,7 +11,6 @@ from jax import Array
 
 from drifting.errors import require_argument, use_one_of
 from drifting.networks import NETWORKS
-from drifting.networks.layers import Conv, Linear
 
 Params = dict[str, Any]
 """Nested parameters: `nnx.to_pure_dict` of a module's state."""
@@ -56,21 +55,25 @@ class Network:
     checksum: str
 
 
-def in_compute_dtype(network: Network) -> Network:
-    """The network with every kernel in the dtype that its module computes in, in which it takes less memory.
+def as_used(graphdef: Any, params: Params) -> Params:
+    """Parameters in the dtype in which the network uses them, where it uses them in one: those that modules list as
+    `rounded`.
 
-    The module would round it at every use: what the network computes stays the same to the bit.
+    The modules would round them at every use: what the network computes stays the same to the bit. What is frozen takes
+    less memory so, and what is gathered from other devices travels as that.
     """
 
-    def rounded(kernel: Any, dtype: Any) -> Any:
-        abstract = isinstance(kernel, jax.ShapeDtypeStruct)
-        return jax.ShapeDtypeStruct(kernel.shape, dtype) if abstract else kernel.astype(dtype)
+    def rounded(x: Any, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, dtype) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
 
-    module = nnx.merge(network.graphdef, network.params)
+    module = nnx.merge(graphdef, params)
+    part: Any
     for _, part in nnx.iter_modules(module):
-        if isinstance(part, Conv | Linear):
-            part.kernel.set_value(rounded(part.kernel.get_value(), part.dtype))
-    return replace(network, params=nnx.to_pure_dict(nnx.state(module)))
+        for name in getattr(part, "rounded", ()):
+            variable = getattr(part, name)
+            if variable is not None:
+                variable.set_value(rounded(variable.get_value(), part.dtype))
+    return nnx.to_pure_dict(nnx.state(module))
 
 
 def make_network(name: str, arguments: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
-from drifting.networks.network import Network, Params, in_compute_dtype, make_network
+from drifting.networks.network import Network, Params, as_used, make_network
 from drifting.weights.catalogue import PUBLISHED_PRESETS
 from drifting.weights.load import load_weights
 
@@ -46,13 +46,13 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
         arguments, checksum = artifact.model_config | changes, artifact.metadata["sha256"]
         params = artifact.params[FROZEN_PARTS[kind]] if kind in FROZEN_PARTS else artifact.params
         graphdef = nnx.graphdef(nnx.eval_shape(partial(_module, kind, arguments)))
-        return in_compute_dtype(Network(graphdef, jax.tree.map(jnp.asarray, params), arguments, checksum))
+        return Network(graphdef, as_used(graphdef, jax.tree.map(jnp.asarray, params)), arguments, checksum)
     arguments = PRESETS[kind][preset] | changes
     graphdef, shapes = nnx.split(nnx.eval_shape(partial(_module, kind, arguments)))
     if abstract:
-        return in_compute_dtype(Network(graphdef, nnx.to_pure_dict(shapes), arguments, reference))
+        return Network(graphdef, as_used(graphdef, nnx.to_pure_dict(shapes)), arguments, reference)
     params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_module(kind, arguments))))()
-    return in_compute_dtype(Network(graphdef, params, arguments, reference))
+    return Network(graphdef, as_used(graphdef, params), arguments, reference)
 
 
 def mae_classifier(reference: str) -> Params | None:

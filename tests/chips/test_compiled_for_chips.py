@@ -30,7 +30,7 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs").glob("imagenet_*.p
 DEVICES = pytest.mark.parametrize("device", NEEDS)
 
 
-def tiny_step(experiment: str, device: str, **changes: Any) -> CompiledStep:
+def tiny_step(experiment: str, device: str, mesh: Mesh = Mesh(8), **changes: Any) -> CompiledStep:  # noqa: B008
     """The smallest form of an experiment on 8 devices, each with a label of its own."""
     settings = load_settings(f"{ROOT / 'configs' / experiment}.py:tiny").to_dict()
     settings["loss"]["labels"] = settings["bank"]["push"] = 8
@@ -38,7 +38,7 @@ def tiny_step(experiment: str, device: str, **changes: Any) -> CompiledStep:
         settings[section].update(values)
     config = parse(settings)
     assert isinstance(config, Config)
-    return compile_step(config, Mesh(8), device)
+    return compile_step(config, mesh, device)
 
 
 @DEVICES
@@ -48,6 +48,16 @@ def test_the_smallest_form_of_every_experiment_compiles(experiment: str, device:
     assert 0 < step.peak < 2**30 and set(step.counts.launches) >= {"generator", "loss"}
     # What travels is added up: no device sends its own part, and none takes part in another's encoding.
     assert not step.counts.collectives.keys() - {"all-reduce", "reduce-scatter"}
+
+
+def test_parameters_that_are_spread_travel_in_the_dtype_they_are_used_in():
+    """And gradients are added up where they are kept."""
+    half, single = (
+        tiny_step("imagenet_ablation", "h200", Mesh(1, 8), model={"dtype": dtype}).counts.collective_bytes
+        for dtype in ("bfloat16", "float32")
+    )
+    assert half["all-gather"] < 0.75 * single["all-gather"]  # tables of labels stay float32
+    assert half["reduce-scatter"] > 0.5 * single["all-gather"] > half["all-reduce"]
 
 
 @DEVICES
