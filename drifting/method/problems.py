@@ -96,7 +96,7 @@ class Problems:
 
         def with_one(number: Int32[Array, ""], found: Any) -> Any:
             put = partial(jax.lax.dynamic_update_index_in_dim, index=number, axis=0)
-            return jax.tree.map(lambda all_chunks, x: put(all_chunks, x), found, one(number))
+            return jax.tree.map(put, found, one(number))
 
         shapes = jax.eval_shape(one, 0)
         results = jax.tree.map(lambda x: jnp.broadcast_to(empty.astype(x.dtype), (rows * columns, *x.shape)), shapes)
