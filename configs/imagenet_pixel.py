@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.random_crop = True
     config.features.encoders = ("mae", "convnext")
     config.features.options.mae = {"weights": "hf://Goodeat/drifting/mae_pixel_640", "dtype": "bfloat16"}
+    config.features.options.convnext = {"dtype": "bfloat16"}
     config.features.remat = True
     config.model.preset = name.upper()
     config.model.patch_size = 16

@@ -171,6 +171,8 @@ def _topology(device: str, **description: Any) -> list[Any]:
     except (NotImplementedError, RuntimeError, ValueError) as error:
         reason = one_line(str(error))[:300]
         remedy = f"cannot be described to the compiler, which wants JAX_PLATFORMS=cpu ({reason})"
+        if "lockfile" in reason:  # libtpu serves one process at a time
+            remedy = "another process uses the compiler for TPUs: try again when it has ended"
         raise ArgumentError("device", device, remedy) from error
 
 
