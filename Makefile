@@ -4,11 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench parity chips stores docs clean
+.PHONY: help demo test lint bench parity chips stores docs results-check clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -78,9 +78,19 @@ STORES := .venv-stores/bin
 stores: .venv-stores/.installed  ## train, kill and resume runs in gs:// and s3:// against servers on this machine (minutes)
 	DRIFTING_FULL_TESTS=1 $(STORES)/python -m pytest -q tests/runs/test_stores.py tests/test_store_runs.py
 
+results-check: $(READY)  ## train one cell of the results on MNIST anew, from the files on, and compare it with the table
+	$(BIN)/python -m scripts.fetch_mnist
+	$(BIN)/drifting pretrain --config=configs/mae_mnist.py --workdir=runs/mae_mnist
+	test -f data/mnist_mae.npz || \
+	  $(BIN)/drifting reference --config=configs/mnist.py --encoder=mae:runs/mae_mnist/encoder --out=data/mnist_mae.npz
+	rm -rf runs/mnist_check
+	$(BIN)/drifting train --config=configs/mnist.py:cpu --workdir=runs/mnist_check
+	$(BIN)/drifting evaluate --workdir=runs/mnist_check --reference=data/mnist_mae.npz
+	$(BIN)/python -m scripts.mnist_results --check=runs/mnist_check
+
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
-	rm -rf .venv .venv-parity .venv-chips .venv-stores .venv-docs site runs/demo runs/mae_digits build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-parity .venv-chips .venv-stores .venv-docs site runs/demo runs/mae_digits runs/mnist_check build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

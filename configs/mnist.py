@@ -3,9 +3,8 @@
     drifting train --config=configs/mnist.py:logkde_gauss --workdir=runs/mnist
     drifting train --config=configs/mnist.py:fashion_logkde_gauss --workdir=runs/fashion_mnist
 
-Variants, with the published FID-50k (F1) at their best width after 12,000 steps, of Fashion-MNIST after 16,000, an hour
-on one A100 ("Drifting Fields are not Conservative", Table 2); `tiny` tries one out (`:logkde_laplace,tiny`). The
-paper's widths range from .025 to 1.
+Variants, with the published FID-50k (F1) at their best width, of .025 to 1, after 12,000 steps, of Fashion-MNIST after
+16,000, an hour on an A100 ("Drifting Fields are not Conservative", Table 2); `tiny` tries one out (`:cpu,tiny`).
 
     logkde_gauss                 6.81 (.57)
     logkde_laplace              17.48 (.36)
@@ -17,9 +16,12 @@ paper's widths range from .025 to 1.
     fashion_mean_shift_laplace  47.68 (.13)
     fashion_drift_gauss         61.37 (.06)
     fashion_drift_laplace       75.06 (.02)
+    cpu                         log-KDE-Gauss# on two CPU cores, in minutes; see docs/results.md
+    one_gpu                     log-KDE-Gauss# on a GPU of 16 GB or more, in bfloat16; 0.4 hours on an H100 by plan
 
-The network's options that the paper does not name (SwiGLU, RMSNorm, rotary positions, query-key norm, 64 codes a
-style token) are those of the ImageNet models. Not trained here yet. Scores need statistics of the real images:
+`cpu` gives up size alone: 1.6 million parameters, patches of 7x7 pixels, 48 generated samples of a class, 1,200 steps
+at five times the rate. Options that the paper does not name (SwiGLU, RMSNorm, rotary positions, query-key norm, 64
+codes a style token) are those of the ImageNet models. Not trained here at full size. Statistics of the real images:
 
     drifting reference --config=configs/mnist.py --out=data/mnist.npz
     drifting evaluate --workdir=runs/mnist --reference=data/mnist.npz
@@ -29,8 +31,7 @@ from ml_collections import ConfigDict
 
 from drifting.config import read_variant, tiny, train_config
 
-# Objective, kernel, and the best width on MNIST and on Fashion-MNIST.
-OBJECTIVES = {
+OBJECTIVES = {  # kernel, and the best width on MNIST and on Fashion-MNIST
     "logkde_gauss": ("log_kde", "gaussian", 0.2, 0.25),
     "logkde_laplace": ("log_kde", "laplace", 0.1, 0.1),
     "mean_shift_laplace": ("mean_shift", "laplace", 0.05, 0.1),
@@ -38,26 +39,39 @@ OBJECTIVES = {
     "drift_laplace": ("drift", "laplace", 0.05, 0.05),
 }
 
-VARIANTS = [*OBJECTIVES, *(f"fashion_{name}" for name in OBJECTIVES)]
+SIZES = {
+    "cpu": {
+        "model": dict(preset=None, hidden_size=128, depth=4, num_heads=4, patch_size=7, register_tokens=4),
+        "loss": dict(generated=48),
+        "data": dict(resident="device"),
+        "optimizer": dict(learning_rate=1e-3, no_op_steps=50, warmup_steps=100),
+        "train": dict(steps=1200, log_every=50, sample_every=600, checkpoint_every=300, tensorboard=False),
+        "eval": dict(num_samples=10_000),
+    },
+    "one_gpu": {"model": dict(dtype="bfloat16"), "data": dict(resident="device")},
+}
+
+VARIANTS = [*OBJECTIVES, *(f"fashion_{name}" for name in OBJECTIVES), *SIZES]
 
 
 def get_config(variant: str = "") -> ConfigDict:
     config = train_config()
     name, small = read_variant(variant, VARIANTS)
+    size, name = (name, VARIANTS[0]) if name in SIZES else ("", name)
     fashion = name.startswith("fashion_")
     objective, kernel, *widths = OBJECTIVES[name.removeprefix("fashion_")]
     config.data.name = "fashion_mnist" if fashion else "mnist"
     config.data.path = f"data/{config.data.name}"
     config.features.encoders = ()
-    config.model.preset = "S"
-    config.model.register_tokens = 8
+    config.model.update(preset="S", register_tokens=8)
     config.loss.update(objective=objective, kernel=kernel, widths=(widths[fashion],), normalise_field=False)
     config.loss.update(feature_scale="neighbour", labels=5, generated=96, positives=96, unconditional=0)
     config.bank.per_class = 0
     config.guidance.alpha_max = 1.0
     config.optimizer.update(b1=0.95, b2=0.999, weight_decay=1e-4, no_op_steps=300, warmup_steps=300, decay="cosine")
-    config.train.steps = 16_000 if fashion else 12_000
-    config.train.ema_decays = (0.0,)  # none
+    config.train.update(steps=16_000 if fashion else 12_000, ema_decays=(0.0,))  # no averages
+    for section, values in SIZES.get(size, {}).items():
+        config[section].update(values)
     return tiny(config) if small else config
 
 

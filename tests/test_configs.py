@@ -87,7 +87,7 @@ def test_the_files_that_there_are():
     latent, pixel = [f"imagenet_latent_{size}" for size in "bl"], [f"imagenet_pixel_{size}" for size in "bl"]
     small = ["cifar10", "digits", "fashion_mnist", "mnist"]
     assert names("train") == sorted([*small, "imagenet_ablation", *latent, *pixel])
-    assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_pixel_640"]
+    assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_mnist", "mae_pixel_640"]
 
 
 @pytest.mark.parametrize("name", FORMER)
@@ -130,6 +130,28 @@ def test_variants_change_the_loss_alone(name: str, variant: str):
     assert (config.loss == first.loss) == (variant == VARIANTS[name][0] or (name == "cifar10" and "laplace" in variant))
     assert (config.model, config.data, config.bank) == (first.model, first.data, first.bank)
     assert settings(name, f"{variant},tiny").loss.objective == config.loss.objective
+
+
+def differences(one: Any, other: Any) -> set[str]:
+    """The keys in which two experiments differ."""
+    first, second = to_dict(one), to_dict(other)
+    return {f"{s}.{key}" for s, keys in second.items() for key, value in keys.items() if first[s][key] != value}
+
+
+def test_sizes_keep_the_recipe():
+    """What makes the papers' runs what they are is that of the full size; the header says what was given up."""
+    assert differences(settings("mnist"), settings("mnist", "cpu")) <= {
+        *(f"model.{key}" for key in ("preset", "hidden_size", "depth", "num_heads", "patch_size", "register_tokens")),
+        *("loss.generated", "data.resident", "optimizer.learning_rate", "eval.num_samples"),
+        *(f"optimizer.{key}_steps" for key in ("no_op", "warmup")),
+        *(f"train.{key}" for key in ("steps", "log_every", "sample_every", "checkpoint_every", "tensorboard")),
+    }
+    assert differences(settings("mnist"), settings("mnist", "one_gpu")) == {"model.dtype", "data.resident"}
+    ablation = settings("imagenet_ablation"), settings("imagenet_ablation", "one_gpu")
+    assert differences(*ablation) == {"train.micro_batch"}
+    for name, size in (("mnist", "cpu"), ("mnist", "one_gpu"), ("imagenet_ablation", "one_gpu")):
+        assert f" {size} " in (CONFIGS / f"{name}.py").read_text()
+        settings(name, f"{size},tiny")
 
 
 def test_variants_that_there_are_not():
@@ -253,7 +275,8 @@ def test_a_tiny_encoder_trains_two_steps_and_is_used(name: str, tmp_path: Path, 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(list(line.values())).all() for line in lines)
     config = settings(name, "tiny")
-    source = make_source("synthetic", image_size=config.data.image_size, channels=3, classes=4)
+    channels = config.data.channels
+    source = make_source("synthetic", image_size=config.data.image_size, channels=channels, classes=4)
     features = parse({"features": {"mae": str(tmp_path / "encoder")}}).features  # type: ignore[union-attr]
     space = sample_space(config.data.vae, source.shape)
     encoder = feature_encoder(features, space)

@@ -91,7 +91,7 @@ def check_command(words: list[str]) -> None:
     """Parses a command line as the program would, and looks up what it names, without running it."""
     program, *arguments = words
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert all(a in targets or "=" in a for a in arguments), f"make has {targets}"
     elif program == "python":
         module = arguments[1]
