@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from drifting.data.crop import Seed, centre_crop, random_crop
-from drifting.data.source import Indices, LabelledImages, Records, to_float
+from drifting.data.source import Delivery, Indices, LabelledImages, Records, to_float
 from drifting.errors import InputError, one_line
 
 LONGEST_RATIO = 50
@@ -57,6 +57,7 @@ class EncodedSource(abc.ABC):
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.shape: tuple[int, int, int] = (image_size, image_size, channels)
+        self.delivers = Delivery(self.shape, "uint8")
 
     @abc.abstractmethod
     def encoded(self, indices: Indices) -> Iterable[tuple[str, Path | bytes]]:

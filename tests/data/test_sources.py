@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drifting.data.source import to_float
+from drifting.data.source import delivery, read_records, to_float
 from drifting.data.sources import SOURCES, make_source
 from drifting.data.sources.array import array
 from drifting.data.sources.digits import DIGITS_HELDOUT, digits
@@ -58,6 +58,8 @@ def test_every_source_keeps_the_protocol(source) -> None:
         image, label = source[i]
         np.testing.assert_array_equal(image, images[n - 1 - i])
         assert image.dtype == np.float32 and label == labels[n - 1 - i] and type(label) is int
+    kept, _ = read_records(source, np.arange(2), np.zeros(2, bool), None)
+    assert (kept.shape[1:], str(kept.dtype)) == (delivery(source).shape, delivery(source).dtype)
     empty, none = source.__getitems__([])
     assert empty.shape == (0, *source.shape) and none.shape == (0,)
 
