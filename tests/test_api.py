@@ -16,6 +16,9 @@ import pytest
 from flax import nnx
 
 import drifting
+from drifting.assembly.networks import streams, trained_params
+from drifting.data.source import Delivery, checked_source
+from drifting.data.sources import SOURCES
 from drifting.data.sources.digits import digits
 from tests.support.documents import blocks, is_complete, notebooks, text_of
 from tests.support.runs import ROOT, finished_run, metrics, tiny_config
@@ -181,6 +184,69 @@ class Noiseless(nnx.Module):
         self.linear = nnx.Linear(4, 64, rngs=rngs)
 
 
+def with_state(make: Any) -> Any:
+    """A network that is right but for what `make(rngs)` makes in it."""
+
+    class Stateful(Net):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            super().__init__(rngs=rngs)
+            self.more = make(rngs)
+
+    return Stateful
+
+
+STATE = {
+    "more.mean (BatchStat)": lambda rngs: nnx.BatchNorm(4, rngs=rngs),
+    "more.rngs.count (RngCount)": lambda rngs: nnx.Dropout(0.1, rngs=rngs),
+    "more.count (RngCount)": lambda rngs: rngs.noise.fork(),
+    "more (Cache)": lambda rngs: nnx.Cache(jnp.zeros(2)),
+    "more (Variable)": lambda rngs: nnx.Variable(rngs.params.key),
+    "more (array)": lambda rngs: jnp.zeros(2),
+    "more.kernel (Intermediate)": lambda rngs: with_intermediate(nnx.Linear(2, 2, rngs=rngs)),
+    "more (Param of int32)": lambda rngs: nnx.Param(jnp.zeros(2, int)),
+}
+
+
+def with_intermediate(layer: nnx.Linear) -> nnx.Linear:
+    layer.kernel = nnx.Intermediate(layer.kernel[...])  # type: ignore[assignment]
+    return layer
+
+
+@pytest.mark.parametrize("named", STATE)
+def test_a_network_with_other_state_than_parameters_is_one_line(named: str, monkeypatch: pytest.MonkeyPatch):
+    network = with_state(STATE[named])
+    message = (
+        rf": makes a module with {re.escape(named)}, and a generator keeps nothing but what is trained, nnx\.Param"
+    )
+    with pytest.raises(drifting.errors.DriftingError, match=f"^network{message}") as raised:
+        drifting.prepare(tiny_config(), source=few(), network=network, encoder=features)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(drifting.errors.DriftingError, match=f"^model{message}"):
+        trained_params("model", network(rngs=streams(0)))
+
+
+def test_a_network_may_draw_from_any_stream_as_it_is_made():
+    """Its parameters stay those of the stream `params`, and layers that draw nothing as they run have no state."""
+
+    class Streams(Net):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            super().__init__(rngs=rngs)
+            self.dropout = nnx.Dropout(0.1, deterministic=True)
+            self.lora = nnx.LoRAParam(rngs.other.normal((2,)))
+
+    whole, plain = (trained_params("network", kind(rngs=streams(3))) for kind in (Streams, Net))
+    alone = nnx.to_pure_dict(nnx.state(Net(rngs=nnx.Rngs(params=jax.random.key(3)))))
+    for found in ({name: whole[name] for name in plain}, plain):
+        jax.tree.map(np.testing.assert_array_equal, found, alone)
+    assert set(whole) - set(plain) == {"lora"} and not np.array_equal(whole["lora"], alone["linear"]["kernel"][0, :2])
+
+
+class Empty(nnx.Module):
+    """A network with nothing to train."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None: ...
+
+
 def few() -> drifting.ArraySource:
     return drifting.ArraySource(np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 4)
 
@@ -191,6 +257,7 @@ def few() -> drifting.ArraySource:
         ({"network": Wrong}, r"^network: called with \(noise, labels, alpha\) it must give samples \[B, 8, 8, 1\] "),
         ({"network": Noiseless}, r"^network: must have sample_noise\(key\), "),
         ({"network": lambda: Net}, r"^network: network\(rngs=nnx.Rngs\(0\)\) must make an nnx.Module "),
+        ({"network": Empty}, "^network: makes a module without an nnx.Param, "),
         ({"encoder": lambda x: x}, "^encoder: gives no dict of maps: "),
         ({"encoder": lambda x: {}}, "^encoder: gives no dict of maps: "),
         (
@@ -201,13 +268,109 @@ def few() -> drifting.ArraySource:
         ({"encoder": lambda x: {"a": jnp.zeros((2, 3, 4), int)}}, "^encoder: gives int32 of shape "),
         ({"encoder": lambda x: {"a": x.reshape(7)}}, "^encoder: must be a function of samples "),
         ({"encoder": "mae"}, "^encoder: must be a function of samples "),
-        ({"source": np.zeros(3)}, "^source: is a ndarray without labels, num_classes, class_names: give ArraySource"),
+        (
+            {"source": np.zeros(3)},
+            "^source: is a ndarray without name, num_classes, class_names, labels, __getitems__: give Arr",
+        ),
     ],
 )
 def test_wrong_parts_are_one_line_before_anything_is_compiled(given: dict[str, Any], message: str):
     with pytest.raises(drifting.errors.DriftingError, match=message) as raised:
         drifting.prepare(tiny_config(), **{"source": few(), "network": Net, "encoder": features} | given)
     assert "\n" not in str(raised.value)
+
+
+class Own:
+    """A source of somebody's own, right but for the members that it is made with."""
+
+    name, shape, num_classes, class_names = "own", (8, 8, 1), 4, ("a", "b", "c", "d")
+
+    def __init__(self, **members: Any) -> None:
+        self.labels, self.images = np.arange(40, dtype=np.int32) % 4, np.zeros((40, 8, 8, 1), np.float32)
+        for name, value in members.items():
+            setattr(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: Any) -> Any:
+        return self.images[indices], self.labels[indices]
+
+
+class Closed:
+    """A source that has a name and nothing else."""
+
+    name = "closed"
+
+
+class Unlike(Own):
+    """A source whose batches are not the same as its members."""
+
+    def __init__(self, delivered: Any) -> None:
+        super().__init__()
+        self.delivered = delivered
+
+    def __getitems__(self, indices: Any) -> Any:
+        return self.delivered(*super().__getitems__(indices))
+
+
+def fails(*_: Any) -> Any:
+    raise KeyError("no such\nfile")
+
+
+WRONG_SOURCES: list[tuple[Any, str]] = [
+    (Closed(), "is a Closed without shape, num_classes, class_names, labels, __len__, __getitem__, __getitems__: "),
+    (Own(name=None), "name is None: give a text"),
+    (Own(shape=[8, 8, 1]), r"shape is \[8, 8, 1\]: give \(height, width, channels\)"),
+    (Own(shape=(8, 8)), r"shape is \(8, 8\): give"),
+    (Own(shape=(8, 0, 1)), r"shape is \(8, 0, 1\): give"),
+    (Own(num_classes="4"), "num_classes is '4': give a whole number"),
+    (Own(num_classes=3), "class_names has 4 names, and num_classes is 3"),
+    (
+        Own(num_classes=3, class_names=("a", "b", "c")),
+        "labels go to 3, and num_classes is 3: number the classes from 0",
+    ),
+    (Own(class_names=None), "class_names is None: give a tuple of texts"),
+    (Own(class_names=(0, 1, 2, 3)), r"class_names is \(0, 1, 2, 3\): give a tuple of texts"),
+    (Own(labels=[0, 1] * 20), "labels is a list: give a NumPy array of integers"),
+    (Own(labels=np.zeros(40)), r"labels has shape \(40,\) and dtype float64: give one integer per image"),
+    (Own(labels=np.arange(40) % 4 - 1), "labels has the value -1: number the classes from 0"),
+    (Own(labels=np.arange(30) % 4), "labels are 30, of 40 images: give one for each"),
+    (Own(images=np.zeros((0, 8, 8, 1)), labels=np.zeros(0, np.int32)), r"labels is empty \(shape \(0,\)\)"),
+    (Own(images=np.zeros((40, 8, 8, 3), np.float32)), r"images 0 and 39 have shape \(2, 8, 8, 3\), and are said to "),
+    (Own(images=np.zeros((40, 8, 8, 1))), "images 0 and 39 have dtype float64, and are said to have float32: deliver"),
+    (Own(images=np.full((40, 8, 8, 1), 255, np.float32)), "images 0 and 39 is float with values from 255.0 to 255.0"),
+    (Own(images=np.full((40, 8, 8, 1), np.nan, np.float32)), "images 0 and 39 holds NaN or infinite values"),
+    (Own(images=np.zeros((40, 8, 8, 1), np.uint8)), "images 0 and 39 have dtype uint8, and are said to have float32: "),
+    (Own(delivers="uint8"), "delivers is a str: give a Delivery"),
+    (Own(read=fails), r"images and labels of 0 and 39 cannot be read \(KeyError: 'no such.nfile'\)"),
+    (Own(read=lambda *_: 3), r"images and labels of 0 and 39 cannot be read \(TypeError: "),
+    (Unlike(lambda images, labels: images), "images and labels of 0 and 39 cannot be read|images 0 and 39 "),
+    (Unlike(lambda images, labels: (images, None)), "images 0 and 39 come with labels None, which are not those of"),
+    (Unlike(lambda images, labels: (images, labels + 1)), r"images 0 and 39 come with labels \[1, 4\], which are not"),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), WRONG_SOURCES, ids=lambda x: x[:30] if isinstance(x, str) else "")
+def test_a_wrong_source_is_one_line(source: Any, message: str, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(drifting.errors.DriftingError, match=f"^source: ({message})") as raised:
+        drifting.prepare(tiny_config(), source=source, network=Net, encoder=features)
+    assert "\n" not in str(raised.value)
+    monkeypatch.setitem(SOURCES, "own", lambda split: source)
+    if hasattr(source, "__len__") and len(source):
+        with pytest.raises(drifting.errors.DriftingError, match=f"^data.name='own': ({message})"):
+            drifting.prepare(tiny_config(data={"name": "own"}), network=Net, encoder=features)
+
+
+LEVELS = Own(images=np.zeros((40, 8, 8, 1), np.uint8), delivers=Delivery((8, 8, 1), "uint8"))
+
+
+def test_a_right_source_is_taken_as_it_is():
+    for source in (Own(), Own(labels=np.arange(40) % 4), LEVELS, few()):
+        assert checked_source(source) is source
 
 
 def test_wrong_arguments_name_what_to_give():

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -66,8 +67,7 @@ def generator(
         arguments |= {"flash": platform}
 
     def init() -> Params:
-        rngs = nnx.Rngs(params=jax.random.key(seed))
-        return nnx.to_pure_dict(nnx.state(make_network(name, arguments, rngs)))
+        return trained_params(f"model.name={name!r}", make_network(name, arguments, streams(seed)))
 
     return generator_of(name, arguments, shape), init
 
@@ -78,18 +78,15 @@ def own_generator(
     """As `generator`, of a network that `network(rngs=nnx.Rngs)` makes. It is tried on two samples, by shapes alone.
 
     Raises:
-        ArgumentError: it makes no such network, or one of other samples.
+        ArgumentError: it makes no such network, one with other state than parameters, or one of other samples.
     """
 
-    def made(seed: int) -> nnx.Module:
-        return network(rngs=nnx.Rngs(params=jax.random.key(seed)))
-
     def init() -> Params:
-        return nnx.to_pure_dict(nnx.state(made(seed)))
+        return trained_params("network", network(rngs=streams(seed)))
 
     with when_tried("network", "network(rngs=nnx.Rngs(0)) must make an nnx.Module"):
-        found = Generator(nnx.graphdef(nnx.eval_shape(lambda: made(0))), shape)
         params = jax.eval_shape(init)
+        found = Generator(nnx.graphdef(nnx.eval_shape(lambda: network(rngs=streams(0)))), shape)
     with when_tried("network", "must have sample_noise(key), which gives the noise of one sample as a dict of arrays"):
         noise = jax.eval_shape(
             lambda params: found.sample_noise(params, jax.random.split(jax.random.key(0), 2)), params
@@ -100,6 +97,37 @@ def own_generator(
     with when_tried("network", remedy):
         jax.eval_shape(found, params, noise, labels, alpha)
     return found, init
+
+
+def streams(seed: int) -> nnx.Rngs:
+    """What a new network draws from: its parameters from the stream `params`, and anything else from one of its own."""
+    key = jax.random.key(seed)
+    return nnx.Rngs(params=key, default=jax.random.fold_in(key, 1))
+
+
+def trained_params(argument: str, network: nnx.Module) -> Params:
+    """The parameters of a new network, all of which are trained.
+
+    Raises:
+        ConfigError: `argument` made a network with other state, which training would neither keep apart nor update; or
+            one without parameters.
+    """
+    variables = dict(nnx.to_flat_state(nnx.state(network)))
+    for path, module in nnx.iter_modules(network):
+        # The state leaves out arrays that do not depend on what is traced.
+        constants = {name: value for name, value in vars(module).items() if isinstance(value, Array | np.ndarray)}
+        variables |= {(*path, name): value for name, value in constants.items()}
+    remedy = "a generator keeps nothing but what is trained, nnx.Param of floating-point numbers: use layers without"
+    for place, variable in variables.items():
+        kind = type(variable).__name__ if isinstance(variable, nnx.Variable) else "array"
+        if isinstance(variable, nnx.Param) and not jnp.issubdtype(variable.dtype, jnp.floating):
+            kind = f"Param of {variable.dtype}"
+        elif isinstance(variable, nnx.Param):
+            continue
+        raise ConfigError(f"{argument}: makes a module with {'.'.join(map(str, place))} ({kind}), and {remedy}")
+    if not variables:
+        raise ConfigError(f"{argument}: makes a module without an nnx.Param, so that there is nothing to train")
+    return nnx.to_pure_dict(nnx.state(network))
 
 
 def mae_arguments(mae: MAEConfig, channels: int, num_classes: int) -> dict[str, Any]:

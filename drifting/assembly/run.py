@@ -22,11 +22,11 @@ from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import Config
 from drifting.data.batches import Feed
 from drifting.data.fingerprint import data_facts
-from drifting.data.source import LabelledSource
+from drifting.data.source import LabelledSource, checked_source
 from drifting.data.sources import source as open_source
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
-from drifting.errors import require_argument
+from drifting.errors import as_argument, require_argument
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.images import generate_images
 from drifting.method.placement import ONE_DEVICE
@@ -175,12 +175,13 @@ def prepare(
         encoder: a feature space of one's own, in place of that of `config.features`.
 
     Raises:
-        ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there.
+        ConfigError: the settings cannot work, do not fit the data or the devices, or something named is not there; or
+            a part of one's own is not what it should be.
     """
     require_argument(isinstance(config, Config), "config", None, f"is a {type(config).__name__}: give Config.of(...)")
-    missing = [name for name in ("shape", "labels", "num_classes", "class_names") if not hasattr(source, name)]
-    remedy = f"is a {type(source).__name__} without {', '.join(missing)}: give ArraySource(images, labels), or a source"
-    require_argument(source is None or not missing, "source", None, remedy)
+    if source is not None:
+        with as_argument("source", None):
+            checked_source(source)
     check_settings(config, own_network=network is not None, own_encoder=encoder is not None)
     source = open_source(config.data) if source is None else source
     config, space = named_vae(config, source), source_space(config.data.vae, source)

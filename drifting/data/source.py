@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from drifting.config.arguments import checked_arguments
 from drifting.data.crop import Seed, random_crops
 from drifting.data.npz import check_axes, check_range
-from drifting.errors import InputError, counted
+from drifting.errors import DriftingError, InputError, counted, one_line
 
 Indices = Sequence[int] | NDArray[np.integer]
 
@@ -264,6 +264,13 @@ def checked_images(images: NDArray, what: str) -> NDArray:
     if images.dtype == np.uint8:
         check_range(0, int(images.max()), images.dtype, what)
         return images
+    low, high = _checked_range(images, what)
+    check_range(low, high, images.dtype, what)
+    return images.astype(np.float32)
+
+
+def _checked_range(images: NDArray, what: str) -> tuple[float, float]:
+    """The lowest and the highest value of images, if they are floats in [-1, 1]."""
     if not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"{what} has dtype {images.dtype}: give uint8, or float in [-1, 1]")
     if not np.isfinite(low := images.min()) or not np.isfinite(high := images.max()):
@@ -271,5 +278,67 @@ def checked_images(images: NDArray, what: str) -> NDArray:
         raise InputError(f"{what} holds NaN or infinite values, in {count} of {len(images)}: mend or remove those")
     if not (low >= -1 and high <= 1):
         raise InputError(f"{what} is float with values from {low} to {high}: rescale to [-1, 1], or give uint8")
-    check_range(float(low), float(high), images.dtype, what)
-    return images.astype(np.float32)
+    return float(low), float(high)
+
+
+_MEMBERS = ("name", "shape", "num_classes", "class_names", "labels", "__len__", "__getitem__", "__getitems__")
+
+
+def checked_source(source: Any) -> LabelledSource:
+    """The source, if it has what a `LabelledSource` has, and its first and last image are what it says.
+
+    Raises:
+        InputError: something is missing, or does not fit the rest; or an image cannot be read.
+    """
+    if missing := [name for name in _MEMBERS if not hasattr(source, name)]:
+        what = f"is a {type(source).__name__} without {', '.join(missing)}"
+        raise InputError(f"{what}: give ArraySource(images, labels), or a source that has them")
+    if not isinstance(source.name, str):
+        raise InputError(f"name is {source.name!r}: give a text")
+    shape = source.shape
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+        raise InputError(f"shape is {shape!r}: give (height, width, channels) of an image, each 1 or more")
+    classes, names = source.num_classes, source.class_names
+    if type(classes) is not int or classes < 1:
+        raise InputError(f"num_classes is {classes!r}: give a whole number, 1 or more")
+    if not (isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"class_names is {names!r}: give a tuple of texts")
+    if len(names) != classes:
+        raise InputError(f"class_names has {counted(len(names), 'name')}, and num_classes is {classes}: name each once")
+    if not isinstance(source.labels, np.ndarray):
+        raise InputError(f"labels is a {type(source.labels).__name__}: give a NumPy array of integers, [N]")
+    labels = checked_labels(source.labels, "labels")
+    if len(labels) != len(source):
+        raise InputError(f"labels are {len(labels)}, of {counted(len(source), 'image')}: give one for each")
+    if labels.max() >= classes:
+        raise InputError(f"labels go to {labels.max()}, and num_classes is {classes}: number the classes from 0")
+    _check_delivered(source, np.array([0, len(labels) - 1]))
+    found: LabelledSource = source
+    return found
+
+
+def _check_delivered(source: LabelledSource, indices: NDArray[np.integer]) -> None:
+    """Raises `InputError` unless the records of these indices are what the source says of them."""
+    numbers = " and ".join(map(str, indices))
+    delivers = delivery(source)
+    if not isinstance(delivers, Delivery):
+        raise InputError(f"delivers is a {type(delivers).__name__}: give a Delivery")
+    try:
+        images, labels = read_records(source, indices, np.zeros(len(indices), bool), None)
+        images, labels = np.asarray(images), np.asarray(labels)
+    except DriftingError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"images and labels of {numbers} cannot be read ({reason})") from error
+    if images.shape != (expected := (len(indices), *delivers.shape)):
+        raise InputError(
+            f"images {numbers} have shape {images.shape}, and are said to have {expected}: make them equal"
+        )
+    if images.dtype != delivers.dtype:
+        remedy = f"deliver {delivers.dtype}, or set delivers=Delivery(shape, dtype)"
+        raise InputError(f"images {numbers} have dtype {images.dtype}, and are said to have {delivers.dtype}: {remedy}")
+    if images.dtype != np.uint8 and not delivers.are_moments:
+        _checked_range(images, f"images {numbers}")
+    if labels.shape != indices.shape or not np.array_equal(labels, source.labels[indices]):
+        raise InputError(f"images {numbers} come with labels {labels.tolist()}, which are not those of `labels`")

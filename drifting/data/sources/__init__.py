@@ -9,7 +9,7 @@ from typing import Any
 from drifting.config.paths import is_address, is_place
 from drifting.config.schema import DataConfig
 from drifting.data.latents.read import latents
-from drifting.data.source import LabelledSource, OneClass, VerifiableSource, delivery
+from drifting.data.source import LabelledSource, OneClass, VerifiableSource, checked_source, delivery
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
 from drifting.data.sources.digits import digits
@@ -59,7 +59,7 @@ def make_source(
     if len(found) == 0:
         where = "" if path is None else f"path={str(path)!r}: "
         raise InputError(f"{where}split={split!r} of source {name!r} has no images: add some, or choose another")
-    return found
+    return checked_source(found)
 
 
 def _written(path: str) -> str:
