@@ -16,6 +16,7 @@ import pytest
 from flax import nnx
 
 import drifting
+from drifting.assembly.feed import batch_names
 from drifting.assembly.networks import streams, trained_params
 from drifting.data.source import Delivery, checked_source
 from drifting.data.sources import SOURCES
@@ -383,6 +384,51 @@ def test_wrong_arguments_name_what_to_give():
         for labels in ([4], [-1], [0.5], [[0]]):
             with pytest.raises(drifting.errors.DriftingError, match=r"^labels: give class numbers from 0 to 3"):
                 run.sample(state, labels=labels)  # type: ignore[arg-type]
+        with pytest.raises(drifting.errors.DriftingError, match=r"^batch: is without image, label, id: give one of "):
+            run.step(state, {})
+        batches = run.batches(2)
+        batch = next(batches)
+        following, _ = run.step(state, batch)
+        used = "^state: has been used up by a step: give the state which that step returned$"
+        with pytest.raises(drifting.errors.DriftingError, match=used):
+            run.step(state, batch)
+        with pytest.raises(drifting.errors.DriftingError, match=used):
+            run.sample(state, labels=[0])
+        assert int(following.step) == 1
+    for more in (lambda: next(batches), lambda: run.batches(1)):
+        with pytest.raises(drifting.errors.DriftingError, match=r"^batches: the run is closed: prepare another$"):
+            more()
+
+
+@pytest.mark.parametrize(("data", "bank"), [({}, {}), ({"resident": "device"}, None), ({"resident": "host"}, None)])
+def test_a_batch_has_the_names_that_a_step_asks_for(data: dict[str, Any], bank: Any):
+    config = tiny_config(loss={"labels": 2}, data=data, **({} if bank is not None else {"bank": {"per_class": 0}}))
+    with drifting.prepare(config, source=few(), network=Net, encoder=features) as run:
+        assert set(batch_names(config)) <= set(next(run.batches(1)))
+        with pytest.raises(
+            drifting.errors.DriftingError, match=f"^batch: is without {', '.join(batch_names(config))}: "
+        ):
+            run.step(run.initial_state(), {})
+
+
+def test_an_argument_is_called_what_the_function_calls_it(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    for reference in ("/nope", "hf://one", str(tmp_path)):
+        with pytest.raises(drifting.errors.DriftingError, match=rf"^reference={reference}: |^{reference}/config.json"):
+            drifting.load(reference)
+    with pytest.raises(drifting.errors.DriftingError, match=r"^images=None: expected an array$"):
+        drifting.ArraySource(None, np.arange(3))  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers_of_settings():
+    config = drifting.Config.of(
+        train={"steps": np.int64(3)}, loss={"widths": np.asarray([0.1, 0.2]), "normalise_field": np.bool_(False)}
+    )
+    assert config == drifting.Config.of(train={"steps": 3}, loss={"widths": (0.1, 0.2), "normalise_field": False})
+    assert type(config.train.steps) is int
+    for wrong in (np.float32(3), np.bool_(True), np.asarray([3])):
+        with pytest.raises(drifting.errors.DriftingError, match=r"^train\.steps=.*expected int"):
+            drifting.Config.of(train={"steps": wrong})
 
 
 def test_errors_are_there_without_asking_for_anything_else():
@@ -393,7 +439,7 @@ def test_errors_are_there_without_asking_for_anything_else():
 def test_widths_are_positive():
     x = jnp.zeros((4, 2))
     for widths in ((-0.1,), (0.1, float("nan"))):
-        with pytest.raises(ValueError, match=r"^widths: are .*, give positive numbers$"):
+        with pytest.raises(ValueError, match=r"^widths: is .*, give one kernel width or several, positive$"):
             drifting.drift_loss(x, x, widths=widths)
     with pytest.raises(ValueError, match=r"^width: has shape \(2,\), give one kernel width$"):
         drifting.drift_field(x, x, width=jnp.array([0.1, 0.2]))

@@ -66,6 +66,13 @@ def make_feed(config: Config, source: LabelledSource, layout: Layout | None = No
     return ClassBalanced(source, loss.labels, loss.positives, seed, unconditional=loss.unconditional, **how)
 
 
+def batch_names(config: Config) -> tuple[str, ...]:
+    """The entries of each batch of the feed, which the pool of a step asks for."""
+    if has_banks(config):
+        return ("image", "label", "id")
+    return ("samples",) if config.data.resident == "device" else ("image", "label")
+
+
 def resident_source(data: DataConfig, source: LabelledSource, space: SampleSpace) -> tuple[LabelledSource, SampleSpace]:
     """The source that is read, and the space of what it delivers.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from threading import Event
 from typing import Any, Self
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from drifting.assembly import networks
-from drifting.assembly.feed import make_feed, resident_source
+from drifting.assembly.feed import batch_names, make_feed, resident_source
 from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
@@ -72,6 +73,7 @@ class Run:
     compiled: Callable[..., tuple[TrainState, Metrics]] = field(repr=False)
     feed: Feed = field(repr=False)
     identity: dict[str, Any] = field(repr=False)
+    _closed: Event = field(default_factory=Event, init=False, repr=False)
 
     def initial_state(self) -> TrainState:
         """The state before the first step, its banks filled from the feed.
@@ -88,24 +90,28 @@ class Run:
         """Batches for so many further steps, read ahead.
 
         Raises:
-            ArgumentError: `steps` is negative.
+            ArgumentError: `steps` is negative, or the run has been closed.
         """
+        _check_open(self._closed)
         require_argument(steps >= 0, "steps", steps, "use 0 or more")
         return self._next(steps)
 
     def _next(self, steps: int) -> Iterator[Batch]:
         for _ in range(steps):
+            _check_open(self._closed)
             yield next(self.feed)
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The next state and the metrics of one step, see `train_step`. The state that is given is used up.
 
         Raises:
-            ArgumentError: `state` or `batch` is none.
+            ArgumentError: `state` or `batch` is none, or the state has been used up.
         """
         _check_state(state)
         remedy = f"is a {type(batch).__name__}: give one of batches(steps)"
         require_argument(isinstance(batch, dict), "batch", None, remedy)
+        missing = [name for name in batch_names(self.config) if name not in batch]
+        require_argument(not missing, "batch", None, f"is without {', '.join(missing)}: give one of batches(steps)")
         return self.compiled(state, batch, self.frozen, self.widths, self.key)
 
     @checked_arguments
@@ -121,7 +127,8 @@ class Run:
             alpha: the guidance scale; None: `eval.alpha`.
 
         Raises:
-            ArgumentError: `state` is none, a label is not one of the classes, or `seed` or `alpha` is out of range.
+            ArgumentError: `state` is none or has been used up, a label is not one of the classes, or `seed` or `alpha`
+                is out of range.
         """
         _check_state(state)
         given = np.asarray(labels)
@@ -141,7 +148,8 @@ class Run:
         return jax.jit(partial(generate_images, self.parts.generator, self.parts.space))
 
     def close(self) -> None:
-        """Ends the threads and processes that read ahead."""
+        """Ends the threads and processes that read ahead. The run has no further batches."""
+        self._closed.set()
         self.feed.close()
 
     def __enter__(self) -> Self:
@@ -154,6 +162,12 @@ class Run:
 def _check_state(given: Any) -> None:
     remedy = f"is a {type(given).__name__}: give what initial_state() or a step gives"
     require_argument(isinstance(given, TrainState), "state", None, remedy)
+    gone = any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in jax.tree.leaves(given))
+    require_argument(not gone, "state", None, "has been used up by a step: give the state which that step returned")
+
+
+def _check_open(closed: Event) -> None:
+    require_argument(not closed.is_set(), "batches", None, "the run is closed: prepare another")
 
 
 def prepare(

@@ -27,7 +27,7 @@ PLAIN_KINDS: dict[Any, str] = {
     bool: "True or False",
     Path: "a path",
     Sequence: "a list",
-    np.ndarray: "a list",
+    np.ndarray: "an array",
     types.NoneType: "None",
 }
 """The kinds of values that are compared, and what a message calls them."""

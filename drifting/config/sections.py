@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from drifting.errors import ConfigError, one_of
 
 
@@ -69,7 +71,12 @@ def wrong_type(path: str, value: Any, hint: Any) -> str:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else."""
+    """`value` as the annotated type: integers become floats where floats are due, lists tuples; nothing else.
+
+    NumPy's numbers are numbers, and an array of it is a list.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if accepts_none(hint) and value is None:
         return None
     if words := literal_words(hint):

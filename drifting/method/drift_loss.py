@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Float32
 
-from drifting.method.fields import floating_array
+from drifting.method.arguments import floating_array, is_known, kernel_width, number_array
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
 from drifting.method.loss import FeatureMaps, objective_loss
@@ -39,10 +38,11 @@ def drift_loss(
     """The loss that moves generated samples towards positives, and away from one another.
 
     Every class label has a drift problem of its own at every position. Losses of several feature maps are added up.
-    Numbers of samples may differ between generated, positive and unconditional ones.
+    Numbers of samples may differ between generated, positive and unconditional ones. Gradient goes into the generated
+    samples alone, not into positives, unconditional ones, widths or alpha; and there are no second derivatives.
 
     Args:
-        generated: generated samples, the only argument that carries gradient; at least two of each label.
+        generated: generated samples; at least two of each label.
         positives: real samples of the label's class.
         unconditional: real samples of any class, for guidance; needs `alpha`.
         objective: a key of `LOSSES` ("Drifting Fields are not Conservative") or of `FIELDS` ("Generative Modeling via
@@ -66,24 +66,30 @@ def drift_loss(
         raise ValueError("feature_scale='neighbour': divide the samples by their length unit, and use 'none'")
     gen = _maps("generated", generated)
     pos = _maps("positives", positives)
-    if (unconditional is None) != (alpha is None):
-        missing = "alpha" if alpha is None else "unconditional"
-        raise ValueError(f"{missing}=None: guidance needs both alpha and unconditional samples, give both or neither")
     _check(generated, gen, "positives", positives, pos)
-    if unconditional is None:
-        unc = {name: x[:, :0] for name, x in pos.items()}
-    else:
-        unc = _maps("unconditional", unconditional)
-        _check(generated, gen, "unconditional", unconditional, unc)
+    unc = _unconditional(generated, gen, pos, unconditional, alpha)
     labels, count = next(iter(gen.values())).shape[:2]
     if count < 2:
         raise ValueError(f"generated: {count} of a label, give at least 2: they repel one another")
     scale = _guidance_scale(1.0 if alpha is None else alpha, labels)
     weight = unconditional_weight(scale, count, next(iter(unc.values())).shape[1])
-    loss, maps = objective_loss(static, _widths(widths), gen, pos, unc, weight)
+    width = jnp.atleast_1d(kernel_width("widths", widths, (0, 1), "one kernel width or several"))
+    loss, maps = objective_loss(static, width, gen, pos, unc, weight)
     gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
     norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
     return loss, {"gap": gap, "field_norm": norm, "maps": maps}
+
+
+def _unconditional(generated: Maps, gen: FeatureMaps, pos: FeatureMaps, given: Maps | None, alpha: Any) -> FeatureMaps:
+    """The maps of the unconditional samples that were `given`; none of each map without guidance."""
+    if (given is None) != (alpha is None):
+        missing = "alpha" if alpha is None else "unconditional"
+        raise ValueError(f"{missing}=None: guidance needs both alpha and unconditional samples, give both or neither")
+    if given is None:
+        return {name: x[:, :0] for name, x in pos.items()}
+    unc = _maps("unconditional", given)
+    _check(generated, gen, "unconditional", given, unc)
+    return unc
 
 
 def _maps(argument: str, given: Maps) -> FeatureMaps:
@@ -93,6 +99,8 @@ def _maps(argument: str, given: Maps) -> FeatureMaps:
         raise ValueError(f"{argument}: is an empty dict, give at least one feature map")
     found = {}
     for name, x in maps.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{argument}: has a map by the name {name!r}, give texts")
         what = _of_map(argument, given, name)
         x = floating_array(what, x)
         if x.ndim == 2:
@@ -102,6 +110,8 @@ def _maps(argument: str, given: Maps) -> FeatureMaps:
         if x.ndim != 4:
             shapes = "[samples, dimensions], [labels, samples, dimensions] or [labels, samples, positions, channels]"
             raise ValueError(f"{what}: has shape {x.shape}, give {shapes}")
+        if not (x.shape[0] and x.shape[2] and x.shape[3]):
+            raise ValueError(f"{what}: has shape {_shape_of(given, name)}, give at least one of all but samples")
         found[name] = x
     return found
 
@@ -116,38 +126,16 @@ def _shape_of(given: Maps, name: str) -> tuple[int, ...]:
     return jnp.shape(given[name] if isinstance(given, Mapping) else given)
 
 
-def _numbers(argument: str, given: Any) -> Float32[Array, "..."]:
-    """A number, or several, as an array."""
-    if any(isinstance(leaf, str | bytes | bool) for leaf in jax.tree.leaves(given)):  # of some jax makes numbers
-        raise ValueError(f"{argument}: is {given!r}, give one number or several")
-    try:
-        return jnp.asarray(given, jnp.float32)
-    except (TypeError, ValueError) as error:  # what jax says of None, of words and of ragged lists
-        raise ValueError(f"{argument}: is {given!r}, give one number or several") from error
-
-
-def _is_known(given: Any) -> bool:
-    """Whether no part of what was given is traced. Arrays made of it are, inside somebody's jit."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
-
-
-def _widths(given: Float[ArrayLike, "*widths"] | Sequence[float]) -> Float32[Array, "widths"]:
-    """One kernel width or several as an array."""
-    widths = jnp.atleast_1d(_numbers("widths", given))
-    if widths.ndim != 1 or not widths.size:
-        raise ValueError(f"widths: has shape {widths.shape}, give one kernel width or several")
-    if _is_known(given) and not (np.asarray(given, np.float32) > 0).all():
-        raise ValueError(f"widths: are {np.asarray(given).tolist()}, give positive numbers")
-    return widths
-
-
 def _guidance_scale(given: Float[ArrayLike, "*labels"], labels: int) -> Float32[Array, "labels"]:
     """The guidance scale of each label."""
-    scale = _numbers("alpha", given)
+    scale = number_array("alpha", given, "one number or several")
     if scale.shape not in ((), (labels,)):
         raise ValueError(f"alpha: has shape {scale.shape}, give one number or [{labels}], one for each label")
-    if _is_known(given) and not (np.asarray(given, np.float32) >= 1).all():
-        raise ValueError(f"alpha: is {np.asarray(given).tolist()}, give numbers of at least 1 (1 is no guidance)")
+    known = np.asarray(given, np.float32) if is_known(given) else np.ones(())
+    if not (np.isfinite(known) & (known >= 1)).all():
+        raise ValueError(
+            f"alpha: is {np.asarray(given).tolist()}, give finite numbers of at least 1 (1 is no guidance)"
+        )
     return jnp.broadcast_to(scale, (labels,))
 
 

@@ -13,7 +13,7 @@ one's pair with itself excluded) followed by unconditional real samples of weigh
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Float32
 
+from drifting.method.arguments import floating_array, kernel_width, sample_weights
 from drifting.method.kernels import EXACT_PRODUCT, Kernel, LogProfile, Width, kernel_of, pairwise_distance
 
 # Two constants of the released recipe (Deng et al.): the distance added to a sample's pair with itself, and the floor
@@ -213,21 +214,6 @@ def displace(
     return jnp.matmul(b, targets, precision=EXACT_PRODUCT) - jnp.sum(b, axis=1, keepdims=True) * x
 
 
-def floating_array(argument: str, given: Any) -> Float[Array, "..."]:
-    """What was given for `argument`, as an array.
-
-    Raises:
-        ValueError: it is no array of floating-point numbers.
-    """
-    try:
-        found = jnp.asarray(given)
-    except (TypeError, ValueError) as error:  # what jax says of None, of words and of ragged lists
-        raise ValueError(f"{argument}: is a {type(given).__name__}, give an array of floating-point numbers") from error
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(f"{argument}: is of {found.dtype}, give floating-point numbers")
-    return found
-
-
 def drift_field(
     x: Float[Array | np.ndarray, "queries dims"],
     positives: Float[Array | np.ndarray, "positives dims"],
@@ -235,7 +221,7 @@ def drift_field(
     *,
     width: Width,
     field: str = "drift",
-    kernel: str | Kernel = "laplace",
+    kernel: str | Kernel = "gaussian",
     w_pos: Float[Array | np.ndarray, "positives"] | None = None,
     w_neg: Float[Array | np.ndarray, "negatives"] | None = None,
 ) -> Float32[Array, "queries dims"]:
@@ -248,11 +234,11 @@ def drift_field(
         width: kernel width in the units of `x`.
         field: a key of `FIELDS`.
         kernel: a key of `KERNELS` or a `Kernel`.
-        w_pos: weights of the positives; None is one each.
-        w_neg: weights of the negatives; None is one each.
+        w_pos: weights of the positives, 0 or more; None is one each.
+        w_neg: weights of the negatives, 0 or more; None is one each.
 
     Raises:
-        ValueError: the shapes do not fit, or there is no field or kernel of that name.
+        ValueError: shapes or values do not fit, or there is no field or kernel of that name.
     """
     kernel = kernel_of(kernel)
     if not isinstance(field, str) or field not in FIELDS:
@@ -260,26 +246,20 @@ def drift_field(
     x, y_pos = floating_array("x", x), floating_array("positives", positives)
     y_neg = x if negatives is None else floating_array("negatives", negatives)
     for name, points in {"x": x, "positives": y_pos, "negatives": y_neg}.items():
-        if points.ndim != 2 or 0 in points.shape or points.shape[1] != x.shape[-1]:
-            dims = x.shape[-1] if x.ndim == 2 and x.shape[-1] else "dimensions"
+        dims = x.shape[-1] if x.ndim == 2 and x.shape[-1] else "dimensions"
+        if points.ndim == 2 and points.shape[1] and not len(points):
+            raise ValueError(f"{name}: has shape {points.shape}, give at least one sample, [samples, {dims}]")
+        if points.ndim != 2 or not points.shape[1] or points.shape[1] != x.shape[-1]:
             raise ValueError(f"{name}: has shape {points.shape}, give [samples, {dims}]")
-    for name, weights, targets in (("w_pos", w_pos, y_pos), ("w_neg", w_neg, y_neg)):
-        if weights is not None and np.shape(weights) != targets.shape[:1]:
-            raise ValueError(
-                f"{name}: has shape {np.shape(weights)}, give [{targets.shape[0]}], a weight for each sample"
-            )
-    width = floating_array("width", float(width) if type(width) is int else width)
-    if width.ndim != 0:
-        raise ValueError(f"width: has shape {width.shape}, give one kernel width")
-    if not isinstance(width, jax.core.Tracer) and not width > 0:
-        raise ValueError(f"width: is {float(width):g}, give a positive number")
+    w_pos, w_neg = sample_weights("w_pos", w_pos, len(y_pos)), sample_weights("w_neg", w_neg, len(y_neg))
+    width = kernel_width("width", width, (0,), "one kernel width")
     x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(
         d_pos=pairwise_distance(x, y_pos),
         d_neg=pairwise_distance(x, y_neg),
-        w_pos=jnp.ones(y_pos.shape[0]) if w_pos is None else jnp.asarray(w_pos),
-        w_neg=jnp.ones(m) if w_neg is None else jnp.asarray(w_neg),
+        w_pos=w_pos,
+        w_neg=w_neg,
         is_self=jnp.eye(n, m, dtype=bool) if negatives is None else jnp.zeros((n, m), bool),
     )
     centre = jnp.mean(y_pos, axis=0)

@@ -36,6 +36,8 @@ Bracket = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
 EXACT_PRODUCT = jax.lax.Precision.HIGHEST
 """Distances that enter a matrix product must not be rounded to bfloat16 (TPU) or TF32 (GPU): widths go to 0.02."""
 
+_WANTED = "must be a jax function (d, width) -> array of the shape of d"
+
 _FLAT_AT_ZERO = 1e-4
 """`d / width` below which a flat that is found by differentiation is that of this ratio."""
 
@@ -48,11 +50,20 @@ class Kernel:
         log_profile: gives `log k`, a function of `d / width` alone.
         log_sharp_profile: gives `log k#`, or None to integrate numerically (`k` must decay faster than `1/d^2`).
         log_flat_profile: gives `log kb`, or None to differentiate `log_profile`.
+
+    Raises:
+        ValueError: one of them is no function.
     """
 
     log_profile: LogProfile
     log_sharp_profile: LogProfile | None = None
     log_flat_profile: LogProfile | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
+            profile = getattr(self, name)
+            if not (callable(profile) or (profile is None and name != "log_profile")):
+                raise ValueError(f"kernel: {name} {_WANTED}, is {profile!r}")
 
     def log_k(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
         """`log k` at distances `d >= 0`."""
@@ -126,11 +137,9 @@ def _tried(kernel: Kernel) -> Kernel:
     d, width = jax.ShapeDtypeStruct((2, 3), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
     for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
         profile = getattr(kernel, name)
-        if profile is None and name != "log_profile":
+        if profile is None:
             continue
-        wanted = f"kernel: {name} must be a jax function (d, width) -> array of the shape of d"
-        if not callable(profile):
-            raise ValueError(f"{wanted}, is {profile!r}")
+        wanted = f"kernel: {name} {_WANTED}"
         try:
             found = jax.eval_shape(profile, d, width)
         except Exception as error:  # whatever a function of somebody else raises
@@ -211,9 +220,12 @@ def centred_distance(x: Float[Array, "n dims"], y: Float[Array, "m dims"], floor
 
 
 def safe_sqrt(squared: Float[Array, "*shape"], floor: float = 0.0) -> Float[Array, "*shape"]:
-    """`max(sqrt(squared), floor)` whose gradient is zero, not infinite, wherever the floor (or zero) is reached."""
-    above = squared > floor * floor
-    return jnp.where(above, jnp.sqrt(jnp.where(above, squared, 1.0)), floor)
+    """`max(sqrt(squared), floor)` whose gradient is zero, not infinite, wherever the floor (or zero) is reached.
+
+    It is NaN where `squared` is: points that are not finite are not near one another.
+    """
+    low = squared <= floor * floor
+    return jnp.where(low, floor, jnp.sqrt(jnp.where(low, 1.0, squared)))
 
 
 @partial(jax.jit, static_argnames="kernel")

@@ -252,10 +252,15 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
         InputError: the weights cannot be had, or are no generator's.
         HubError: they cannot be downloaded.
     """
-    if is_place(reference) and (place(reference) / CONFIG_FILE).is_file():
-        return TrainedGenerator.from_run(place(reference), average, vae)
-    require_argument(average is None, "average", average, "published weights are one average: leave it out")
-    return TrainedGenerator.from_weights(str(reference), vae)
+    try:
+        if is_place(reference) and (place(reference) / CONFIG_FILE).is_file():
+            return TrainedGenerator.from_run(place(reference), average, vae)
+        require_argument(average is None, "average", average, "published weights are one average: leave it out")
+        return TrainedGenerator.from_weights(str(reference), vae)
+    except ArgumentError as error:
+        if error.argument not in ("workdir", "weights"):
+            raise
+        raise ArgumentError("reference", error.value, error.remedy) from error
 
 
 def params_sha256(params: Params) -> str:
