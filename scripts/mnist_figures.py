@@ -10,7 +10,7 @@ from drifting.runs.files import exists
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.grid import save_grid
 from drifting.studies import plots
-from scripts.mnist_results import CELL, REAL, TITLES, Row, best_widths, cells
+from scripts.mnist_tables import CELL, REAL, TITLES, Row, best_widths, cells
 
 CURVE_SCORES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
 

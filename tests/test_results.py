@@ -1,0 +1,104 @@
+"""The results on MNIST: docs/results.md says what docs/results/mnist.csv says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.sweeps import mnist as sweep
+from drifting.errors import ConfigError
+from scripts import mnist_figures, mnist_tables
+from scripts.mnist_tables import COLUMNS, CURVE_COLUMNS, REAL, TABLES, TITLES, Row, read_rows, spread, write_rows
+from tests.support.runs import ROOT
+
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
+
+
+def section(title: str) -> str:
+    """The text below a heading of the page, up to the next one of its level."""
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def numbers_of(rows: list[Row]) -> set[str]:
+    """What may stand on the page of these rows: every score, its means and deviations, with two or three places."""
+    found = {text for row in rows for name in ("width", "gap") for text in [row[name]]}
+    groups: list[list[Row]] = [[row] for row in rows]
+    groups += [seeds for by_width in mnist_tables.cells(rows).values() for seeds in by_width.values()]
+    for group in groups:
+        for name in mnist_tables.SCORES:
+            found |= {text for places in (2, 3) for text in spread(group, name, places).split(" ± ")}
+    return found
+
+
+def test_the_page_shows_what_the_table_says():
+    text, rows = section("MNIST"), read_rows(mnist_tables.TABLE)
+    assert mnist_tables.with_tables(PAGE, rows) == PAGE
+    for make in TABLES:
+        assert make(rows) in text, f"{make.__name__} differs, run: python -m scripts.mnist_results --workdir=runs/mnist"
+        text = text.replace(make(rows), "")
+    published = {number for line in mnist_tables.PUBLISHED.values() for number in NUMBER.findall(line)}
+    curves = read_rows(mnist_tables.CURVES)
+    correlation = f"{mnist_figures.rank_correlation(mnist_figures.last_steps(curves)):.2f}"
+    unknown = set(NUMBER.findall(text)) - numbers_of(rows) - published - {correlation}
+    assert not unknown, f"in no table: {sorted(unknown)}"
+
+
+def test_the_sweep_has_more_seeds_where_the_table_is_best():
+    rows = read_rows(mnist_tables.TABLE)
+    found = mnist_tables.best_widths(rows)
+    whole = {o: by for o, by in mnist_tables.cells(rows).items() if len(by) == len(sweep.WIDTHS[o])}
+    assert {o: float(found[o]) for o in whole} == {o: sweep.BEST[o] for o in whole}
+    assert set(TITLES) == set(sweep.WIDTHS) == set(sweep.BEST) == set(mnist_tables.PUBLISHED)
+    for objective, width in sweep.BEST.items():
+        assert min(sweep.WIDTHS[objective]) < width < max(sweep.WIDTHS[objective])  # bracketed
+
+
+def made_up(tmp_path: Path) -> tuple[list[Row], list[Row]]:
+    """A table of some cells, and their curves, that have been written and read."""
+    rng, rows, curves = np.random.default_rng(0), [], []
+    for objective, kernel in TITLES:
+        for width, seed in (("0.05", 0), ("0.1", 0), ("0.1", 1), ("0.1", 2), ("0.5", 0)):
+            cell: dict[str, Any] = {"objective": objective, "kernel": kernel, "width": width, "seed": seed}
+            scores = {name: float(rng.uniform(0.3, 0.9)) for name in mnist_tables.SCORES}
+            scores["frechet_distance"] = 2.0 - (width == "0.1") + 0.125 * seed
+            rows.append(cell | scores | {"gap": 1.5, "steps": 10})
+            for step, gap in ((5, 4.0), (10, float(rng.uniform(1, 2)))):
+                curves.append(cell | {"step": step, "gap": gap, "frechet_distance": 2 * gap})
+    rows.append({"objective": REAL} | dict.fromkeys(mnist_tables.SCORES, 0.25))
+    for name, columns, table in (("rows", COLUMNS, rows), ("curves", CURVE_COLUMNS, curves)):
+        write_rows(tmp_path / name, columns, table)
+    return read_rows(tmp_path / "rows"), read_rows(tmp_path / "curves")
+
+
+def test_tables_show_means_and_deviations_over_seeds(tmp_path: Path):
+    rows, _ = made_up(tmp_path)
+    assert set(mnist_tables.best_widths(rows).values()) == {"0.1"}
+    best = mnist_tables.best_table(rows).splitlines()
+    assert len(best) == 2 + len(TITLES) + 1 and len({line.count("|") for line in best}) == 1
+    assert best[2].startswith("| log-KDE-Gauss# | 0.1 | 3 | 1.125 ± 0.125 | ") and best[2].endswith("| 6.81 (0.2) |")
+    assert best[-1].startswith("| real test images | | | 0.250 | 0.250 | ")
+    assert "1.12" in numbers_of(rows) and "1.13" not in numbers_of(rows)
+    widths = mnist_tables.width_table(rows).splitlines()
+    assert widths[0] == "| width | 0.05 | 0.1 | 0.5 |" and widths[2] == "| log-KDE-Gauss# | 2.000 | 1.000 | 2.000 |"
+
+
+def test_figures_are_drawn_of_whatever_there_is(tmp_path: Path):
+    rows, curves = made_up(tmp_path)
+    mnist_figures.draw(rows, curves, tmp_path, tmp_path)
+    mnist_figures.draw(rows[:1], [], tmp_path, tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"mnist_widths.png", "mnist_gap.png"}
+    assert mnist_figures.rank_correlation(mnist_figures.last_steps(curves)) == pytest.approx(1)
+
+
+def test_a_cell_that_is_run_again_is_within_the_range_of_the_seeds(tmp_path: Path):
+    rows, _ = made_up(tmp_path)
+    again = next(row for row in rows if row["width"] == "0.1") | {"seed": 0}
+    for distance, fits in ((1.0, True), (1.24, True), (0.76, True), (1.26, False), (0.74, False)):
+        text, found = mnist_tables.compare(again | {"frechet_distance": distance}, rows)
+        assert found == fits and ("frechet_distance" in text) and ("outside" in text) == (not fits)
+    with pytest.raises(ConfigError, match=r"^mnist\.csv: has no spread for log_kde gaussian 0\.5 0$"):
+        mnist_tables.compare(again | {"width": "0.5"}, rows)
