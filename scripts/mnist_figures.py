@@ -30,7 +30,7 @@ def draw(rows: Sequence[Row], curves: Sequence[Row], workdir: Path, out: Path) -
     images = [TrainedGenerator.from_run(folder).sample([*DIGITS, *DIGITS]) for folder in there.values()]
     if images:
         names = [TITLES[objective] for objective in there]
-        save_grid(np.concatenate(images), out / "mnist_samples.png", 2 * len(DIGITS), scale=1, names=names)
+        save_grid(np.concatenate(images), out / "mnist_samples.png", 2 * len(DIGITS), scale=2, names=names)
 
 
 @plots.style()
