@@ -4,7 +4,6 @@ Features are taken in blocks of one size and parts of one size, and statistics a
 the images: a file of images and the generator that drew it give the same numbers, on however many processes.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config
 from drifting.errors import ArgumentError, counted, require_argument
 from drifting.method.space import Shape
-from drifting.runs.files import write_json
+from drifting.runs.files import labels_sha256, write_json
 from drifting.runs.places import place, remove_tree
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import software
@@ -125,7 +124,8 @@ def evaluate_generator(
         _check_own_data(encoder, share)
     judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder, real_images)
     about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
-    about |= {"classes": settings.classes, "labels": settings.labels, "labels_sha256": _digest(labels)} | judge.facts
+    about |= {"classes": settings.classes, "labels": settings.labels}
+    about |= {"labels_sha256": labels_sha256(labels)} | judge.facts
     alphas = [images.facts["alpha"] for images in drawn]
     if not replace:
         _check_settings(out, about, alphas)
@@ -271,10 +271,6 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
         return None
     remove_tree(work)
     return scores
-
-
-def _digest(labels: NDArray[np.integer]) -> str:
-    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
 
 
 def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float | None]) -> None:

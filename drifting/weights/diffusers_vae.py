@@ -17,6 +17,13 @@ from drifting.networks.vae import AutoencoderKL
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact, existing
 from drifting.weights.torch_names import from_torch
+from drifting.weights.transformers_files import (
+    check_fields,
+    is_positive_integer,
+    positive_integer,
+    positive_number,
+    unsupported,
+)
 
 VAE_CONFIG = "config.json"
 
@@ -90,40 +97,26 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         raise InputError("must be a JSON object with the fields of diffusers' AutoencoderKL")
     channels = config.get("block_out_channels")
-    if not isinstance(channels, list) or not channels or not all(_positive(width) for width in channels):
-        raise _unsupported("block_out_channels", channels, "a list of positive integers")
+    if not isinstance(channels, list) or not channels or not all(is_positive_integer(width) for width in channels):
+        raise unsupported("block_out_channels", channels, "a list of positive integers")
     levels = len(channels)
     fixed = {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels}
     fixed |= {"up_block_types": ["UpDecoderBlock2D"] * levels}
     optional = {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}
-    for key, value in (fixed | optional).items():
-        if config.get(key, optional.get(key)) != value:
-            raise _unsupported(key, config.get(key), json.dumps(value))
+    check_fields(config, *((key, value, optional.get(key)) for key, value in (fixed | optional).items()))
     kwargs: dict[str, Any] = {"block_channels": channels, "dtype": "float32", "remat": False}
     for key, name in _SIZES.items():
-        kwargs[name] = config.get(key)
-        if not _positive(kwargs[name]):
-            raise _unsupported(key, kwargs[name], "a positive integer")
+        kwargs[name] = positive_integer(config, key)
     for key, name in _SWITCHES.items():
         kwargs[name] = config.get(key, True)
         if not isinstance(kwargs[name], bool):
-            raise _unsupported(key, kwargs[name], "true or false")
-    factor = kwargs["scaling_factor"] = config.get("scaling_factor", DEFAULT_SCALING_FACTOR)
-    if not isinstance(factor, int | float) or not factor > 0:
-        raise _unsupported("scaling_factor", factor, "a positive number")
+            raise unsupported(key, kwargs[name], "true or false")
+    kwargs["scaling_factor"] = positive_number(config, "scaling_factor", DEFAULT_SCALING_FACTOR)
     known = {"block_out_channels", "scaling_factor", *fixed, *optional, *_SIZES, *_SWITCHES, *_WITHOUT_EFFECT}
     for key, value in config.items():
         if key not in known and not key.startswith("_") and value is not None:
-            raise _unsupported(key, value, "no such field")
+            raise unsupported(key, value, "no such field")
     return kwargs
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _unsupported(key: str, value: Any, expected: str) -> InputError:
-    return InputError(f"{key} is {json.dumps(value)}, expected {expected}")
 
 
 def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -287,6 +287,8 @@ def test_optional_parts_may_be_absent(tmp_path: Path, tensors: dict[str, np.ndar
         ({"layers_per_block": "1"}, 'layers_per_block is "1", expected a positive integer'),
         ({"latent_channels": None}, "latent_channels is null"),
         ({"use_quant_conv": 1}, "use_quant_conv is 1, expected true or false"),
+        ({"scaling_factor": True}, "scaling_factor is true, expected a positive number"),
+        ({"scaling_factor": float("inf")}, "scaling_factor is Infinity, expected a positive number"),
         ({"patch_size": 2}, "patch_size is 2, expected no such field"),
     ],
 )
