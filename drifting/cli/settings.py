@@ -275,6 +275,6 @@ def _illegal_value(error: Exception, values: flags.FlagValues) -> str:
     if match is None:
         return one_line(error)
     flag, value = match[1], match[2]
-    if isinstance(error.__context__, ConfigError):  # of a setting, which its parser knows best
+    if isinstance(error.__context__, ConfigError):  # the parser of a setting knows best what is wrong
         return str(error.__context__)
     return f"--{flag}={value}: expected {values[flag].parser.syntactic_help} ({values[flag].help})"

@@ -75,7 +75,7 @@ def _point_at_nothing(stream: Any) -> None:
 @contextmanager
 def standard_streams() -> Iterator[None]:
     """Messages that nobody reads are dropped while the block runs, and lost results raise `OutputError`."""
-    for number in range(3):  # of a closed one, the next file that is opened would take the place
+    for number in range(3):  # the next file that is opened would take the place of a closed one
         try:
             os.fstat(number)
         except OSError:

@@ -45,7 +45,7 @@ def renewed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(settings) if isinstance(settings, Mapping) else settings
     if not isinstance(found, dict) or not isinstance(found.get("features"), Mapping):
-        return found  # which is not right either: whoever reads it says so
+        return found  # it is not right either, and whoever reads it says so
     features = dict(found["features"])
     if not isinstance(features.get("options", {}), Mapping):
         return found

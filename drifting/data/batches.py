@@ -155,7 +155,7 @@ class BatchIterator(abc.ABC):
         ahead = grain.ReadOptions(num_threads=reading.prefetch, prefetch_buffer_size=reading.prefetch)
         batches = grain.MapDataset.range(self._position, self.num_batches).map(self.batch).to_iter_dataset(ahead)
         if reading.workers:
-            flags.FLAGS.mark_as_parsed()  # which Grain asks for before it starts a process
+            flags.FLAGS.mark_as_parsed()  # Grain asks for that before it starts a process
             options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=max(1, reading.prefetch))
             batches = batches.mp_prefetch(options).map(_copied)
         if reading.place is not None:

@@ -156,7 +156,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """What shows the image upright; None: nothing needs to be done, or its EXIF cannot be read."""
     try:
         return TURNS.get(image.getexif()[ExifTags.Base.Orientation])
-    except Exception:  # of any kind, as above; pixels do not depend on it
+    except Exception:  # Pillow raises any kind, as above; pixels do not depend on it
         return None
 
 

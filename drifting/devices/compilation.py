@@ -34,4 +34,4 @@ def keep_if_shared() -> None:
             logger.info("compiled programs are not kept: the processes do not share %s", folder)
     if not shared:
         jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()  # which makes JAX look at that setting again
+        compilation_cache.reset_cache()  # this makes JAX look at that setting again

@@ -29,7 +29,7 @@ BATCH_AXES = ("data", "fsdp")
 # Which axis of an array is spread over `fsdp`, by the end of its path; the first rule that matches. None: no axis. Of
 # other arrays it is the last, if they have several.
 SHARDING_RULES: tuple[tuple[str, int | None], ...] = (
-    (r"final/kernel$", -2),  # whose outputs are few
+    (r"final/kernel$", -2),  # its outputs are few
     (r"(bias|gain|count|step|neighbour_scale)$", None),  # small, though those of all blocks are one array
 )
 

@@ -71,7 +71,7 @@ def _open(side: str, name: str) -> TrainedGenerator:
         if path is not None and (path / CONFIG_FILE).is_file():
             return TrainedGenerator.from_run(path)
         return TrainedGenerator.from_weights(name)
-    except (ConfigError, InputError) as error:  # whose message may begin with the name
+    except (ConfigError, InputError) as error:  # its message may begin with the name
         reason = re.sub(rf"^\S*{re.escape(name)}'?: ", "", str(error))
         raise ConfigError(f"{side}={name}: {reason}") from error
 

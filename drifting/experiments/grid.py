@@ -167,7 +167,7 @@ def _changed(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"grid: {error}") from error
         *sections, key = renamed(path).split(".")
         section: Any = settings
-        for name in sections:  # those of options are made where they are not there
+        for name in sections:  # sections of options are made where they are not there
             section = section.setdefault(name, {})
         section[key] = value
     return settings

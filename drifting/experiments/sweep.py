@@ -95,9 +95,9 @@ def run_sweep(
         logger.info("%s: %s, index %d; ETA of all %s", place, cell.name, cell.index, duration(left))
         try:
             whole = run_cell(sweep, cell, cells[cell], workdir, place)
-        except MachineError:  # which the other cells would meet, too, and which says nothing of this one
+        except MachineError:  # the other cells would meet it, too; it says nothing of this one
             raise
-        except Exception as error:  # of any kind: the other cells shall run
+        except Exception as error:  # whatever it is, the other cells shall run
             _note_failure(cell, workdir, error)
             whole = True
         finally:
@@ -107,7 +107,7 @@ def run_sweep(
             return 0
     failed = [cell for cell in wanted if cell.status(workdir) == FAILED]
     for cell in failed:
-        if cell not in todo:  # those of this time have been told of
+        if cell not in todo:  # the loop above has told of its own
             _warn_of(cell, workdir)
     finished, remedy = len(wanted) - len(failed), " (a retry runs them again)" if failed else ""
     logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE_FILE)

@@ -164,7 +164,9 @@ class Checkpoints:
                 if needs_staging(self._directory):
                     self._staging = clean_staging(self._directory)
                 self._manager = ocp.CheckpointManager(os.fspath(self._staging or self._directory), options=options)
-            (self._seals / f"{step}.json").unlink(missing_ok=True)  # of an earlier one after that step
+            (self._seals / f"{step}.json").unlink(
+                missing_ok=True
+            )  # an earlier checkpoint of that number may have left it
             arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
             self._manager.save(step, args=arguments, force=True)
         self._unsealed = step
@@ -248,7 +250,7 @@ class Checkpoints:
             finally:
                 self._sealer.shutdown()
                 manager, self._manager = self._manager, None
-                with suppress(Exception):  # which `wait` has reported
+                with suppress(Exception):  # `wait` has reported it
                     manager.close()
                 if self._staging is not None:
                     remove_staging(self._directory)

@@ -206,7 +206,7 @@ class MetricsWriter:
     def close(self) -> None:
         """Flushes and closes every sink; closing twice is harmless."""
         for lines in (self._file, self._timings):
-            with suppress(OSError):  # of a line that could not be written, which has been told
+            with suppress(OSError):  # a line could not be written, which has been told
                 lines.close()
         if self._tensorboard is not None:
             file, self._tensorboard = self._tensorboard, None
@@ -253,7 +253,7 @@ def _start_wandb(library: Any, run: WandbRun, directory: Path) -> Any:
             id=_wandb_id(directory / WANDB_ID_FILE),
             resume="allow",
         )
-    except Exception as error:  # of the network, of the account, of the service: each has a kind of its own
+    except Exception as error:  # network, account and service each raise kinds of their own
         remedy = "log in with `wandb login`, or set WANDB_MODE=offline and `wandb sync` it later"
         raise ConfigError(
             f"train.wandb_project={run.project!r}: W&B does not start ({one_line(error)}); {remedy}"

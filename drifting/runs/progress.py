@@ -71,7 +71,7 @@ class Progress:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),  # which moves while a step takes long
+                TimeElapsedColumn(),  # it moves while a step takes long
                 TextColumn("{task.fields[text]}"),
                 console=self._console,
                 refresh_per_second=1 / REDRAW_SECONDS,

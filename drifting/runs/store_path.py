@@ -45,7 +45,7 @@ def asking(path: object, scheme: str) -> Iterator[None]:
         yield
     except (DriftingError, FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise
-    except Exception as error:  # of three libraries and their transports, each with kinds of its own
+    except Exception as error:  # three libraries and their transports each raise their own
         reason = one_line(f"{type(error).__name__}: {error}")[:200]
         refused = isinstance(error, PermissionError) or any(word in reason.lower() for word in REFUSED_ACCESS)
         said = f"the store {'does not let this user in' if refused else 'cannot be used now'} ({reason})"

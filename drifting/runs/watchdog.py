@@ -86,7 +86,7 @@ class Watch:
             path = self._folder / f"{index}.json"
             try:
                 facts = json.loads(path.read_text(encoding="utf-8"))
-                old = path.stat().st_mtime < self._first_sign - 2 * WATCH_SECONDS  # of a process of an earlier call
+                old = path.stat().st_mtime < self._first_sign - 2 * WATCH_SECONDS  # an earlier call wrote it
             except (OSError, ValueError):
                 old = True
             found[index] = {"host": "an unknown host", "step": -1} if old else facts

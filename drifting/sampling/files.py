@@ -191,7 +191,7 @@ def _loaded(path: Path) -> np.ndarray:
 
 
 def _save(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:  # np.save would add to the name
+    with path.open("wb") as file:  # given a path, np.save adds a suffix to it
         np.save(file, array, allow_pickle=False)
 
 

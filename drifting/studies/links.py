@@ -41,7 +41,7 @@ SMALL_WIDTH_OBJECTIVES = (("log_kde", "gaussian"), ("log_kde", "laplace"), ("dri
 
 def textbook_distance(x: Array, y: Array) -> Array:
     """Distances by `|x|^2 + |y|^2 - 2 x.y` of the points as they are: `[N, D]` and `[M, D]` to `[N, M]`."""
-    return centred_distance(x, y)  # which relies on its caller to have centred them
+    return centred_distance(x, y)  # it relies on its caller to have centred the points
 
 
 POINT_DISTANCES = {"centred": pairwise_distance, "textbook": textbook_distance}

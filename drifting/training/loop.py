@@ -203,7 +203,7 @@ class _Loop:
     def _save(self, step: int, state: Any, values: dict[str, float], due: Due) -> None:
         course = self.course
         facts = {"identity": course.identity, "data": course.feed.state(), "layout": course.packing.facts}
-        if due.tell:  # so that a run which is killed before it has told them can tell them later
+        if due.tell:  # a run that is killed before it has told them tells them later
             facts["values"] = values
         self.checkpoints.save(step, course.packing.pack(state), facts)
 

@@ -93,7 +93,7 @@ def save_artifact(
         flat = {name: np.ascontiguousarray(value) for name, value in flatten(jax.device_get(params)).items()}
         save_file(flat, new / TENSORS_FILE)
         write_metadata(new, metadata | {"sha256": sha256(new / TENSORS_FILE)})
-        (new / TENSORS_FILE).chmod((new / METADATA_FILE).stat().st_mode)  # which safetensors lets nobody else read
+        (new / TENSORS_FILE).chmod((new / METADATA_FILE).stat().st_mode)  # safetensors lets nobody else read it
 
 
 def load_artifact(directory: str | os.PathLike[str], *, kind: str | None = None) -> Artifact:

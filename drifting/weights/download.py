@@ -172,7 +172,7 @@ def _check_blob(path: Path) -> None:
     elif re.fullmatch(r"[0-9a-f]{40}", blob.name):
         data = path.read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    else:  # of a server that names files in another way
+    else:  # the server names files in another way
         return
     if found != blob.name:
         for damaged in (path, blob.resolve(), blob):

@@ -51,7 +51,7 @@ def make_source(
         copy = _copy(path)
         try:
             return make_source(name, split=split, path=copy, image_size=image_size, channels=channels, classes=classes)
-        except InputError as error:  # of what was copied; a person knows the address
+        except InputError as error:  # it names the copy, and a person knows the address
             raise InputError(str(error).replace(str(copy), path)) from error
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     _check_arguments(name, given)

@@ -43,7 +43,7 @@ class TfdsSplit:
         self.folder = _version(folder)
         try:
             builder = tensorflow_datasets.builder_from_directory(self.folder)
-        except Exception as error:  # of many kinds, as are the ways in which such a folder can be damaged
+        except Exception as error:  # such a folder can be damaged in as many ways as there are kinds
             raise InputError(f"path={str(self.folder)!r}: TFDS cannot read it: {_line(error)}") from error
         self.split = next((name for name in TFDS_SPLITS[split] if name in builder.info.splits), "")
         if not self.split:

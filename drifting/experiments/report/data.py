@@ -232,6 +232,6 @@ def _without_names(image: Image.Image) -> tuple[Image.Image, list[str]]:
     try:
         rows = json.loads(getattr(image, "text", {})[ROWS_TEXT])
         left, names = int(rows["left"]), [str(name) for name in rows["names"]]
-    except (KeyError, ValueError, TypeError):  # of an earlier version, or of somebody else
+    except (KeyError, ValueError, TypeError):  # an earlier version wrote it, or somebody else
         return image, []
     return image.crop((left, 0, *image.size)), names
