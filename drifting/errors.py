@@ -39,6 +39,10 @@ class ArgumentError(ConfigError):
         return f"{self.argument}{'' if self.value is None else f'={self.value}'}: {self.remedy}"
 
 
+class BusyError(ArgumentError):
+    """Another process writes where this one was to write."""
+
+
 class InputError(DriftingError, ValueError):
     """A file, an image, weights or a checkpoint cannot be used. The message begins with its path or reference."""
 

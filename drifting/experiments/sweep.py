@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
-from drifting.errors import MachineError, counted, require_argument
+from drifting.errors import BusyError, MachineError, counted, require_argument
 from drifting.experiments.grid import (
     CELL_ROUNDING,
     CELL_SCORES,
@@ -31,6 +31,7 @@ from drifting.experiments.grid import (
     collect,
 )
 from drifting.runs.files import atomic_path, write_json
+from drifting.runs.lock import check_free
 from drifting.runs.progress import duration
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.evaluate import evaluate_generator
@@ -49,9 +50,11 @@ def run_cell(sweep: Sweep, cell: SweepCell, config: Config, workdir: Path, label
     `label` is what progress and messages call it.
 
     Raises:
+        BusyError: another process runs it.
         Exception: whatever went wrong.
     """
     folder = cell.folder(workdir)
+    check_free(folder, "workdir")
     (folder / ERROR_FILE).unlink(missing_ok=True)
     if train(config, folder, label=label) < config.train.steps:
         return False
@@ -87,7 +90,7 @@ def run_sweep(
     wanted = [cell for cell in cells if index in (None, cell.index)]
     states = (FINISHED,) if retry or index is not None else (FINISHED, FAILED)
     todo = [cell for cell in wanted if cell.status(workdir) not in states]
-    began = time.monotonic()
+    began, left_out = time.monotonic(), 0
     logger.info("sweep: %d of %s to run, in %s", len(todo), counted(len(cells), "cell"), workdir)
     for number, cell in enumerate(todo):
         left = (time.monotonic() - began) / number * (len(todo) - number) if number else float("inf")
@@ -95,6 +98,10 @@ def run_sweep(
         logger.info("%s: %s, index %d; ETA of all %s", place, cell.name, cell.index, duration(left))
         try:
             whole = run_cell(sweep, cell, cells[cell], workdir, place)
+        except BusyError as error:
+            logger.warning("sweep: %s is left to another process: %s", cell.name, error)
+            left_out += 1
+            whole = True
         except MachineError:  # the other cells would meet it, too; it says nothing of this one
             raise
         except Exception as error:  # whatever it is, the other cells shall run
@@ -109,7 +116,7 @@ def run_sweep(
     for cell in failed:
         if cell not in todo:  # the loop above has told of its own
             _warn_of(cell, workdir)
-    finished, remedy = len(wanted) - len(failed), " (a retry runs them again)" if failed else ""
+    finished, remedy = len(wanted) - len(failed) - left_out, " (a retry runs them again)" if failed else ""
     logger.info("sweep: %d finished, %d failed%s, %s; %s", finished, len(failed), remedy, counts, workdir / TABLE_FILE)
     return len(failed)
 

@@ -7,13 +7,15 @@ together, so the result does not depend on how many processes there were or how 
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from drifting.errors import ArgumentError, InputError, require_argument
 from drifting.runs.files import atomic_path, read_json, remove_torn, write_json
+from drifting.runs.lock import in_use
 from drifting.runs.places import remove_tree
 
 _Item = TypeVar("_Item")
@@ -40,6 +42,21 @@ class Share:
     def of(self, work: Sequence[_Item]) -> Sequence[_Item]:
         """What this process does of the work."""
         return work[self.index :: self.count]
+
+
+@contextmanager
+def share_in_use(folder: Path, argument: str, share: Share) -> Iterator[None]:
+    """Keeps other processes from the same share of the work in a folder, and from all of it by themselves.
+
+    Raises:
+        BusyError: one is at it; `argument` gave the folder.
+    """
+    with in_use(folder, argument, shared=share.count > 1):
+        if share.count == 1:
+            yield
+            return
+        with in_use(folder, argument, f"-{share.index}-of-{share.count}"):
+            yield
 
 
 def ranges(total: int, size: int) -> list[range]:

@@ -24,7 +24,7 @@ from drifting.errors import counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
-from drifting.runs.shared_work import Parts, Share, check_facts
+from drifting.runs.shared_work import Parts, Share, check_facts, share_in_use
 from drifting.sampling.images import GeneratedImages, Pixels
 
 logger = logging.getLogger("drifting")
@@ -127,7 +127,9 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     parts.claim(facts, CHANGEABLE_FACTS)
     if folder:
         out.mkdir(exist_ok=True)
-    if not _draw_parts(images, parts, share, out if folder else None):
+    with share_in_use(parts.folder, "out", share):
+        whole = _draw_parts(images, parts, share, out if folder else None)
+    if not whole:
         logger.info("sample: stopped, the same command goes on from there")
         return False
     if left := parts.left():

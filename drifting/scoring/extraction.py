@@ -10,7 +10,7 @@ import numpy as np
 
 from drifting.errors import counted
 from drifting.runs.progress import Progress
-from drifting.runs.shared_work import Parts, Share
+from drifting.runs.shared_work import Parts, Share, share_in_use
 from drifting.sampling.images import Images, Tick
 from drifting.scoring.image_features import FeaturesByKind, ScoreEncoder
 
@@ -82,10 +82,11 @@ def finish_parts(
         label: what the progress bar and messages call the work.
         make: makes the arrays of a part, given its items and what to tell of finished ones.
     """
-    missing = parts.missing(share)
-    with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:
-        for number in missing:
-            parts.write(number, partial(save_arrays, make(parts.ranges[number], tick)))
+    with share_in_use(parts.folder, "out", share):
+        missing = parts.missing(share)
+        with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:
+            for number in missing:
+                parts.write(number, partial(save_arrays, make(parts.ranges[number], tick)))
     if left := parts.left():
         logger.info("%s: this process is done; %s of other processes still missing", label, counted(left, "part"))
     return not left

@@ -22,6 +22,7 @@ from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
 from drifting.runs.directory import ENCODER_FOLDER, check_config
+from drifting.runs.lock import check_free
 from drifting.runs.places import place
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
@@ -47,6 +48,8 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
     """
     workdir = place(workdir)
     check_config(workdir, config)  # before anything is said of the data
+    if jax.process_count() == 1:  # of several, the first may have begun already
+        check_free(workdir, "workdir")
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
         callbacks = Callbacks(

@@ -28,7 +28,7 @@ from drifting.method.space import SampleSpace
 from drifting.networks.network import Params
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
 from drifting.runs.files import read_json, remove_torn, write_json
-from drifting.runs.shared_work import Share, changes
+from drifting.runs.shared_work import Share, changes, share_in_use
 
 logger = logging.getLogger("drifting")
 
@@ -47,7 +47,8 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
         Whether the cache is whole, or shards of other processes are not there yet.
 
     Raises:
-        ConfigError: the settings cannot work, or are not those of the cache in `workdir`.
+        ConfigError: the settings cannot work, or are not those of the cache in `workdir`, or another process is at the
+            same share.
         CacheError: too many images cannot be read, the VAE's output is not finite, or SIGTERM or Ctrl-C asked to stop,
             which it does after the batch under way.
     """
@@ -57,6 +58,14 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     began, source = time.monotonic(), sources.source(config.data)
     space = sample_space(config.data.vae, source.shape)
     claim(workdir, config, cache_facts(config, source, space))
+    with share_in_use(workdir, "workdir", share):
+        return _encode_share(config, workdir, share, source, space, began)
+
+
+def _encode_share(
+    config: CacheBuild, workdir: Path, share: Share, source: LabelledSource, space: SampleSpace, began: float
+) -> bool:
+    """Encodes the shards of this process, and finishes the cache if they were the last; see `build_cache`."""
     shards = shards_of(workdir, len(source), config.cache.shard_size)
     mine = share.of(shards)
     remove_torn(*(path for shard in mine for path in (shard.path, shard.record)))

@@ -4,8 +4,9 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from drifting.devices.processes import StopRequests, agreed, everyones, is_write
 from drifting.errors import DriftingError, InputError, MachineError, TrainingError, counted
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
+from drifting.runs.lock import in_use
 from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_metrics_step
 from drifting.runs.progress import Progress, duration
 from drifting.runs.stopwatch import Stopwatch, spoken
@@ -56,7 +58,7 @@ def run_loop(course: Course) -> int:
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended it before its last step; it is saved.
-        ConfigError: `workdir` holds a run with other settings or facts.
+        ConfigError: `workdir` holds a run with other settings or facts, or another process trains there.
         TrainingError: the loss or its gradient is not finite, or a batch cannot be read; the last checkpoint is intact.
         InputError: the checkpoint is of another model.
     """
@@ -65,7 +67,7 @@ def run_loop(course: Course) -> int:
         import_wandb()
     check_config(workdir, course.config)
     checkpoints = Checkpoints(workdir, keep=train.keep_checkpoints)
-    with closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
+    with _alone(workdir), closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
         start, saved, packed = _latest(course, checkpoints)
         if start:
             course.feed.restore(saved["data"])
@@ -104,6 +106,19 @@ def run_loop(course: Course) -> int:
         return step
 
 
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """The run's first process trains in the folder and no other run's; where one does, all processes of this end."""
+    with ExitStack() as stack:
+        if is_writer():
+            try:
+                stack.enter_context(in_use(workdir, "workdir"))
+            except DriftingError:
+                agreed(OUT_OF_REACH)  # which the others hear in place of the latest step
+                raise
+        yield
+
+
 def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, Any], Any]:
     """The step of the latest checkpoint (0: there is none), its JSON, and its state, packed.
 
@@ -112,7 +127,7 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
     """
     start = agreed(_newest(checkpoints) if is_writer() else 0)
     if start == OUT_OF_REACH:
-        raise MachineError(f"{course.workdir}: process 0 cannot use the checkpoints, and says why")
+        raise MachineError(f"{course.workdir}: process 0 cannot use the folder, and says why")
     if not start:
         return 0, {}, None
     start, saved, packed = _restore(checkpoints, start, course)
