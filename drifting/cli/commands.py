@@ -47,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     if arguments is None:  # in a process of its own
         silence_what_the_command_tells()
-    arguments = expanded_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         with standard_streams():
+            try:
+                arguments = expanded_arguments(sys.argv[1:] if arguments is None else arguments)
+            except ConfigError as error:
+                return fail(one_line(error))
             return _run(arguments)
     except OutputError as error:
         return CLOSED_PIPE if error.reader_is_gone else fail(str(error), code=1)

@@ -21,6 +21,9 @@ from drifting.runs.places import place
 
 logger = logging.getLogger("drifting")
 
+MOST_COLUMNS = 10_000
+"""Images in a row of a grid; a PNG of more could not be looked at."""
+
 
 def _define_images(values: flags.FlagValues) -> None:
     """Which images a generator draws."""
@@ -74,7 +77,8 @@ def _define_sample(values: flags.FlagValues) -> None:
     )
     classes = "names or numbers: a grid's rows, default at most 10, or in turn, default all"
     flags.DEFINE_list("classes", None, classes, flag_values=values)
-    flags.DEFINE_integer("columns", 10, "images of each class in a grid; default 10", lower_bound=1, flag_values=values)
+    grid = "images of each class in a grid; default 10"
+    flags.DEFINE_integer("columns", 10, grid, lower_bound=1, upper_bound=MOST_COLUMNS, flag_values=values)
     flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
     define_share(values, "draw into one file or folder")
 

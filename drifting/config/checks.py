@@ -23,6 +23,11 @@ from drifting.config.schema import (
 )
 from drifting.errors import counted, require
 
+STEP_LIMIT = 2**31
+
+DATA_LIMITS = {"image_size": 65_536, "classes": 10_000_000}
+"""The most that a memory could hold of one image and of names of classes; more is a slip of the fingers."""
+
 
 def check(config: AnyConfig) -> None:
     """Combinations that cannot work, found before anything is built or compiled.
@@ -41,6 +46,7 @@ def check(config: AnyConfig) -> None:
     if isinstance(config, PretrainConfig):
         _check_mae(config)
         return
+    _at_least(1, "model", config.model, "noise_dim")
     _check_loss(config)
     _check_guidance(config)
     _check_features(config.features)
@@ -58,10 +64,12 @@ def _check_seed(key: str, seed: int) -> None:
 
 
 def _check_run(run: RunConfig) -> None:
-    _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints")
+    _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints", "batch_size")
+    require(run.steps < STEP_LIMIT, "train.steps", run.steps, "steps are counted in 32 bits: use less than 2^31")
     _check_seed("train.seed", run.seed)
-    for key in ("sample_every", "checkpoint_every", "stuck_after"):
+    for key in ("sample_every", "checkpoint_every"):
         require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
+    require(run.stuck_after >= 0, "train.stuck_after", run.stuck_after, "use 0 (never) or more seconds")
     _check_profile(run.profile, run.steps)
     for key in ("wandb_entity", "wandb_group", "wandb_tags"):
         value = getattr(run, key)
@@ -99,6 +107,9 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
 
 def _check_data(data: DataConfig) -> None:
     _at_least(0, "data", data, "prefetch", "workers")
+    for key, most in DATA_LIMITS.items():
+        value = getattr(data, key)
+        require(value is None or value <= most, f"data.{key}", value, f"use {most:,} or less")
     if data.resident is not None:
         remedy = "is a fresh part of the image each time it is read, and resident images are read once: leave one out"
         require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
@@ -163,13 +174,14 @@ def _check_features(features: FeaturesConfig) -> None:
 def _check_bank(config: Config) -> None:
     bank, loss = config.bank, config.loss
     require(bank.per_class >= 0, "bank.per_class", bank.per_class, "use 0 (no bank) or more")
+    _at_least(0, "bank", bank, "unconditional")
+    _at_least(1, "bank", bank, "push")
     if not has_banks(config):
         return
     remedy = f"exceeds bank.per_class={bank.per_class}: draw fewer or keep more"
     require(loss.positives <= bank.per_class, "loss.positives", loss.positives, remedy)
     remedy = f"exceeds bank.unconditional={bank.unconditional}: draw fewer or keep more"
     require(loss.unconditional <= bank.unconditional, "loss.unconditional", loss.unconditional, remedy)
-    _at_least(1, "bank", bank, "push")
     remedy = "needs positives that are drawn for each step: set bank.per_class=0 (the MNIST recipe)"
     require(loss.feature_scale != "neighbour", "loss.feature_scale", loss.feature_scale, remedy)
 

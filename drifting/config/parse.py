@@ -55,14 +55,19 @@ def parse(settings: ConfigDict | dict[str, Any], kind: Any = Config) -> Any:
     """
     if isinstance(settings, ConfigDict):
         settings = settings.to_dict()
-    return parse_section(kind(), _with_homes(renewed(settings)), "")
+    return parse_section(kind(), _with_homes(renewed(settings), ""), "")
 
 
-def _with_homes(settings: Any) -> Any:
-    """The settings with `~` expanded in every text that begins as a path in a home folder."""
+def _with_homes(settings: Any, path: str) -> Any:
+    """The settings at the dotted key `path` with `~` expanded in every text that begins as a path in a home folder."""
     if isinstance(settings, dict):
-        return {key: _with_homes(value) for key, value in settings.items()}
-    return expanded(settings) if isinstance(settings, str) else settings
+        return {key: _with_homes(value, f"{path}.{key}" if path else str(key)) for key, value in settings.items()}
+    if not isinstance(settings, str):
+        return settings
+    try:
+        return expanded(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}={error}") from error
 
 
 def annotation(kind: type[Settings], path: str, value: Any) -> Any:

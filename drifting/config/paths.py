@@ -3,6 +3,8 @@
 import os
 import re
 
+from drifting.errors import ConfigError
+
 HOME = re.compile(r"(?:\A|(?<=[:=]))~[\w.-]*(?=/|\Z)")
 """`~` or `~NAME` where a path begins: at the start of a text, or after `NAME:` or `--flag=`."""
 
@@ -13,8 +15,21 @@ STORES = ("gs", "s3")
 
 
 def expanded(text: str) -> str:
-    """A text in which `~` where a path begins is the home folder: `~/runs`, `mae:~/runs/mae`, `--out=~/x.npz`."""
-    return HOME.sub(lambda found: os.path.expanduser(found[0]), text, count=1)
+    """A text in which `~` where a path begins is the home folder: `~/runs`, `mae:~/runs/mae`, `--out=~/x.npz`.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    return HOME.sub(_home, text, count=1)
+
+
+def _home(found: re.Match[str]) -> str:
+    home = os.path.expanduser(found[0])
+    if home.startswith("~"):
+        user = found[0][1:]
+        reason = f"there is no user {user}" if user else "this user has no home folder"
+        raise ConfigError(f"{found.string}: {reason}; give the whole path, or ./~ for a folder of that name")
+    return home
 
 
 def is_address(text: str) -> bool:

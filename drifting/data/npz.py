@@ -34,6 +34,8 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
     Raises:
         InputError: it is no `.npz`, or the array holds pickled objects.
     """
+    if path.exists() and not path.is_file():  # to open a pipe waits for its writer
+        raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}: give an .npz file")
     try:
         with while_reading(path), zipfile.ZipFile(path) as archive:
             if any(member.endswith(".pkl") for member in archive.namelist()):

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +16,14 @@ from drifting.runs.places import is_stored
 
 logger = logging.getLogger("drifting")
 
-LOCK_FILE = "in_use"
+LOCK_FILE = ".in_use"
 """The file in a folder that is locked while a process writes there. It names host and process."""
 
 WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 """What the system says of a lock on a file system that keeps none."""
+
+REMOVAL_SECONDS = 1.0
+"""How long one that shares a lock tries to get it: the last of the others has it alone while it removes the file."""
 
 
 @contextmanager
@@ -60,8 +64,9 @@ def in_use(folder: Path, argument: str, work: str = "", *, shared: bool = False)
     finally:
         if descriptor is not None:
             with suppress(OSError):  # it may be gone together with the folder
-                if not shared:  # others may still have that file
-                    path.unlink()
+                # Of those that share it, the last removes the file: only one that is alone gets this lock.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
             os.close(descriptor)
 
 
@@ -79,12 +84,16 @@ def check_free(folder: Path, argument: str) -> None:
 
 def _locked(path: Path, shared: bool) -> int | None:
     """A descriptor of the file, locked where the file system keeps locks; None where another process has it."""
+    began = time.monotonic()
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            if shared and time.monotonic() - began < REMOVAL_SECONDS:
+                time.sleep(REMOVAL_SECONDS / 20)
+                continue
             return None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:

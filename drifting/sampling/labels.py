@@ -102,6 +102,8 @@ def wanted_labels(
 def _read_labels(file: str) -> NDArray[np.int64]:
     if not exists(Path(file)):
         raise ArgumentError("labels", file, "there is no such file")
+    if not Path(file).is_file():  # to open a pipe waits for its writer
+        raise ArgumentError("labels", file, "is no regular file: give a text file or an .npy")
     try:
         check_readable(Path(file))
         if file.endswith(".npy"):

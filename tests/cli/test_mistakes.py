@@ -95,6 +95,16 @@ SETTINGS = [
         "data.name=imagefolder --config.data.path=http://b/d --config.data.image_size=8",
         "data.path='http://b/d': is an address",
     ),
+    ("train.steps=2147483648", "train.steps=2147483648: steps are counted in 32 bits: use less than"),
+    ("train.stuck_after=-1", r"train.stuck_after=-1: use 0 \(never\) or more seconds"),
+    ("train.batch_size=0", "train.batch_size=0: use 1 or more"),
+    ("bank.push=0 --config.bank.per_class=0", "bank.push=0: use 1 or more"),
+    ("bank.unconditional=-5 --config.bank.per_class=0", "bank.unconditional=-5: use 0 or more"),
+    ("model.noise_dim=0", "model.noise_dim=0: use 1 or more"),
+    ("data.name=synthetic --config.data.classes=1e12", "data.classes=1000000000000: use 10,000,000 or less"),
+    ("data.name=synthetic --config.data.image_size=1e8", "data.image_size=100000000: use 65,536 or less"),
+    ("data.name=array --config.data.path={here}/odd/pipe", "data.path='{here}/odd/pipe': is no regular file"),
+    ("data.path=~nobodyelse/x", "--config.data.path=~nobodyelse/x: there is no user nobodyelse; give"),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
 ]
 
@@ -220,6 +230,8 @@ COMMANDS = [
     ("cache --verify --workdir={run}", "--workdir={run}: holds no cache of latents; give a folder that"),
     ("sample --workdir={run} --labels={here}/no.txt --out={here}/x.npz", "--labels={here}/no.txt: there is no such"),
     ("sample --workdir={run} --labels={here}/odd/empty --out={here}/x.npz", "--labels={here}/odd/empty: is empty: "),
+    ("sample --workdir={run} --labels={here}/odd/pipe --out={here}/x.npz", "odd/pipe: is no regular file"),
+    ("sample --workdir={run} --columns=100000000", "--columns=100000000: expected an integer in the range"),
     ("sample --workdir={run} --process_index=2 --out={here}/x.npz", "--process_index=2: must be 0 or more and below"),
     ("evaluate --workdir={run} --process_index=2", "--process_index=2: must be 0 or more and below"),
     ("cache --config={tiny} --workdir=x --process_count=2", "--config={tiny}: holds settings of `drifting train`"),
@@ -348,3 +360,37 @@ def test_errors_of_sources_name_settings(tmp_path: Path):
                 assert re.match(r"data\.(name|path|image_size|channels|classes)=", str(error)), (case, str(error))
                 assert not re.search(r"(?<![\w.'])(path|image_size|channels|classes)='?[\w/-]", str(error)), str(error)
     assert told > 50
+
+
+# --- homes that are not there -----------------------------------------------------------------------------------------
+
+
+def test_home_of_nobody_is_refused_in_every_flag_and_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Over all commands and the flags that each has: no value is taken for a folder whose name begins with `~`."""
+    from absl import flags
+
+    from drifting.cli.commands import COMMANDS as ALL
+
+    monkeypatch.chdir(tmp_path)
+    told = 0
+    for name, command in ALL.items():
+        values = flags.FlagValues()
+        command.define(values)
+        for flag in (flag for flag in values if values[flag].flag_type() == "string"):
+            for argument in (f"--{flag}=~nobodyelse/x", f"--{flag} ~nobodyelse/x"):
+                assert main([*name.split(), *argument.split()]) == 2
+                (line,) = capsys.readouterr().err.splitlines()
+                assert "~nobodyelse/x: there is no user nobodyelse; give the whole path" in line
+                told += 1
+    assert told > 60 and not list(tmp_path.iterdir())
+
+
+def test_home_of_nobody_is_refused_in_settings(tmp_path: Path):
+    from drifting.config.parse import parse
+    from drifting.errors import ConfigError
+
+    words = "data.path=~nobodyelse/x: there is no user nobodyelse"
+    with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
+        parse({"data": {"path": "~nobodyelse/x"}})

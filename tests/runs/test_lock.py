@@ -88,6 +88,7 @@ def test_shares_of_one_work_go_side_by_side_and_no_share_is_done_twice(
                 pass
     with share_in_use(tmp_path, "out", second):
         pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", sorted(WITHOUT_LOCKS))
