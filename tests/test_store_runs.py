@@ -15,14 +15,13 @@ from drifting.data.fingerprint import data_facts
 from drifting.data.latents.read import check_cache
 from drifting.data.sources import source
 from drifting.errors import ConfigError
-from drifting.runs import store_path
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.places import place
 from drifting.runs.shared_work import Share
 from drifting.training.latents import build_cache
 from tests.support.caches import cache_settings, finished_cache, image_folder
 from tests.support.runs import FULL, TINY, assert_same_run
-from tests.support.stores import BUCKET, free_port, store
+from tests.support.stores import BUCKET, free_port, served_store
 
 FLAGS = (
     "--config.train.steps=60", "--config.train.checkpoint_every=5", "--config.train.log_every=5",
@@ -33,13 +32,9 @@ FLAGS = (
 
 @pytest.fixture(params=["gs", "s3"], scope="module")
 def served(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The scheme of a store that answers on this machine, with the environment that leads to it."""
-    with pytest.MonkeyPatch.context() as patch, store(request.param) as environment:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        store_path._filesystem.cache_clear()
-        yield request.param
-        store_path._filesystem.cache_clear()
+    """The scheme of a store that answers on this machine."""
+    with served_store(request.param) as scheme:
+        yield scheme
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -149,7 +149,8 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
 def features_on(platform: str, features: FeatureFn) -> FeatureFn:
     """`features`, of which the backward pass keeps products and convolutions alone on an accelerator.
 
-    What lies between them is a third of a step's memory and costs little to compute. A processor is slower so.
+    Of a sample of the published ablation these are 8 MB in place of 40. What lies between costs little to compute on
+    one, and on a processor more than its memory.
     """
     return jax.checkpoint(features, policy=products_kept) if platform in FLASH_PLATFORMS else features
 

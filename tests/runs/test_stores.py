@@ -24,7 +24,7 @@ from drifting.runs.metrics import MetricsWriter, last_metrics_step
 from drifting.runs.places import is_stored, local_copy, place, remove_tree
 from drifting.runs.shared_work import Parts, Share
 from drifting.runs.staging import COMMITTED
-from tests.support.stores import BUCKET, Memory, store
+from tests.support.stores import BUCKET, Memory, served_store
 
 STATE = {"ema": {"0.9": jnp.arange(6.0)}, "step": jnp.asarray(3)}
 
@@ -268,13 +268,9 @@ def test_what_lies_here_asks_for_no_library_of_stores(tmp_path: Path):
 
 @pytest.fixture(params=["gs", "s3"], scope="module")
 def served(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The scheme of a store that answers on this machine, with the environment that leads to it."""
-    with pytest.MonkeyPatch.context() as patch, store(request.param) as environment:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        store_path._filesystem.cache_clear()
-        yield request.param
-        store_path._filesystem.cache_clear()
+    """The scheme of a store that answers on this machine."""
+    with served_store(request.param) as scheme:
+        yield scheme
 
 
 def test_a_served_store_does_what_a_folder_does(served: str, tmp_path: Path):

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from drifting.runs import store_path
+
 BUCKET = "bucket"
 
 LIBRARIES = {"gs": ("gcsfs", "gcp_storage_emulator"), "s3": ("s3fs", "moto", "flask_cors")}
@@ -40,6 +42,17 @@ def store(scheme: str) -> Iterator[dict[str, str]]:
         pytest.skip(f"{scheme}://: {', '.join(missing)} not installed: make stores")
     with {"gs": _gcs, "s3": _s3}[scheme](free_port()) as environment:
         yield environment
+
+
+@contextmanager
+def served_store(scheme: str) -> Iterator[str]:
+    """The scheme, whose store answers on this machine: the environment leads to it while the block runs."""
+    with pytest.MonkeyPatch.context() as patch, store(scheme) as environment:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        store_path._filesystem.cache_clear()
+        yield scheme
+        store_path._filesystem.cache_clear()
 
 
 @contextmanager
