@@ -32,7 +32,11 @@ class Trace:
         if self._steps and not self._running and self._steps[0] <= step <= self._steps[1]:
             jax.block_until_ready(metrics)
             self._written = GrowingFolder(self._folder)
-            jax.profiler.start_trace(str(self._written.here))
+            options = jax.profiler.ProfileOptions()
+            # Python's own calls are left out: to see them it hooks into every thread, those of the libraries too, which
+            # come and go meanwhile, and a crash there would take the run with it.
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._written.here), profiler_options=options)
             self._running = True
 
     def after(self, step: int, metrics: dict[str, Any]) -> None:
