@@ -19,6 +19,7 @@ from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, to_dict
 from drifting.errors import (
     ArgumentError,
+    BusyError,
     CacheError,
     CheckpointError,
     ConfigError,
@@ -285,8 +286,8 @@ def test_a_directory_without_a_run(capsys: pytest.CaptureFixture[str], run: Path
             ["sample", "--clases=1"],
             "--clases: there is no such flag; did you mean --classes?",
         ),
-        (["sample", "--columns=x"], "--columns=x: expected a positive integer (images of each class"),
-        (["sample", "--columns=0"], "--columns=0: expected a positive integer"),
+        (["sample", "--columns=x"], "--columns=x: expected an integer in the range [1, 10000] (images of each class"),
+        (["sample", "--columns=0"], "--columns=0: expected an integer in the range [1, 10000]"),
         (["sample", "--seed=-1"], "--seed=-1: expected an integer in the range [0, 4294967295]"),
         (["sample", "--alpha=x"], "--alpha=x: expected a number (guidance scale"),
         (["evaluate", "--num=1"], "--num=1: expected integer >= 2 (images"),
@@ -440,6 +441,7 @@ def test_every_error_of_ours_is_one_line(capsys: pytest.CaptureFixture[str], mon
     assert {kind for kind in subclasses(DriftingError) if kind.__module__ == "drifting.errors"} == {
         *CODES,
         ArgumentError,
+        BusyError,
     }
     for kind, code in CODES.items():
         broken_by(monkeypatch, kind("loss is nan\nat step 3"))
