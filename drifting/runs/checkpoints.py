@@ -89,7 +89,7 @@ class Checkpoints:
         """The step of the newest checkpoint that is not damaged, or None where there is none at all.
 
         Every byte of it is read and hashed, so this is asked once, before its state is restored. Damaged ones are
-        warned of.
+        warned of, and one whose damage would not be noticed.
 
         Raises:
             InputError: there are some, and all are damaged. A run that began anew would bury them.
@@ -99,6 +99,12 @@ class Checkpoints:
         for step in steps:
             problem = self._damage(step)
             if problem is None:
+                if not self.sealed(step):
+                    logger.warning(
+                        "%s: has no seal in %s, so damage in it would not be noticed",
+                        self._directory / str(step),
+                        self._seals,
+                    )
                 return step
             problems.append(problem)
             if step != steps[-1]:
@@ -127,23 +133,34 @@ class Checkpoints:
                 logger.warning("%s: moved to %s", self._directory / str(later), place)
 
     def sealed(self, step: int) -> bool:
-        """Whether a checkpoint has a seal, without which a wrong byte in it is not noticed."""
+        """Whether a checkpoint has a seal, without which a wrong byte in it is not noticed.
+
+        Raises:
+            InputError: it has one that is damaged.
+        """
         return self._seal_of(step) is not None
 
     def _seal_of(self, step: int) -> dict[str, str] | None:
-        """SHA-256 of each file of a checkpoint; None where it has no seal, or one that was not finished."""
+        """SHA-256 of each file of a checkpoint; None where it has no seal, or one of files that could not be read.
+
+        A seal is written whole or not at all, so one that says less was damaged later, as the checkpoint may be.
+        """
         path = self._seals / f"{step}.json"
         if not exists(path):
             return None
-        try:
-            sealed = read_json(path)
-        except InputError:
-            return None
-        return sealed if sealed and all(isinstance(checksum, str) for checksum in sealed.values()) else None
+        remedy = "remove it to use the checkpoint without"
+        sealed = read_json(path, remedy)
+        if not sealed or any(not isinstance(checksum, str | None) for checksum in sealed.values()):
+            raise InputError(f"{path}: names no files and checksums; {remedy}")
+        return None if None in sealed.values() else sealed
 
     def _damage(self, step: int) -> str | None:
         """What differs from the seal of a checkpoint; None where nothing does, or where it has none."""
-        folder, sealed = self._directory / str(step), self._seal_of(step)
+        folder = self._directory / str(step)
+        try:
+            sealed = self._seal_of(step)
+        except InputError as error:
+            return str(error)
         if sealed is None:
             check_readable(folder)
             return None

@@ -22,9 +22,9 @@ from typing import Any, Self, SupportsFloat
 import numpy as np
 from PIL import Image
 
-from drifting.errors import ConfigError, InputError, MachineError, one_line, while_reading
+from drifting.errors import ArgumentError, ConfigError, InputError, MachineError, one_line, while_reading
 from drifting.runs.event_file import EventFile
-from drifting.runs.files import atomic_path
+from drifting.runs.files import atomic_path, exists
 from drifting.runs.growing import GrowingFile
 from drifting.runs.places import is_stored, local_copy, place
 
@@ -34,6 +34,9 @@ METRICS_FILE = "metrics.jsonl"
 
 TIMINGS_FILE = "timings.jsonl"
 """A line for each start of the run, with what it said of itself, and one for each logged step, with its timings."""
+
+FIRST_BYTES = b'{"step": '
+"""How every line of metrics begins, also one that a crash has cut short."""
 
 WANDB_ID_FILE = "wandb_id"
 """Names the W&B run of a folder."""
@@ -66,45 +69,71 @@ def truncate_metrics(path: str | Path, last_step: int) -> None:
         last_step: the step of the checkpoint.
 
     Raises:
-        InputError: a line before the last is not a metrics line.
+        InputError: a line is no metrics line, and not the last, which a crash may have cut short.
     """
     path = place(path)
     if not path.exists():
         return
-    with while_reading(path):
-        lines = path.read_bytes().splitlines(keepends=True)
-    kept = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise InputError(f"{path}: line {number} is not a metrics line; repair it or move the file") from error
-            logger.warning("%s: dropped its last line, which was cut short", path)
-            continue
-        if not line.endswith(b"\n"):  # complete but for its newline: as torn as any other
-            continue
-        if step <= last_step:
-            kept.append(line)
-    if len(kept) < len(lines):
+    lines, torn = _whole_lines(path)
+    kept = [line for step, line in lines if step <= last_step]
+    if torn:
+        logger.warning("%s: dropped its last line, which was cut short", path)
+    if torn or len(kept) < len(lines):
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
 
 
+def check_metrics(workdir: Path) -> None:
+    """Checks the metrics of a run before it goes on, which needs all of them.
+
+    Raises:
+        ArgumentError: a line is no metrics line, and not the last, which a crash may have cut short.
+        MachineError: the file cannot be read now.
+    """
+    path = workdir / METRICS_FILE
+    if exists(path):
+        try:
+            _whole_lines(path)
+        except InputError as error:
+            raise ArgumentError("workdir", workdir, str(error).removeprefix(f"{workdir}/")) from error
+
+
 def last_metrics_step(directory: str | Path) -> int | None:
-    """The step of the last whole line of a run's metrics; None where there is none."""
+    """The step of the last whole line of a run's metrics; None where there is none.
+
+    Raises:
+        InputError: as `truncate_metrics` does.
+    """
     path = place(directory) / METRICS_FILE
-    if not path.exists():
-        return None
+    lines = _whole_lines(path)[0] if path.exists() else []
+    return lines[-1][0] if lines else None
+
+
+def _whole_lines(path: Path) -> tuple[list[tuple[int, bytes]], bool]:
+    """The lines of a metrics file, each behind its step; and whether a crash has cut short a further, last one."""
     with while_reading(path):
         lines = path.read_bytes().splitlines(keepends=True)
-    for line in reversed(lines):
-        if line.endswith(b"\n"):
-            with suppress(ValueError, KeyError, TypeError):
-                return int(json.loads(line)["step"])
-    return None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        step = _step_of(line)
+        if step is not None and line.endswith(b"\n"):
+            found.append((step, line))
+        elif number == len(lines) and (found or line[: len(FIRST_BYTES)] == FIRST_BYTES[: len(line)]):
+            return found, True
+        else:
+            raise InputError(f"{path}: line {number} is not a metrics line; repair it, or move the file away")
+    return found, False
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a metrics line; None of anything else."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
 
 
 def plain_number(value: SupportsFloat) -> int | float:

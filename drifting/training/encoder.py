@@ -21,12 +21,11 @@ from drifting.method.state import TrainState
 from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import abstract
-from drifting.runs.directory import ENCODER_FOLDER, check_config
-from drifting.runs.lock import check_free
+from drifting.runs.directory import ENCODER_FOLDER
 from drifting.runs.places import place
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
-from drifting.training.loop import run_loop
+from drifting.training.loop import check_folder, run_loop
 from drifting.weights.artifact import save_artifact
 
 logger = logging.getLogger("drifting")
@@ -47,9 +46,7 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
         TrainingError: the loss is not finite, or a batch cannot be read.
     """
     workdir = place(workdir)
-    check_config(workdir, config)  # before anything is said of the data
-    if jax.process_count() == 1:  # of several, the first may have begun already
-        check_free(workdir, "workdir")
+    check_folder(workdir, config)  # before anything is said of the data
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
         callbacks = Callbacks(

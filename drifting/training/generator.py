@@ -16,12 +16,10 @@ from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
 from drifting.errors import counted, require
 from drifting.method.state import TrainState
-from drifting.runs.directory import check_config
-from drifting.runs.lock import check_free
 from drifting.runs.places import place
 from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, describe_data, describe_model
-from drifting.training.loop import run_loop
+from drifting.training.loop import check_folder, run_loop
 from drifting.training.saved_banks import bank_packing
 from drifting.training.scores import TrainingEvaluator
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
@@ -50,9 +48,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
     """
     workdir = place(workdir)
     if isinstance(config, Config):
-        check_config(workdir, config)  # before anything is said of the data
-        if jax.process_count() == 1:  # of several, the first may have begun already
-            check_free(workdir, "workdir")
+        check_folder(workdir, config)  # before anything is said of the data
     with prepare(config, source=source) as run:
         config = run.config
         callbacks = Callbacks(

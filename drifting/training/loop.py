@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from drifting.config.schema import to_dict
+from drifting.config.schema import TrainingConfig, to_dict
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
 from drifting.errors import DriftingError, InputError, MachineError, TrainingError, counted
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
-from drifting.runs.lock import in_use
-from drifting.runs.metrics import MetricsWriter, WandbRun, import_wandb, last_metrics_step
+from drifting.runs.lock import check_free, in_use
+from drifting.runs.metrics import MetricsWriter, WandbRun, check_metrics, import_wandb, last_metrics_step
 from drifting.runs.progress import Progress, duration
 from drifting.runs.stopwatch import Stopwatch, spoken
 from drifting.runs.watchdog import Watch
@@ -65,7 +65,7 @@ def run_loop(course: Course) -> int:
     began, workdir, train, label = time.monotonic(), course.workdir, course.config.train, course.label
     if train.wandb_project is not None and is_writer():
         import_wandb()
-    check_config(workdir, course.config)
+    check_folder(workdir, course.config)
     checkpoints = Checkpoints(workdir, keep=train.keep_checkpoints)
     with _alone(workdir), closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
         start, saved, packed = _latest(course, checkpoints)
@@ -106,6 +106,19 @@ def run_loop(course: Course) -> int:
         return step
 
 
+def check_folder(workdir: Path, config: TrainingConfig) -> None:
+    """Checks that a run of these settings can begin or go on in a folder, before anything is read or built for it.
+
+    Raises:
+        ConfigError: it is no folder, it holds another run, its metrics are damaged, or another process trains there.
+        MachineError: it cannot be read now.
+    """
+    check_config(workdir, config)
+    check_metrics(workdir)
+    if jax.process_count() == 1:  # of several, the first may have begun already
+        check_free(workdir, "workdir")
+
+
 @contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
     """The run's first process trains in the folder and no other run's; where one does, all processes of this end."""
@@ -130,10 +143,7 @@ def _latest(course: Course, checkpoints: Checkpoints) -> tuple[int, dict[str, An
         raise MachineError(f"{course.workdir}: process 0 cannot use the folder, and says why")
     if not start:
         return 0, {}, None
-    start, saved, packed = _restore(checkpoints, start, course)
-    if is_writer() and not checkpoints.sealed(start):
-        logger.warning("the checkpoint after step %d was not sealed yet: damage would not be noticed", start)
-    return start, saved, packed
+    return _restore(checkpoints, start, course)
 
 
 def _newest(checkpoints: Checkpoints) -> int:

@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,10 @@ COMMANDS = [
     ("train {tiny} --workdir={here}/new", "'{tiny}': is not a flag; did you mean --config={tiny}?"),
     ("train digits:tiny", "'digits:tiny': is not a flag; did you mean --config=digits:tiny?"),
     ("train --config={tiny}", "--workdir: give the run's folder"),
+    (
+        "train --config={tiny} --workdir={here}/odd/damaged",
+        "--workdir={here}/odd/damaged: metrics.jsonl: line 1 is not a metrics line; repair it, or move the file away",
+    ),
     ("train --config={tiny} --workdir={here}/new extra", "'extra': is not a flag; did you mean --"),
     ("train --config={tiny} --wrokdir={here}/new", "--wrokdir: there is no such flag; did you mean --workdir?"),
     ("train --config={tiny} --workdir", "--workdir: give a value (where the run is written"),
@@ -270,6 +275,9 @@ def test_a_mistake(
     (tmp_path / "odd" / "exits.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "odd" / "empty").touch()
     os.mkfifo(tmp_path / "odd" / "pipe")
+    (tmp_path / "odd" / "damaged").mkdir()
+    shutil.copy(run / "config.json", tmp_path / "odd" / "damaged")
+    (tmp_path / "odd" / "damaged" / "metrics.jsonl").write_bytes(b"\x00" * 99)
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setitem(sys.modules, "wandb", None)
     places = {"{tiny}": str(TINY), "{run}": str(run), "{here}": str(tmp_path)}

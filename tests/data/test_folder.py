@@ -97,6 +97,18 @@ def test_imagefolder_refuses_32_bit_images(tmp_path: Path) -> None:
         imagefolder(tmp_path, 8)[0]
 
 
+def test_held_out_classes_are_looked_at_before_a_training(folder: Path) -> None:
+    """Beside classes that are trained on, or without any of these."""
+    save(folder / "val" / "dog" / "d.png", noise(8, 8))
+    for _ in range(2):
+        for split in ("heldout", "train"):
+            with pytest.raises(ValueError, match=r"val/dog is a class that .*train lacks"):
+                imagefolder(folder, 8, split)
+        if (folder / "val" / "cat").exists():
+            (folder / "val" / "cat").rename(folder / "cat")
+    imagefolder(folder / "train", 8)
+
+
 def test_imagefolder_refuses_bad_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a folder"):
         imagefolder(tmp_path / "missing", 8)
@@ -108,6 +120,7 @@ def test_imagefolder_refuses_bad_folders(folder: Path, tmp_path: Path) -> None:
     save(folder / "val" / "dog" / "d.png", noise(8, 8))
     with pytest.raises(ValueError, match=r"dog is a class that .*train lacks"):
         imagefolder(folder, 8, "heldout")
+    (folder / "val" / "dog").rename(folder / "dog")
     (folder / "train" / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no images"):
         imagefolder(folder, 8)

@@ -96,6 +96,18 @@ def test_array_reads_splits_greys_and_floats(npz) -> None:
 
 IMAGES, LABELS = noise(4, 3, 3, 1), np.array([0, 1, 0, 1])
 
+WRONG_HELDOUT = [
+    ({"image_heldout": IMAGES[:1], "label_heldout": [2]}, "label_heldout has class 2, which no training image has"),
+    ({"image_heldout": noise(2, 4, 3, 1), "label_heldout": [0, 1]}, r"image_heldout has images of shape \(4, 3, 1\)"),
+    ({"image_heldout": noise(2, 3, 3, 3), "label_heldout": [0, 1]}, r"and image of shape \(3, 3, 1\): make them alike"),
+    ({"image_heldout": IMAGES[:2], "label_heldout": [0]}, "split='heldout' has 2 images but 1 label"),
+    ({"image_heldout": IMAGES[:2]}, "no key 'label_heldout', which split='heldout' needs"),
+    ({"label_heldout": [0, 1]}, "no key 'image_heldout'"),
+    ({"image_heldout": IMAGES[:2], "label_heldout": [0, -1]}, "label_heldout has the value -1"),
+    ({"image_heldout": IMAGES[:2].astype(np.float32), "label_heldout": [0, 1]}, "image_heldout is float .* rescale"),
+]
+"""Held-out arrays that cannot be used beside the training ones; whoever opens either is told."""
+
 
 @pytest.mark.parametrize(
     ("arrays", "split", "message"),
@@ -114,11 +126,11 @@ IMAGES, LABELS = noise(4, 3, 3, 1), np.array([0, 1, 0, 1])
         ({"image": IMAGES, "label": LABELS * 2}, "train", "without gaps"),
         ({"image": IMAGES[:0], "label": LABELS[:0]}, "train", "one integer per image"),
         ({"image": IMAGES, "label": np.array([0, "a"], object)}, "train", "cannot be read"),
-        (
-            {"image": IMAGES, "label": LABELS, "image_heldout": IMAGES[:1], "label_heldout": [2]},
-            "heldout",
-            "class 2, which no training image has",
-        ),
+        *[
+            ({"image": IMAGES, "label": LABELS} | held, split, message)
+            for split in ("train", "heldout")
+            for held, message in WRONG_HELDOUT
+        ],
         ({"image": IMAGES, "label": LABELS}, "test", "split='test' is unknown: use one of train, heldout"),
     ],
 )

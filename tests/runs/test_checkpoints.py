@@ -314,9 +314,32 @@ def test_seals_are_kept_for_what_is_kept(tmp_path: Path):
     assert sorted(path.stem for path in (tmp_path / "seals").iterdir()) == ["12", "8"]
     (tmp_path / "seals" / "12.json").unlink()  # as a kill right after the writing leaves it
     assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
-    for unfinished in ("", "{", "{}", '{"state/d/0": null}'):  # a seal that is not whole is no seal
-        (tmp_path / "seals" / "12.json").write_text(unfinished)
-        assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
+    (tmp_path / "seals" / "12.json").write_text('{"state/d/0": null}')  # a seal that could not be made whole is none
+    assert Checkpoints(tmp_path).latest_intact() == 12 and not Checkpoints(tmp_path).sealed(12)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\0" * 40, b'{"state/d/0": 3}', b"\xff"])
+def test_a_damaged_seal_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes):
+    """It was written whole; a checkpoint that cannot be compared with it is passed over, and left where it is."""
+    save(tmp_path, 8, 12, keep=2)
+    seal = tmp_path / "seals" / "12.json"
+    seal.write_bytes(content)
+    before = tree(tmp_path)
+    assert Checkpoints(tmp_path).latest_intact() == 8 and tree(tmp_path) == before
+    (warned,) = (record.getMessage() for record in caplog.records)
+    assert re.search(rf"^{seal}: .*; remove it to use the checkpoint without; using the checkpoint before it$", warned)
+    (tmp_path / "seals" / "8.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{seal}: .*remove it .*no other checkpoint is intact"):
+        Checkpoints(tmp_path).latest_intact()
+
+
+def test_a_missing_seal_is_told_to_every_reader(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    save(tmp_path, 4)
+    assert Checkpoints(tmp_path).latest_intact() == 4 and not caplog.records
+    (tmp_path / "seals" / "4.json").unlink()
+    assert Checkpoints(tmp_path).latest_intact() == 4
+    (warned,) = (record.getMessage() for record in caplog.records)
+    assert re.search(r"checkpoints/4: has no seal in \S+/seals, so damage in it would not be noticed$", warned)
 
 
 def test_asking_for_the_newest_reads_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

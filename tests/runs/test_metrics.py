@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from drifting.errors import ConfigError, InputError
 from drifting.runs import files, metrics
 from drifting.runs.progress import Progress, duration
 from drifting.runs.stopwatch import Stopwatch, spoken
@@ -88,6 +89,47 @@ def test_truncate_leaves_a_good_file_alone_and_refuses_a_foreign_one(tmp_path):
     with pytest.raises(ValueError, match="line 2"):
         metrics.truncate_metrics(path, 1)
     assert "hello" in path.read_text()
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"st', '{"step": 1', '{"step": 1, "loss": 0.'])
+def test_a_first_line_that_a_crash_cut_short_is_dropped(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(torn)
+    metrics.check_metrics(tmp_path)
+    assert metrics.last_metrics_step(tmp_path) is None
+    metrics.truncate_metrics(path, 5)
+    assert path.read_text() == ""
+
+
+GOOD = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+
+DAMAGED = {
+    "bytes": b"\x89\x00\xff" * 50,
+    "text": b"hello",
+    "zeros": b"\0" * 100,
+    "one line that is none": b"hello\n",
+    "no step": b'{"loss": 1}\n' + GOOD,
+    "a step that is no number": b'{"step": "x"}\n' + GOOD,
+    "a step that is no whole number": b'{"step": 1.5}\n' + GOOD,
+    "a list": b"[1]\n" + GOOD,
+    "nested": b"[" * 100_000 + b"\n" + GOOD,
+    "overwritten": b"\0" * 30 + GOOD[30:],
+    "an empty line": GOOD + b"\n" + GOOD,
+    "a line within": GOOD + b'{"step": 3, "lo\n' + GOOD,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_metrics_are_refused_and_stay(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=rf"^workdir={tmp_path}: metrics.jsonl: line \d is not a metrics line; repair"
+    ):
+        metrics.check_metrics(tmp_path)
+    with pytest.raises(InputError, match=rf"^{path}: line \d is not"):
+        metrics.truncate_metrics(path, 0)
+    assert path.read_bytes() == content
 
 
 def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path):

@@ -76,15 +76,15 @@ def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64
     folder = train if split == "train" else heldout
     if folder is None:
         raise InputError(f"path={str(path)!r} has no held-out images: add heldout/CLASS/ or val/CLASS/ beside train/")
-    if folder != train and not any(found.name in class_names for found in _folders(folder)):
-        listed = listed_labels(folder, image_files(folder), class_names)
-        if listed is not None:
-            return *listed, class_names
+    if folder != train and (listed := _listed(folder, class_names)) is not None:
+        return *listed, class_names
+    # Of the held-out images whoever trains on the others is told, too: it would be found only after the training.
+    unknown = [f for f in _folders(heldout) if f.name not in class_names] if heldout is not None else []
+    if unknown and heldout is not None and (folder == heldout or _listed(heldout, class_names) is None):
+        raise InputError(f"{unknown[0]} is a class that {train} lacks: remove it or add training images")
     files: list[str] = []
     labels: list[int] = []
     split_folders = _folders(folder)
-    if unknown := [f for f in split_folders if f.name not in class_names]:
-        raise InputError(f"{unknown[0]} is a class that {train} lacks: remove it or add training images")
     for class_folder, found in zip(split_folders, image_files_of(split_folders), strict=True):
         if not found:
             raise InputError(
@@ -97,6 +97,13 @@ def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64
     if loose := sum(is_image(file.name) and file.is_file() for file in folder.iterdir()):
         logger.warning("data: %s left out, in %s beside its class folders", counted(loose, "image"), folder)
     return files, np.asarray(labels), class_names
+
+
+def _listed(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]] | None:
+    """The files of a folder and their labels where a list has these; None where its folders are classes."""
+    if any(found.name in class_names for found in _folders(folder)):
+        return None
+    return listed_labels(folder, image_files(folder), class_names)
 
 
 def _split_folders(path: Path) -> tuple[Path, Path | None]:
