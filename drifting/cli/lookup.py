@@ -10,7 +10,7 @@ from absl import flags
 from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
 from drifting.cli.explanations import explanation_of, settings_page
-from drifting.config.meanings import Section, option_sections, sections, study_sections
+from drifting.config.meanings import COMMAND_SETTINGS, Section, option_sections, sections, study_sections
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
 from drifting.studies import STUDIES
 
@@ -40,11 +40,13 @@ def _define_help(values: flags.FlagValues) -> None:
 def all_sections() -> list[Section]:
     """Every section of settings of every command: what `drifting help` knows."""
     from drifting.assembly.names import known_names
+    from drifting.data.sources import option_kinds
     from drifting.method.encoders import ENCODERS
 
-    options = option_sections({name: encoder.options for name, encoder in ENCODERS.items()})
+    encoders = option_sections("features.options", {name: one.options for name, one in ENCODERS.items()}, ("train",))
+    sources = option_sections("data.options", option_kinds(), tuple(COMMAND_SETTINGS))
     studies = study_sections({name: study.settings for name, study in STUDIES.items()})
-    return [*sections(known_names()).values(), *options, *studies]
+    return [*sections(known_names()).values(), *encoders, *sources, *studies]
 
 
 def _help(values: flags.FlagValues) -> int:

@@ -15,7 +15,7 @@ COMMAND_SETTINGS: dict[str, type] = {"train": Config, "pretrain": PretrainConfig
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, or one option of an encoder.
+    """One setting, or one option of an encoder or a source.
 
     Attributes:
         key: its dotted key.
@@ -84,14 +84,20 @@ def study_sections(studies: Mapping[str, type[StudyRun]]) -> list[Section]:
     return found
 
 
-def option_sections(options: Mapping[str, type]) -> list[Section]:
-    """The options of encoders, sections below `features.options`. `options`: the dataclass of each, by its name."""
+def option_sections(prefix: str, options: Mapping[str, type], commands: tuple[str, ...]) -> list[Section]:
+    """The options of encoders or of sources, sections of their own.
+
+    Args:
+        prefix: the setting that holds them, `features.options` or `data.options`.
+        options: the dataclass of each, by its name.
+        commands: the commands that have that setting.
+    """
     return [
         Section(
-            f"features.options.{name}",
+            f"{prefix}.{name}",
             " ".join((kind.__doc__ or "").split()),
-            ("train",),
-            tuple(settings_of(f"features.options.{name}.", {"train": kind()})),
+            commands,
+            tuple(settings_of(f"{prefix}.{name}.", {command: kind() for command in commands})),
         )
         for name, kind in options.items()
     ]

@@ -140,6 +140,10 @@ class DataConfig:
     image_size: Annotated[int | None, "side that images are scaled and cropped to, in pixels; None: as they are"] = None
     channels: Annotated[int | None, "1 for grey, 3 for colour; None: the source's own"] = None
     classes: Annotated[int | None, "number of classes of made-up images; name=synthetic only"] = None
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        "what each source is told, by its name: data.options.parquet.image, and what else it takes",
+    ] = field(default_factory=dict, hash=False)
     unconditional: Annotated[bool, "ignore the labels: all samples are of one class"] = False
     flip: Annotated[bool, "mirror half of the images"] = False
     random_crop: Annotated[bool, "train on random resized crops of the images, a fifth of their area or more"] = False

@@ -1,6 +1,7 @@
 """Lists that people write, one entry a line, on whatever system."""
 
 import codecs
+from collections.abc import Callable
 from pathlib import Path
 
 from drifting.errors import InputError
@@ -14,10 +15,15 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: it cannot be read, or is no text in UTF-8 or UTF-16.
     """
+    return decoded_lines(path, path.read_bytes)
+
+
+def decoded_lines(name: object, read: Callable[[], bytes]) -> list[str]:
+    """The same of the content that `read` returns, a file's in an archive for example; `name` begins the error."""
     try:
-        content = path.read_bytes()
+        content = read()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as text in UTF-8 ({error})") from error
+        raise InputError(f"{name}: cannot be read as text in UTF-8 ({error})") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

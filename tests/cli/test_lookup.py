@@ -18,6 +18,7 @@ from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections
 from drifting.config.parse import annotation, parse
 from drifting.config.schema import to_dict
 from drifting.config.shipped import CONFIGS, FORMER_FILE, experiment_file, experiment_names
+from drifting.data.sources import option_kinds
 from drifting.errors import ConfigError
 from drifting.method.encoders import ENCODERS
 from drifting.studies import STUDIES
@@ -25,7 +26,8 @@ from tests.support.runs import ROOT, TINY
 
 SECTIONS = [
     *sections(known_names()).values(),
-    *option_sections({name: encoder.options for name, encoder in ENCODERS.items()}),
+    *option_sections("features.options", {name: encoder.options for name, encoder in ENCODERS.items()}, ("train",)),
+    *option_sections("data.options", option_kinds(), tuple(COMMAND_SETTINGS)),
 ]
 
 STUDY_SECTIONS = study_sections({name: study.settings for name, study in STUDIES.items()})

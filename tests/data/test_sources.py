@@ -13,6 +13,7 @@ from drifting.data.sources.digits import DIGITS_HELDOUT, digits
 from tests.data.test_classic import write_grey, write_photographs
 from tests.data.test_folder import noise, write_folder
 from tests.data.test_tfds import prepare
+from tests.support.picture_sets import form_of, source_param
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def npz(tmp_path: Path):
 
 
 # Latents are no images in [-1, 1]: test_latents.py has their tests.
-@pytest.fixture(params=sorted(SOURCES.keys() - {"latents"}))
+@pytest.fixture(params=[source_param(name) for name in sorted(SOURCES.keys() - {"latents"})])
 def source(request: pytest.FixtureRequest, npz, tmp_path: Path):
     write_grey(tmp_path, packed=True)
     write_photographs(tmp_path)
@@ -40,7 +41,10 @@ def source(request: pytest.FixtureRequest, npz, tmp_path: Path):
         "imagefolder": {"path": write_folder, "image_size": 8},
         "tfds": {"path": prepare, "image_size": 8},
     }
-    given = arguments[request.param]
+    if request.param in arguments:
+        given = arguments[request.param]
+    else:
+        given = {"path": form_of(request.param), "image_size": 8}
     if callable(write := given.get("path")):  # writing takes a while: only what this source reads
         given["path"] = write(tmp_path / request.param)
     return make_source(request.param, **given)

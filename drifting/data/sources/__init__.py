@@ -8,15 +8,21 @@ from typing import Any
 
 from drifting.config.paths import is_address, is_place
 from drifting.config.schema import DataConfig
+from drifting.config.sections import parse_section
 from drifting.data.latents.read import latents
 from drifting.data.source import LabelledSource, OneClass, VerifiableSource, checked_source, delivery
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
 from drifting.data.sources.digits import digits
+from drifting.data.sources.flat import flat
 from drifting.data.sources.folder import imagefolder
+from drifting.data.sources.lmdb import lmdb
+from drifting.data.sources.parquet import parquet
 from drifting.data.sources.synthetic import synthetic
 from drifting.data.sources.tfds import tfds
-from drifting.errors import ConfigError, InputError
+from drifting.data.sources.webdataset import webdataset
+from drifting.data.sources.zipped import zipped
+from drifting.errors import ConfigError, InputError, one_of
 from drifting.runs.places import local_copy, place
 
 SOURCES: dict[str, Callable[..., LabelledSource]] = {
@@ -28,6 +34,11 @@ SOURCES: dict[str, Callable[..., LabelledSource]] = {
     "cifar10": cifar10,
     "tfds": tfds,
     "synthetic": synthetic,
+    "parquet": parquet,
+    "webdataset": webdataset,
+    "zip": zipped,
+    "flat": flat,
+    "lmdb": lmdb,
     "latents": latents,
 }
 
@@ -40,22 +51,29 @@ def make_source(
     image_size: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LabelledSource:
-    """Build the source `SOURCES[name]`; arguments left at None are not passed on.
+    """Build the source `SOURCES[name]`; arguments left at None are not passed on. `options`: those of its own, by key.
 
     Raises:
         InputError: `name` is unknown, the source needs an argument that is None or takes none of that name, or the
             source itself refuses its arguments.
+        ConfigError: the source has no such option, or one of another type.
     """
     if isinstance(path, str) and is_address(path):
         copy = _copy(path)
         try:
-            return make_source(name, split=split, path=copy, image_size=image_size, channels=channels, classes=classes)
+            return make_source(
+                name, split=split, path=copy, image_size=image_size, channels=channels, classes=classes, options=options
+            )
         except InputError as error:  # it names the copy, and a person knows the address
             raise InputError(str(error).replace(str(copy), path)) from error
     given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
     _check_arguments(name, given)
-    found = SOURCES[name](split=split, **{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    if options:
+        given["options"] = source_options(name, options)
+    found = SOURCES[name](split=split, **given)
     if len(found) == 0:
         where = "" if path is None else f"path={str(path)!r}: "
         raise InputError(f"{where}split={split!r} of source {name!r} has no images: add some, or choose another")
@@ -73,6 +91,22 @@ def _copy(address: str) -> Path:
         return local_copy(place(address))
     except FileNotFoundError as error:
         raise InputError(f"{address}: there is nothing") from error
+
+
+def option_kinds() -> dict[str, type]:
+    """The dataclass of the options of each source that has some: its parameter `options` is of it."""
+    parameters = {name: inspect.signature(make).parameters for name, make in SOURCES.items()}
+    return {name: found["options"].annotation for name, found in parameters.items() if "options" in found}
+
+
+def source_options(name: str, given: Mapping[str, Any]) -> Any:
+    """The options of a source, an instance of `option_kinds()[name]`.
+
+    Raises:
+        ConfigError: there is no such source, it has no options, none of that name, or one of another type.
+    """
+    one_of("data.options", name, kinds := option_kinds())
+    return parse_section(kinds[name](), dict(given), f"data.options.{name}.")
 
 
 ARGUMENTS = ("path", "image_size", "channels", "classes")
@@ -102,12 +136,14 @@ def _check_arguments(name: str, given: Mapping[str, Any], section: str = "") -> 
 def source(data: DataConfig, split: str = "train") -> LabelledSource:
     """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
     given = {key: getattr(data, key) for key in ARGUMENTS}
+    for name, options in data.options.items():
+        source_options(name, options)
     try:
         _check_arguments(data.name, given, "data.")
         if data.path is not None and not is_place(data.path):
             remedy = "is an address, and images are read from paths, gs:// and s3://: mount or copy it"
             raise InputError(f"path={data.path!r}: {remedy}")
-        found = make_source(data.name, split=split, **given)
+        found = make_source(data.name, split=split, options=data.options.get(data.name), **given)
         delivers = delivery(found)
         if data.flip and not delivers.mirrored:
             raise InputError(
@@ -118,7 +154,7 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
     except (ConfigError, InputError) as error:
         # What begins with an argument, or with its value, is said of the setting that gives it.
         text = str(error).removeprefix("data.")
-        if re.match(rf"({'|'.join(ARGUMENTS)})=", text):
+        if re.match(rf"({'|'.join(ARGUMENTS)}|options[.\w]*)=", text):
             raise ConfigError(f"data.{text}") from error
         if data.path is not None and text.startswith(folder := _written(data.path)):
             raise ConfigError(f"data.path={data.path!r}: {re.sub(rf'^{re.escape(folder)}:? ', '', text)}") from error

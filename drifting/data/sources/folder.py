@@ -18,10 +18,13 @@ logger = logging.getLogger("drifting")
 
 
 class FolderSource(EncodedSource):
-    """Class folders of image files, decoded when they are read: see `imagefolder`."""
+    """Image files, decoded when they are read: see `imagefolder` and `flat`."""
 
-    def __init__(self, files: Sequence[str], labels: NDArray, class_names: tuple[str, ...], size: int, channels: int):
-        super().__init__("imagefolder", labels, class_names, size, channels)
+    def __init__(
+        self, files: Sequence[str], labels: NDArray, class_names: tuple[str, ...], size: int, channels: int,
+        name: str = "imagefolder",
+    ) -> None:  # fmt: skip
+        super().__init__(name, labels, class_names, size, channels)
         self._files = files
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,126 @@
+"""Pictures in parquet or arrow files, as data sets of the Hugging Face hub are kept."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drifting.data.decode import EncodedSource, check_size
+from drifting.data.kept import kept_file
+from drifting.data.source import Indices
+from drifting.data.sources.arrow_files import copy_columns, mapped, reading_table, schema_of
+from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.sources.parquet_columns import ParquetOptions, columns_of
+from drifting.data.sources.splits import split_files
+from drifting.errors import InputError, counted
+
+logger = logging.getLogger("drifting")
+
+
+class ParquetSource(EncodedSource):
+    """Pictures in files that are mapped into memory, decoded when they are read: see `parquet`."""
+
+    def __init__(self, table: "_Table", labels: NDArray, names: tuple[str, ...], size: int, channels: int) -> None:
+        super().__init__("parquet", labels, names, size, channels)
+        self._table = table
+
+    def encoded(self, indices: Indices) -> Iterator[tuple[str, Path | bytes]]:
+        """Yields for each image its row, and its bytes or its file."""
+        for index in indices:
+            yield f"in row {index} of {self._table.path}", self._table.picture(int(index))
+
+
+def parquet(
+    path: str | Path,
+    image_size: int,
+    split: str = "train",
+    channels: int = 3,
+    options: ParquetOptions = ParquetOptions(),  # noqa: B008  it is frozen
+) -> ParquetSource:
+    """Pictures and labels of parquet files, or of the arrow files that `save_to_disk` of Hugging Face's datasets wrote.
+
+    Of parquet a row cannot be read without its neighbours. Both columns are copied once into an arrow file, beside the
+    data or in the cache folder where that may not be written; arrow files are mapped into memory, rows read from there.
+
+    Args:
+        path: a file, or a folder of files with the names of splits, see `split_files`.
+        image_size: height and width of the delivered images, in pixels.
+        split: `train` or `heldout`.
+        channels: 3 for RGB, 1 for grey.
+        options: the columns.
+
+    Raises:
+        InputError: there are no such files, columns or labels, a file is damaged, or pyarrow is not installed.
+        MachineError: there is no room for the copy.
+    """
+    check_size(image_size, channels)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise InputError("needs pyarrow: pip install 'drifting[hf]'") from error
+    train = _Table(Path(path), "train", options)
+    found = train if split == "train" else _Table(Path(path), split, options)
+    if found.label is None or train.label is None:
+        logger.info("data: %s has no column of labels: all is of one class", path)
+        return ParquetSource(found, np.zeros(len(found), np.int32), UNLABELLED, image_size, channels)
+    names = classes_of(train.values(), train.declared, path)
+    labels = label_numbers(found.values(), names, train.declared is not None, path)
+    return ParquetSource(found, labels, names, image_size, channels)
+
+
+class _Table:
+    """The pictures and labels of one split. Threads may read it, and worker processes are given it without its maps."""
+
+    def __init__(self, path: Path, split: str, options: ParquetOptions) -> None:
+        self.path, files = path, split_files(path, (".parquet", ".arrow"), split, "parquet or arrow files")
+        files = [file for file in files if file.suffix == files[0].suffix and not file.name.startswith("cache-")]
+        with reading_table(files[0]):
+            schema = schema_of(files[0])
+        self.image, self.label, self.declared = columns_of(path, schema, options)
+        self.files = files
+        self._images: Any = None
+        if files[0].suffix == ".parquet":
+            columns = [column for column in (self.image, self.label) if column is not None]
+            place = path if path.is_dir() else path.parent
+
+            def copy(to: Path) -> None:
+                copy_columns(path, files, to, schema.empty_table().select(columns).schema)
+
+            self.files = [kept_file(place, f"{split}.arrow", files, copy, columns)]
+
+    def values(self) -> NDArray[Any]:
+        """The labels as they are there, `[N]` integers or texts."""
+        column = self._column(str(self.label))
+        if column.null_count:
+            raise InputError(f"{self.path}: {counted(column.null_count, 'row')} have no {self.label}: leave those out")
+        values = column.to_numpy()
+        return values if np.issubdtype(values.dtype, np.integer) else np.asarray([str(value) for value in values])
+
+    def __len__(self) -> int:
+        return len(self._column(self.image))
+
+    def picture(self, index: int) -> Path | bytes:
+        """The encoded picture of a row, or the file that holds it."""
+        if self._images is None:
+            self._images = self._column(self.image)
+        found = self._images[index].as_py()
+        if isinstance(found, dict):
+            if found.get("bytes") is None and found.get("path"):
+                return self.files[0].parent / found["path"]
+            found = found.get("bytes")
+        return found or b""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": None}
+
+    def _column(self, name: str) -> Any:
+        import pyarrow
+
+        chunks: list[Any] = []
+        for file in self.files:
+            with reading_table(file):
+                chunks += mapped(file).column(name).chunks
+        return pyarrow.chunked_array(chunks)

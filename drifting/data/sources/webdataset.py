@@ -1,0 +1,108 @@
+"""Pictures in tar shards, as WebDataset lays them out."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drifting.data.decode import EncodedSource, check_size
+from drifting.data.kept import kept_arrays
+from drifting.data.source import Indices
+from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.sources.splits import split_files
+from drifting.data.sources.tar_index import tar_index
+from drifting.errors import InputError, while_reading
+from drifting.runs.text import read_lines
+
+logger = logging.getLogger("drifting")
+
+CLASS_LISTS = ("classnames.txt", "classes.txt")
+"""Names under which a list of the classes' names is looked for beside the shards."""
+
+
+@dataclass(frozen=True)
+class WebDatasetOptions:
+    """Which members of a sample in tar shards are read."""
+
+    image: Annotated[str | None, "ending of the pictures, such as jpg; None: the only one of an image"] = None
+    label: Annotated[str | None, "ending of the labels; None: cls or json, or there are no labels"] = None
+    field: Annotated[str, "key of the label in a member that is JSON"] = "label"
+    classes: Annotated[
+        str | None, "list of the classes' names, one a line, beside the shards; None: classnames.txt if it is there"
+    ] = None
+
+
+class WebDatasetSource(EncodedSource):
+    """Pictures in tar shards, read where they lie and decoded then: see `webdataset`."""
+
+    def __init__(
+        self, shards: list[Path], index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...], size: int,
+        channels: int,
+    ) -> None:  # fmt: skip
+        super().__init__("webdataset", labels, names, size, channels)
+        self._shards, self._keys = shards, index["key"]
+        self._places = np.stack([index["shard"], index["offset"], index["size"]], axis=1)
+
+    def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
+        """Yields for each image its key and its bytes. Shards are opened anew: there may be more than may stay open."""
+        for index in indices:
+            number, offset, size = self._places[int(index)].tolist()
+            shard = self._shards[number]
+            with while_reading(shard), shard.open("rb", buffering=0) as file:
+                yield f"{self._keys[int(index)].decode()} in {shard}", os.pread(file.fileno(), size, offset)
+
+
+def webdataset(
+    path: str | Path,
+    image_size: int,
+    split: str = "train",
+    channels: int = 3,
+    options: WebDatasetOptions = WebDatasetOptions(),
+) -> WebDatasetSource:
+    """Pictures and labels of tar shards: `KEY.jpg` and `KEY.cls` for each sample, one behind the other.
+
+    An index of all shards is made once, beside them or in the cache folder where that may not be written.
+
+    Args:
+        path: a shard, or a folder of shards with the names of splits, see `split_files`.
+        image_size: height and width of the delivered images, in pixels.
+        split: `train` or `heldout`.
+        channels: 3 for RGB, 1 for grey.
+        options: which members are read.
+
+    Raises:
+        InputError: there are no such shards, one is damaged or cut short, or a sample or a label is not as described.
+    """
+    check_size(image_size, channels)
+    path = Path(path)
+    place = path if path.is_dir() else path.parent
+    found = {name: _indexed(path, place, name, options) for name in dict.fromkeys(("train", split))}
+    (_, train), (shards, index) = found["train"], found[split]
+    if not len(index["label"]) or not len(train["label"]):
+        logger.info("data: the samples of %s have no labels: all are of one class", path)
+        return WebDatasetSource(shards, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, image_size, channels)
+    declared = _declared(place, options)
+    names = classes_of(train["label"], declared, path)
+    labels = label_numbers(index["label"], names, declared is not None, path)
+    return WebDatasetSource(shards, index, labels, names, image_size, channels)
+
+
+def _indexed(path: Path, place: Path, split: str, options: WebDatasetOptions) -> tuple[list[Path], dict[str, NDArray]]:
+    shards = split_files(path, (".tar",), split, "tar shards")
+    members = options.image, options.label, options.field
+    return shards, kept_arrays(place, f"{split}.npz", shards, lambda: tar_index(shards, *members), members)
+
+
+def _declared(place: Path, options: WebDatasetOptions) -> list[str] | None:
+    lists = [place / name for name in ((options.classes,) if options.classes else CLASS_LISTS)]
+    found = next((file for file in lists if file.is_file()), None)
+    if options.classes and found is None:
+        raise InputError(
+            f"options.webdataset.classes={options.classes!r}: there is no {lists[0]}: give a list beside the shards"
+        )
+    return None if found is None else read_lines(found)

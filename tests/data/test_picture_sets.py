@@ -1,0 +1,461 @@
+"""Pictures in the forms that people have: the same arrays as of class folders, and one line for what is wrong."""
+
+import copy
+import gzip
+import os
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drifting.cli.commands import main
+from drifting.data.source import read_records
+from drifting.data.sources import make_source
+from drifting.errors import InputError, MachineError
+from tests.support.encoded_images import every_kind
+from tests.support.picture_sets import (
+    CLASSES,
+    FORMS,
+    LIBRARIES,
+    NUMBERED,
+    TRAIN,
+    Pictures,
+    database,
+    datum,
+    form_of,
+    hub_table,
+    in_arrow,
+    in_edm_zip,
+    in_folders,
+    in_lmdb,
+    in_parquet,
+    in_shards,
+    in_shards_with_json,
+    source_param,
+    tar,
+    write,
+    zip_of,
+)
+from tests.support.runs import ROOT
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return in_folders(tmp_path_factory.mktemp("folders"))
+
+
+@pytest.mark.parametrize("form", [source_param(name, form) for form, (name, _) in FORMS.items()])
+def test_every_form_delivers_what_class_folders_do(form: str, folders: Path, tmp_path: Path) -> None:
+    """Images and labels of both splits to the last bit, the second time from what was kept, and of workers' copies."""
+    name, write = FORMS[form]
+    path = write(tmp_path / "data")
+    for split in ("train", "heldout"):
+        expected = make_source("imagefolder", path=folders, image_size=8, split=split)
+        for _ in range(2):
+            found = make_source(name, path=path, image_size=8, split=split)
+            assert found.name == name and found.shape == (8, 8, 3)
+            assert found.class_names == (("0", "1", "2") if form in NUMBERED else CLASSES)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+            for source in (found, copy.deepcopy(found)):
+                rows = np.arange(len(expected))[::-1]
+                turned, seeds = rows % 2 == 0, [(1, int(row)) for row in rows]
+                for given in (None, seeds):
+                    ours, theirs = (read_records(one, rows, turned, given) for one in (source, expected))
+                    np.testing.assert_array_equal(ours[0], theirs[0])
+                    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+# --- what is wrong is one line ----------------------------------------------------------------------------------------
+
+
+def told(capsys: pytest.CaptureFixture[str], name: str, path: Path, *options: str) -> str:
+    """What `drifting cache` says of data that it refuses before anything is encoded or written."""
+    settings = [
+        f"--config.data.{key}"
+        for key in (f"name={name}", f"path={path}", "image_size=16", "vae=random://smoke", *options)
+    ]
+    workdir = path.parent / "cache"
+    code = main(["cache", "--config=data/imagenet", f"--workdir={workdir}", *settings])
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if "error" in line]
+    assert code == 2 and captured.out == "" and len(lines) == 1 and not workdir.exists(), captured
+    return lines[0].removeprefix("drifting: error: ")
+
+
+def parquet_of(found: Pictures, **columns: Any) -> Callable[[Path], Path]:
+    def write_file(root: Path) -> Path:
+        from pyarrow import parquet
+
+        root.mkdir()
+        parquet.write_table(hub_table(found, **columns), root / "all.parquet")
+        return root
+
+    return write_file
+
+
+def relabelled(label: int) -> Pictures:
+    return [(name, data, label if number == 4 else of) for number, (name, data, of) in enumerate(TRAIN)]
+
+
+def changed(write_form: Callable[[Path], Path], change: Callable[[Path], object]) -> Callable[[Path], Path]:
+    """Writes a form and then changes something below it."""
+
+    def both(root: Path) -> Path:
+        change(write_form(root))
+        return root
+
+    return both
+
+
+def cut(pattern: str, left: float = 0.6) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        path = sorted(root.rglob(pattern))[0]
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * left)])
+
+    return change
+
+
+def replaced(pattern: str, old: bytes, new: bytes) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        path = sorted(root.rglob(pattern))[0]
+        data = path.read_bytes()
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+
+    return change
+
+
+def shard_of(members: dict[str, bytes]) -> Callable[[Path], Path]:
+    return lambda root: tar(root / "0.tar", members).parent
+
+
+def zip_with(members: dict[str, bytes]) -> Callable[[Path], Path]:
+    return lambda root: zip_of(root / "all.zip", members).parent
+
+
+def folder_with(table: bytes, name: str = "labels.csv") -> Callable[[Path], Path]:
+    def write_files(root: Path) -> Path:
+        for file in ("a.png", "b.png", "d/e.png", "f/e.png"):
+            write(root / file, PNG)
+        return write(root / name, table).parent
+
+    return write_files
+
+
+def lfs(root: Path) -> Path:
+    return write(root / "x", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n").parent
+
+
+PNG = TRAIN[1][1]
+
+JPG = every_kind(12)["rgb.jpg"]
+
+WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
+    # parquet
+    "no such column": (
+        "parquet",
+        in_parquet,
+        ["options.parquet.image=img"],
+        r"data\.options\.parquet\.image='img': .* no such column, but image .*label",
+    ),
+    "no such labels": (
+        "parquet",
+        in_parquet,
+        ["options.parquet.label=y"],
+        r"data\.options\.parquet\.label='y': .* no such column",
+    ),
+    "no pictures there": (
+        "parquet",
+        in_parquet,
+        ["options.parquet.image=label"],
+        "image='label': .* holds int64, not encoded pictures",
+    ),
+    "no labels there": (
+        "parquet",
+        in_parquet,
+        ["options.parquet.label=image"],
+        "label='image': .* not whole numbers or names",
+    ),
+    "two columns of pictures": (
+        "parquet",
+        parquet_of(TRAIN, mask=[PNG] * 9),
+        [],
+        "2 columns of images .* set data.options.parquet.image to one",
+    ),
+    "label without a name": ("parquet", parquet_of(relabelled(7)), [], "label 7 of 1 image is none of the 3 classes"),
+    "label -1": ("parquet", parquet_of(relabelled(-1)), [], "1 image of label -1"),
+    "label -1, no names": ("parquet", parquet_of(relabelled(-1), names=None), [], "1 image of label -1"),
+    "null labels": ("parquet", parquet_of(TRAIN, label=[0, None, *[1] * 7]), [], "1 row have no label"),
+    "parquet cut short": (
+        "parquet",
+        changed(in_parquet, cut("train-00000*")),
+        [],
+        r"train-00000\S+: cannot be read .*copy it again",
+    ),
+    "second file cut short": (
+        "parquet",
+        changed(in_parquet, cut("train-00001*")),
+        [],
+        r"train-00001\S+: cannot be read",
+    ),
+    "arrow cut short": ("parquet", changed(in_arrow, cut("train/*.arrow")), [], r"data-00000\S+: cannot be read"),
+    "pointer of LFS": ("parquet", lambda root: (lfs(root) / "x").rename(root / "x.parquet").parent, [], "git lfs pull"),
+    "no parquet": ("parquet", in_shards, [], "holds no parquet or arrow files"),
+    "empty folder": ("parquet", lambda root: write(root / "README.md", b"").parent, [], "holds no parquet"),
+    "nothing there": ("parquet", lambda root: root, [], "there is no such file or folder"),
+    # options
+    "unknown option": ("parquet", in_parquet, ["options.parquet.images=a"], "did you mean data.options.parquet.image?"),
+    "options of no source": (
+        "parquet",
+        in_parquet,
+        ["options.parket.image=a"],
+        "data.options='parket': .*did you mean 'parquet'",
+    ),
+    "option of another type": (
+        "parquet",
+        in_parquet,
+        ["options.parquet.image=3"],
+        "data.options.parquet.image=3: expected str",
+    ),
+    "source without options": (
+        "imagefolder",
+        in_folders,
+        ["options.imagefolder.image=a"],
+        "data.options='imagefolder': use one of",
+    ),
+    # tar
+    "tar cut short": (
+        "webdataset",
+        changed(in_shards, cut("*train-000001.tar")),
+        [],
+        r"train-000001\.tar: is cut short",
+    ),
+    "no tar": ("webdataset", lambda root: write(root / "a.tar", b"hello" * 200).parent, [], r"a\.tar: is no tar file"),
+    "tar.gz": (
+        "webdataset",
+        lambda root: write(root / "a.tar", gzip.compress(b"x")).parent,
+        [],
+        "compressed by gzip: unpack",
+    ),
+    "empty tar": ("webdataset", shard_of({}), [], "hold no samples"),
+    "no cls": (
+        "webdataset",
+        shard_of({"0.png": PNG, "0.cls": b"1", "1.png": PNG}),
+        [],
+        "label='cls': sample '1' .* but png",
+    ),
+    "no picture": (
+        "webdataset",
+        shard_of({"0.npy": PNG, "0.cls": b"1"}),
+        [],
+        "sample '0' has no picture, but npy, cls",
+    ),
+    "two pictures": (
+        "webdataset",
+        shard_of({"0.png": PNG, "0.seg.png": PNG}),
+        [],
+        "has the pictures png, seg.png: set data.options.webdataset.image",
+    ),
+    "no such member": ("webdataset", in_shards, ["options.webdataset.image=webp2"], "webp2': sample '000000'"),
+    "no such field": (
+        "webdataset",
+        in_shards_with_json,
+        ["options.webdataset.label=json", "options.webdataset.field=y"],
+        "no number or name at 'y'",
+    ),
+    "json cut short": (
+        "webdataset",
+        shard_of({"0.png": PNG, "0.json": b'{"label": 1'}),
+        ["options.webdataset.label=json"],
+        "0.json: holds no label",
+    ),
+    "label beyond the list": (
+        "webdataset",
+        changed(in_shards, replaced("classnames.txt", b"\ncat", b"")),
+        [],
+        "label 2 of 3 images is none of the 2 classes",
+    ),
+    "no such list": (
+        "webdataset",
+        in_shards,
+        ["options.webdataset.classes=names.txt"],
+        r"classes='names\.txt': there is no",
+    ),
+    # zip
+    "zip cut short": (
+        "zip",
+        changed(in_edm_zip, cut("train.zip")),
+        [],
+        r"train\.zip: is no zip archive .*copy it again",
+    ),
+    "two zips": (
+        "zip",
+        changed(zip_with({"a.png": PNG}), lambda root: zip_of(root / "b.zip", {"a.png": PNG})),
+        [],
+        "holds all.zip and b.zip",
+    ),
+    "no images in it": ("zip", zip_with({"a.txt": b"a"}), [], "holds no images"),
+    "json names another": (
+        "zip",
+        zip_with({"a.png": PNG, "dataset.json": b'{"labels": [["b.png", 0]]}'}),
+        [],
+        "names 'b.png', which is not",
+    ),
+    "json damaged": (
+        "zip",
+        zip_with({"a.png": PNG, "dataset.json": b'{"labels": [["a.png", 0'}),
+        [],
+        "dataset.json: is damaged",
+    ),
+    "several labels each": (
+        "zip",
+        zip_with({"a.png": PNG, "dataset.json": b'{"labels": [["a.png", [0, 1]]]}'}),
+        [],
+        r"label of 'a\.png' is \[0, 1\], not one class",
+    ),
+    "json of something else": (
+        "zip",
+        zip_with({"a.png": PNG, "dataset.json": b'{"labels": [3]}'}),
+        [],
+        "has '3' among its labels",
+    ),
+    "splits in one zip": (
+        "zip",
+        zip_with({"train/a/a.png": PNG, "val/a/a.png": PNG}),
+        [],
+        "its folders are splits, train, val",
+    ),
+    # a folder and a table
+    "csv with a missing file": (
+        "flat",
+        folder_with(b"file,label\na.png,1\nc.png,1\nd.png,0\n"),
+        [],
+        r"labels\.csv: names 'c\.png' \(and 1 more\), which is not",
+    ),
+    "the first is missing": ("flat", folder_with(b"c.png,1\na.png,1\n"), [], r"names 'c\.png', which is not"),
+    "one name, two files": ("flat", folder_with(b"f,label\ne,1\n"), [], "names 'e', which is not"),
+    "a picture twice": ("flat", folder_with(b"a.png,1\n./a.png,2\n"), [], "1 picture twice, 'a.png'"),
+    "no label in a line": ("flat", folder_with(b"a.png,1\nb.png,\n"), [], "no class in the line 'b.png,'"),
+    "a line too short": ("flat", folder_with(b"a.png,1\nb.png\n"), [], "no class in the line 'b.png'"),
+    "which column": (
+        "flat",
+        folder_with(b"file,age,size\na.png,1,2\n"),
+        [],
+        r"It has file, age, size: set data\.options\.flat\.label",
+    ),
+    "no such title": (
+        "flat",
+        folder_with(b"file,age\na.png,1\n"),
+        ["options.flat.label=kind"],
+        r"data\.options\.flat\.label='kind': .* the columns file, age",
+    ),
+    "no titles": ("flat", folder_with(b"a.png,1\n"), ["options.flat.label=kind"], "has no titles"),
+    "no such table": (
+        "flat",
+        folder_with(b""),
+        ["options.flat.labels=train.csv"],
+        r"data\.options\.flat\.labels='train\.csv': there is no",
+    ),
+    "empty table": ("flat", folder_with(b"\n"), [], "is empty"),
+    "only a title": ("flat", folder_with(b"file,label\n"), [], "labels no picture"),
+    "no text": ("flat", folder_with(b"\xff\xfe\x00\xd8"), [], "cannot be read as text"),
+    "no images": ("flat", in_shards, [], "holds no images"),
+    "no folder": ("flat", lambda root: root, [], "is not a folder"),
+    # LMDB
+    "lmdb cut short": ("lmdb", changed(in_lmdb, cut("pictures_train_lmdb/data.mdb")), [], "cut short"),
+    "no lmdb": ("lmdb", lambda root: write(root / "data.mdb", b"hello" * 4000).parent, [], "data.mdb: cannot be read"),
+    "empty lmdb": ("lmdb", lambda root: database(root, {}), [], "has no images"),
+    "pickles": ("lmdb", lambda root: database(root, {b"0": b"\x80\x04]."}), [], "0 is a pickle; .*never read here"),
+    "something else": ("lmdb", lambda root: database(root, {b"0": b"12345"}), [], "holds no images"),
+    "floats": ("lmdb", lambda root: database(root, {b"0": b"\x08\x01\x35\0\0\0\0"}), [], "no Datum of Caffe"),
+    "datum cut short": (
+        "lmdb",
+        lambda root: database(root, {b"0": datum(PNG, 1)[:40]}),
+        [],
+        "no message of protobuf, or cut short",
+    ),
+    "another shape": (
+        "lmdb",
+        lambda root: database(root, {b"0": datum(b"123", 1, (3, 2, 2))}),
+        [],
+        "Datum of 3x2x2 with 3 bytes",
+    ),
+    "key that is not there": (
+        "lmdb",
+        lambda root: write(database(root, {b"0": PNG}) / "labels.csv", b"key,label\n7,1\n").parent,
+        [],
+        "names '7', which is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [source_param(name, case) for case, (name, *_) in WRONG.items()])
+def test_what_is_wrong_is_told_in_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, write_form, options, message = WRONG[case]
+    line = told(capsys, name, write_form(tmp_path / "data"), *options)
+    assert re.match(r"data\.(name|path|options[.\w]*)=", line) and re.search(message, line), line
+
+
+@pytest.mark.parametrize("form", [source_param("webdataset", "shards"), source_param("zip", "edm")])
+def test_no_length_of_a_file_passes_for_whole(form: str, tmp_path: Path) -> None:
+    """Over some of all lengths, those at the ends of blocks among them: tarfile takes some for the end."""
+    name, write_form = FORMS[form]
+    path = sorted(file for file in write_form(tmp_path / form).rglob("*train*") if file.is_file())[0]
+    data = path.read_bytes()
+    whole = len(data.rstrip(b"\0")) if name == "webdataset" else len(data)
+    lengths = {*range(0, whole, 97), *range(0, whole, 512), whole - 1}
+    for length in sorted(lengths):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"cut short|is no zip archive|is no tar file|hold no samples") as error:
+            make_source(name, path=path, image_size=8)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_library_that_is_not_there(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = LIBRARIES[name]
+    monkeypatch.setitem(sys.modules, library, None)
+    extra = {"pyarrow": "hf", "lmdb": "lmdb"}[library]
+    line = f"data.name={name!r}: needs {library}: pip install 'drifting[{extra}]'"
+    assert told(capsys, name, tmp_path) == line
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(requirement.startswith(library) for requirement in extras[extra])
+
+
+@pytest.mark.parametrize("name", [source_param(name) for name in ("parquet", "webdataset", "zip", "lmdb")])
+def test_what_is_made_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lies beside the data, or in the cache where those are read-only, and is made again when the data change."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = form_of(name)(tmp_path / "data")
+
+    def kept() -> set[Path]:
+        make_source(name, path=path, image_size=8)
+        return {file for file in tmp_path.rglob("*") if file.is_file() and ".drifting" in file.parts}
+
+    beside = kept()
+    assert len(beside) == 1 and kept() == beside and not (tmp_path / "cache").exists()
+    (file,) = beside
+    whole = file.read_bytes()
+    if file.suffix == ".npz":
+        file.write_bytes(whole[:-50])
+        assert kept() == beside and file.read_bytes() == whole
+    for old in (file for file in path.rglob("*") if file.is_file() and file not in beside):
+        os.utime(old, (0, 0))
+    assert len(kept()) == 2
+    shutil.rmtree(file.parent)
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda to, mode: not Path(to).is_relative_to(path) and writable(to, mode))
+    assert not kept() and len([*(tmp_path / "cache" / "drifting" / "data").iterdir()]) == 1
+    (tmp_path / "elsewhere").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(MachineError, match=r"can be kept neither there nor in the cache: make .* writable"):
+        kept()
