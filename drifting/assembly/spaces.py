@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
@@ -19,6 +20,7 @@ from drifting.errors import ConfigError, InputError, counted, one_of, require_ar
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
+from drifting.networks.autoencoder import Autoencoder
 from drifting.networks.flash import FLASH_PLATFORMS
 from drifting.networks.kept import products_kept
 from drifting.networks.network import Network, Params
@@ -52,14 +54,15 @@ def sample_space(
         return SampleSpace(image_shape, image_shape, None)
     found = _network(key, reference, "vae", abstract, dtype="float32", remat=True)
     height, width, channels = image_shape
-    factor = 2 ** (len(found.arguments["block_channels"]) - 1)
-    if channels != found.arguments["in_channels"] or height % factor or width % factor:
+    vae: Autoencoder = nnx.merge(found.graphdef, found.params)
+    factor = vae.downsampling
+    if channels != vae.in_channels or height % factor or width % factor:
         raise ConfigError(
-            f"{key}={reference!r}: it takes {counted(found.arguments['in_channels'], 'channel')} and "
+            f"{key}={reference!r}: it takes {counted(vae.in_channels, 'channel')} and "
             f"sides divisible by {factor}, "
             f"the images are {'x'.join(map(str, image_shape))}: choose another data.image_size or another VAE"
         )
-    shape = (height // factor, width // factor, found.arguments["latent_channels"])
+    shape = (height // factor, width // factor, vae.latent_channels)
     return SampleSpace(shape, image_shape, found)
 
 

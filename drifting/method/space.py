@@ -10,8 +10,8 @@ from jax import Array
 from jaxtyping import Float, Float32, Key, Shaped
 
 from drifting.method.placement import ONE_DEVICE, Batched, Placement
+from drifting.networks.autoencoder import Autoencoder, Moments, decode_in_slices
 from drifting.networks.network import Network, Params
-from drifting.networks.vae import AutoencoderKL, Moments, decode_in_slices
 
 Shape = tuple[int, int, int]
 """Height, width and channels."""
@@ -87,7 +87,7 @@ class SampleSpace:
         """Samples of records; latents are drawn afresh from their posterior."""
         if self.vae is None:
             return to_samples(records)
-        model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
+        model: Autoencoder = nnx.merge(self.vae.graphdef, params["vae"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(records.shape[0]))
         mean, log_var = jnp.split(records.astype(jnp.float32), 2, axis=-1)
         return jax.vmap(model.sample_latents)(Moments(mean, log_var), keys)
@@ -102,7 +102,7 @@ class SampleSpace:
         """
         if self.vae is None:
             raise ValueError("data.vae=None: images have no moments, give a VAE")
-        model: AutoencoderKL = nnx.merge(self.vae.graphdef, params["vae"])
+        model: Autoencoder = nnx.merge(self.vae.graphdef, params["vae"])
 
         def one(image: Float[Array, "_height _width _channels"]) -> Float32[Array, "height width numbers"]:
             moments = model.encode(image[None])

@@ -12,8 +12,9 @@ from typing import Any
 
 from flax import nnx
 
-from drifting.networks import convnext, dinov2, mae, vae
+from drifting.networks import convnext, dcae, dinov2, mae, vae
 from drifting.networks.convnext import ConvNeXtV2
+from drifting.networks.dcae import AutoencoderDC
 from drifting.networks.dinov2 import DINOv2
 from drifting.networks.dit import DiT
 from drifting.networks.inception import Inception
@@ -28,6 +29,7 @@ NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
     "mae": MAE,
     "vae": AutoencoderKL,
+    "dcae": AutoencoderDC,
     "convnext": ConvNeXtV2,
     "dinov2": DINOv2,
     "inception": Inception,
@@ -37,6 +39,7 @@ NETWORKS: dict[str, Callable[..., nnx.Module]] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "mae": mae.PRESETS,
     "vae": vae.PRESETS,
+    "dcae": dcae.PRESETS,
     "convnext": convnext.PRESETS,
     "dinov2": dinov2.PRESETS,
 }

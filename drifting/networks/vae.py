@@ -1,12 +1,13 @@
-"""The variational autoencoder of Stable Diffusion: images to latents of an eighth of their sides, and back.
+"""The variational autoencoder of latent diffusion models: images to latents of an eighth of their sides, and back.
 
 Source: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022); layer for layer the
-`AutoencoderKL` of the diffusers library, whose weights drifting.weights.diffusers_vae reads.
+`AutoencoderKL` of the diffusers library, whose weights drifting.weights.diffusers_vae reads: those of Stable Diffusion
+1, 2, XL and 3, FLUX and others.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,33 +15,26 @@ from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
 
-from drifting.errors import InputError, require_argument
+from drifting.errors import require_argument
+from drifting.networks.autoencoder import LOG_VAR_RANGE, Autoencoder, Moments
 from drifting.networks.layers import Conv, GroupNorm, Linear, apply_remat, attend, numbered
-
-LOG_VAR_RANGE = (-30.0, 20.0)
-"""The range to which log variances are clipped (diffusers' `DiagonalGaussianDistribution`)."""
 
 _COMMON: dict[str, Any] = dict(in_channels=3, out_channels=3, latent_channels=4, scaling_factor=0.18215)
 
 _COMMON |= dict(use_quant_conv=True, use_post_quant_conv=True, mid_attention=True)
 
+_PUBLISHED: dict[str, Any] = _COMMON | dict(block_channels=(128, 256, 512, 512), layers_per_block=2, norm_groups=32)
+
+_CHANNELS_16: dict[str, Any] = _PUBLISHED | dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "sd": _COMMON | dict(block_channels=(128, 256, 512, 512), layers_per_block=2, norm_groups=32),
+    "sd": _PUBLISHED,
+    "sdxl": _PUBLISHED | dict(scaling_factor=0.13025),
+    "sd3": _CHANNELS_16 | dict(scaling_factor=1.5305, shift_factor=0.0609),
+    "flux": _CHANNELS_16 | dict(scaling_factor=0.3611, shift_factor=0.1159),
     "smoke": _COMMON | dict(block_channels=(8, 8), layers_per_block=1, norm_groups=4),
 }
-"""The VAE of Stable Diffusion 1 and 2, and one small enough to try out a machine with."""
-
-
-class Moments(NamedTuple):
-    """Gaussian posterior of each latent, not scaled; both float32 `[B, H/f, W/f, latent_channels]`.
-
-    Attributes:
-        mean: the mean of the latents.
-        log_var: natural logarithm of their variance, within `LOG_VAR_RANGE`.
-    """
-
-    mean: jax.Array
-    log_var: jax.Array
+"""The VAEs of Stable Diffusion 1 and 2, XL and 3, that of FLUX.1, and one small enough to try out a machine with."""
 
 
 class VAEResidualBlock(nnx.Module):
@@ -218,25 +212,21 @@ class VAEDecoder(nnx.Module):
         return apply_remat(self.head, x, self.remat)
 
 
-class AutoencoderKL(nnx.Module):
-    """Images in [-1, 1] to Gaussian posteriors of latents, and latents to images; differentiable in both directions.
-
-    Latents outside of this class are scaled: multiplied by `scaling_factor`, which gives them about unit variance.
+class AutoencoderKL(Autoencoder):
+    """An `Autoencoder` of residual blocks, with self-attention where the maps are smallest.
 
     Args:
-        in_channels, out_channels: channels of the images that are encoded and decoded.
-        latent_channels: channels of the latents.
+        in_channels, out_channels, latent_channels, scaling_factor, shift_factor, latents_mean, latents_std, remat: see
+            `Autoencoder`; `scaling_factor` is 0.18215 for Stable Diffusion 1 and 2.
         block_channels: channels of each resolution, the highest first; each further one halves the sides.
         layers_per_block: residual blocks of each resolution of the encoder; the decoder has one more.
         norm_groups: groups of every group norm.
-        scaling_factor: what the latents are multiplied by; 0.18215 for Stable Diffusion 1 and 2.
         use_quant_conv, use_post_quant_conv: 1x1 convolutions after the encoder and before the decoder.
         mid_attention: self-attention at the lowest resolution.
         dtype: what the networks compute in; parameters, norm statistics and results are float32.
-        remat: recompute each block's activations in the backward pass.
 
     Raises:
-        ArgumentError: no `block_channels`, or ones that `norm_groups` does not divide.
+        ArgumentError: no `block_channels`, or ones that `norm_groups` does not divide; or see `Autoencoder`.
     """
 
     def __init__(
@@ -249,6 +239,9 @@ class AutoencoderKL(nnx.Module):
         layers_per_block: int,
         norm_groups: int,
         scaling_factor: float,
+        shift_factor: float = 0.0,
+        latents_mean: Sequence[float] | None = None,
+        latents_std: Sequence[float] | None = None,
         use_quant_conv: bool,
         use_post_quant_conv: bool,
         mid_attention: bool,
@@ -259,9 +252,17 @@ class AutoencoderKL(nnx.Module):
         fits = bool(block_channels) and not any(width % norm_groups for width in block_channels)
         remedy = f"must be multiples of norm_groups {norm_groups}"
         require_argument(fits, "block_channels", list(block_channels), remedy)
-        self.downsampling: int = 2 ** (len(block_channels) - 1)
-        """Side of an image over that of its latents."""
-        self.latent_channels, self.scaling_factor, self.remat = latent_channels, scaling_factor, remat
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            latent_channels=latent_channels,
+            downsampling=2 ** (len(block_channels) - 1),
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            latents_mean=latents_mean,
+            latents_std=latents_std,
+            remat=remat,
+        )
         dtype, moments = jnp.dtype(dtype), 2 * latent_channels
 
         def conv(channels: int) -> Conv:
@@ -274,54 +275,13 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = conv(latent_channels) if use_post_quant_conv else None
         self.decoder = VAEDecoder(latent_channels, out_channels, blocks=layers_per_block + 1, **common)
 
-    def encode(self, x: jax.Array) -> Moments:
-        """Posterior of images `[B, H, W, in_channels]` in [-1, 1].
-
-        Raises:
-            InputError: h or W is no multiple of `downsampling`.
-        """
-        if any(side % self.downsampling for side in x.shape[1:3]):
-            sides = " x ".join(map(str, x.shape[1:3]))
-            raise InputError(f"images of {sides} pixels: both sides must be multiples of {self.downsampling}")
+    def posterior(self, x: jax.Array) -> Moments:
+        """See `Autoencoder`."""
         y = self.encoder(x)
         y = y if self.quant_conv is None else self.quant_conv(y)
         mean, log_var = jnp.split(y.astype(jnp.float32), 2, axis=-1)
         return Moments(mean, jnp.clip(log_var, *LOG_VAR_RANGE))
 
-    def sample_latents(self, moments: Moments, key: jax.Array) -> jax.Array:
-        """Scaled latents drawn from the posterior, `(mean + std * noise) * scaling_factor`, in the shape of `mean`.
-
-        One key serves all; for noise that does not depend on the batch, map over samples and a key for each
-        (`jax.vmap`).
-        """
-        noise = jax.random.normal(key, moments.mean.shape, moments.mean.dtype)
-        return (moments.mean + jnp.exp(0.5 * moments.log_var) * noise) * self.scaling_factor
-
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Images, float32 `[B, f h, f w, out_channels]` (`f` = `downsampling`), of scaled latents `[B, h, w, C]`.
-
-        They are about within [-1, 1] and not clipped.
-        """
-        z = latents.astype(jnp.float32) / self.scaling_factor
-        z = z if self.post_quant_conv is None else self.post_quant_conv(z)
-        return self.decoder(z).astype(jnp.float32)
-
-
-def decode_in_slices(vae: AutoencoderKL, latents: jax.Array, size: int) -> jax.Array:
-    """`vae.decode(latents)` in equal slices of at most `size` samples, one after the other: less memory, same images.
-
-    With `vae.remat` slices save memory in the backward pass too: only one slice's activations exist at a time.
-
-    Raises:
-        ArgumentError: `size` is not positive.
-    """
-    require_argument(size >= 1, "size", size, "slices must have at least 1 sample")
-    batch = latents.shape[0]
-    if batch <= size:
-        return vae.decode(latents)
-    slices = -(-batch // size)
-    latents = jnp.pad(latents, ((0, -batch % slices), (0, 0), (0, 0), (0, 0)))
-    # Every slice takes samples from all over the batch: where it is sharded over devices, so is each slice.
-    latents = rearrange(latents, "(n slices) h w c -> slices n h w c", slices=slices)
-    images = jax.lax.map(jax.checkpoint(vae.decode) if vae.remat else vae.decode, latents)
-    return rearrange(images, "slices n h w c -> (n slices) h w c")[:batch]
+    def images(self, z: jax.Array) -> jax.Array:
+        """See `Autoencoder`."""
+        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

@@ -12,6 +12,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from numpy.typing import NDArray
 
 from drifting.assembly import networks
@@ -21,6 +22,7 @@ from drifting.config.paths import is_place
 from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, counted, require_argument
 from drifting.method.space import SampleSpace
+from drifting.networks.autoencoder import Autoencoder
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
@@ -321,12 +323,13 @@ def _latents_of(vae: str, shape: tuple[int, int, int]) -> SampleSpace:
     """The space of samples of `shape` (height, width, channels) that this VAE decodes."""
     with as_argument("vae", vae):
         found = network(vae, "vae", dtype="float32", remat=True)
-    factor, latents = 2 ** (len(found.arguments["block_channels"]) - 1), found.arguments["latent_channels"]
+    autoencoder: Autoencoder = nnx.merge(found.graphdef, found.params)
+    factor, latents = autoencoder.downsampling, autoencoder.latent_channels
     fits = latents == shape[2]
     require_argument(
         fits, "vae", vae, f"its latents have {counted(latents, 'channel')}, the samples are {_text(shape)}"
     )
-    return SampleSpace(shape, (shape[0] * factor, shape[1] * factor, found.arguments["out_channels"]), found)
+    return SampleSpace(shape, (shape[0] * factor, shape[1] * factor, autoencoder.out_channels), found)
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -28,7 +28,14 @@ TENSORS_FILE = "params.safetensors"
 METADATA_FILE = "metadata.json"
 
 GENERATOR_KIND = "generator"
-"""The kind of artifact that is one of several networks."""
+
+VAE_KIND = "vae"
+
+SEVERAL_NETWORKS = (GENERATOR_KIND, VAE_KIND)
+"""The kinds of artifacts that are one of several networks."""
+
+AUTOENCODERS = ("vae", "dcae")
+"""The networks of which an artifact of `VAE_KIND` is one."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Artifact:
 
     @property
     def network(self) -> str:
-        """The name in `NETWORKS`: what a generator's metadata say; every other kind is its own."""
-        if self.kind != GENERATOR_KIND:
+        """The name in `NETWORKS`: what the metadata say of `SEVERAL_NETWORKS`; every other kind is its own."""
+        if self.kind not in SEVERAL_NETWORKS:
             return self.kind
-        return self.metadata.get("network") or network_of_older(self.model_config)
+        older = self.kind if self.kind == VAE_KIND else network_of_older(self.model_config)
+        return self.metadata.get("network") or older
 
 
 def network_of_older(arguments: Mapping[str, Any]) -> str:
@@ -78,14 +86,14 @@ def save_artifact(
         kind, model_config, params: see `Artifact`; `model_config` must be JSON.
         step: training steps behind the weights; None = unknown.
         ema_decay: decay of the average that `params` is; None = not an average.
-        network: a generator's name in `NETWORKS`; every other kind is its own network.
+        network: the name in `NETWORKS`, of `SEVERAL_NETWORKS`; every other kind is its own network.
         extra: further JSON metadata, whose keys must be new.
 
     Raises:
         ArgumentError: a generator without `network`; `extra` redefines a key; `directory` exists and is no artifact.
     """
     require_argument(kind != GENERATOR_KIND or network is not None, "network", network, "say which of NETWORKS it is")
-    stated = {"network": network} if kind == GENERATOR_KIND else {}
+    stated = {"network": network} if kind in SEVERAL_NETWORKS and network is not None else {}
     metadata = artifact_metadata(
         ARTIFACT_FORMAT, TENSORS_FILE, kind, model_config, step, ema_decay, stated | dict(extra or {})
     )

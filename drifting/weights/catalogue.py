@@ -13,6 +13,13 @@ PUBLISHED_PRESETS = {
     "hf://facebook/dinov2-large": ("dinov2", "large"),
     "hf://stabilityai/sd-vae-ft-ema": ("vae", "sd"),
     "hf://stabilityai/sd-vae-ft-mse": ("vae", "sd"),
+    "hf://stabilityai/sdxl-vae": ("vae", "sdxl"),
+    "hf://madebyollin/sdxl-vae-fp16-fix": ("vae", "sdxl"),
+    "hf://stabilityai/stable-diffusion-3-medium-diffusers/vae": ("vae", "sd3"),
+    "hf://black-forest-labs/FLUX.1-dev/vae": ("vae", "flux"),
+    "hf://mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers": ("vae", "dc_f32c32_sana"),
+    "hf://mit-han-lab/dc-ae-f32c32-in-1.0-diffusers": ("vae", "dc_f32c32"),
+    "hf://mit-han-lab/dc-ae-f64c128-in-1.0-diffusers": ("vae", "dc_f64c128"),
 }
 """Network and preset of published weights, whose shapes need no download."""
 

@@ -1,21 +1,22 @@
-"""Reads the Stable Diffusion VAE in the layout of the diffusers library: `config.json` and a safetensors file."""
+"""Reads autoencoders in the layout of the diffusers library: a `config.json` and a file of tensors."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from drifting.errors import InputError
-from drifting.networks.vae import AutoencoderKL
+from drifting.networks.network import Params, structure
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact, existing
+from drifting.weights.torch_file import read_state_dict
 from drifting.weights.torch_names import from_torch
 from drifting.weights.transformers_files import (
     check_fields,
@@ -27,19 +28,44 @@ from drifting.weights.transformers_files import (
 
 VAE_CONFIG = "config.json"
 
-VAE_TENSORS = "diffusion_pytorch_model.safetensors"
+VAE_TENSORS = tuple(
+    f"diffusion_pytorch_model{variant}.{suffix}"
+    for suffix in ("safetensors", "bin")
+    for variant in ("", ".fp16", ".bf16")
+)
+"""Names of the file of tensors; the first one that is there is read."""
 
 DEFAULT_SCALING_FACTOR = 0.18215
 """The factor of Stable Diffusion's latents; `config.json` files older than the field mean this one."""
 
 
 def load_vae(directory: str | os.PathLike[str]) -> Artifact:
-    """Read a folder with diffusers' `AutoencoderKL`, such as `stabilityai/sd-vae-ft-mse`.
+    """Read a folder with diffusers' `AutoencoderKL`, such as `stabilityai/sd-vae-ft-mse`; see `load_autoencoder`."""
+    return load_autoencoder(
+        directory, "vae", vae_kwargs_from_diffusers, lambda kwargs: diffusers_name, _modern_attention
+    )
 
-    Half-precision weights become float32. `model_config` has dtype `float32` and no `remat`; both may be changed.
+
+def load_autoencoder(
+    directory: str | os.PathLike[str],
+    name: str,
+    kwargs_from: Callable[[Mapping[str, Any]], dict[str, Any]],
+    naming: Callable[[Mapping[str, Any]], Callable[[str], str]],
+    renewed: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Artifact:
+    """Read a folder with an autoencoder of diffusers. Half-precision weights become float32.
+
+    `model_config` has dtype `float32` and no `remat`; both may be changed.
+
+    Args:
+        directory: the folder, with `VAE_CONFIG` and one of `VAE_TENSORS`.
+        name: the network, a key of `NETWORKS`.
+        kwargs_from: the configuration to the constructor's keyword arguments, without `rngs`.
+        naming: those to a function of our flat name that gives the PyTorch name.
+        renewed: the file's tensors to those of the present version of diffusers.
 
     Returns:
-        Artifact of kind `vae`; its metadata are `sha256`, of the weights' file, and `source`, the folder.
+        Artifact of kind `vae`; its metadata are `network`, `sha256`, of the weights' file, and `source`, the folder.
 
     Raises:
         InputError: a file is missing or unreadable, the network is another, or tensors are missing, unexpected or of
@@ -48,18 +74,31 @@ def load_vae(directory: str | os.PathLike[str]) -> Artifact:
     folder = Path(directory)
     path = existing(folder / VAE_CONFIG)
     try:
-        kwargs = vae_kwargs_from_diffusers(_read_json(path))
-        shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: AutoencoderKL(**kwargs, rngs=nnx.Rngs(0)))))
+        kwargs = kwargs_from(_read_json(path))
+        _, shapes = structure(name, kwargs)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    path = existing(folder / VAE_TENSORS)
+    path = existing(next((folder / file for file in VAE_TENSORS if (folder / file).is_file()), folder / VAE_TENSORS[0]))
+    params = _params(path, shapes, naming(kwargs), renewed)
+    return Artifact("vae", kwargs, params, {"network": name, "sha256": sha256(path), "source": str(directory)})
+
+
+def _params(
+    path: Path,
+    shapes: Params,
+    naming: Callable[[str], str],
+    renewed: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Params:
+    if path.suffix == ".bin":
+        tensors = read_state_dict(path)  # says the file's name itself
     try:
-        params = from_torch(_modern_attention(load_file(path)), shapes, diffusers_name)
+        if path.suffix != ".bin":
+            tensors = load_file(path)
+        return from_torch(renewed(tensors), shapes, naming)
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file ({error}): copy it again") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return Artifact("vae", kwargs, params, {"sha256": sha256(path), "source": str(directory)})
 
 
 def _read_json(path: Path) -> Any:
@@ -83,8 +122,6 @@ _SWITCHES = {
     "mid_block_add_attention": "mid_attention",
 }
 
-_WITHOUT_EFFECT = {"sample_size", "force_upcast"}
-
 
 def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     """`AutoencoderKL`'s keyword arguments (JSON values, without `rngs`) from diffusers' `config.json`.
@@ -102,7 +139,7 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     levels = len(channels)
     fixed = {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels}
     fixed |= {"up_block_types": ["UpDecoderBlock2D"] * levels}
-    optional = {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}
+    optional = {"act_fn": "silu"}
     check_fields(config, *((key, value, optional.get(key)) for key, value in (fixed | optional).items()))
     kwargs: dict[str, Any] = {"block_channels": channels, "dtype": "float32", "remat": False}
     for key, name in _SIZES.items():
@@ -111,12 +148,44 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         kwargs[name] = config.get(key, True)
         if not isinstance(kwargs[name], bool):
             raise unsupported(key, kwargs[name], "true or false")
-    kwargs["scaling_factor"] = positive_number(config, "scaling_factor", DEFAULT_SCALING_FACTOR)
-    known = {"block_out_channels", "scaling_factor", *fixed, *optional, *_SIZES, *_SWITCHES, *_WITHOUT_EFFECT}
-    for key, value in config.items():
-        if key not in known and not key.startswith("_") and value is not None:
-            raise unsupported(key, value, "no such field")
+    kwargs |= latent_scale(config)
+    check_known(config, "block_out_channels", *fixed, *optional, *_SIZES, *_SWITCHES)
     return kwargs
+
+
+_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+
+_WITHOUT_EFFECT = ("sample_size", "force_upcast")
+
+
+def latent_scale(config: Mapping[str, Any], default: float = DEFAULT_SCALING_FACTOR) -> dict[str, Any]:
+    """The arguments of `Autoencoder` that say how latents are scaled; `default`: the scaling factor if none is stated.
+
+    Raises:
+        InputError: a field is no number, or not one for each channel.
+    """
+    found: dict[str, Any] = {"scaling_factor": positive_number(config, "scaling_factor", default)}
+    if config.get("shift_factor") is not None:
+        found["shift_factor"] = _number(config, "shift_factor", config["shift_factor"])
+    for key in ("latents_mean", "latents_std"):
+        if (values := config.get(key)) is not None:
+            if not isinstance(values, list):
+                raise unsupported(key, values, "a list of numbers")
+            found[key] = [_number(config, key, value) for value in values]
+    return found
+
+
+def _number(config: Mapping[str, Any], key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise unsupported(key, config[key], "finite numbers")
+    return value
+
+
+def check_known(config: Mapping[str, Any], *known: str) -> None:
+    """Raises `InputError` for a field that is not `known`, and that not every autoencoder may have."""
+    for key, value in config.items():
+        if key not in {*known, *_SCALE, *_WITHOUT_EFFECT} and not key.startswith("_") and value is not None:
+            raise unsupported(key, value, "no such field")
 
 
 def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

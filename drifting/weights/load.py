@@ -12,6 +12,9 @@ from drifting.weights.catalogue import released_usage
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.weights.readers import READERS, WeightsFormat
 
+PIPELINE_FILE, PIPELINE_VAE = "model_index.json", "vae"
+"""What a folder of a pipeline of diffusers has, and the folder in it with the only network of it that is read."""
+
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
 """Names that a file of weights by itself may have."""
 
@@ -41,8 +44,10 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     found = _look(reference, place)
     check_kind(reference, found.kind or kind, kind)
     path = found.path
-    if isinstance(place, HubFolder):
-        path = fetch(dataclasses.replace(place, revision=found.commit), [found.reader.tensors]).path
+    if isinstance(found.place, HubFolder):
+        there, names = dataclasses.replace(found.place, revision=found.commit), (found.reader.tensors,)
+        variants = found.reader.variants
+        path = (fetch(there, [], first_of=names + variants) if variants else fetch(there, names)).path
     artifact = found.reader.load(path)
     check_kind(reference, artifact.kind, kind)
     metadata: dict[str, Any] = {"source": reference, "commit": found.commit}
@@ -80,10 +85,12 @@ def load_folder(folder: Path) -> Artifact:
 class _Found:
     """What lies at a place: its format, the folder or file on this machine, its commit, and its kind if that is known.
 
-    Of a repository the descriptions are there, and no tensors but those of a format without a description.
+    `place` is where it was found, which of a pipeline is a folder in it. Of a repository the descriptions are there,
+    and no tensors but those of a format without a description.
     """
 
     reader: WeightsFormat
+    place: Path | HubFolder
     path: Path
     commit: str | None
     kind: str | None
@@ -98,18 +105,32 @@ def _look(reference: str, place: Path | HubFolder) -> _Found:
         if place.suffix not in FILE_SUFFIXES:
             raise InputError(f"{reference}: is no weights file: give a folder, or a {' or '.join(FILE_SUFFIXES)} file")
         reader = (same or alone)[0]
-        return _Found(reader, place, None, reader.kind({}))
-    names = list(dict.fromkeys(reader.description or reader.tensors for reader in READERS.values()))
-    fetched = fetch(place, [], first_of=names)
-    name = next((name for name in names if (fetched.path / name).is_file()), None)
+        return _Found(reader, place, place, None, reader.kind({}))
+    names = list(dict.fromkeys(_marker(reader) for reader in READERS.values()))
+    fetched = fetch(place, [], first_of=[*names, PIPELINE_FILE])
+    name = next((name for name in (*names, PIPELINE_FILE) if (fetched.path / name).is_file()), None)
     if name is None:
         raise InputError(f"{reference}: has none of {', '.join(names)}: is this the folder of an artifact?")
-    readers = [reader for reader in READERS.values() if name == (reader.description or reader.tensors)]
+    if name == PIPELINE_FILE:
+        return _look(reference, _within(place, PIPELINE_VAE, fetched.commit))
+    readers = [reader for reader in READERS.values() if name == _marker(reader)]
     for reader in readers:
         description = {} if reader.description is None else _read_description(fetched.path, name)
         if reader.description is None or description.get(reader.field) in reader.values:
-            return _Found(reader, fetched.path, fetched.commit, reader.kind(description))
+            return _Found(reader, place, fetched.path, fetched.commit, reader.kind(description))
     raise InputError(f"{reference}: no weights of a known kind: {_expected(name, description, readers)}")
+
+
+def _marker(reader: WeightsFormat) -> str:
+    """The file by whose name a folder of this format is known."""
+    return reader.description or reader.tensors
+
+
+def _within(place: Path | HubFolder, folder: str, commit: str | None) -> Path | HubFolder:
+    """A folder in a place."""
+    if isinstance(place, Path):
+        return place / folder
+    return dataclasses.replace(place, folder=f"{place.folder}/{folder}".lstrip("/"), revision=commit)
 
 
 def _read_description(folder: Path, name: str) -> dict[str, Any]:

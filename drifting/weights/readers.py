@@ -25,6 +25,7 @@ from drifting.weights.artifact import (
     load_artifact,
 )
 from drifting.weights.catalogue import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_URL
+from drifting.weights.diffusers_dcae import load_dcae
 from drifting.weights.diffusers_vae import VAE_CONFIG, VAE_TENSORS, load_vae
 from drifting.weights.fid_inception import check_source, load_inception
 from drifting.weights.released import RELEASED_FORMAT, RELEASED_KINDS, RELEASED_TENSORS, load_released
@@ -41,6 +42,7 @@ class WeightsFormat:
         load: reads the folder, or the one file, and returns its artifact; it checks names and shapes of all tensors.
         kind: the kind of network, for the description of a folder: JSON fields; None: only the tensors tell.
         tensors: the file with the tensors in a folder of this format.
+        variants: further names that it may have, of which the first that is there is meant where `tensors` is not.
         description: the JSON file that describes the folder; None: there is none, and a reference may also be the file
             with the tensors itself, under any name.
         field: the field of the description that names the format.
@@ -55,6 +57,7 @@ class WeightsFormat:
     field: str = ""
     values: tuple[str | None, ...] = ()
     published: tuple[str, str] | None = None
+    variants: tuple[str, ...] = ()
 
 
 def load_ours(folder: Path) -> Artifact:
@@ -119,10 +122,20 @@ READERS: dict[str, WeightsFormat] = {
     "diffusers VAE": WeightsFormat(
         load_vae,
         kind=lambda _: "vae",
-        tensors=VAE_TENSORS,
+        tensors=VAE_TENSORS[0],
+        variants=VAE_TENSORS[1:],
         description=VAE_CONFIG,
         field="_class_name",
         values=("AutoencoderKL",),
+    ),
+    "diffusers DC-AE": WeightsFormat(
+        load_dcae,
+        kind=lambda _: "vae",
+        tensors=VAE_TENSORS[0],
+        variants=VAE_TENSORS[1:],
+        description=VAE_CONFIG,
+        field="_class_name",
+        values=("AutoencoderDC",),
     ),
     "transformers ConvNeXt-V2": WeightsFormat(
         load_convnext,

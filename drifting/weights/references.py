@@ -11,6 +11,7 @@ from flax import nnx
 from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
 from drifting.networks.network import Network, Params, as_used, make_network
+from drifting.weights.artifact import AUTOENCODERS, VAE_KIND, check_kind
 from drifting.weights.catalogue import PUBLISHED_PRESETS
 from drifting.weights.load import load_weights
 
@@ -26,7 +27,8 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
     Args:
         reference: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or `random://PRESET` with a preset of `PRESETS`, an
             untrained network with which a machine or a configuration can be tried out before anything is downloaded.
-        kind: a name of `NETWORKS` such as `mae` (of which the encoder is taken), `convnext` or `vae`.
+        kind: a name of `NETWORKS` such as `mae` (of which the encoder is taken) or `convnext`; or `vae`, any of
+            `AUTOENCODERS`.
         abstract: parameters are shapes only, and published networks are not downloaded.
         changes: constructor arguments that the run chooses: `dtype`, `remat`.
 
@@ -36,22 +38,26 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
     """
     if not reference:
         raise InputError(f"{reference}: give a folder, hf://OWNER/REPO, or {RANDOM_SCHEME}PRESET")
+    networks = AUTOENCODERS if kind == VAE_KIND else (kind,)
+    presets = {preset: name for name in networks for preset in PRESETS.get(name, {})}
     preset = reference.removeprefix(RANDOM_SCHEME) if reference.startswith(RANDOM_SCHEME) else None
-    if preset is not None and preset not in PRESETS.get(kind, {}):
-        raise InputError(f"{reference}: there is no such preset, {use_one_of(preset, PRESETS.get(kind, {}))}")
+    if preset is not None and preset not in presets:
+        raise InputError(f"{reference}: there is no such preset, {use_one_of(preset, presets)}")
     if abstract and PUBLISHED_PRESETS.get(reference, ("", ""))[0] == kind:
         preset = PUBLISHED_PRESETS[reference][1]
     if preset is None:
         artifact = load_weights(reference, kind)
+        check_kind(reference, artifact.network, artifact.network if artifact.network in networks else kind)
         arguments, checksum = artifact.model_config | changes, artifact.metadata["sha256"]
         params = artifact.params[FROZEN_PARTS[kind]] if kind in FROZEN_PARTS else artifact.params
-        graphdef = nnx.graphdef(nnx.eval_shape(partial(_module, kind, arguments)))
+        graphdef = nnx.graphdef(nnx.eval_shape(partial(_module, artifact.network, arguments)))
         return Network(graphdef, as_used(graphdef, jax.tree.map(jnp.asarray, params)), arguments, checksum)
-    arguments = PRESETS[kind][preset] | changes
-    graphdef, shapes = nnx.split(nnx.eval_shape(partial(_module, kind, arguments)))
+    name = presets[preset]
+    arguments = PRESETS[name][preset] | changes
+    graphdef, shapes = nnx.split(nnx.eval_shape(partial(_module, name, arguments)))
     if abstract:
         return Network(graphdef, as_used(graphdef, nnx.to_pure_dict(shapes)), arguments, reference)
-    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_module(kind, arguments))))()
+    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(_module(name, arguments))))()
     return Network(graphdef, as_used(graphdef, params), arguments, reference)
 
 
@@ -67,6 +73,6 @@ def mae_classifier(reference: str) -> Params | None:
     return None if found is None else jax.tree.map(jnp.asarray, found)
 
 
-def _module(kind: str, arguments: Mapping[str, Any]) -> nnx.Module:
-    module = make_network(kind, arguments)
-    return getattr(module, FROZEN_PARTS[kind]) if kind in FROZEN_PARTS else module
+def _module(name: str, arguments: Mapping[str, Any]) -> nnx.Module:
+    module = make_network(name, arguments)
+    return getattr(module, FROZEN_PARTS[name]) if name in FROZEN_PARTS else module

@@ -22,10 +22,12 @@ from drifting.method.encoders.convnext import convnext_features
 from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
 from drifting.method.space import VAE_SLICE
-from drifting.networks.vae import AutoencoderKL, Moments
+from drifting.networks.autoencoder import Moments
+from drifting.networks.vae import AutoencoderKL
 from drifting.weights.artifact import save_artifact
 from drifting.weights.catalogue import PUBLISHED_PRESETS, RELEASED_FOLDERS
 from drifting.weights.references import network
+from tests.networks.test_dcae import SIZES
 
 PIXELS = sample_space(None, (8, 8, 1))
 
@@ -256,11 +258,13 @@ def test_a_vae_that_does_not_fit_the_images():
 def test_published_networks_need_no_download_for_their_shapes():
     released = {f"hf://Goodeat/drifting/{name}" for name in RELEASED_FOLDERS if name.startswith("mae")}
     assert released <= set(PUBLISHED_PRESETS)
-    for reference, (kind, preset) in PUBLISHED_PRESETS.items():
+    presets = {preset: (reference, kind) for reference, (kind, preset) in PUBLISHED_PRESETS.items()}
+    for preset, (reference, kind) in presets.items():
         found = network(reference, kind, abstract=True, dtype="bfloat16", remat=True)
         leaves = jax.tree.leaves(found.params)
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves) and found.checksum == reference
         count = sum(leaf.size for leaf in leaves)
-        published = {"sd": 83_653_863, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
+        published = {"sd": 83_653_863, "sdxl": 83_653_863, "latent_256": 340_216_832, "latent_640": 2_126_036_480}
+        published |= {"sd3": 83_819_683, "flux": 83_819_683, **SIZES}
         published |= {"pixel_640": 2_127_119_360, "small": 22_056_192, "large": 304_367_616}
         assert count == published.get(preset, 87_692_800 if kind == "convnext" else 86_579_712)

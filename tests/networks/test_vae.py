@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from drifting.networks.vae import AutoencoderKL, Moments, decode_in_slices
+from drifting.networks.autoencoder import Moments, decode_in_slices
+from drifting.networks.vae import AutoencoderKL
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact
 from drifting.weights.diffusers_vae import diffusers_name, load_vae, vae_kwargs_from_diffusers
@@ -221,6 +222,27 @@ def test_bfloat16_computes_coarsely_and_returns_float32(reference: dict[str, np.
 
 
 @pytest.mark.parametrize(
+    "scale",
+    [
+        {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        {"scaling_factor": 0.5, "latents_mean": [-1.6, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2]},
+    ],
+)
+def test_latents_are_shifted_and_scaled(artifact: Artifact, reference: dict[str, np.ndarray], scale: dict[str, Any]):
+    """As the pipelines of FLUX and of Playground do it: images of latents are those of what was encoded."""
+    kwargs = vae_kwargs_from_diffusers(TINY | scale)
+    vae = nnx.merge(graph(TINY | scale), artifact.params)
+    shift = np.float64(kwargs.get("latents_mean", kwargs.get("shift_factor")))
+    factor = kwargs["scaling_factor"] / np.float64(kwargs.get("latents_std", 1))
+    z = reference["z"].astype(np.float64)
+    exact = Moments(jnp.asarray(reference["z"]), jnp.full(z.shape, -30.0))
+    latents = np.asarray(vae.sample_latents(exact, jax.random.key(0)))
+    assert_close(latents, (z - shift) * factor, 1e-6)
+    plain = nnx.merge(graph(TINY | {"scaling_factor": 1.0}), artifact.params)
+    assert_close(vae.decode(latents), plain.decode(reference["z"]))
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda vae: vae.encode(jnp.zeros((1, 16, 15, 3))), "images of 16 x 15 pixels.* multiples of 2"),
@@ -239,7 +261,7 @@ def test_artifact_is_complete(folder: Path, artifact: Artifact, tensors: dict[st
     assert artifact.kind == "vae"
     assert json.loads(json.dumps(artifact.model_config)) == artifact.model_config
     weights = folder / "diffusion_pytorch_model.safetensors"
-    assert artifact.metadata == {"sha256": sha256(weights), "source": str(folder)}
+    assert artifact.metadata == {"network": "vae", "sha256": sha256(weights), "source": str(folder)}
     assert_same(to_torch(artifact.params, diffusers_name), dict(sorted(tensors.items())))
 
 
@@ -278,9 +300,14 @@ def test_optional_parts_may_be_absent(tmp_path: Path, tensors: dict[str, np.ndar
         ({"act_fn": "relu"}, 'act_fn is "relu", expected "silu"'),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types is .*AttnDownEncoderBlock2D"),
         ({"up_block_types": ["UpDecoderBlock2D"]}, "up_block_types is"),
-        ({"shift_factor": 0.06}, "shift_factor is 0.06, expected null"),
-        ({"latents_mean": [0.0] * 4}, "latents_mean is"),
-        ({"latents_std": [1.0] * 4}, "latents_std is"),
+        ({"latents_mean": [0.0] * 4}, "latents_std: goes with latents_mean"),
+        ({"latents_std": [1.0] * 4}, r"latents_std=\[1.0, .*: goes with latents_mean"),
+        ({"latents_mean": [0.0] * 3, "latents_std": [1.0] * 3}, r"latents_mean=.*: must be 4 numbers"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0, 1.0, 1.0, 0.0]}, "latents_std=.*: must be positive"),
+        ({"latents_mean": [0.0] * 4, "latents_std": 1.0}, "latents_std is 1.0, expected a list"),
+        ({"latents_mean": [0.0, 0.0, 0.0, "x"]}, "latents_mean is .* expected finite numbers"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.1}, "shift_factor=0.1: is subtracted"),
+        ({"shift_factor": "0.1"}, 'shift_factor is "0.1", expected finite numbers'),
         ({"scaling_factor": 0}, "scaling_factor is 0, expected a positive number"),
         ({"block_out_channels": [8, 10]}, r"block_channels=\[8, 10\]: must be multiples of norm_groups 4"),
         ({"block_out_channels": []}, r"block_out_channels is \[\], expected a list"),

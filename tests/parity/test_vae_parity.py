@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from drifting.weights.diffusers_vae import load_vae
+from drifting.networks.network import structure
+from drifting.networks.vae import PRESETS
+from drifting.weights.artifact import flatten
+from drifting.weights.diffusers_vae import diffusers_name, load_vae, vae_kwargs_from_diffusers
+from drifting.weights.load import load_weights
 from tests.networks import test_vae as ours
+from tests.support.torch_tensors import to_torch
 
 torch = pytest.importorskip("torch")
 
@@ -28,9 +33,14 @@ diffusers = pytest.importorskip("diffusers")
 
 SWITCHED_OFF = {"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False}
 
+SIXTEEN = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+
 CONFIGS = {
     "tiny": ours.TINY,
     "tiny without options": ours.TINY | SWITCHED_OFF | {"block_out_channels": [8, 16], "layers_per_block": 2},
+    "tiny with 16 channels": ours.TINY | SIXTEEN | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+    "tiny with means and deviations": ours.TINY
+    | {"latents_mean": [-1.6, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2], "scaling_factor": 0.5},
     "stable diffusion": ours.STABLE_DIFFUSION,
 }
 
@@ -59,13 +69,22 @@ def channels_last(x: Any) -> np.ndarray:
     return np.ascontiguousarray(x.detach().numpy().transpose(0, 2, 3, 1))
 
 
-def inputs(side: int, downsampling: int) -> dict[str, np.ndarray]:
+def unscaled(network: Any, latents: Any) -> Any:
+    """Latents as the pipelines of diffusers give them to the decoder."""
+    config = network.config
+    if config.latents_mean is not None:
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        return latents * std / config.scaling_factor + mean
+    return latents / config.scaling_factor + (config.shift_factor or 0.0)
+
+
+def inputs(side: int, downsampling: int, channels: int = 4) -> dict[str, np.ndarray]:
     """Images, scaled latents, and weights of the outputs whose sum is differentiated; three samples each."""
     rng, small = np.random.RandomState(1), side // downsampling
     return {
         "x": rng.uniform(-1, 1, (3, side, side, 3)).astype(np.float32),
-        "z": rng.standard_normal((3, small, small, 4)).astype(np.float32),
-        "moment_weights": rng.standard_normal((3, small, small, 8)).astype(np.float32),
+        "z": rng.standard_normal((3, small, small, channels)).astype(np.float32),
+        "moment_weights": rng.standard_normal((3, small, small, 2 * channels)).astype(np.float32),
         "image_weights": rng.standard_normal((3, side, side, 3)).astype(np.float32),
     }
 
@@ -74,7 +93,7 @@ def outputs(network: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     """What diffusers computes of a batch of `inputs`, channels last."""
     with torch.no_grad():
         posterior = network.encode(channels_first(batch["x"])).latent_dist
-        images = network.decode(channels_first(batch["z"]) / network.config.scaling_factor).sample
+        images = network.decode(unscaled(network, channels_first(batch["z"]))).sample
     arrays = {"mean": posterior.mean, "log_var": posterior.logvar, "images": images}
     return {name: channels_last(array) for name, array in arrays.items()}
 
@@ -84,7 +103,7 @@ def gradients(network: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarra
     x, z = channels_first(batch["x"]).requires_grad_(), channels_first(batch["z"]).requires_grad_()
     posterior = network.encode(x).latent_dist
     moments = torch.cat([posterior.mean, posterior.logvar], dim=1)
-    images = network.decode(z / network.config.scaling_factor).sample
+    images = network.decode(unscaled(network, z)).sample
     torch.sum(moments * channels_first(batch["moment_weights"])).backward()
     torch.sum(images * channels_first(batch["image_weights"])).backward()
     return {"x_gradient": channels_last(x.grad), "z_gradient": channels_last(z.grad)}
@@ -116,7 +135,8 @@ def report(name: str, actual: Any, expected: np.ndarray, capsys: pytest.CaptureF
 def test_moments_images_and_gradients(case: tuple[str, Any, Path], capsys: pytest.CaptureFixture[str]):
     name, network, folder = case
     artifact, graphdef = load_vae(folder), ours.graph(CONFIGS[name])
-    batch = inputs(64 if name == "stable diffusion" else 16, 2 ** (len(network.config.block_out_channels) - 1))
+    side, factor = 64 if name == "stable diffusion" else 16, 2 ** (len(network.config.block_out_channels) - 1)
+    batch = inputs(side, factor, network.config.latent_channels)
     expected = outputs(network, batch) | gradients(network, batch)
     moments, x_gradient = ours.encode(graphdef, artifact.params, batch["x"], batch["moment_weights"])
     images, z_gradient = ours.decode(graphdef, artifact.params, batch["z"], batch["image_weights"])
@@ -137,3 +157,42 @@ def test_former_names_of_the_attention(tmp_path: Path):
     for name, tensor in again.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), tensors[name])
     ours.assert_same(load_vae(tmp_path).params, present.params)
+
+
+PUBLISHED = {
+    "sd": ours.STABLE_DIFFUSION,
+    "sdxl": ours.STABLE_DIFFUSION | {"scaling_factor": 0.13025, "sample_size": 1024},
+    "sd3": ours.STABLE_DIFFUSION | SIXTEEN | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+    "flux": ours.STABLE_DIFFUSION | SIXTEEN | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_are_the_published_networks(name: str):
+    """Their constructor takes the tensors of diffusers, all of them and no others."""
+    arguments = vae_kwargs_from_diffusers(PUBLISHED[name])
+    preset = PRESETS[name] | {"dtype": "float32", "remat": False}
+    assert preset | {"block_channels": list(preset["block_channels"])} == arguments
+    with torch.device("meta"):
+        theirs = diffusers.AutoencoderKL(
+            **{key: value for key, value in PUBLISHED[name].items() if not key.startswith("_")}
+        ).state_dict()
+    shapes = flatten(structure("vae", arguments)[1])
+    found = {diffusers_name(name): (name, leaf.shape) for name, leaf in shapes.items()}
+    assert found.keys() == theirs.keys()
+    for key, (name, shape) in found.items():
+        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), range(len(shape)))
+        order = axes if name.endswith("kernel") else range(len(shape))
+        assert tuple(theirs[key].shape) == tuple(shape[axis] for axis in order)
+
+
+@pytest.mark.parametrize("file", ["safetensors", "bin"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_files_that_diffusers_writes(tmp_path: Path, file: str, variant: str | None):
+    network = make_network(ours.TINY)
+    network = network.half() if variant else network
+    network.save_pretrained(tmp_path / "vae", variant=variant, safe_serialization=file == "safetensors")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    found = to_torch(load_weights(str(tmp_path), "vae").params, diffusers_name)
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_array_equal(found[name], tensor.float().numpy())

@@ -19,7 +19,7 @@ from drifting.networks.mae import MAE
 from drifting.networks.vae import AutoencoderKL
 from drifting.weights import artifact, catalogue, load
 from drifting.weights.artifact import Artifact, save_artifact
-from drifting.weights.diffusers_vae import diffusers_name, vae_kwargs_from_diffusers
+from drifting.weights.diffusers_vae import VAE_TENSORS, diffusers_name, vae_kwargs_from_diffusers
 from drifting.weights.download import fetch
 from drifting.weights.load import find_kind, load_folder, load_weights
 from drifting.weights.readers import READERS
@@ -28,6 +28,7 @@ from drifting.weights.released_names import generator_kwargs_from_released
 from tests.support import fake_hub
 from tests.support.fake_hub import FakeHub
 from tests.support.torch_tensors import to_torch
+from tests.weights.test_torch_file import mapping, storage, tensor, write_zip
 
 ENCODER: dict[str, Any] = dict(
     num_classes=3, in_channels=1, base_channels=4, layers=[1, 1, 1, 1], patch_size=2, input_patch_size=1,
@@ -138,6 +139,51 @@ def test_vae_of_diffusers(hub: FakeHub, tmp_path: Path, where: str):
     artifact = load_weights(str(folder) if where == "folder" else "hf://stable/diffusion/vae", "vae")
     assert (artifact.kind, artifact.metadata["commit"]) == ("vae", None if where == "folder" else commit)
     assert_same(artifact.params, params)
+
+
+TORCH_STORAGES = {"<f4": "FloatStorage", "<f2": "HalfStorage"}
+
+
+def write_torch(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """The tensors as PyTorch would save them."""
+    body, files = {}, {}
+    for k, (name, array) in enumerate(tensors.items()):
+        strides = tuple(step // array.itemsize for step in array.strides)
+        memory = storage(str(k), array.size, TORCH_STORAGES[array.dtype.str])
+        body[name] = tensor(shape=array.shape, strides=strides, memory=memory)
+        files[f"data/{k}"] = array.tobytes()
+    write_zip(path, mapping(**body), **files)
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+@pytest.mark.parametrize("file", VAE_TENSORS)
+def test_vae_under_every_name_and_in_a_pipeline(hub: FakeHub, tmp_path: Path, where: str, file: str):
+    params = random_params(lambda: AutoencoderKL(**vae_kwargs_from_diffusers(VAE), rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), params)
+    tensors = to_torch(params, diffusers_name)
+    if "16" in file:
+        tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    folder = tmp_path / "pipeline"
+    (folder / "vae").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (folder / "vae" / "config.json").write_text(json.dumps(VAE))
+    (write_torch if file.endswith(".bin") else lambda path, found: save_file(found, path))(
+        folder / "vae" / file, tensors
+    )
+    hub.add("me/sd", {"model_index.json": (folder / "model_index.json").read_bytes()})
+    commit = hub.add_folder("me/sd", folder / "vae", prefix="vae/")
+    for reference in [str(folder), str(folder / "vae")] if where == "folder" else ["hf://me/sd", "hf://me/sd/vae"]:
+        assert find_kind(reference) == "vae"
+        artifact = load_weights(reference, "vae")
+        assert artifact.metadata["commit"] == (None if where == "folder" else commit)
+        assert_same(artifact.params, params)
+    if where == "folder":
+        (folder / "vae" / file).unlink()
+        with pytest.raises(InputError, match=rf"no file .*vae/{VAE_TENSORS[0]}"):
+            load_weights(str(folder), "vae")
+        (folder / "vae" / "config.json").unlink()
+        with pytest.raises(InputError, match=r"has none of metadata\.json, config\.json"):
+            load_weights(str(folder), "vae")
 
 
 def stub(kind: str, seen: list[Path]) -> Any:
@@ -266,7 +312,7 @@ def test_our_tensors_must_be_those_of_their_configuration(
 
 def test_a_kind_that_nobody_knows(tmp_path: Path):
     save_artifact(tmp_path / "net", kind="potato", model_config={}, params={"w": np.zeros(1)}, step=1, ema_decay=None)
-    with pytest.raises(ValueError, match="holds a 'potato', expected one of dit, mlp, mae, vae, convnext, dinov2"):
+    with pytest.raises(ValueError, match="holds a 'potato', expected one of dit, mlp, mae, vae, dcae, convnext"):
         load_folder(tmp_path / "net")
 
 
