@@ -47,13 +47,13 @@ class AbstractStep:
         parts: what the step is compiled for.
         jitted: the jitted step, as training has it.
         empty: makes the state before the first step, its banks still empty; it can be jitted.
-        arguments: `state, batch, frozen, widths, key`, each leaf a shape that says where it lies.
+        arguments: `state, batch, frozen, widths, key, measure`, each leaf a shape that says where it lies.
     """
 
     parts: StepParts
     jitted: Any
     empty: Callable[[], TrainState]
-    arguments: tuple[TrainState, dict[str, Any], Any, Any, Any]
+    arguments: tuple[TrainState, dict[str, Any], Any, Any, Any, Any]
 
     def lower(self) -> Any:
         """The step, traced and lowered for the devices of its layout: `jax.stages.Lowered`."""
@@ -88,6 +88,7 @@ def abstract_step(config: Config, images: ImageFacts, layout: Layout) -> Abstrac
         jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed),
         _batch(config, images, space, layout),
         *everywhere((encoder.params | space.params, widths, key)),
+        jax.ShapeDtypeStruct((), jnp.bool_, sharding=layout.replicated),
     )
     return AbstractStep(parts, jitted_step(parts, placed, layout), empty, arguments)
 

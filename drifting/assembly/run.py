@@ -101,18 +101,24 @@ class Run:
             _check_open(self._closed)
             yield next(self.feed)
 
-    def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(self, state: TrainState, batch: Batch, measure: bool = True) -> tuple[TrainState, Metrics]:
         """The next state and the metrics of one step, see `train_step`. The state that is given is used up.
 
+        Args:
+            state: a state of this run.
+            batch: one of `batches(steps)`.
+            measure: whether the gap is wanted, which costs time; training computes it where it is logged.
+
         Raises:
-            ArgumentError: `state` or `batch` is none, or the state has been used up.
+            ArgumentError: `state` or `batch` is none, the state has been used up, or `measure` is no bool.
         """
         _check_state(state)
+        require_argument(isinstance(measure, bool), "measure", repr(measure), "give True or False")
         remedy = f"is a {type(batch).__name__}: give one of batches(steps)"
         require_argument(isinstance(batch, dict), "batch", None, remedy)
         missing = [name for name in batch_names(self.config) if name not in batch]
         require_argument(not missing, "batch", None, f"is without {', '.join(missing)}: give one of batches(steps)")
-        return self.compiled(state, batch, self.frozen, self.widths, self.key)
+        return self.compiled(state, batch, self.frozen, self.widths, self.key, np.bool_(measure))
 
     @checked_arguments
     def sample(
@@ -226,7 +232,7 @@ def prepare(
 
 
 def jitted_step(parts: StepParts, placed: TrainState, layout: Layout) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The jitted step `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
+    """The jitted step `(state, batch, frozen, widths, key, measure) -> (state, metrics)`; the state is donated.
 
     `placed`: where the state lies, see `shardings`.
     """

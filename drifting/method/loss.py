@@ -6,7 +6,7 @@ it. Targets are constants of the gradient, so the gradient with respect to the g
 differentiating anything: it is attached to the loss by `attach_gradient`, and no activation of the loss is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from drifting.method.objective import LOSS_MEMORY, LossMemory, MapMetrics, Objective, attach_gradient
 from drifting.method.placement import ONE_DEVICE, Batched, Placement
-from drifting.method.problems import Problems, units_of
+from drifting.method.problems import Chunk, PairDistances, PerWidth, Problems, Units, units_of
 
 FIELD_FLOOR = 1e-8
 """Of the released recipe: the mean square of a field is at least that."""
@@ -27,9 +27,12 @@ FIELD_FLOOR = 1e-8
 FeatureMaps = dict[str, Float[Array, "labels _samples _positions _channels"]]
 """Feature maps by name."""
 
+Flag = Bool[Array, ""] | bool
+"""What is decided as a program runs, or (a Python bool) as it is traced."""
+
 
 def _gradients(
-    problems: Problems, keep: bool, placement: Placement
+    problems: Problems, keep: bool, placement: Placement, measure: Flag
 ) -> tuple[Float[Array, "labels generated positions channels"], list[MapMetrics]]:
     """Gradient of the loss of some maps at the generated samples, and the metrics of each map.
 
@@ -39,10 +42,13 @@ def _gradients(
     objective, widths, gen = problems.objective, problems.widths, problems.features[0]
     d, weighted, weights = problems.each(problems.distances)
     units, scale = units_of(problems, weighted, weights, placement)
-    if keep:
-        fields, per_problem = problems.each(problems.fields, d, units)
-    else:
-        per_problem = problems.each(lambda *given: problems.fields(*given)[1], d, units)
+
+    def found(chunk: Chunk, d: PairDistances, units: Units) -> tuple[Any, tuple[PerWidth, PerWidth, PerWidth]]:
+        fields, value = problems.fields(chunk, d, units)
+        gap = if_asked(measure, lambda: problems.gaps(chunk, d, units))
+        return fields if keep else (), (value, gap, jnp.mean(jnp.square(fields), axis=(2, 3)))
+
+    fields, per_problem = problems.each(found, d, units)
     values, gaps, squares = (problems.map_means(x, placement) for x in per_problem)
     norms = jax.lax.rsqrt(jnp.maximum(squares, FIELD_FLOOR)) if objective.normalise_field else jnp.ones_like(squares)
     factors = problems.of_maps(norms)
@@ -66,6 +72,14 @@ def _gradients(
     gradient = rearrange(gradient, "l f n c -> l n f c").astype(gen.dtype)
     scales, gap, norm = problems.map_means(scale, placement), jnp.mean(gaps, axis=1), jnp.sqrt(squares)
     return gradient, [MapMetrics(losses[i], gap[i], norm[i], scales[i]) for i in range(len(problems.sizes))]
+
+
+def if_asked(measure: Flag, function: Callable[[], Float32[Array, "*shape"]]) -> Float32[Array, "*shape"]:
+    """What `function` gives if it is asked for; and else NaN, at no cost."""
+    if isinstance(measure, bool) and measure:
+        return function()
+    nothing = jax.eval_shape(function)
+    return jax.lax.cond(measure, function, lambda: jnp.full(nothing.shape, jnp.nan, nothing.dtype))
 
 
 def problem_numbers(positions: int, channels: int, counts: tuple[int, ...], widths: int) -> int:
@@ -116,7 +130,7 @@ def map_loss(
     """
     maps = [{"map": x} for x in jax.lax.stop_gradient((gen, unc, pos))]
     weights = jax.lax.stop_gradient((w_gen, w_unc, w_pos))
-    gradients, metrics = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE)
+    gradients, metrics = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, True)
     return attach_gradient(gen, metrics["map"].loss, gradients["map"]), metrics["map"]
 
 
@@ -128,6 +142,7 @@ def _loss_of_labels(
     pos: FeatureMaps,
     weights: tuple[Float[Array, "labels _samples"], ...],
     placement: Placement,
+    measure: Flag,
 ) -> tuple[FeatureMaps, dict[str, MapMetrics]]:
     """Gradients and metrics of all maps, of the labels that lie on this device.
 
@@ -149,7 +164,7 @@ def _loss_of_labels(
         sizes = tuple(gen[name].shape[2] for name in names)
         problems = Problems(objective, widths, features, weights, sizes, *shape)
         keep = keeps_fields(memory, labels * positions, channels, counts, len(widths))
-        gradient, found = _gradients(problems, keep, placement)
+        gradient, found = _gradients(problems, keep, placement, measure)
         parts = jnp.split(gradient, np.cumsum(sizes)[:-1].tolist(), axis=2)
         gradients |= dict(zip(names, parts, strict=True))
         metrics |= dict(zip(names, found, strict=True))
@@ -193,6 +208,7 @@ def objective_loss(
     unc: FeatureMaps,
     w_unc: Float[Array, "labels"],
     placement: Placement = ONE_DEVICE,
+    measure: Flag = True,
 ) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
     """The training loss: the sum over feature maps of each map's loss.
 
@@ -204,21 +220,25 @@ def objective_loss(
         unc: the same maps of the unconditional samples.
         w_unc: weight of each label's unconditional negatives (`guidance.unconditional_weight`).
         placement: where arrays lie. Each device computes the problems of its own labels; nothing but numbers travels.
+        measure: whether the metric is wanted that the loss does not need, the gap; where it is not, it is NaN.
 
     Returns:
         The loss and the metrics of every map.
     """
 
-    def part(widths: Float[Array, "widths"], batch: Batched) -> tuple[Batched, dict[str, MapMetrics]]:
-        gen, unc, pos, w_unc = batch
+    def part(
+        common: tuple[Float[Array, "widths"], Bool[Array, ""] | None], batch: Batched
+    ) -> tuple[Batched, dict[str, MapMetrics]]:
+        (widths, traced), (gen, unc, pos, w_unc) = common, batch
+        asked = measure if traced is None else traced
         shapes = (next(iter(maps.values())).shape[:2] for maps in (gen, unc, pos))
         weights = tuple(jnp.broadcast_to(w, shape) for w, shape in zip((1.0, w_unc[:, None], 1.0), shapes, strict=True))
-        gradients, metrics = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement)
+        gradients, metrics = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement, asked)
         # They are the same on every device, and their sum is taken.
         return gradients, jax.tree.map(lambda x: x / placement.devices, metrics)
 
     constants = jax.lax.stop_gradient((gen, unc, pos, w_unc))
     with jax.named_scope("loss"):
-        gradients, metrics = placement.each(part, widths, constants)
+        gradients, metrics = placement.each(part, (widths, None if isinstance(measure, bool) else measure), constants)
     value = jnp.sum(jnp.stack([m.loss for m in metrics.values()]))
     return attach_gradient(gen, value, gradients), metrics

@@ -155,24 +155,20 @@ class Problems:
 
     def fields(
         self, chunk: Chunk, d: PairDistances, units: "Units"
-    ) -> tuple[Float32[Array, "problems widths queries channels"], tuple[PerWidth, PerWidth, PerWidth]]:
-        """A chunk's field of each width; and potential (0 for a field), gap and mean square of each problem's field."""
+    ) -> tuple[Float32[Array, "problems widths queries channels"], PerWidth]:
+        """A chunk's field of each width; and the potential (0 for a field) of each problem."""
         points = self.points(chunk)
-        b, value, gap = self.affinities(chunk, d, units)
+        b, value = self.affinities(chunk, d, units)
         # All widths in one product: their targets are the same.
-        moved = self.moved(b.reshape(b.shape[0], -1, b.shape[3]), points).reshape(*b.shape[:3], -1)
-        field = moved - jnp.sum(b, axis=3, keepdims=True) * points[:, None, : self.queries]
-        field = field / units.coordinate[:, None, None, None]
-        return field, (value, gap, jnp.mean(jnp.square(field), axis=(2, 3)))
+        field = self.moved(b.reshape(b.shape[0], -1, b.shape[3]), points).reshape(*b.shape[:3], -1)
+        return field, value
 
     def summed_field(
         self, chunk: Chunk, d: PairDistances, units: "Units", factors: PerWidth
     ) -> Float32[Array, "problems queries channels"]:
         """The sum over the widths of a chunk's fields, each times its factor."""
-        points = self.points(chunk)
         b = jnp.sum(factors[:, :, None, None] * self.affinities(chunk, d, units)[0], axis=1)
-        moved = self.moved(b, points) - jnp.sum(b, axis=2, keepdims=True) * points[:, : self.queries]
-        return moved / units.coordinate[:, None, None]
+        return self.moved(b, self.points(chunk))
 
     @staticmethod
     def moved(b: Float32[Array, "problems rows targets"], points: TargetPoints) -> TargetPoints:
@@ -181,27 +177,47 @@ class Problems:
 
     def affinities(
         self, chunk: Chunk, d: PairDistances, units: "Units"
-    ) -> tuple[Float32[Array, "problems widths queries targets"], PerWidth, PerWidth]:
-        """A chunk's affinities for each width, negatives first; potential (0 for a field) and gap of each problem."""
-        objective, m = self.objective, self.negatives
-        d, weights = d / units.distance[:, None, None], self.target_weights(chunk)
-        is_self = jnp.eye(self.queries, m, dtype=bool)
+    ) -> tuple[Float32[Array, "problems widths queries targets"], PerWidth]:
+        """What a chunk's targets weigh in the field of each width; and the potential (0 for a field) of each problem.
+
+        A query moves by `sum_j b_ij (y_j - x_i)`, in the unit of the coordinates. The queries are the first targets, so
+        that what each of them weighs itself takes up the second part: no array of fields is gone through for it.
+        """
+        objective = self.objective
 
         def of_problem(
-            d: Float32[Array, "queries targets"], w: Float[Array, "targets"], width: Float[Array, ""]
-        ) -> tuple[Float32[Array, "queries targets"], Float32[Array, ""], Float32[Array, ""]]:
-            pairs = Pairs(d[:, m:], d[:, :m], w[m:], w[:m], is_self)
+            pairs: Pairs, width: Float[Array, ""]
+        ) -> tuple[Float32[Array, "queries targets"], Float32[Array, ""]]:
             affinities = objective.affinities(pairs, width)
-            gap = jnp.mean(potential(pairs, objective.kernel, width, log_link))
-            value = jnp.zeros_like(gap)
+            value = jnp.zeros(())
             if objective.is_scalar:
                 value = jnp.mean(potential(pairs, objective.kernel, width, LOSSES[objective.name]))
-            return jnp.concatenate([affinities.neg, affinities.pos], axis=1), value, gap
+            # Summed side by side: what is joined would be written, read for the sums, and written again.
+            own = sum(jnp.sum(side, axis=1, keepdims=True) for side in affinities)
+            neg = affinities.neg - jnp.where(pairs.is_self, own, 0.0)
+            return jnp.concatenate([neg, affinities.pos], axis=1), value
 
-        by_width = jax.vmap(of_problem, in_axes=(None, None, 0))
-        found: tuple[Float32[Array, "problems widths queries targets"], PerWidth, PerWidth]
-        found = jax.vmap(by_width, in_axes=(0, 0, None))(d, weights, self.widths)
+        b, value = self.by_width(of_problem, chunk, d, units)
+        return b / units.coordinate[:, None, None, None], value
+
+    def gaps(self, chunk: Chunk, d: PairDistances, units: "Units") -> PerWidth:
+        """The log-KDE gap of each problem of a chunk."""
+
+        def of_problem(pairs: Pairs, width: Float[Array, ""]) -> Float32[Array, ""]:
+            return jnp.mean(potential(pairs, self.objective.kernel, width, log_link))
+
+        found: PerWidth = self.by_width(of_problem, chunk, d, units)
         return found
+
+    def by_width(self, of_problem: Callable[..., Any], chunk: Chunk, d: PairDistances, units: "Units") -> Any:
+        """`of_problem(pairs, width)` for each problem of a chunk and each width."""
+        m, d, weights = self.negatives, d / units.distance[:, None, None], self.target_weights(chunk)
+        is_self = jnp.eye(self.queries, m, dtype=bool)
+
+        def of_pairs(d: Float32[Array, "queries targets"], w: Float[Array, "targets"], width: Float[Array, ""]) -> Any:
+            return of_problem(Pairs(d[:, m:], d[:, :m], w[m:], w[:m], is_self), width)
+
+        return jax.vmap(jax.vmap(of_pairs, in_axes=(None, None, 0)), in_axes=(0, 0, None))(d, weights, self.widths)
 
 
 class Units(NamedTuple):

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Int32, Key, Shaped
 from drifting.method.encoders import FeatureFn
 from drifting.method.features import Features
 from drifting.method.guidance import GuidancePrior, unconditional_weight
-from drifting.method.loss import objective_loss
+from drifting.method.loss import Flag, objective_loss
 from drifting.method.micro_batches import in_micro_batches, micro_batched_gradient
 from drifting.method.objective import MapMetrics, Objective
 from drifting.method.placement import ONE_DEVICE, Placement
@@ -136,6 +136,7 @@ def train_step(
     frozen: Params,
     widths: Float[Array, "widths"],
     key: Key[Array, ""],
+    measure: Flag = True,
 ) -> tuple[TrainState, dict[str, Any]]:
     """One step of training by drifting ("Generative Modeling via Drifting", Algorithm 1, with any objective).
 
@@ -146,6 +147,7 @@ def train_step(
         frozen: parameters of the frozen networks: feature encoders, and the VAE of latents.
         widths: kernel widths, in units of the feature scale.
         key: the run's key; the step number is folded in.
+        measure: whether the gap is wanted, which the loss does not need; where it is not, it is NaN.
 
     Returns:
         The next state, and metrics: float32 scalars, and under `maps` a `MapMetrics` for each feature map.
@@ -160,7 +162,7 @@ def train_step(
         return features_and_samples(parts, params, inputs, frozen)
 
     def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
-        return step_loss(recipe.objective, features, real, draw, widths, lengths, placement)
+        return step_loss(recipe.objective, features, real, draw, widths, lengths, placement, measure)
 
     params = gathered(parts.generator, state.params, placement)
     (loss, maps), samples, gradient = micro_batched_gradient(
@@ -257,6 +259,7 @@ def step_loss(
     widths: Float[Array, "widths"],
     lengths: Float32[Array, "labels"] | None = None,
     placement: Placement = ONE_DEVICE,
+    measure: Flag = True,
 ) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
     """The loss of generated samples against the drawn real ones, in feature space.
 
@@ -268,6 +271,7 @@ def step_loss(
         widths: kernel widths, in units of the feature scale.
         lengths: length unit of each label's class (the neighbour scale), or None.
         placement: where arrays lie.
+        measure: whether the gap is wanted.
 
     Returns:
         The loss, differentiable in `features`, and the metrics of every feature map.
@@ -279,7 +283,7 @@ def step_loss(
     unconditional = {name: f[:, n_pos:] / unit for name, f in real.items()}
     n_gen = jax.tree.leaves(generated)[0].shape[1]
     w_unc = unconditional_weight(draw.alpha, n_gen, draw.unconditional.shape[1])
-    return objective_loss(objective, widths, generated, positives, unconditional, w_unc, placement)
+    return objective_loss(objective, widths, generated, positives, unconditional, w_unc, placement, measure)
 
 
 def neighbour_scale(

@@ -12,7 +12,7 @@ from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.errors import counted
 
-StepFn = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+StepFn = Callable[[Any, dict[str, Any], bool], tuple[Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Course:
         config: all settings; they must be those of the run that is there, if there is one.
         feed: yields the batches; its position is part of the checkpoint.
         initial: makes the state before the first step; it may read batches.
-        step_fn: the jitted step `(state, batch) -> (state, metrics)`, to which the state is donated.
+        step_fn: the jitted step `(state, batch, measure) -> (state, metrics)`, to which the state is donated; `measure`
+            says whether all metrics are wanted or only those that say whether training can go on.
         callbacks: what is done beside the steps.
         identity: facts (JSON) that the run depends on and that are not settings; they are compared on resuming.
         label: what the progress bar and messages call this.

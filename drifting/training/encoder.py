@@ -62,7 +62,7 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
             config=config,
             feed=run.feed,
             initial=run.initial_state,
-            step_fn=run.step,
+            step_fn=lambda state, batch, measure: run.step(state, batch),
             callbacks=callbacks,
             identity=run.identity,
             label="pretrain",

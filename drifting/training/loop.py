@@ -177,7 +177,9 @@ class _Loop:
                     batch = next(self.course.feed)
                 previous = metrics
                 trace.before(step + 1, previous)
-                state, metrics = self.course.step_fn(state, batch)
+                planned = self._due(step + 1, stopped=False)
+                measure = planned.tell or planned.save
+                state, metrics = self.course.step_fn(state, batch, measure)
                 step += 1
                 if previous is not None:  # at most two steps in flight: bounded memory, prompt interrupts
                     jax.block_until_ready(previous["loss"])
@@ -196,7 +198,7 @@ class _Loop:
                 values = self.course.callbacks.flatten(jax.device_get(metrics))
                 self._require_finite(step, values)
                 measured = self._measured(step)
-                if progress is not None:
+                if progress is not None and measure:
                     shown = {name: values[name] for name in self.course.callbacks.shown}
                     progress.update(step, shown, spoken(measured))
                 with self.stopwatch.apart():

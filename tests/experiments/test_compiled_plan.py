@@ -112,7 +112,7 @@ def test_the_abstract_step_takes_what_training_gives(form: str):
         images = ImageFacts(run.source.shape, run.source.num_classes, len(run.source), dtype=dtype)
         found = abstract_step(run.config, images, run.layout)
         state = jax.eval_shape(run.empty)
-        given = (state, next(run.feed), run.frozen, run.widths, run.key)
+        given = (state, next(run.feed), run.frozen, run.widths, run.key, np.bool_(True))
         assert jax.tree.structure(found.arguments) == jax.tree.structure(given)
         for one, other in zip(jax.tree.leaves(found.arguments), jax.tree.leaves(given), strict=True):
             assert facts(one)[:2] == facts(other)[:2]

@@ -266,9 +266,12 @@ class Tiny:
     traces: list[None]
     """Grows when the step is traced, as it is for every compilation."""
 
-    def __call__(self, state: TrainState, widths: tuple[float, ...] = (0.4,), key: Any = KEY) -> Any:
+    def __call__(
+        self, state: TrainState, widths: tuple[float, ...] = (0.4,), key: Any = KEY, measure: bool = True
+    ) -> Any:
         batch = batch_of(np.arange(int(state.step) * 16, int(state.step) * 16 + 16))
-        return self.compiled(jax.tree.map(jnp.copy, state), batch, {}, jnp.asarray(widths, jnp.float32), key)
+        state = jax.tree.map(jnp.copy, state)
+        return self.compiled(state, batch, {}, jnp.asarray(widths, jnp.float32), key, np.bool_(measure))
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +321,21 @@ def test_the_batch_is_in_the_banks_before_anything_is_drawn(tiny: Tiny):
     assert int(after.banks.unconditional.pushed[0, 0]) == 16
     np.testing.assert_array_equal(held, images)
     np.testing.assert_allclose(metrics["bank_fill"], 16 / 80)  # 16 samples in 10 rings of 8
+
+
+def test_the_gap_is_computed_where_it_is_wanted(tiny: Tiny):
+    """One program serves both kinds of steps, and nothing else of a step depends on it."""
+    state, metrics = tiny(tiny.state)
+    traced = len(tiny.traces)
+    other, others = tiny(tiny.state, measure=False)
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+    gaps = [[found.pop("gap"), *(m.gap for m in found["maps"].values())] for found in (metrics, others)]
+    assert np.all(np.isfinite(gaps[0])) and np.all(np.isnan(gaps[1]))
+    metrics["maps"], others["maps"] = (
+        {n: m._replace(gap=0.0) for n, m in x["maps"].items()} for x in (metrics, others)
+    )
+    jax.tree.map(np.testing.assert_array_equal, metrics, others)
+    assert len(tiny.traces) == traced
 
 
 def test_metrics(tiny: Tiny):

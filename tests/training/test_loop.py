@@ -37,6 +37,7 @@ class Run:
         self.config = PretrainConfig(train=RunConfig(**settings), optimizer=OptimizerConfig(decay="constant"))
         self.drawn: list[int] = []
         self.watched: list[int] = []
+        self.measured: list[int] = []
         self.done = 0
         self.step_hook: Callable[[int], None] = lambda step: None
         self.bad: dict[str, tuple[int, float]] = {}
@@ -53,9 +54,11 @@ class Run:
             metrics = {name: jnp.abs(x) for name in loop.FINITE_METRICS}
             return {"step": state["step"] + 1, "x": x}, metrics
 
-        def step_fn(state: Any, batch: Any) -> Any:
+        def step_fn(state: Any, batch: Any, measure: bool) -> Any:
             self.done += 1
             number = int(state["step"]) + 1
+            if measure:
+                self.measured.append(number)
             self.step_hook(number)
             state, metrics = advance(state, batch)
             for name, (first, value) in self.bad.items():
@@ -128,6 +131,7 @@ def test_intervals_and_the_end(uninterrupted: Run):
     assert uninterrupted.logged == uninterrupted.watched == [1, 3, 6, 9, 12]
     assert uninterrupted.drawn == [5, 10, 12]
     assert uninterrupted.kept == [8, 12]
+    assert uninterrupted.measured == [1, 3, 4, 5, 6, 8, 9, 10, 12]  # whatever is logged, drawn, or saved
     x, pipeline = np.float32(1), Pipeline(digits(), 8, seed=0, prefetch=0)
     for _ in range(12):
         x = x * np.float32(0.9) + next(pipeline)["image"].mean()

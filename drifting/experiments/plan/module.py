@@ -154,7 +154,11 @@ def count_module(text: str) -> ModuleCounts:
 
 
 def _runs(computations: Computations, entry: str, loops: Counter[int]) -> Counter[str]:
-    """How often each computation runs at the top level, in calls, branches and bodies of loops."""
+    """How often each computation runs at the top level, in calls, branches and bodies of loops.
+
+    Of a condition that is the branch where it is false: what is wanted on some steps only, such as those that are
+    logged, is not counted.
+    """
     runs: Counter[str] = Counter()
     waiting = [(entry, 1)]
     while waiting:
@@ -169,8 +173,8 @@ def _runs(computations: Computations, entry: str, loops: Counter[int]) -> Counte
                 inner = [(called, times) for called in operation.called("to_apply", "calls")[:1]]
             elif operation.opcode == "conditional":
                 branches = re.search(r"branch_computations=\{([^}]*)\}", operation.attributes)
-                names = re.findall(r"[\w.\-]+", branches[1]) if branches else []
-                inner = [(branch, times) for branch in names or operation.called("true_computation")]
+                names = re.findall(r"[\w.\-]+", branches[1]) if branches else operation.called("false_computation")
+                inner = [(branch, times) for branch in names[:1]]
             waiting += [(called, n) for called, n in inner if called in computations]
     return runs
 
