@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
         print(overview(group, f"{name} NAME"), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     if name not in COMMANDS:
-        return fail(f"{name}: there is no such command; {_nearest(name)}`drifting --help` lists all")
+        return fail(f"{name}: there is no such command; {_nearest(name, rest)}`drifting --help` lists all")
     _configure_logging()
     keep_compiled()
     try:
@@ -90,7 +90,7 @@ def _run(arguments: list[str]) -> int:
             return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
-        check_out(values)
+        check_out(values, COMMANDS[name].out)
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
         import_entries(values)
@@ -133,7 +133,9 @@ def _settings_asked_for(name: str, arguments: Sequence[str]) -> Settings | None:
     return found
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, rest: Sequence[str]) -> str:
+    if difflib.get_close_matches(name.lstrip("-"), ["version"]):
+        return "did you mean drifting --version? "
     close = difflib.get_close_matches(name, COMMANDS, n=1) or [c for c in COMMANDS if c.startswith(f"{name} ")]
     return f"did you mean {close[0]}? " if close else ""
 

@@ -115,5 +115,6 @@ COMMANDS = {
         without_config="images",
         settings_of="train",
         flag_of=SHARE_FLAGS,
+        out="file",
     ),
 }

@@ -9,7 +9,7 @@ from absl import flags
 
 from drifting.cli.command import Command
 from drifting.cli.settings import SweepRequest, load_function, load_settings
-from drifting.cli.shared import WEIGHTS_HELP, check_encoders, define_import, out_of, place_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, check_files, define_import, out_of, place_of, workdir_of
 from drifting.config.parse import annotation
 from drifting.config.schema import Config
 from drifting.config.shipped import experiment_file
@@ -45,7 +45,7 @@ def _sweep(values: flags.FlagValues) -> int:
         print(grid.listing(list(cells), workdir))
         return 0
     for config in cells.values():
-        check_encoders(config)
+        check_files(config)
     from drifting.experiments import sweep
     from drifting.experiments.slurm import submit
 
@@ -156,7 +156,7 @@ COMMANDS = {
         usage="--config=FILE --workdir=DIR [--flags] [--config.SECTION.KEY=VALUE ...]",
         flag_of={"options": "slurm_options"},
     ),
-    "report": Command("show a run or a sweep on one HTML page", _define_report, _report),
+    "report": Command("show a run or a sweep on one HTML page", _define_report, _report, out="file"),
 } | {
     f"study {name}": Command(
         study.summary,
@@ -166,6 +166,7 @@ COMMANDS = {
         usage="--run=DIR|--weights=WEIGHTS --out=DIR" if name == "diagnose" else "--out=DIR",
         has_defaults=True,
         flag_of={"workdir": "run"} if name == "diagnose" else {},
+        out="folder",
     )
     for name, study in STUDIES.items()
 }

@@ -1,14 +1,15 @@
 """The paths that flags give: `~` expanded in all of them, addresses refused where only a path can be served, and what
 is to be written tried before the work."""
 
-import os
+import errno
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from drifting.config.paths import STORES, expanded, is_address
-from drifting.errors import ConfigError, as_argument
+from drifting.errors import ConfigError, MachineError, as_argument
 from drifting.runs.places import is_stored, place
 
 PATH_FLAGS = ("config", "images", "labels")
@@ -17,6 +18,13 @@ PATH_FLAGS = ("config", "images", "labels")
 PLACE_FLAGS = ("workdir", "out", "reference", "real_images", "run")
 """The flags that give a path of this machine, or one of an object store. Of those that may name weights, their readers
 know what is served."""
+
+
+OUT_FILE_SUFFIXES = (".png", ".npz")
+"""How `--out` ends where a command that writes files and folders is to write a file."""
+
+TRIAL_BYTES = 4096
+"""A block of most file systems, of which a full one has none left."""
 
 
 def expanded_arguments(arguments: Sequence[str]) -> list[str]:
@@ -42,11 +50,14 @@ def refuse_addresses(values: flags.FlagValues) -> None:
             raise ConfigError(f"--{flag}={value}: {remedy}")
 
 
-def check_out(values: flags.FlagValues) -> None:
+def check_out(values: flags.FlagValues, kind: str) -> None:
     """Checks that a command can write where `--out` says, or its default, before the work whose result it is.
+
+    `kind`: see `Command.out`.
 
     Raises:
         ConfigError: it cannot.
+        MachineError: there is no room.
     """
     if "out" not in values or ("watch" in values and values.watch):
         return
@@ -56,8 +67,35 @@ def check_out(values: flags.FlagValues) -> None:
             if is_stored(there := place(given)):
                 there.require_bucket()
         return
+    named = f"--out={values.out}" if values.out else "--out"
+    if values.out:
+        _check_kind(named, Path(given), kind or ("file" if Path(given).suffix in OUT_FILE_SUFFIXES else "folder"))
+    elif "images" in values and values.images:
+        given = str(Path(values.images).parent)
+    elif not Path(given).is_dir():  # there is no such run, which the command says
+        return
     out = Path(given).absolute()
-    folder = next(path for path in (out, *out.parents) if path.is_dir())
-    if not os.access(folder, os.W_OK | os.X_OK):
-        given = f"--out={values.out}" if values.out else "--out"
-        raise ConfigError(f"{given}: the folder {folder} cannot be written; make it writable, or give another")
+    _try_to_write(named, next(path for path in (out, *out.parents) if path.is_dir()))
+
+
+def _check_kind(named: str, out: Path, kind: str) -> None:
+    """Checks that what is there already is a file or a folder, as `kind` says."""
+    if kind == "file" and out.is_dir():
+        raise ConfigError(f"{named}: is a folder; give a file, such as {out}/NAME")
+    if kind == "folder" and out.is_file():
+        raise ConfigError(f"{named}: is a file; give a folder")
+    if out.exists() and not out.is_dir() and not out.is_file():
+        raise ConfigError(f"{named}: is no regular file; give the name of one")
+
+
+def _try_to_write(named: str, folder: Path) -> None:
+    """Writes a file in the folder and removes it: rights alone say nothing of full disks, and little of `/proc`."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".drifting-", dir=folder) as file:
+            file.write(bytes(TRIAL_BYTES))
+            file.flush()
+    except OSError as error:
+        wrong = f"{named}: the folder {folder} cannot be written ({error.strerror})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(f"{wrong}; make room, or give another") from error
+        raise ConfigError(f"{wrong}; make it writable, or give another") from error

@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
+from drifting.cli.overrides import real_number
 from drifting.cli.shared import (
     SCORE_ENCODER_HELP,
     SHARE_FLAGS,
@@ -122,8 +123,7 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path, share: An
     if num is None and values.labels is None and trained.config is not None:
         num = trained.config.eval.num_samples
     labels = wanted_labels(names, num, values.classes, values.labels)
-    if values.labels is None:
-        logger.info("classes in turn: %s", class_line(distinct_class_labels(values.classes, names), names))
+    in_turn = class_line(distinct_class_labels(values.classes, names), names) if values.labels is None else ""
     images = GeneratedImages(
         trained,
         labels,
@@ -133,7 +133,7 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path, share: An
         uint8=values.uint8,
         batch_size=values.batch,
     )
-    if write_images(images, path, share):
+    if write_images(images, path, share, about=in_turn and f"classes in turn: {in_turn}"):
         print(path)
     return 0
 
@@ -220,7 +220,7 @@ def _evaluate_files(values: flags.FlagValues, share: Any) -> int:
         place_of(values, "reference"),
         encoder=values.encoder,
         num=values.num,
-        neighbours=values.neighbours or 3,
+        neighbours=values.neighbours,
         real_images=place_of(values, "real_images") if values.real_images else None,
         share=share,
     )
@@ -232,7 +232,9 @@ def _evaluate_files(values: flags.FlagValues, share: Any) -> int:
 
 def _number(flag: str, text: str) -> float:
     try:
-        return float(text)
+        return real_number(text)
+    except OverflowError as error:
+        raise ConfigError(f"--{flag}={text}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. 1.0,1.5") from error
 
@@ -288,6 +290,7 @@ COMMANDS = {
         _evaluate,
         usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
         flag_of=SHARE_FLAGS | {"average": "ema", "alphas": "alpha", "batch_size": "batch"},
+        out="file",
     ),
     "compare": Command(
         "set two generators side by side at the same seeds",
@@ -295,5 +298,6 @@ COMMANDS = {
         _compare,
         usage="A B [--reference=NPZ] [--flags]",
         takes=("a", "b"),
+        out="file",
     ),
 }

@@ -10,9 +10,12 @@ from absl import flags
 from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
 from drifting.cli.explanations import explanation_of, settings_page
+from drifting.config.checks import check
 from drifting.config.meanings import COMMAND_SETTINGS, Section, option_sections, sections, study_sections
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
+from drifting.errors import ConfigError
 from drifting.studies import STUDIES
+from drifting.studies.settings import check_study_numbers
 
 STARTS: dict[type, tuple[str, str]] = {
     Config: ("drifting.config", "train_config"),
@@ -50,6 +53,8 @@ def all_sections() -> list[Section]:
 
 
 def _help(values: flags.FlagValues) -> int:
+    if values.markdown and values.topic:
+        raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {values.topic} out")
     found = all_sections()
     print(settings_page(found) if values.markdown else explanation_of(values.topic, found))
     return 0
@@ -61,6 +66,10 @@ def _define_config(values: flags.FlagValues) -> None:
 
 def _config(values: flags.FlagValues) -> int:
     settings = values.config
+    if isinstance(settings, StudyRun):
+        check_study_numbers(to_dict(settings)["study"])
+    else:
+        check(settings)
     print(json.dumps(to_dict(settings), indent=2) if values.json else settings_file(settings))
     return 0
 

@@ -1,6 +1,7 @@
 """`--config.SECTION.KEY=VALUE` on the command line: what was typed, and the value that it means."""
 
 import ast
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
@@ -20,12 +21,20 @@ TRUTHS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 
 
 def take_config(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--config`, the last if there are several or '' if there is none, and the other arguments."""
+    """The value of `--config`, the last if there are several or '' if there is none, and the other arguments.
+
+    Raises:
+        ConfigError: it has no value.
+    """
     path, rest, remaining = "", [], iter(arguments)
     for argument in remaining:
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
             path = value if equals else next(remaining, "")
+            if not path:
+                raise ConfigError(
+                    "--config: give a value, the experiment; `drifting configs` lists those that there are"
+                )
         else:
             rest.append(argument)
     return path, rest
@@ -93,6 +102,8 @@ def value_of(path: str, text: str, hint: Any) -> Any:
         if get_origin(kind) is tuple:
             return tuple(_plain(item, get_args(kind)[0]) for item in _items(text))
         return _plain(text, kind)
+    except OverflowError as error:
+        raise ConfigError(f"{path}={text!r}: {error}") from error
     except ValueError as error:
         raise ConfigError(wrong_type(path, text, hint)) from error
 
@@ -121,15 +132,30 @@ def _plain(text: str, kind: Any) -> Any:
     if kind is int:
         return _whole(text)
     if kind is float:
-        return float(text)
+        return real_number(text)
     return _literal(text) if kind is Any else text
+
+
+def real_number(text: str) -> float:
+    """The number that a text means.
+
+    Raises:
+        ValueError: it means none.
+        OverflowError: it is a number that would become infinite or 0.
+    """
+    number = float(text)
+    digits = text.strip().lower().partition("e")[0]
+    infinite = math.isinf(number) and "inf" not in text.lower()
+    if infinite or (number == 0 and re.search("[1-9]", digits)):
+        raise OverflowError(f"is too {'large' if infinite else 'small'} a number: the limits are 1e-307 and 1e308")
+    return number
 
 
 def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        number = float(text)  # 1e3 is a whole number, too
+        number = real_number(text)  # 1e3 is a whole number, too
         if not number.is_integer():
             raise
         return int(number)

@@ -9,8 +9,9 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from ml_collections import ConfigDict
 
 from drifting.cli.command import Command
 from drifting.cli.messages import close_to
-from drifting.cli.overrides import changed, define_overrides, overrides_of, take_config
+from drifting.cli.overrides import changed, define_overrides, overrides_of, real_number, take_config
 from drifting.config.meanings import COMMAND_SETTINGS
 from drifting.config.older import FORMER_MODULES
-from drifting.config.parse import parse
+from drifting.config.parse import annotation, parse
 from drifting.config.paths import is_address
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of, to_dict
 from drifting.config.shipped import experiment_file, experiment_names
@@ -60,6 +61,7 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
     if sweep or kind is not None:
         define_overrides(values, arguments, kind or Config)
     rest = _read(values, name, command, arguments, kind)
+    _check_values(values, arguments)
     for flag, value in zip(command.takes, rest, strict=False):
         values[flag].value = value
     if len(rest) > len(command.takes):
@@ -84,7 +86,9 @@ def _read(
         flag = error.flagname.removeprefix("--")
         if kind is None and command.settings is not None and flag.split(".")[0] == "config":
             raise ConfigError(f"--{flag}: --{command.without_config} takes no settings; leave it out") from error
-        raise ConfigError(f"--{flag}: there is no such flag; {_nearest_flag(flag, list(values), name)}") from error
+        raise ConfigError(
+            f"--{flag}: there is no such flag; {_nearest_flag(flag, list(values), name, kind)}"
+        ) from error
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_illegal_value(error, values)) from error
     except flags.Error as error:  # such as a flag without its value
@@ -95,7 +99,30 @@ def _read(
         raise ConfigError(f"--{flag}: give a value{meaning}") from error
 
 
-def _nearest_flag(flag: str, known: Sequence[str], name: str) -> str:
+def _check_values(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    """Refuses flags that are given without a value, and numbers that would become others.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for flag in values:
+        empty = values[flag].present and values[flag].value in ("", [], [""])
+        if empty and flag.partition(".")[0] != "config":
+            raise ConfigError(f"--{flag}: give a value ({values[flag].help})")
+    for argument, following in pairwise([*arguments, ""]):
+        flag, equals, text = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag in values and isinstance(values[flag].parser, flags.FloatParser):
+            try:
+                real_number(text if equals else following)
+            except OverflowError as error:
+                raise ConfigError(f"--{flag}={text if equals else following}: {error}") from error
+
+
+def _nearest_flag(flag: str, known: Sequence[str], name: str, kind: type[Settings] | None) -> str:
+    if kind is not None and "." in flag:
+        with suppress(ConfigError):
+            annotation(kind, flag, None)
+            return f"did you mean --config.{flag}?"
     close = difflib.get_close_matches(flag, known, n=1)
     return f"did you mean --{close[0]}?" if close else f"`drifting {name} --help` lists them"
 
@@ -111,6 +138,8 @@ def _not_a_flag(given: str, known: Sequence[str]) -> str:
         meant = "weights"
     else:
         meant = next((flag for flag in ("run", "workdir", "weights", "out") if flag in known), "")
+    if not meant and experiment_file(name) is not None:
+        return f"{given!r}: is not a flag; did you mean drifting config {given}?"
     if not meant:
         return f"{given!r}: is not a flag; flags are given as --flag=value"
     return f"{given!r}: is not a flag; did you mean --{meant}={given}?"
@@ -125,7 +154,9 @@ def take_settings(
         ConfigError: there is no such file, it holds settings of another command, or one that cannot be.
     """
     if command.any_settings and arguments and not arguments[0].startswith("-"):
-        arguments = [f"--config={arguments[0]}", *arguments[1:]]
+        named, arguments = arguments[0], [f"--config={arguments[0]}", *arguments[1:]]
+        if (other := take_config(arguments)[0]) != named:
+            raise ConfigError(f"--config={other}: {named} is given, too; leave one of the two out")
     given, arguments = take_config(arguments)
     if not given and not command.has_defaults:
         if positional := next((argument for argument in arguments if not argument.startswith("-")), None):

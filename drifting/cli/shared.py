@@ -9,8 +9,9 @@ from absl import flags
 from drifting.cli.catalogue import experiments
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
+from drifting.config.paths import is_address
 from drifting.config.schema import CacheBuild, Config
-from drifting.errors import ConfigError, InputError
+from drifting.errors import ConfigError, InputError, require
 from drifting.runs.directory import ENCODER_FOLDER
 from drifting.runs.places import place
 
@@ -32,12 +33,30 @@ def checked_settings(values: flags.FlagValues) -> Any:
     settings = values.config
     check(settings)
     if isinstance(settings, Config):
-        check_encoders(settings)
+        check_files(settings)
     if not isinstance(settings, CacheBuild) and settings.train.wandb_project:
         from drifting.runs.metrics import import_wandb
 
         import_wandb()
     return settings
+
+
+def check_files(config: Config) -> None:
+    """Checks that what a training needs, and its scores after it, is there.
+
+    Raises:
+        ConfigError: a folder of an encoder or a file of real images is not.
+    """
+    check_encoders(config)
+    remedies = {"reference": "`drifting reference` makes one", "real_images": "give a folder of images or an .npz"}
+    for key, remedy in remedies.items():
+        path: str | None = getattr(config.eval, key)
+        there = path is None or is_address(path) or Path(path).exists()
+        require(there, f"eval.{key}", path, f"there is no such file; {remedy}")
+    encoder = config.eval.encoder or ""
+    weights = encoder.partition(":")[2]
+    there = weights in ("", "random") or is_address(weights) or Path(weights).exists()
+    require(there, "eval.encoder", encoder, "there are no such weights; give a folder or hf://OWNER/REPO")
 
 
 def check_encoders(config: Config) -> None:

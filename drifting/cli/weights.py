@@ -73,6 +73,7 @@ COMMANDS = {
         _export,
         usage="--workdir=DIR --out=DIR [--flags]",
         flag_of={"average": "ema", "layout": "format"},
+        out="folder",
         needs_devices=False,
     ),
     "import": Command(
@@ -81,6 +82,7 @@ COMMANDS = {
         _import,
         usage="--weights=WEIGHTS --out=DIR [--flags]",
         flag_of={"layout": "format"},
+        out="folder",
         needs_devices=False,
     ),
     "hub push": Command(

@@ -15,18 +15,22 @@ from drifting.config.schema import (
     DataConfig,
     EvalConfig,
     FeaturesConfig,
+    ModelConfig,
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
     TrainingConfig,
     has_banks,
+    to_dict,
 )
 from drifting.errors import counted, require
 
-STEP_LIMIT = 2**31
+WHOLE_LIMIT = 2**31
+"""Whole numbers that are counted, indexed or kept in 32 bits are less than this; of seeds see `SEED_LIMIT`."""
 
-DATA_LIMITS = {"image_size": 65_536, "classes": 10_000_000}
-"""The most that a memory could hold of one image and of names of classes; more is a slip of the fingers."""
+DATA_LIMITS = {"image_size": 65_536, "classes": 10_000_000, "prefetch": 1024, "workers": 1024}
+"""The most that a memory could hold of one image and of names of classes, and a system of threads and processes; more
+is a slip of the fingers."""
 
 
 def check(config: AnyConfig) -> None:
@@ -36,6 +40,7 @@ def check(config: AnyConfig) -> None:
         ConfigError: naming the first.
     """
     _check_data(config.data)
+    _check_whole_numbers(config)
     if isinstance(config, CacheBuild):
         _check_cache(config)
         return
@@ -46,7 +51,7 @@ def check(config: AnyConfig) -> None:
     if isinstance(config, PretrainConfig):
         _check_mae(config)
         return
-    _at_least(1, "model", config.model, "noise_dim")
+    _check_model(config.model)
     _check_loss(config)
     _check_guidance(config)
     _check_features(config.features)
@@ -54,9 +59,19 @@ def check(config: AnyConfig) -> None:
     _check_eval(config.eval, config.train)
 
 
+def _check_whole_numbers(config: AnyConfig) -> None:
+    """What is counted, indexed or kept fits into 32 bits. Each real number has a range of its own."""
+    for section, keys in to_dict(config).items():
+        for key, value in keys.items():
+            whole = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, int)]
+            fits = key == "seed" or all(one < WHOLE_LIMIT for one in whole)
+            require(fits, f"{section}.{key}", value, "whole numbers have 32 bits: use less than 2^31")
+
+
 def _at_least(least: int, section: str, config: Any, *keys: str) -> None:
     for key in keys:
-        require(getattr(config, key) >= least, f"{section}.{key}", getattr(config, key), f"use {least} or more")
+        value = getattr(config, key)
+        require(value is None or value >= least, f"{section}.{key}", value, f"use {least} or more")
 
 
 def _check_seed(key: str, seed: int) -> None:
@@ -65,7 +80,6 @@ def _check_seed(key: str, seed: int) -> None:
 
 def _check_run(run: RunConfig) -> None:
     _at_least(1, "train", run, "steps", "log_every", "keep_checkpoints", "batch_size")
-    require(run.steps < STEP_LIMIT, "train.steps", run.steps, "steps are counted in 32 bits: use less than 2^31")
     _check_seed("train.seed", run.seed)
     for key in ("sample_every", "checkpoint_every"):
         require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
@@ -105,8 +119,17 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
         require(steps > before, "train.steps", steps, remedy)
 
 
+def _check_model(model: ModelConfig) -> None:
+    """Ranges of sizes, also of those that the network does not have; what goes together, each network checks itself."""
+    _at_least(1, "model", model, "patch_size", "hidden_size", "depth", "num_heads", "cond_dim", "style_codebook")
+    _at_least(1, "model", model, "noise_dim")
+    _at_least(0, "model", model, "register_tokens", "style_tokens")
+    require(0 < model.mlp_ratio < math.inf, "model.mlp_ratio", model.mlp_ratio, "use a positive number")
+
+
 def _check_data(data: DataConfig) -> None:
     _at_least(0, "data", data, "prefetch", "workers")
+    _at_least(1, "data", data, "image_size", "channels", "classes")
     for key, most in DATA_LIMITS.items():
         value = getattr(data, key)
         require(value is None or value <= most, f"data.{key}", value, f"use {most:,} or less")
@@ -141,10 +164,11 @@ def _check_loss(config: Config) -> None:
     samples = loss.labels * loss.generated
     _check_micro_batch(config.train.micro_batch, samples, "loss.labels * loss.generated")
     require(loss.unconditional >= 0, "loss.unconditional", loss.unconditional, "use 0 (no guidance) or more")
+    _at_least(1, "loss", loss, "neighbours")
+    require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
     if loss.feature_scale == "neighbour":
         remedy = f"must be positive and below loss.positives={loss.positives}"
-        require(0 < loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
-        require(0 <= loss.neighbour_decay < 1, "loss.neighbour_decay", loss.neighbour_decay, "a decay lies in [0, 1)")
+        require(loss.neighbours < loss.positives, "loss.neighbours", loss.neighbours, remedy)
         remedy = "loss.feature_scale='neighbour' measures the samples themselves: use ()"
         require(not config.features.encoders, "features.encoders", config.features.encoders, remedy)
 
@@ -190,6 +214,8 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
     require(0 < evaluation.alpha < math.inf, "eval.alpha", evaluation.alpha, "use a positive guidance scale")
     _at_least(1, "eval", evaluation, "batch_size", "neighbours")
     _at_least(2, "eval", evaluation, "num_samples")
+    remedy = f"must be less than eval.num_samples={evaluation.num_samples}, the images that are scored"
+    require(evaluation.neighbours < evaluation.num_samples, "eval.neighbours", evaluation.neighbours, remedy)
     _at_least(0, "eval", evaluation, "every")
     require(evaluation.every > 0 or not evaluation.diagnose, "eval.diagnose", True, "is done with eval.every: set that")
     if evaluation.every_samples is not None:
@@ -198,6 +224,9 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
         path = getattr(evaluation, key)
         remedy = "is an address, and only paths are read: mount or copy what it names"
         require(path is None or is_place(path), f"eval.{key}", path, remedy)
+    remedy = "goes with the statistics of real images: set eval.reference, too, or leave it out"
+    given = evaluation.real_images is None or evaluation.reference is not None
+    require(given, "eval.real_images", evaluation.real_images, remedy)
     _check_seed("eval.seed", evaluation.seed)
     if evaluation.ema_decay is not None:
         remedy = f"is not kept: use one of train.ema_decays={run.ema_decays}, or None for the first"
@@ -206,7 +235,6 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
 
 def _check_mae(config: PretrainConfig) -> None:
     mae = config.mae
-    _at_least(1, "train", config.train, "batch_size")
     _check_micro_batch(config.train.micro_batch, config.train.batch_size, "train.batch_size")
     _at_least(1, "mae", mae, "base_channels", "patch_size", "input_patch_size")
     require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, 1 or more")
@@ -214,11 +242,12 @@ def _check_mae(config: PretrainConfig) -> None:
     remedy = f"must lie in [mae.mask_ratio_min={mae.mask_ratio_min}, 1]"
     require(mae.mask_ratio_min <= mae.mask_ratio_max <= 1, "mae.mask_ratio_max", mae.mask_ratio_max, remedy)
     require(0 <= mae.lambda_cls <= 1, "mae.lambda_cls", mae.lambda_cls, "a weight lies in [0, 1]")
+    _at_least(0, "mae", mae, "cls_steps", "cls_ramp_steps")
     if mae.lambda_cls > 0:
         remedy = f"must lie in [0, train.steps={config.train.steps}], whose last steps train the classifier"
-        require(0 <= mae.cls_steps <= config.train.steps, "mae.cls_steps", mae.cls_steps, remedy)
+        require(mae.cls_steps <= config.train.steps, "mae.cls_steps", mae.cls_steps, remedy)
         remedy = f"must lie in [0, mae.cls_steps={mae.cls_steps}], of which they are the first"
-        require(0 <= mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
+        require(mae.cls_ramp_steps <= mae.cls_steps, "mae.cls_ramp_steps", mae.cls_ramp_steps, remedy)
 
 
 def check_layout(config: TrainingConfig, devices: int, processes: int, samples: int) -> None:

@@ -22,7 +22,7 @@ def experiment_file(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    inside = name.removeprefix("configs/").removesuffix(".py")
+    inside = name.removeprefix("./").removeprefix("configs/").removesuffix(".py")
     shipped = CONFIGS / f"{inside}.py"
     return shipped if inside and ".." not in shipped.parts and shipped.is_file() else None
 

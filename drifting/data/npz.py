@@ -21,8 +21,8 @@ PICKLE = (
 BEGINNINGS = {
     b"\x80": PICKLE,
     b"\x93NUMPY": "one array (.npy) without a name: save it by numpy.savez",
-    b"<": "a web page or XML, as a download that failed leaves it",
-    b"\x89HDF": "HDF5",
+    b"<": "a web page or XML, as a download that failed leaves it: get it again",
+    b"\x89HDF": "HDF5: save its arrays by numpy.savez",
     b"\x1f\x8b": "compressed by gzip: unpack it",
 }
 """What a file is that begins like this."""
@@ -58,7 +58,9 @@ def open_member(path: Path, name: str) -> NDArray[Any] | None:
     except MachineError:
         raise
     except Exception as error:  # zipfile and NumPy raise errors of any kind on damaged files
-        reason = one_line(error) if isinstance(error, OSError | InputError) else _what_is(path) or one_line(error)
+        reason = one_line(error)
+        if not isinstance(error, OSError | InputError):
+            reason = _what_is(path) or f"{reason}: get it again, or save its arrays by numpy.savez"
         raise InputError(f"{path}: {name} cannot be read as an array of an .npz file: {reason}") from error
 
 
@@ -73,7 +75,7 @@ def _what_is(path: Path) -> str | None:
     with path.open("rb") as file:
         first = file.read(8)
     if not first:
-        return "it is empty"
+        return "it is empty: get it again"
     if path.suffix in (".pkl", ".pickle"):
         return f"it is {PICKLE}"
     return next((f"it is {what}" for begin, what in BEGINNINGS.items() if first.startswith(begin)), None)

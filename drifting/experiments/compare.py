@@ -9,6 +9,7 @@ from drifting.config.schema import Config
 from drifting.errors import ConfigError, InputError, counted, require, require_argument
 from drifting.experiments.report.comparison import write_comparison
 from drifting.runs.directory import CONFIG_FILE
+from drifting.runs.files import exists
 from drifting.runs.places import place
 from drifting.sampling.generator import TrainedGenerator
 from drifting.sampling.images import GeneratedImages
@@ -68,7 +69,7 @@ def _open(side: str, name: str) -> TrainedGenerator:
     """What a person named as A or B."""
     try:
         path = place(name) if is_place(name) else None
-        if path is not None and (path / CONFIG_FILE).is_file():
+        if path is not None and exists(path / CONFIG_FILE):
             return TrainedGenerator.from_run(path)
         return TrainedGenerator.from_weights(name)
     except (ConfigError, InputError) as error:  # its message may begin with the name

@@ -4,7 +4,6 @@ Source: "Generative Modeling via Drifting" (Deng et al.), App. A, and its releas
 the LightningDiT options (SwiGLU, RMSNorm, rotary positions, query-key norm).
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -302,22 +301,17 @@ class DiT(nnx.Module):
         """Refuses settings with which no `DiT` can be made, whatever its samples are.
 
         Args:
-            settings: the section `model` of a configuration. The size is given by `preset`, a key of `PRESETS`, or by
-                `hidden_size`, `depth` and `num_heads`.
+            settings: the section `model` of a configuration, each number within its range. The size is given by
+                `preset`, a key of `PRESETS`, or by `hidden_size`, `depth` and `num_heads`.
 
         Raises:
             ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
         """
+        for key, value in settings["options"].items():
+            require_setting(False, f"options.{key}", value, "name='dit' takes no options: leave it out")
         require_dtype("dtype", settings["dtype"])
         if settings["attention_dtype"] is not None:
             require_dtype("attention_dtype", settings["attention_dtype"])
-        for key, least in {"register_tokens": 0, "style_tokens": 0, "patch_size": 1, "style_codebook": 1}.items():
-            require_setting(settings[key] >= least, key, settings[key], f"use {least} or more")
-        require_setting(
-            0 < settings["mlp_ratio"] < math.inf, "mlp_ratio", settings["mlp_ratio"], "use a positive number"
-        )
-        if settings["cond_dim"] is not None:
-            require_setting(settings["cond_dim"] >= 1, "cond_dim", settings["cond_dim"], "use 1 or more")
         sizes = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
         preset = settings["preset"]
         if preset is not None:
@@ -328,7 +322,6 @@ class DiT(nnx.Module):
             return
         for key, value in sizes.items():
             require_setting(value is not None, key, value, f"give it, or a preset out of {', '.join(PRESETS)}")
-            require_setting(value > 0, key, value, "use 1 or more")
         hidden, heads = sizes["hidden_size"], sizes["num_heads"]
         require_setting(hidden % 4 == 0, "hidden_size", hidden, "must be a multiple of 4 (sine-cosine positions)")
         require_setting(hidden % heads == 0, "num_heads", heads, f"must divide hidden_size={hidden}")

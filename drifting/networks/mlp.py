@@ -76,10 +76,12 @@ class MLP(nnx.Module):
         Raises:
             ValueError: `KEY=VALUE: REMEDY`, for the first setting that is wrong.
         """
+        for key, value in settings["options"].items():
+            require_setting(False, f"options.{key}", value, "name='mlp' takes no options: leave it out")
         require_dtype("dtype", settings["dtype"])
         remedy = "presets are sizes of name='dit': give hidden_size and depth"
         require_setting(settings["preset"] is None, "preset", settings["preset"], remedy)
-        for key, least in {"hidden_size": 1, "depth": 2, "noise_dim": 1}.items():
+        for key, least in {"hidden_size": 1, "depth": 2}.items():
             value = settings[key]
             require_setting(value is not None and value >= least, key, value, f"give {least} or more")
 

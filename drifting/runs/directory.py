@@ -74,7 +74,7 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
     changed = {key: pair for key, pair in changed.items() if key == fixed or not is_resumable(key)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
-        remedy = "put them back or choose another workdir"
+        remedy = "put them back or choose another folder"
         if fixed in changed:
             remedy = f"with optimizer.decay=constant train.steps could grow, here it is where a schedule ends: {remedy}"
         raise ArgumentError("workdir", workdir, f"holds a run with other settings ({listed}); {remedy}")
@@ -177,7 +177,7 @@ def check_identity(workdir: Path, saved: Mapping[str, Any], now: Mapping[str, An
     """
     for name, value in now.items():
         change = f"was trained with {name} {reprlib.repr(saved.get(name))}, now it is {reprlib.repr(value)}"
-        remedy = "put back what it was trained with, or choose another workdir"
+        remedy = "put back what it was trained with, or choose another folder"
         require_argument(saved.get(name) == value, "workdir", workdir, f"{change}; {remedy}")
 
 

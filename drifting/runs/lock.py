@@ -27,7 +27,9 @@ REMOVAL_SECONDS = 1.0
 
 
 @contextmanager
-def in_use(folder: Path, argument: str, work: str = "", *, shared: bool = False) -> Iterator[None]:
+def in_use(
+    folder: Path, argument: str, work: str = "", *, shared: bool = False, given: Path | None = None
+) -> Iterator[None]:
     """Keeps other processes from the same work in a folder while the block runs, and makes the folder.
 
     The kernel keeps the lock and releases it with the process, however that ends. An object store keeps none, and some
@@ -38,6 +40,7 @@ def in_use(folder: Path, argument: str, work: str = "", *, shared: bool = False)
         argument: the argument that gave the folder, for the message.
         work: which of several kinds of work there; each has a lock of its own.
         shared: whether others that share it may do the same at the same time.
+        given: the argument's value, where the folder only belongs to it; None: the folder.
 
     Raises:
         BusyError: another process is at it.
@@ -50,13 +53,17 @@ def in_use(folder: Path, argument: str, work: str = "", *, shared: bool = False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArgumentError(argument, folder, f"cannot be written ({error.strerror}); choose another") from error
+        raise ArgumentError(
+            argument, given or folder, f"cannot be written ({error.strerror}); choose another"
+        ) from error
     path = folder / f"{LOCK_FILE}{work}"
     with while_writing(path):
         descriptor = _locked(path, shared)
     try:
         if descriptor is None:
-            raise BusyError(argument, folder, f"{_holder(path)} is at work there: wait for it, or choose another")
+            raise BusyError(
+                argument, given or folder, f"{_holder(path)} is at work there: wait for it, or choose another"
+            )
         with while_writing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

@@ -8,7 +8,7 @@ together, so the result does not depend on how many processes there were or how 
 import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,17 +45,19 @@ class Share:
 
 
 @contextmanager
-def share_in_use(folder: Path, argument: str, share: Share) -> Iterator[None]:
+def share_in_use(folder: Path, argument: str, share: Share, given: Path | None = None) -> Iterator[None]:
     """Keeps other processes from the same share of the work in a folder, and from all of it by themselves.
+
+    `argument`, `given`: see `in_use`.
 
     Raises:
         BusyError: one is at it; `argument` gave the folder.
     """
-    with in_use(folder, argument, shared=share.count > 1):
+    with in_use(folder, argument, shared=share.count > 1, given=given):
         if share.count == 1:
             yield
             return
-        with in_use(folder, argument, f"-{share.index}-of-{share.count}"):
+        with in_use(folder, argument, f"-{share.index}-of-{share.count}", given=given):
             yield
 
 
@@ -66,12 +68,16 @@ def ranges(total: int, size: int) -> list[range]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of `total` items, `size` each but for the last, as files in `folder` whose names end in `suffix`."""
+    """The parts of `total` items, `size` each but for the last, as files in `folder` whose names end in `suffix`.
+
+    `out`: what they become, which a person has named.
+    """
 
     folder: Path
     total: int
     size: int
     suffix: str
+    out: Path
 
     @property
     def ranges(self) -> list[range]:
@@ -90,12 +96,19 @@ class Parts:
             ignored: keys of `facts` that may differ.
 
         Raises:
-            ArgumentError: the folder, of the argument `out`, holds parts of other work.
+            ArgumentError: the folder holds parts of other work; the argument is `out`.
         """
-        check_facts(self.folder, self.folder / PARTS_FACTS_FILE, facts, ignored)
+        try:
+            check_facts(self.folder, self.folder / PARTS_FACTS_FILE, facts, ignored)
+        except ArgumentError as error:
+            raise ArgumentError("out", self.out, f"{self.folder}, begun before, {error.remedy}") from error
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PARTS_FACTS_FILE).exists():
             write_json(self.folder / PARTS_FACTS_FILE, facts)
+
+    def in_use(self, share: Share) -> AbstractContextManager[None]:
+        """Keeps other processes from making the same parts while the block runs, see `share_in_use`."""
+        return share_in_use(self.folder, "out", share, self.out)
 
     def missing(self, share: Share) -> list[int]:
         """The parts that this process still has to make, and removes what a killed one left of them."""

@@ -24,7 +24,7 @@ from drifting.errors import counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import atomic_path, remove_torn, write_json
 from drifting.runs.progress import Progress
-from drifting.runs.shared_work import Parts, Share, check_facts, share_in_use
+from drifting.runs.shared_work import Parts, Share, check_facts
 from drifting.sampling.images import GeneratedImages, Pixels
 
 logger = logging.getLogger("drifting")
@@ -93,7 +93,7 @@ def _png(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.png"
 
 
-def write_images(images: GeneratedImages, out: Path, share: Share | None = None) -> bool:
+def write_images(images: GeneratedImages, out: Path, share: Share | None = None, about: str = "") -> bool:
     """Draws images into ADM's `.npz`, or a folder of PNGs, going on where an earlier call stopped.
 
     Beside them is what is needed to draw them again: `OUT.json`, or `metadata.json` in the folder. SIGTERM and Ctrl-C
@@ -103,6 +103,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
         images: what to draw.
         out: the file, ending in .npz, or the folder.
         share: which of several processes this one is; all are given the same folder.
+        about: what is told of the images before any is drawn.
 
     Returns:
         Whether all images are there.
@@ -113,7 +114,7 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     share = share or Share()
     folder = out.suffix != ".npz"
     record = out / IMAGES_METADATA if folder else out.with_suffix(".json")
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), IMAGES_A_PART, ".done" if folder else ".npy")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), IMAGES_A_PART, ".done" if folder else ".npy", out)
     remedy = f"a PNG holds 1 to {PNG_CHANNELS} channels, of these samples each has {images.shape[2]}: write an .npz"
     require_argument(not folder or images.shape[2] <= PNG_CHANNELS, "out", out, remedy)
     facts = images.facts | {"labels": np.asarray(images.labels).tolist(), "software": software()}
@@ -125,9 +126,11 @@ def write_images(images: GeneratedImages, out: Path, share: Share | None = None)
     remedy = "is there and not known to be these images; choose another, or remove it"
     require_argument(not strange, "out", out, remedy)
     parts.claim(facts, CHANGEABLE_FACTS)
+    if about:
+        logger.info("%s", about)
     if folder:
         out.mkdir(exist_ok=True)
-    with share_in_use(parts.folder, "out", share):
+    with parts.in_use(share):
         whole = _draw_parts(images, parts, share, out if folder else None)
     if not whole:
         logger.info("sample: stopped, the same command goes on from there")

@@ -26,6 +26,7 @@ from drifting.networks.autoencoder import Autoencoder
 from drifting.networks.network import Generator, Params, generator_of, sample_shape
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, read_config
+from drifting.runs.files import exists
 from drifting.runs.places import place
 from drifting.sampling.labels import class_labels
 from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
@@ -255,7 +256,7 @@ def load(reference: str | Path, *, average: float | None = None, vae: str | None
         HubError: they cannot be downloaded.
     """
     try:
-        if is_place(reference) and (place(reference) / CONFIG_FILE).is_file():
+        if is_place(reference) and exists(place(reference) / CONFIG_FILE):
             return TrainedGenerator.from_run(place(reference), average, vae)
         require_argument(average is None, "average", average, "published weights are one average: leave it out")
         return TrainedGenerator.from_weights(str(reference), vae)

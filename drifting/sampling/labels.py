@@ -1,5 +1,6 @@
 """Which classes to draw: numbers, names, or a file of labels."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -66,8 +67,12 @@ def _class_label(given: str, names: Sequence[str]) -> int:
         return names.index(given)
     if given.isdecimal() and int(given) < len(names):
         return int(given)
-    remedy = f"use names or numbers from 0 to {len(names) - 1}, separated by commas"
-    raise ArgumentError("classes", given, remedy)
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(given.lower(), lower, n=1)
+    meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+    remedy = f"use names or numbers from 0 to {len(names) - 1}, separated by commas{meant}"
+    named = "" if all(name.isdecimal() for name in names) else f"; classes are {class_line(range(len(names)), names)}"
+    raise ArgumentError("classes", given, remedy + named)
 
 
 def wanted_labels(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.config.arguments import checked_arguments
-from drifting.config.schema import Config
+from drifting.config.schema import Config, EvalConfig
 from drifting.errors import ArgumentError, counted, require_argument
 from drifting.method.space import Shape
 from drifting.runs.files import labels_sha256, write_json
@@ -113,11 +113,9 @@ def evaluate_generator(
     """
     settings, share = settings or ScoreSettings(), share or Share()
     evaluation = (trained.config or Config()).eval
-    k, named = settings.neighbours, "neighbours"
-    if k is None:
-        k, named = evaluation.neighbours, "eval.neighbours"
+    k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
     labels = _labels(trained, settings)
-    require_argument(len(labels) > k, "num", len(labels), f"must exceed {named}={k}")
+    _check_neighbours(settings.neighbours, settings.num, len(labels), f"eval.neighbours={k}", k)
     drawn = _drawn(trained, source, labels, settings)
     out = out or scores_file(trained, source)
     if reference is None and evaluation.reference is None:
@@ -138,6 +136,16 @@ def evaluate_generator(
     found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
     _write(out, about, found)
     return found
+
+
+def _check_neighbours(given: int | None, num: int | None, count: int, default: str, neighbours: int) -> None:
+    """Raises `ArgumentError` unless there are more images than neighbours; `given` and `num` are what a person gave."""
+    remedy = f"must be less than the {counted(count, 'image')} that are scored"
+    require_argument(given is None or given < count, "neighbours", given, remedy)
+    remedy = (
+        f"must exceed {default}" if num is not None else f"there are {counted(count, 'image')}, {default} need more"
+    )
+    require_argument(neighbours < count, "num", num, remedy)
 
 
 def scores_file(trained: TrainedGenerator, source: str) -> Path:
@@ -210,7 +218,7 @@ def judge_of(
     if reference is None:
         remedy = "goes with statistics of real images: give a reference, or leave it out"
         require_argument(real_images is None, "real_images", real_images, remedy)
-        return own_data_judge(config, facts, source, neighbours, encoder)
+        return own_data_judge(config, facts, source, neighbours, encoder or evaluation.encoder)
     return reference_judge(reference, encoder or evaluation.encoder, shape, neighbours, real_images)
 
 
@@ -221,7 +229,7 @@ def evaluate_files(
     *,
     encoder: str | None = None,
     num: int | None = None,
-    neighbours: int = 3,
+    neighbours: int | None = None,
     real_images: Path | None = None,
     share: Share | None = None,
 ) -> list[Scores] | None:
@@ -233,8 +241,9 @@ def evaluate_files(
     """
     count = len(images) if num is None else num
     require_argument(count <= len(images), "num", count, f"there are {counted(len(images), 'image')}")
-    require_argument(count > neighbours, "num", count, f"must exceed neighbours={neighbours}")
-    judge = reference_judge(reference, encoder, images.shape, neighbours, real_images)
+    k = EvalConfig().neighbours if neighbours is None else neighbours
+    _check_neighbours(neighbours, num, count, f"the neighbours={k}", k)
+    judge = reference_judge(reference, encoder, images.shape, k, real_images)
     about = {"num": count} | images.facts | judge.facts
     _check_settings(out, about, [None])
     found = _judged(judge, {"files": _First(images, count)}, out, share or Share())
@@ -258,7 +267,7 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     """Scores of several sets of images; what is under way lies beside `out` until all of them are there."""
     work = out.with_name(f"{out.stem}.parts")
     try:
-        found = [judge.scores(some, work / name, share) for name, some in images.items()]
+        found = [judge.scores(some, work / name, share, out) for name, some in images.items()]
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt("the same command goes on from there") from interrupt
     except FileNotFoundError:

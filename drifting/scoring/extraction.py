@@ -10,7 +10,7 @@ import numpy as np
 
 from drifting.errors import counted
 from drifting.runs.progress import Progress
-from drifting.runs.shared_work import Parts, Share, share_in_use
+from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.images import Images, Tick
 from drifting.scoring.image_features import FeaturesByKind, ScoreEncoder
 
@@ -46,7 +46,7 @@ def features_of(images: Images, encoder: ScoreEncoder, label: str) -> FeaturesBy
     return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
 
 
-def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Share) -> FeaturesByKind | None:
+def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Share, out: Path) -> FeaturesByKind | None:
     """The same features, going on where an earlier call stopped.
 
     Args:
@@ -54,6 +54,7 @@ def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Sha
         encoder: what takes them.
         work: a folder for what is under way, which the caller removes.
         share: which of several processes this is.
+        out: what the features are for, which a person has named.
 
     Returns:
         The features, or None while parts of other processes are missing.
@@ -61,7 +62,7 @@ def saved_features(images: Images, encoder: ScoreEncoder, work: Path, share: Sha
     Raises:
         ConfigError: other images are under way in that folder.
     """
-    parts = Parts(work, len(images), EVALUATION_PART_IMAGES, ".npz")
+    parts = Parts(work, len(images), EVALUATION_PART_IMAGES, ".npz", out)
     parts.claim(images.facts | {"num": len(images)} | encoder.facts, PLACE_FACTS)
     if not finish_parts(parts, share, "evaluate", lambda items, tick: encoder(images.part(items), tick)):
         return None
@@ -82,7 +83,7 @@ def finish_parts(
         label: what the progress bar and messages call the work.
         make: makes the arrays of a part, given its items and what to tell of finished ones.
     """
-    with share_in_use(parts.folder, "out", share):
+    with parts.in_use(share):
         missing = parts.missing(share)
         with image_progress(sum(len(parts.ranges[number]) for number in missing), label) as tick:
             for number in missing:

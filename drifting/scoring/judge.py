@@ -58,7 +58,9 @@ class Judge:
         """Images in the judge's features. `label`: what the progress bar calls them."""
         return self._side(images, features_of(images, self.encoder, label))
 
-    def scores(self, images: Images, work: Path | None = None, share: Share | None = None) -> Scores | None:
+    def scores(
+        self, images: Images, work: Path | None = None, share: Share | None = None, out: Path | None = None
+    ) -> Scores | None:
         """Scores of images, beside those of held-out ones where there are any.
 
         Args:
@@ -66,6 +68,7 @@ class Judge:
             work: a folder for what is under way, from which another call goes on; the caller removes it; None: nothing
                 is kept.
             share: which of several processes with the same `work` this is.
+            out: what messages call what is under way; None: `work`.
 
         Returns:
             The scores, or None while parts of other processes are missing.
@@ -80,7 +83,7 @@ class Judge:
             _ = self.real  # real images that are no good are found before any image is drawn
         if work is None:
             return self.of_side(self.side(images, "evaluate"))
-        features = saved_features(images, self.encoder, work, share)
+        features = saved_features(images, self.encoder, work, share, out or work)
         return None if features is None else self.of_side(self._side(images, features))
 
     def of_side(self, fake: ImageSet) -> Scores:

@@ -223,7 +223,7 @@ def make_reference(
     check_count(len(images), "reference")
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
-    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), REFERENCE_PART_IMAGES, ".npz")
+    parts = Parts(out.with_name(f"{out.name}.parts"), len(images), REFERENCE_PART_IMAGES, ".npz", out)
     parts.claim(facts)
 
     def make(items: range, tick: Tick) -> dict[str, np.ndarray]:

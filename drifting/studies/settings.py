@@ -4,13 +4,40 @@ Every study has a dataclass here with the section `study`, which `drifting study
 and a file in `configs/studies/` starts from (`study_config`).
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
+from drifting.config.checks import WHOLE_LIMIT
 from drifting.config.parse import to_config_dict
-from drifting.config.schema import DataConfig, DiagnoseSettings, FeaturesConfig, LossConfig, StudyRun
+from drifting.config.schema import SEED_LIMIT, DataConfig, DiagnoseSettings, FeaturesConfig, LossConfig, StudyRun
+from drifting.errors import require
+
+ZERO_SETTINGS = ("angle", "offset")
+"""Settings of studies that may be 0."""
+
+
+def check_study_numbers(section: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` unless the numbers in a study's settings are positive and finite, and no tuple is empty."""
+    for key, value in section.items():
+        values = value if isinstance(value, tuple) else (value,)
+        require(len(values) > 0 or key == "widths", f"study.{key}", value, "give at least one")
+        for one in values:
+            if not isinstance(one, int | float) or isinstance(one, bool):
+                continue
+            if key == "seed":
+                require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
+                continue
+            if key in ZERO_SETTINGS:
+                require(0 <= one < math.inf, f"study.{key}", value, "use 0 or a positive number")
+            else:
+                require(0 < one < math.inf, f"study.{key}", value, "use a positive number")
+            remedy = "whole numbers have 32 bits: use less than 2^31"
+            require(isinstance(one, float) or one < WHOLE_LIMIT, f"study.{key}", value, remedy)
+
 
 ALL_KERNELS = ("gaussian", "laplace", "rational_quadratic")
 

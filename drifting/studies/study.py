@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from drifting.config.schema import SEED_LIMIT, StudyRun, to_dict
-from drifting.errors import ArgumentError, counted, one_of, require, require_argument
+from drifting.config.schema import StudyRun, to_dict
+from drifting.errors import ArgumentError, InputError, counted, one_of, require_argument
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.potentials import LOSSES
-from drifting.runs.files import atomic_path
+from drifting.runs.files import atomic_path, read_json
 from drifting.studies import plots
+from drifting.studies.settings import check_study_numbers
 
 TableCell = str | int | float | None  # None: does not apply
 
@@ -36,7 +37,8 @@ KNOWN_NAMES: dict[str, Iterable[str]] = {
 }
 """Settings that name entries of a registry, in every study."""
 
-ZERO_SETTINGS = ("angle", "offset")
+RESULT_FILE = "result.json"
+"""Holds what a study was, its claims and its table."""
 
 PRINTED_ROWS = 24
 """The most rows of a table that are printed; its file has all."""
@@ -108,29 +110,45 @@ def run_study(name: str, settings: StudyRun, out: Path, **arguments: Any) -> Res
         ConfigError: a setting or an argument cannot be.
     """
     check_study(to_dict(settings)["study"])
-    require_argument(not out.is_file(), "out", out, "is a file: give a folder")
+    check_results_folder(out, name)
     result: Result = importlib.import_module(f"drifting.studies.{name}").run(settings, **arguments)
     write(result, name, settings, out)
     show(result, name)
     return result
 
 
+def check_results_folder(out: Path, name: str) -> None:
+    """Checks that the study `name` may write to a folder, which is not that of a run, a sweep or another study.
+
+    Every folder that a command writes holds a JSON file that says what it is.
+
+    Raises:
+        ArgumentError: it is a file, or holds something else.
+    """
+    require_argument(out.is_dir() or not out.exists(), "out", out, "is a file: give a folder")
+    described, remedy = sorted(path.name for path in out.glob("*.json")), "give a new folder"
+    others = [file for file in described if file != RESULT_FILE]
+    require_argument(not others, "out", out, f"holds something else ({', '.join(others[:4])}); {remedy}")
+    if not described:
+        overwritten = [file for file in ("table.csv", "figure.png") if (out / file).exists()]
+        require_argument(not overwritten, "out", out, f"has a {' and a '.join(overwritten)} of its own; {remedy}")
+        return
+    try:
+        other = read_json(out / RESULT_FILE).get("study")
+    except InputError as error:
+        raise ArgumentError("out", out, f"holds a {RESULT_FILE} that is no study's; {remedy}") from error
+    require_argument(other == name, "out", out, f"holds the study {other}; {remedy}")
+
+
 def check_study(section: Mapping[str, Any]) -> None:
     """Raises `ConfigError` unless numbers are positive and finite, tuples not empty and names known."""
+    check_study_numbers(section)
     for key, value in section.items():
-        values = value if isinstance(value, tuple) else (value,)
-        require(len(values) > 0 or key == "widths", f"study.{key}", value, "give at least one")
-        for one in values:
+        for one in value if isinstance(value, tuple) else (value,):
             if one is None:
                 continue
             if key in KNOWN_NAMES:
                 one_of(f"study.{key}", one, KNOWN_NAMES[key])
-            elif key == "seed":
-                require(0 <= one < SEED_LIMIT, "study.seed", one, "a seed lies in [0, 2^32)")
-            elif key in ZERO_SETTINGS:
-                require(0 <= one < math.inf, f"study.{key}", value, "use 0 or a positive number")
-            elif isinstance(one, int | float) and not isinstance(one, bool):
-                require(0 < one < math.inf, f"study.{key}", value, "use a positive number")
 
 
 def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
@@ -152,7 +170,7 @@ def write(result: Result, name: str, settings: StudyRun, out: Path) -> None:
         "claims": [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in result.claims],
         "table": [dict(zip(result.table.columns, row, strict=True)) for row in result.table.rows],
     }
-    with atomic_path(out / "result.json") as temporary:
+    with atomic_path(out / RESULT_FILE) as temporary:
         text = json.dumps(_as_json(content), indent=2, default=float, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     for file, figure in result.figures.items():

@@ -21,7 +21,7 @@ from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, describe_data, describe_model
 from drifting.training.loop import check_folder, run_loop
 from drifting.training.saved_banks import bank_packing
-from drifting.training.scores import TrainingEvaluator
+from drifting.training.scores import TrainingEvaluator, check_score_encoder
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
 
 logger = logging.getLogger("drifting")
@@ -49,6 +49,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
     workdir = place(workdir)
     if isinstance(config, Config):
         check_folder(workdir, config)  # before anything is said of the data
+        check_score_encoder(config)
     with prepare(config, source=source) as run:
         config = run.config
         callbacks = Callbacks(

@@ -151,7 +151,7 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     if path.is_file():
         # Where the VAE lies may change, its weights may not.
         listed = changes(read_json(path, MAKE_CACHE_AGAIN), facts, ignored=("vae",))
-        remedy = "put back what it was made from or choose another workdir"
+        remedy = "put back what it was made from or choose another folder"
         require_argument(not listed, "workdir", workdir, f"holds a cache of something else ({listed}); {remedy}")
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:
         write_config(workdir, config)  # a later call may allow more bad images

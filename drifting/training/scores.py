@@ -16,6 +16,7 @@ from drifting.sampling.generator import TrainedGenerator, Usage
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels
 from drifting.scoring.evaluate import judge_of
+from drifting.scoring.image_features import check_encoder_kind
 from drifting.scoring.metrics import rank
 
 logger = logging.getLogger("drifting")
@@ -24,6 +25,20 @@ BEST_FOLDER = "best"
 
 TRIAL_IMAGES = 64
 """Images that are scored at step 1: enough to find what is wrong with the set-up."""
+
+
+def check_score_encoder(config: Config) -> None:
+    """Checks that there is such an encoder as `eval.encoder`, which may be needed only after the training.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config.eval.encoder is None:
+        return
+    try:
+        check_encoder_kind(config.eval.encoder)
+    except ArgumentError as error:
+        raise ConfigError(f"eval.{error}") from error
 
 
 class TrainingEvaluator:

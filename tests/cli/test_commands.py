@@ -198,7 +198,7 @@ def test_missing_configuration_files(capsys: pytest.CaptureFixture[str], tmp_pat
     line = line_of(capsys, ["train", f"--config={tmp_path / 'file.txt'}", workdir])
     assert line.endswith("must be a Python file, ending in .py")
     for arguments in (["train", workdir], ["train", workdir, "--config"], ["train", workdir, "--config="]):
-        assert line_of(capsys, arguments).startswith("--config: give the experiment;")
+        assert line_of(capsys, arguments).startswith("--config: give ")
     assert line_of(capsys, ["train", f"--config={TINY}"]) == "--workdir: give the run's folder"
     assert line_of(capsys, ["report"]) == "--workdir: give a run's or a sweep's folder"
 
@@ -229,7 +229,7 @@ def test_the_directory_of_another_run(capsys: pytest.CaptureFixture[str], run: P
     line = line_of(capsys, ["train", f"--config={TINY}", workdir, "--config.loss.widths=0.3", "--config.train.seed=1"])
     assert line == (
         f"--workdir={run}: holds a run with other settings "
-        "(loss.widths was (0.4,), is (0.3,); train.seed was 0, is 1); put them back or choose another workdir"
+        "(loss.widths was (0.4,), is (0.3,); train.seed was 0, is 1); put them back or choose another folder"
     )
     encoder = ROOT / "configs" / "mae_digits.py"
     line = line_of(capsys, ["pretrain", f"--config={encoder}", workdir])
@@ -390,7 +390,10 @@ def broken_by(monkeypatch: pytest.MonkeyPatch, error: BaseException, flag_of: di
 
 def test_failures_of_the_machine_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     broken_by(monkeypatch, OSError(28, "No space left on device", "runs/x"))
-    assert line_of(capsys, ["evaluate"], code=1) == "runs/x: No space left on device"
+    assert (
+        line_of(capsys, ["evaluate"], code=1)
+        == "runs/x: No space left on device; mend that, and run the same command again"
+    )
     broken_by(monkeypatch, KeyboardInterrupt())
     assert line_of(capsys, ["evaluate"], code=130) == "evaluate: interrupted"
     broken_by(monkeypatch, KeyboardInterrupt("the same command goes on"))

@@ -82,7 +82,7 @@ SETTINGS = [
         "data.path='.*' has no class folders",
     ),
     ("data.name=array --config.data.path={here}/no.npz", "data.path='.*no.npz': .*No such file"),
-    ("data.name=synthetic --config.data.image_size=-1", "data.image_size=-1 must be positive"),
+    ("data.name=synthetic --config.data.image_size=-1", "data.image_size=-1: use 1 or more"),
     ("data.resident=gpu", "data.resident='gpu': use one of device, host"),
     ("mesh.fsdp=3", "mesh.fsdp=3: must divide the .* device"),
     ("mesh.data=3", "mesh.data=3, mesh.fsdp=1: their product must be the .*; mesh.data=0 takes what mesh.fsdp leaves"),
@@ -96,7 +96,7 @@ SETTINGS = [
         "data.name=imagefolder --config.data.path=http://b/d --config.data.image_size=8",
         "data.path='http://b/d': is an address",
     ),
-    ("train.steps=2147483648", "train.steps=2147483648: steps are counted in 32 bits: use less than"),
+    ("train.steps=2147483648", "train.steps=2147483648: whole numbers have 32 bits: use less than"),
     ("train.stuck_after=-1", r"train.stuck_after=-1: use 0 \(never\) or more seconds"),
     ("train.batch_size=0", "train.batch_size=0: use 1 or more"),
     ("bank.push=0 --config.bank.per_class=0", "bank.push=0: use 1 or more"),
@@ -106,6 +106,27 @@ SETTINGS = [
     ("data.name=synthetic --config.data.image_size=1e8", "data.image_size=100000000: use 65,536 or less"),
     ("data.name=array --config.data.path={here}/odd/pipe", "data.path='{here}/odd/pipe': is no regular file"),
     ("data.path=~nobodyelse/x", "--config.data.path=~nobodyelse/x: there is no user nobodyelse; give"),
+    ("loss.widths=1e400", "loss.widths='1e400': is too large a number: the limits are 1e-307 and 1e308"),
+    ("loss.widths=0.1,1e-400", "loss.widths='0.1,1e-400': is too small a number"),
+    ("train.steps=1e400", "train.steps='1e400': is too large a number"),
+    ("model.options.x=3", "model.options.x=3: model.name='dit' takes no options: leave it out"),
+    (
+        "model.name=mlp --config.model.depth=2 --config.model.options.y=z",
+        "model.options.y='z': model.name='mlp' takes no options",
+    ),
+    ("eval.encoder=vgg", "eval.encoder=vgg: use one of inception, pixels, "),
+    ("eval.encoder=mae:nope", "eval.encoder='mae:nope': there are no such weights; give a folder"),
+    ("eval.reference=nope.npz", "eval.reference='nope.npz': there is no such file; `drifting reference` makes one"),
+    ("eval.real_images=nope", "eval.real_images='nope': goes with the statistics of real images: set eval.reference"),
+    (
+        "eval.real_images=nope --config.eval.reference={here}/odd/empty",
+        "eval.real_images='nope': there is no such file; give a folder of images or an .npz",
+    ),
+    ("eval.neighbours=40", "eval.neighbours=40: must be less than eval.num_samples=40, the images"),
+    (
+        "data.name=array --config.data.path={here}/odd/heldout.npz",
+        "data.path='.*/odd/heldout.npz': label_heldout has class 2, which no training image has: remove it",
+    ),
     ("eval.ema_decay=0.5", "eval.ema_decay=0.5: is not kept: use one of train.ema_decays"),
 ]
 
@@ -116,7 +137,22 @@ COMMANDS = [
     ("--workdir=x", "--workdir=x: there is no such command; `drifting --help` lists all"),
     ("help loss.neighbour", "loss.neighbour: there is no such .*did you mean loss.neighbours"),
     ("help a b", "'b': is one argument too many; usage: drifting help"),
-    ("configs digits", "'digits': is not a flag; flags are given as --flag=value"),
+    ("configs digits", "'digits': is not a flag; did you mean drifting config digits?"),
+    ("configs digitz", "'digitz': is not a flag; flags are given as --flag=value"),
+    ("version", "version: there is no such command; did you mean drifting --version?"),
+    ("help loss.widths --markdown", "--markdown: prints all settings; leave it out, or leave loss.widths out"),
+    ("config digits --config=mnist", "--config=mnist: digits is given, too; leave one of the two out"),
+    ("config digits --config.bank.push=0", "bank.push=0: use 1 or more"),
+    ("config studies/curl --config.study.extent=-1", "study.extent=-1.0: use a positive number"),
+    ("config --config=", "--config: give a value, the experiment"),
+    ("train --config={tiny} --workdir={here}/new --loss.widths=1", "did you mean --config.loss.widths?"),
+    ("sample --workdir={run} --alpha=1e400", "--alpha=1e400: is too large a number: the limits are"),
+    ("sample --workdir={run} --alpha 1e400", "--alpha=1e400: is too large a number: the limits are"),
+    ("evaluate --workdir={run} --alpha=1,1e-999", "--alpha=1e-999: is too small a number: the limits are"),
+    ("evaluate --workdir={run} --num=8 --neighbours=500", "--neighbours=500: must be less than the 8 images that are"),
+    ("evaluate --workdir={run} --num=3", "--num=3: must exceed eval.neighbours=3"),
+    ("study curl --out={run}", "--out={run}: holds something else (config.json); give a new folder"),
+    ("export --workdir={run} --out={run}", "--out={run}: {run} exists and is no artifact"),
     ("config", "--config: give the experiment; `drifting configs` lists"),
     ("config digit", r"--config=digit: there is no such file \(did you mean digits\?\)"),
     ("config digits:big", "--config=digits:big: variant 'big': use tiny"),
@@ -275,6 +311,8 @@ def test_a_mistake(
     (tmp_path / "odd" / "exits.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "odd" / "empty").touch()
     os.mkfifo(tmp_path / "odd" / "pipe")
+    images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "odd" / "heldout", image=images, label=labels, image_heldout=images, label_heldout=labels * 2)
     (tmp_path / "odd" / "damaged").mkdir()
     shutil.copy(run / "config.json", tmp_path / "odd" / "damaged")
     (tmp_path / "odd" / "damaged" / "metrics.jsonl").write_bytes(b"\x00" * 99)
@@ -368,6 +406,114 @@ def test_errors_of_sources_name_settings(tmp_path: Path):
                 assert re.match(r"data\.(name|path|image_size|channels|classes)=", str(error)), (case, str(error))
                 assert not re.search(r"(?<![\w.'])(path|image_size|channels|classes)='?[\w/-]", str(error)), str(error)
     assert told > 50
+
+
+# --- what is written is tried before the work ---
+
+
+def takes_out() -> list[str]:
+    """All commands that write what a flag names."""
+    from absl import flags
+
+    from drifting.cli.commands import COMMANDS as ALL
+
+    found = []
+    for name, command in ALL.items():
+        values = flags.FlagValues()
+        command.define(values)
+        found += [name] * ("out" in values)
+    return found
+
+
+def test_nothing_is_written_where_it_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Over all commands with `--out`: what is no file or folder, or of the wrong kind, or takes no file at all."""
+    from drifting.cli.commands import COMMANDS as ALL
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    commands = takes_out()
+    assert len(commands) > 12
+    for name in commands:
+        kind = ALL[name].out
+        wrong = {"pipe": "is no regular file; give", "/dev/null": "is no regular file; give"}
+        wrong |= {"/proc/x.png": r"the folder /proc cannot be written \(.+\); make it writable, or give another"}
+        if kind != "file":
+            wrong["file"] = "is a file; give a folder"
+        if kind != "folder":
+            wrong["folder.png"] = "is a folder; give a file, such as folder.png/NAME"
+        for out, words in wrong.items():
+            assert main([*name.split(), *["a", "b"][: len(ALL[name].takes)], f"--out={out}", *given(name)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert re.search(f"error: --out={out}: {words}", line), line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png", "pipe"]
+
+
+def given(name: str) -> list[str]:
+    """What a command needs besides, so that `--out` is what is wrong."""
+    return ["--images=x"] if name == "reference" else []
+
+
+def test_a_full_disk_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import errno
+
+    from drifting.cli import flag_paths
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(flag_paths.tempfile, "NamedTemporaryFile", full)
+    for name in takes_out():
+        assert main([*name.split(), f"--out={tmp_path}/x", *given(name)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--out={tmp_path}/x: the folder {tmp_path} cannot be written (No space left on device); make" in line
+
+
+# --- flags without a value ---
+
+
+def test_a_flag_without_a_value_is_not_taken_for_its_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Over all commands and the texts and lists that each takes."""
+    from absl import flags
+
+    from drifting.cli.commands import COMMANDS as ALL
+
+    told = 0
+    for name, command in ALL.items():
+        values = flags.FlagValues()
+        command.define(values)
+        texts = [flag for flag in values if flag not in command.takes and not values[flag].boolean]
+        for flag in (flag for flag in texts if values[flag].flag_type() not in ("int", "float")):
+            experiment = {"pretrain": "mae_digits", "cache": "data/imagenet"}.get(name, TINY)
+            needed = command.settings is not None and flag != command.without_config
+            assert main([*name.split(), *[f"--config={experiment}"] * needed, f"--{flag}="]) == 2, (name, flag)
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith((f"drifting: error: --{flag}: give a value", "drifting: error: --config")), line
+            told += f"--{flag}: give a value" in line
+    assert told > 50
+
+
+# --- the environment ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "library"),
+    [("JAX_ENABLE_X64", "maybe", "jax"), ("JAX_NUM_CPU_DEVICES", "x", "jax"), ("FLAX_PROFILE", "maybe", "flax"),
+     ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "huggingface_hub")],
+)  # fmt: skip
+def test_a_variable_that_no_library_can_read_is_named(name: str, value: str, library: str):
+    """In a process of its own: each library reads it as it is imported."""
+    command = [sys.executable, "-m", "drifting.cli", "sample", "--weights=nowhere"]
+    environment = {**os.environ, name: value, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    (line,) = done.stderr.splitlines()
+    words = rf"drifting: error: {name}={value}: {library} cannot be imported with it \(.*{value}.*\); unset it, or set"
+    assert done.returncode == 1 and re.match(words, line), line
 
 
 # --- homes that are not there -----------------------------------------------------------------------------------------

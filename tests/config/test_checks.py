@@ -1,13 +1,18 @@
 """Combinations that cannot work are found before anything is built, and the message names key, value and remedy."""
 
+import math
+import typing
 from typing import Any
 
 import pytest
 
 from drifting.config.checks import check, check_sizes
 from drifting.config.parse import parse
-from drifting.config.schema import CacheBuild, Config, PretrainConfig
+from drifting.config.schema import CacheBuild, Config, PretrainConfig, to_dict
+from drifting.config.sections import inner_type
 from drifting.errors import ConfigError
+from drifting.studies import STUDIES
+from drifting.studies.settings import check_study_numbers
 
 # The smallest settings that pass: everything else has a default that does.
 TRAIN: dict[str, Any] = {"model": {"preset": "S"}, "features": {"mae": "runs/encoder"}}
@@ -198,3 +203,62 @@ def test_sizes_that_fit():
     check_sizes(make(Config, NO_BANK | {"loss.labels": 10}), (8, 8, 1), 10)
     check_sizes(make(Config, SIZED | {"model.name": "mlp"}), (1, 2, 1), 10)
     check_sizes(make(PretrainConfig, {"mae.input_patch_size": 2}), (8, 12, 3), 10)
+
+
+# --- no number out of range is taken, of any setting ------------------------------------------------------------------
+
+
+def numbers() -> list[tuple[Any, str, Any]]:
+    """Every setting that is a number or a tuple of numbers: its kind of settings, dotted key and type."""
+    found = []
+    for kind in (Config, PretrainConfig, CacheBuild):
+        for section, section_kind in typing.get_type_hints(kind).items():
+            for key, hint in typing.get_type_hints(section_kind).items():
+                inner = inner_type(hint)
+                number = typing.get_args(inner)[0] if typing.get_origin(inner) is tuple else inner
+                found += [(kind, f"{section}.{key}", hint)] * (number in (int, float))
+    return found
+
+
+NUMBERS = numbers()
+
+NEGATIVE = {"guidance.exponent"}
+"""Settings whose numbers may be negative."""
+
+
+@pytest.mark.parametrize(("kind", "key", "hint"), NUMBERS, ids=[f"{kind.__name__}-{key}" for kind, key, _ in NUMBERS])
+def test_a_number_out_of_range_is_refused_whatever_uses_it(kind: Any, key: str, hint: Any):
+    """Negative ones, NaN and what 32 bits do not hold: the message names the setting, also where nothing needs it."""
+    inner = inner_type(hint)
+    many = typing.get_origin(inner) is tuple
+    real = (typing.get_args(inner)[0] if many else inner) is float
+    wrong: list[Any] = [] if key in NEGATIVE else [-3.5 if real else -3]
+    wrong += [math.nan] if real else [2**62]
+    right = {"data.vae": "random://smoke"} if kind is CacheBuild else {}
+    for value in wrong:
+        message = message_of(lambda value=value: check(make(kind, right | {key: (value,) if many else value})))
+        assert message.startswith(f"{key}="), message
+        assert str(value) in message.partition(":")[0], message
+
+
+def test_there_are_numbers_in_every_section():
+    assert len(NUMBERS) > 90 and {"mae", "cache", "mesh", "model", "bank"} <= {
+        key.split(".")[0] for _, key, _ in NUMBERS
+    }
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_number_out_of_range_of_a_study_is_refused(name: str):
+    section = to_dict(STUDIES[name].settings())["study"]
+    check_study_numbers(section)
+    told = 0
+    for key, value in section.items():
+        one = value[0] if isinstance(value, tuple) and value else value
+        for wrong in (-1, math.nan, 2**62) if type(one) in (int, float) else ():
+            if type(one) is float and wrong == 2**62:
+                continue
+            number = type(one)(wrong) if wrong == wrong else math.nan
+            changed = section | {key: (number,) if isinstance(value, tuple) else number}
+            assert message_of(lambda changed=changed: check_study_numbers(changed)).startswith(f"study.{key}=")
+            told += 1
+    assert told > 6

@@ -173,7 +173,7 @@ def test_other_settings_are_refused(calls: list[str], tmp_path: Path):
     run_sweep(Sweep("", WIDTHS), cells, tmp_path, index=0)
     before = (tmp_path / "sweep.json").read_text()
     changed = Sweep("", WIDTHS, {"optimizer.learning_rate": 0.5})
-    words = r"width0\.1: holds a run with other settings \(optimizer\.learning_rate was .*choose another workdir$"
+    words = r"width0\.1: holds a run with other settings \(optimizer\.learning_rate was .*choose another folder$"
     with pytest.raises(ConfigError, match=words):
         run_sweep(changed, cells_of(changed, BASE), tmp_path)
     assert calls == NAMES[:1] and (tmp_path / "sweep.json").read_text() == before

@@ -240,7 +240,9 @@ def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path_factory: 
     told = done.stderr.splitlines()
     assert len(told) == len(lines)
     for line, (*_, given) in zip(told, lines, strict=True):
-        assert line.startswith(f"drifting: error: {given}: the folder {closed} cannot be written; make it writable")
+        assert line.startswith(
+            f"drifting: error: {given}: the folder {closed} cannot be written (Permission denied); make it"
+        )
 
 
 def flags_of(command: Command) -> flags.FlagValues:

@@ -121,7 +121,7 @@ def test_metrics_go_on_where_they_were(run: Path):
 
 
 def test_parts_of_several_processes(run: Path):
-    parts = Parts(run / "x.parts", 5, 2, ".npy")
+    parts = Parts(run / "x.parts", 5, 2, ".npy", run / "x")
     parts.claim({"a": 1})
     assert parts.missing(Share(1, 2)) == [1] and parts.left() == 3
     for number in range(3):

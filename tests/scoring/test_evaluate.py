@@ -110,7 +110,7 @@ def test_what_cannot_be_compared_with_its_own_data(run: Path, tmp_path: Path, mo
     trained = TrainedGenerator.from_run(run)
     with pytest.raises(ConfigError, match=r"^num=3: must exceed eval\.neighbours=3$"):
         evaluate_generator(trained, str(run), settings=ScoreSettings(num=3))
-    with pytest.raises(ConfigError, match=r"^num=5: must exceed neighbours=6$"):
+    with pytest.raises(ConfigError, match=r"^neighbours=6: must be less than the 5 images that are scored$"):
         evaluate_generator(trained, str(run), settings=ScoreSettings(num=5, neighbours=6))
     with pytest.raises(ConfigError, match=r"^encoder=pixels: a run's own data are compared pixel by pixel: leave"):
         evaluate_generator(trained, str(run), encoder="pixels")
@@ -234,7 +234,9 @@ def test_half_an_evaluation_of_another_run_is_not_continued(run: Path, pixels: P
     out = tmp_path / "scores.json"
     assert evaluate_generator(trained, "a", out, reference=pixels, settings=settings, share=Share(0, 2)) is None
     other = replace(trained, params=jax.tree.map(lambda leaf: leaf * 1.01, trained.params))
-    with pytest.raises(ConfigError, match=r"^out=.*: is of something else \(weights was '"):
+    with pytest.raises(
+        ConfigError, match=r"^out=.*json: .*parts\S+, begun before, is of something else \(weights was '"
+    ):
         evaluate_generator(other, "a", out, reference=pixels, settings=settings)
     assert evaluate_generator(trained, "b", out, reference=pixels, settings=settings) is not None
 
@@ -370,7 +372,7 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ((small, f"--reference={pixels}", "--uint8=round"), "--uint8=round: --images have been drawn"),
         ((small, f"--reference={pixels}", "--batch=4"), "--batch=4: --images have been drawn"),
         ((small, f"--reference={pixels}", "--num=10"), "--num=10: "),
-        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed neighbours=3"),
+        ((small, f"--reference={pixels}", "--num=3"), "--num=3: must exceed the neighbours=3"),
         ((small, f"--reference={pixels}", "--encoder=mae:x"), "--encoder=mae:x: "),
         ((small, f"--reference={tmp_path / 'large.npz'}"), "has no mu and sigma"),
         (
@@ -379,7 +381,7 @@ def test_what_cannot_be_evaluated(run: Path, pixels: Path, tmp_path: Path, capsy
         ),
         ((f"--images={tmp_path / 'absent'}", f"--reference={pixels}"), "there is no such file or folder"),
         ((f"--workdir={run}", f"--reference={pixels}", "--alpha=1,x"), "--alpha=x: expected numbers"),
-        ((f"--workdir={run}", f"--reference={pixels}", "--classes="), "--classes=: give at least one class"),
+        ((f"--workdir={run}", f"--reference={pixels}", "--classes="), "--classes: give a value"),
         ((f"--workdir={run}", f"--reference={pixels}", "--process_index=2"), "--process_index=2: must be 0 or more"),
     ]:
         found = line(capsys, "evaluate", *arguments)

@@ -38,7 +38,7 @@ from drifting.studies.links import POINT_DISTANCES, best, load_digits
 from drifting.studies.profiles import TAIL_EXPONENTS, tail_exponents
 from drifting.studies.profiles import run as run_profiles
 from drifting.studies.settings import CurlSettings, DiagnoseStudy, ProfilesSettings, ProfilesStudy
-from drifting.studies.study import Claim, Result, Table, loglog_slope, show
+from drifting.studies.study import Claim, Result, Table, check_results_folder, loglog_slope, show
 from drifting.studies.subject import subject
 from drifting.studies.targets import MIXTURE_PAIRS, TARGETS, circle, mixture
 from drifting.studies.toy2d import objective
@@ -551,3 +551,30 @@ def test_circle_and_mixture():
     np.testing.assert_allclose(circle(4, 2.0), [[2, 0], [0, 2], [-2, 0], [0, -2]], atol=1e-6)
     x = mixture(circle(3), 0.0)(jax.random.key(0), 500)
     assert len(np.unique(np.round(np.asarray(x), 4), axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"config.json": "{}"}, r"holds something else \(config.json\); give a new folder"),
+        ({"sweep.json": "{}", "metadata.json": "{}"}, r"holds something else \(metadata.json, sweep.json\)"),
+        ({"eval-8.json": "{}", "result.json": '{"study": "curl"}'}, r"holds something else \(eval-8.json\)"),
+        ({"result.json": '{"study": "links"}'}, "holds the study links; give a new folder"),
+        ({"result.json": "[]"}, "holds a result.json that is no study's"),
+        ({"table.csv": "", "figure.png": ""}, "has a table.csv and a figure.png of its own"),
+    ],
+)
+def test_a_study_writes_into_no_folder_of_another_kind(tmp_path: Path, files: dict[str, str], words: str):
+    check_results_folder(tmp_path, "curl")
+    (tmp_path / "notes.txt").touch()
+    check_results_folder(tmp_path / "new", "curl")
+    check_results_folder(tmp_path, "curl")
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"^out={tmp_path}: {words}"):
+        check_results_folder(tmp_path, "curl")
+    for name in files:
+        (tmp_path / name).unlink()
+    (tmp_path / "result.json").write_text('{"study": "curl"}')
+    (tmp_path / "table.csv").touch()
+    check_results_folder(tmp_path, "curl")

@@ -88,7 +88,7 @@ def _check_bad(bad: int, images: int, max_bad: float, reason: str) -> None:
             f"cache: {bad} of {counted(images, 'image')} cannot be read, more than "
             f"cache.max_bad={max_bad:g} allows, the last "
             f"because: {reason}; finished shards stay: raise cache.max_bad or mend the images, and run the command "
-            "again (without them it is another cache: choose another workdir)"
+            "again (without them it is another cache: choose another folder)"
         )
 
 
@@ -318,7 +318,7 @@ def _warn_of_gaps(bad: Sequence[dict[str, Any]], names: Sequence[str], present: 
     if bad:
         logger.warning(
             "cache: %s left out that could not be read, all listed in %s; once mended, the same command takes them in "
-            "(the data set without them is another cache: choose another workdir)",
+            "(the data set without them is another cache: choose another folder)",
             counted(len(bad), "image"), workdir / MANIFEST_FILE,
         )  # fmt: skip
         for image in bad[:LISTED_AT_MOST]:

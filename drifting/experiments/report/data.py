@@ -16,7 +16,7 @@ from drifting.config.schema import Config, PretrainConfig, command_of, to_dict
 from drifting.errors import ArgumentError, DriftingError, while_reading
 from drifting.experiments.grid import FINISHED, SWEEP_FILE, read_cells, rows_of
 from drifting.runs.directory import CONFIG_FILE, read_config
-from drifting.runs.files import read_json
+from drifting.runs.files import exists, read_json
 from drifting.runs.metrics import METRICS_FILE, TIMINGS_FILE
 from drifting.sampling.labels import ROWS_TEXT
 from drifting.scoring.results import latest_scores
@@ -126,9 +126,9 @@ def read_folder(workdir: Path) -> RunData | SweepData:
     Raises:
         DriftingError: there is neither, or what there is cannot be read.
     """
-    if (workdir / SWEEP_FILE).is_file():
+    if exists(workdir / SWEEP_FILE):
         return _read_sweep(workdir)
-    if not (workdir / CONFIG_FILE).is_file():
+    if not exists(workdir / CONFIG_FILE):
         remedy = "holds no run and no sweep; give a folder of `drifting train` or `sweep`"
         raise ArgumentError("workdir", workdir, remedy)
     return _read_run(workdir, latest_scores(workdir))
@@ -143,7 +143,7 @@ def _read_sweep(workdir: Path) -> SweepData:
     names = {key: last if lasts.count(last) == 1 else key for key, last in zip(others, lasts, strict=True)}
     for cell, row in zip(cells, rows, strict=True):
         folder = cell.folder(workdir)
-        if not (folder / CONFIG_FILE).is_file():
+        if not exists(folder / CONFIG_FILE):
             continue
         scores = cell.scores(workdir) if row["status"] == FINISHED else None
         try:
@@ -158,7 +158,7 @@ def _read_sweep(workdir: Path) -> SweepData:
 
 
 def _read_run(folder: Path, scores: dict[str, Any] | None, status: str = "", error: str | None = None) -> RunData:
-    encoder = command_of(read_json(folder / CONFIG_FILE)) == "pretrain" if (folder / CONFIG_FILE).is_file() else False
+    encoder = command_of(read_json(folder / CONFIG_FILE)) == "pretrain" if exists(folder / CONFIG_FILE) else False
     config = read_config(folder, PretrainConfig if encoder else Config)
     grids = []
     for path in sorted((folder / "samples").glob("step_*.png")):
@@ -179,9 +179,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # the last line of a run that goes on may be half written
+        except (ValueError, RecursionError):  # the last line of a run that goes on may be half written
             continue
-        if isinstance(row, dict) and "step" in row:
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
 

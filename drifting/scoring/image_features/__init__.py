@@ -23,6 +23,7 @@ __all__ = [
     "ScoreEncoder",
     "ScoreEncoderKind",
     "ScoreEncoderParts",
+    "check_encoder_kind",
     "known_widths",
     "score_encoder",
 ]
@@ -88,6 +89,12 @@ def known_widths(given: str, shape: Shape) -> dict[str, int]:
     return SCORE_ENCODERS[kind].widths(shape) if kind in SCORE_ENCODERS else {}
 
 
+def check_encoder_kind(given: str) -> None:
+    """Raises `ArgumentError` unless `given` names one of `SCORE_ENCODERS`, whose weights it may name, too."""
+    kind = given.partition(":")[0]
+    require_argument(kind in SCORE_ENCODERS, "encoder", given, use_one_of(kind, SCORE_ENCODERS))
+
+
 def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
     """The encoder that is meant by `given`, for images of `shape`.
 
@@ -101,8 +108,8 @@ def score_encoder(given: str, shape: Shape) -> ScoreEncoder:
         ArgumentError: there is no such encoder, its weights cannot be used, or it is for other images.
         HubError: its weights cannot be fetched.
     """
+    check_encoder_kind(given)
     kind, _, weights = given.partition(":")
-    require_argument(kind in SCORE_ENCODERS, "encoder", given, use_one_of(kind, SCORE_ENCODERS))
     try:
         made = SCORE_ENCODERS[kind].make(weights, shape)
     except InputError as error:
