@@ -19,6 +19,7 @@ from drifting.cli.flag_paths import check_out, expanded_arguments, refuse_addres
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.lookup import COMMANDS as LOOKUP
+from drifting.cli.memory_kept import keep_memory
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
 from drifting.cli.settings import parse_flags
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     if arguments is None:  # in a process of its own
         silence_what_the_command_tells()
+        keep_memory()
     try:
         with standard_streams():
             try:
