@@ -15,6 +15,7 @@ from drifting.cli.shared import (
     define_import,
     define_share,
     place_of,
+    run_of,
     share_of,
 )
 from drifting.errors import ConfigError, as_argument
@@ -41,14 +42,20 @@ def _define_images(values: flags.FlagValues) -> None:
     define_import(values)
 
 
-def _trained(values: flags.FlagValues) -> Any:
-    """The generator that the flags name, and how the person called it."""
+def _check_trained(values: flags.FlagValues) -> None:
+    """Checks that the flags name one generator, and that a run is there; JAX is not imported for it."""
     if bool(values.workdir) == bool(values.weights):
         raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
     if values.weights and values.ema is not None:
         raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
     if values.workdir and values.vae:
         raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
+    if values.workdir:
+        run_of(values)
+
+
+def _trained(values: flags.FlagValues) -> Any:
+    """The generator that the flags name."""
     from drifting.sampling.generator import TrainedGenerator
 
     if values.weights:
@@ -88,6 +95,7 @@ def _sample(values: flags.FlagValues) -> int:
     from drifting.runs.shared_work import Share
 
     path = place_of(values, "out") if values.out else place(values.workdir or ".") / "samples.png"
+    _check_trained(values)
     if path.suffix != ".png":
         if path.suffix not in ("", ".npz") and not path.is_dir() and not values.out.endswith("/"):
             forms = f"write a grid (.png), an .npz, or a new folder of that name as {values.out}/"
@@ -165,13 +173,13 @@ def _evaluate(values: flags.FlagValues) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
     from drifting.runs.shared_work import Share
-    from drifting.scoring.evaluate import evaluate_generator, scores_file
     from drifting.scoring.results import score_table
     from drifting.scoring.settings import ScoreSettings
 
     share = Share(*share_of(values))
     if values.images:
         return _evaluate_files(values, share)
+    _check_trained(values)
     settings = ScoreSettings(
         num=values.num,
         alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
@@ -182,6 +190,8 @@ def _evaluate(values: flags.FlagValues) -> int:
         batch_size=values.batch if values["batch"].present else None,
         neighbours=values.neighbours,
     )
+    from drifting.scoring.evaluate import evaluate_generator, scores_file
+
     trained, source = _trained(values), values.weights or values.workdir
     out = place_of(values, "out") if values.out else scores_file(trained, source)
     found = evaluate_generator(

@@ -11,7 +11,14 @@ from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
 from drifting.cli.explanations import explanation_of, settings_page
 from drifting.config.checks import check
-from drifting.config.meanings import COMMAND_SETTINGS, Section, option_sections, sections, study_sections
+from drifting.config.meanings import (
+    COMMAND_SETTINGS,
+    REGISTRY_SETTINGS,
+    Section,
+    option_sections,
+    sections,
+    study_sections,
+)
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
 from drifting.errors import ConfigError
 from drifting.studies import STUDIES
@@ -52,10 +59,23 @@ def all_sections() -> list[Section]:
     return [*sections(known_names()).values(), *encoders, *sources, *studies]
 
 
+def _plain_sections(topic: str) -> list[Section]:
+    """Sections that say all of a topic, and for which no registry is needed: networks and kernels import JAX.
+
+    [] where there are none: parts of keys may be those of options, and a misspelt topic may be near to anything.
+    """
+    plain = [section for section in sections({}).values() if "options" not in (one.key for one in section.settings)]
+    studies = study_sections({name: study.settings for name, study in STUDIES.items()})
+    named = [section for section in (*plain, *studies) if topic == section.name]
+    keys = [one.key for section in named or plain for one in section.settings]
+    keys = keys if named else [key for key in keys if key == topic]
+    return [*plain, *studies] if keys and not set(keys) & set(REGISTRY_SETTINGS) else []
+
+
 def _help(values: flags.FlagValues) -> int:
     if values.markdown and values.topic:
         raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {values.topic} out")
-    found = all_sections()
+    found = _plain_sections(values.topic) or all_sections()
     print(settings_page(found) if values.markdown else explanation_of(values.topic, found))
     return 0
 

@@ -11,8 +11,9 @@ from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.paths import is_address
 from drifting.config.schema import CacheBuild, Config
+from drifting.data.sources import check_data_settings
 from drifting.errors import ConfigError, InputError, require
-from drifting.runs.directory import ENCODER_FOLDER
+from drifting.runs.directory import ENCODER_FOLDER, read_config
 from drifting.runs.places import place
 
 WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
@@ -32,6 +33,7 @@ def checked_settings(values: flags.FlagValues) -> Any:
     """
     settings = values.config
     check(settings)
+    check_data_settings(settings.data)
     if isinstance(settings, Config):
         check_files(settings)
     if not isinstance(settings, CacheBuild) and settings.train.wandb_project:
@@ -100,6 +102,17 @@ def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path
     if not values.workdir:
         raise ConfigError(f"--workdir: give {what}")
     return place_of(values, "workdir")
+
+
+def run_of(values: flags.FlagValues) -> Path:
+    """The folder that `--workdir` gives, which holds a run of `drifting train`.
+
+    Raises:
+        ConfigError: it holds none. That is found before JAX is imported.
+    """
+    workdir = workdir_of(values)
+    read_config(workdir)
+    return workdir
 
 
 def place_of(values: flags.FlagValues, flag: str) -> Path:

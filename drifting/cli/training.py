@@ -6,9 +6,10 @@ from collections.abc import Callable
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import checked_settings, define_import, workdir_of
+from drifting.cli.shared import checked_settings, define_import, run_of, workdir_of
 from drifting.config.checks import check
 from drifting.config.schema import Config, PretrainConfig
+from drifting.data.sources import check_data_settings
 from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
@@ -86,6 +87,7 @@ def _define_plan(values: flags.FlagValues) -> None:
 def _plan(values: flags.FlagValues) -> int:
     config = values.config
     check(config)
+    check_data_settings(config.data)
     from drifting.experiments.plan.plan import plan, plan_compiled
 
     if values.json and not values.compile:
@@ -112,6 +114,7 @@ def _replay(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.step is None:
         raise ConfigError("--step: give the number of the step")
+    run_of(values)
     from drifting.devices.processes import is_writer
     from drifting.experiments.replay import replay
 

@@ -217,7 +217,9 @@ def _check_stages(name: str, stages: Sequence[Stage], latents: int, features: in
     for k in range(1, len(widths)):
         above, below = widths[k - 1 : k + 1]
         fits = 4 * above % below == 0 and below % 4 == 0
-        require_argument(fits, name, widths, f"{above} channels cannot be followed by {below}, see four times {above}")
+        require_argument(
+            fits, name, widths, f"a stage of {above} cannot be followed by one of {below}, see four times {above}"
+        )
     require_argument(not shortcuts or widths[-1] % latents == 0, name, widths, f"must end with a multiple of {latents}")
     heads = all(stage.channels >= features for stage in stages if stage.attention)
-    require_argument(heads, name, widths, f"attention needs {features} channels or more, those of one head")
+    require_argument(heads, name, widths, f"attention needs {features} or more, the channels of one head")

@@ -12,9 +12,17 @@ import drifting
 from drifting.assembly.names import check_settings, known_names
 from drifting.cli.catalogue import experiment, experiments
 from drifting.cli.commands import COMMANDS, main
+from drifting.cli.explanations import explanation_of
 from drifting.cli.overrides import value_of
 from drifting.cli.settings import load_settings, parse_flags
-from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections, study_sections, typed
+from drifting.config.meanings import (
+    COMMAND_SETTINGS,
+    REGISTRY_SETTINGS,
+    option_sections,
+    sections,
+    study_sections,
+    typed,
+)
 from drifting.config.parse import annotation, parse
 from drifting.config.schema import to_dict
 from drifting.config.shipped import CONFIGS, FORMER_FILE, experiment_file, experiment_names
@@ -129,6 +137,17 @@ def test_help_shows_the_values_of_the_file(capsys: pytest.CaptureFixture[str]):
 
 
 # --- what settings mean -----------------------------------------------------------------------------------------------
+
+
+def test_settings_that_name_registries_are_known_without_them():
+    assert set(REGISTRY_SETTINGS) == set(known_names())
+
+
+def test_what_is_said_without_the_registries_is_the_same(capsys: pytest.CaptureFixture[str]):
+    found = [*SECTIONS, *STUDY_SECTIONS]
+    for topic in ("optimizer", "train", "mesh", "mae", "eval.alpha", "loss.widths", "mae.layers", "model.depth"):
+        out = printed(capsys, "help", topic)
+        assert out.endswith(f"{explanation_of(topic, found)}\n")
 
 
 def test_every_setting_says_what_it_means():

@@ -133,13 +133,26 @@ def _check_arguments(name: str, given: Mapping[str, Any], section: str = "") -> 
     raise InputError(f"{wrong}: source {name!r} {'; and '.join([*needs, *takes])}")
 
 
-def source(data: DataConfig, split: str = "train") -> LabelledSource:
-    """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
-    given = {key: getattr(data, key) for key in ARGUMENTS}
+def check_data_settings(data: DataConfig) -> None:
+    """Checks settings as far as nothing is read for it: the name, the arguments that its source takes, the options.
+
+    Raises:
+        ConfigError: no source can be had of them, whatever lies at their path.
+    """
+    one_of("data.name", data.name, SOURCES)
     for name, options in data.options.items():
         source_options(name, options)
     try:
-        _check_arguments(data.name, given, "data.")
+        _check_arguments(data.name, {key: getattr(data, key) for key in ARGUMENTS}, "data.")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
+
+
+def source(data: DataConfig, split: str = "train") -> LabelledSource:
+    """The real samples of `data`. Raises `ConfigError` where they cannot be had: no such files, an argument missing."""
+    check_data_settings(data)
+    given = {key: getattr(data, key) for key in ARGUMENTS}
+    try:
         if data.path is not None and not is_place(data.path):
             remedy = "is an address, and images are read from paths, gs:// and s3://: mount or copy it"
             raise InputError(f"path={data.path!r}: {remedy}")
