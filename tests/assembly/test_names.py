@@ -1,5 +1,6 @@
 """What settings name is found in the registries, and what it says of itself has the section's name in front."""
 
+import typing
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from drifting.assembly.names import check_settings
 from drifting.assembly.networks import generator_arguments
 from drifting.config.parse import parse
 from drifting.config.schema import Config
+from drifting.config.sections import inner_type
+from drifting.method.encoders import ENCODERS
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.objective import FEATURE_SCALES
@@ -104,3 +107,18 @@ def test_one_setting_by_two_names():
     assert message_of(lambda: parse({"features": {"mae_size": 16, "options": options}})) == text
     # Defaults of then are those of now, and say nothing: a run's settings of an earlier version equal today's.
     assert parse({"features": {"mae": None, "mean_patches": [2, 4], "convnext_size": 224}}) == Config()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_option_out_of_range_is_refused_of_encoders_that_are_not_used_too(name: str):
+    kind, told = ENCODERS[name].options, 0
+    for key, hint in typing.get_type_hints(kind).items():
+        inner = inner_type(hint)
+        many = typing.get_origin(inner) is tuple
+        if (typing.get_args(inner)[0] if many else inner) is int:
+            told += 1
+            options = {name: {key: (-3,) if many else -3}}
+            changes = SIZED | {"features.encoders": (), "features.options": options}
+            message = message_of(lambda changes=changes: check_settings(make(Config, changes)))
+            assert message.startswith(f"features.options.{name}.{key}=") and "-3" in message, message
+    assert told > 0

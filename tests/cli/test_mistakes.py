@@ -152,6 +152,8 @@ COMMANDS = [
     ("evaluate --workdir={run} --num=8 --neighbours=500", "--neighbours=500: must be less than the 8 images that are"),
     ("evaluate --workdir={run} --num=3", "--num=3: must exceed eval.neighbours=3"),
     ("study curl --out={run}", "--out={run}: holds something else (config.json); give a new folder"),
+    ("sample --workdir={run} --num=4 --out={here}/odd/heldout.npz", "heldout.npz: is there and not known to be these"),
+    ("sample --workdir={run} --num=4 --out={here}/odd", "--out={here}/odd: is there and not known to be these images"),
     ("export --workdir={run} --out={run}", "--out={run}: {run} exists and is no artifact"),
     ("config", "--config: give the experiment; `drifting configs` lists"),
     ("config digit", r"--config=digit: there is no such file \(did you mean digits\?\)"),

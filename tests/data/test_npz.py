@@ -41,11 +41,11 @@ def everything(images: np.ndarray) -> dict[str, np.ndarray]:
         ("edm.pkl", b"\x80\x04\x95 statistics", "a pickle"),
         ("old.pkl", b"(dp0\n", "a pickle"),
         ("renamed.npz", b"\x80\x02}q\x00.", "a pickle"),
-        ("page.npz", b"<!DOCTYPE html>", "a web page"),
-        ("hdf.npz", b"\x89HDF\r\n\x1a\n", "HDF5"),
+        ("page.npz", b"<!DOCTYPE html>", "a web page.*: get it again"),
+        ("hdf.npz", b"\x89HDF\r\n\x1a\n", "HDF5: save its arrays by numpy.savez"),
         ("bare.npz", b"\x93NUMPY\x01\x00", "one array"),
-        ("empty.npz", b"", "it is empty"),
-        ("text.npz", b"hello", "not a zip file"),
+        ("empty.npz", b"", "it is empty: get it again"),
+        ("text.npz", b"hello", "not a zip file: get it again, or save its arrays by numpy.savez"),
     ],
 )
 def test_what_is_no_npz_is_named(tmp_path: Path, door: str, name: str, content: bytes, words: str) -> None:

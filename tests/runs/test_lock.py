@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from drifting.cli.commands import main
-from drifting.errors import BusyError
+from drifting.errors import BusyError, ConfigError
 from drifting.runs.lock import LOCK_FILE, WITHOUT_LOCKS, check_free, in_use
-from drifting.runs.shared_work import Share, share_in_use
+from drifting.runs.shared_work import Parts, Share, share_in_use
 from tests.support.runs import TINY, tree
 
 HOLDER = """
@@ -89,6 +89,27 @@ def test_shares_of_one_work_go_side_by_side_and_no_share_is_done_twice(
     with share_in_use(tmp_path, "out", second):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_are_made_are_called_by_what_they_become(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "x.npz.parts", 3, 2, ".npy", tmp_path / "x.npz")
+    parts.claim({"num": 3})
+    with (
+        parts.in_use(Share()),
+        pytest.raises(BusyError, match=rf"^out={tmp_path}/x.npz: process"),
+        parts.in_use(Share()),
+    ):
+        pass
+    with (
+        parts.in_use(Share(0, 2)),
+        pytest.raises(BusyError, match=rf"^out={tmp_path}/x.npz: "),
+        parts.in_use(Share(0, 2)),
+    ):
+        pass
+    with pytest.raises(
+        ConfigError, match=rf"^out={tmp_path}/x.npz: \S+parts, begun before, is of something else \(num"
+    ):
+        parts.claim({"num": 4})
 
 
 @pytest.mark.parametrize("number", sorted(WITHOUT_LOCKS))

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,11 @@ from drifting.data.npz import open_member
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import _idx
 from drifting.errors import ConfigError, HubError, InputError, MachineError, refusal
+from drifting.experiments.report.data import read_folder
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, read_config, write_config
 from drifting.runs.files import atomic_path, read_json, sha256
+from drifting.runs.metrics import METRICS_FILE, check_metrics
 from drifting.sampling.labels import wanted_labels
 from drifting.weights.artifact import save_artifact
 from drifting.weights.load import load_folder
@@ -91,9 +94,21 @@ def a_file(name: str, reader: Reader) -> Callable[[Path], Reader]:
     return prepare
 
 
+def metrics(folder: Path) -> Reader:
+    (folder / METRICS_FILE).write_text('{"step": 1}\n')
+    return check_metrics
+
+
+def a_reported_run(folder: Path) -> Reader:
+    run(folder)
+    return lambda place: read_folder(place / "run")
+
+
 READERS: dict[str, Callable[[Path], Reader]] = {
     "weights": weights,
     "run": run,
+    "metrics": metrics,
+    "reported run": a_reported_run,
     "a checked run": a_checked_run,
     "checkpoint": a_checkpoint,
     "sealed checkpoint": a_sealed_checkpoint,
@@ -205,6 +220,38 @@ def test_a_run_that_cannot_be_read_is_left_alone(tmp_path_factory: pytest.TempPa
     for path in files:
         path.chmod(0o644)
     assert tree(workdir) == before
+
+
+OF_A_RUN = [
+    "report --workdir={run} --out={out}.html",
+    "compare {run} {run} --out={out}.html",
+    "sample --workdir={run} --out={out}.png",
+    "evaluate --workdir={run} --out={out}.json",
+    "replay --workdir={run} --step=3",
+    "export --workdir={run} --out={out}",
+    "study diagnose --run={run} --out={out}",
+    "train --config={tiny} --workdir={run}",
+]
+
+
+def test_every_command_says_of_a_closed_folder_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The system's words alone name neither what is safe nor a remedy."""
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path)
+    (tmp_path / "run").chmod(0)
+    lines = [line.format(run="run", out="new", tiny=TINY).split() for line in OF_A_RUN]
+    done = unprivileged(
+        sys.executable, "-c", f"from drifting.cli.commands import main\nprint([main(line) for line in {lines!r}])"
+    )
+    (tmp_path / "run").chmod(0o755)
+    assert done.stdout == f"{[1] * len(lines)}\n", done
+    told = done.stderr.splitlines()
+    assert len(told) == len(lines)
+    words = (
+        r"drifting: error: run/[\w.]+: cannot be read \(Permission denied\); nothing was changed: mend that, and run"
+    )
+    assert [line for line in told if not re.match(words, line)] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 WRITING = [

@@ -25,7 +25,14 @@ from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.grid import write_grid
 from drifting.sampling.images import GeneratedImages, to_uint8
-from drifting.sampling.labels import balanced_labels, class_line, distinct_class_labels, titles, wanted_labels
+from drifting.sampling.labels import (
+    balanced_labels,
+    class_labels,
+    class_line,
+    distinct_class_labels,
+    titles,
+    wanted_labels,
+)
 from drifting.sampling.sampler import Sampler
 from drifting.scoring.image_sets import NpzImages, open_images
 from tests.support.runs import command, finished_run, saved, tiny_config, tree
@@ -382,6 +389,21 @@ def test_labels(trained: TrainedGenerator, tmp_path: Path):
     ]:
         with pytest.raises(ConfigError, match=words):
             wanted_labels(trained.usage.class_names, count, classes, None if file is None else str(file))
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "words"),
+    [
+        ("Cats", ("cat", "dog"), r"\(did you mean 'cat'\?\); classes are 0 cat, 1 dog$"),
+        ("DOG", ("cat", "Dog"), r"\(did you mean 'Dog'\?\); classes are 0 cat, 1 Dog$"),
+        ("7", ("cat", "dog"), r"from 0 to 1, separated by commas; classes are 0 cat, 1 dog$"),
+        ("12", tuple("0123456789"), "from 0 to 9, separated by commas( .*)?$"),
+        ("zzz", tuple(f"c{i}" for i in range(1000)), "; classes are 0 c0, .*, 19 c19 and 980 more$"),
+    ],
+)
+def test_the_nearest_class_is_named(given: str, names: tuple[str, ...], words: str):
+    with pytest.raises(ConfigError, match=f"^classes={given}: use names or numbers .*{words}"):
+        class_labels([given], names)
 
 
 def test_a_class_is_drawn_once_be_it_given_by_name_or_number():

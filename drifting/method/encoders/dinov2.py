@@ -41,6 +41,9 @@ class DINOv2Options:
     def __post_init__(self) -> None:
         require_dtype("dtype", self.dtype)
         require_setting(self.size >= 1, "size", self.size, "use 1 or more")
+        for key in ("layers", "mean_patches", "std_patches"):
+            numbers = getattr(self, key) or ()
+            require_setting(all(number > 0 for number in numbers), key, numbers, "each is 1 or more")
 
 
 def evenly_spaced(depth: int, count: int = 4) -> tuple[int, ...]:
