@@ -13,7 +13,7 @@ from drifting.assembly import networks
 from drifting.assembly.feed import reading
 from drifting.assembly.names import check_settings
 from drifting.assembly.recipe import optimizer_of
-from drifting.assembly.spaces import named_vae, source_space
+from drifting.assembly.spaces import named_vae, normalised, source_space
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import PretrainConfig
 from drifting.data.batches import Pipeline
@@ -84,7 +84,8 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
     """
     check_settings(config)
     source = open_source(config.data)
-    config, space = named_vae(config, source), source_space(config.data.vae, source)
+    space = source_space(config.data.vae, source, config.data.normalise_latents)
+    config = named_vae(config, source)
     check_sizes(config, space.shape, source.num_classes)
     train, layout = config.train, mesh.layout(config.mesh.data, config.mesh.fsdp)
     check_layout(config, layout.devices, jax.process_count(), len(source))
@@ -116,7 +117,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
         key=jax.jit(jax.random.key, out_shardings=layout.replicated)(train.seed),
         compiled=jax.jit(partial(mae_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated)),
         feed=Pipeline(source, batch_size, train.seed, **reading(config.data, layout)),
-        identity=data_facts(source) | {"weights": space.checksums},
+        identity=data_facts(source) | {"weights": space.checksums} | normalised(config, space),
     )
 
 

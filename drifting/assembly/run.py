@@ -17,7 +17,7 @@ from drifting.assembly.feed import batch_names, make_feed, resident_source
 from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
-from drifting.assembly.spaces import feature_encoder, features_on, named_vae, own_encoder, source_space
+from drifting.assembly.spaces import feature_encoder, features_on, named_vae, normalised, own_encoder, source_space
 from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import Config
@@ -204,7 +204,8 @@ def prepare(
             checked_source(source)
     check_settings(config, own_network=network is not None, own_encoder=encoder is not None)
     source = open_source(config.data) if source is None else source
-    config, space = named_vae(config, source), source_space(config.data.vae, source)
+    space = source_space(config.data.vae, source, config.data.normalise_latents)
+    config = named_vae(config, source)
     check_sizes(config, space.shape, source.num_classes)
     layout = mesh.layout(config.mesh.data, config.mesh.fsdp, config.bank.per_device)
     check_layout(config, layout.devices, jax.process_count(), len(source))
@@ -214,7 +215,7 @@ def prepare(
     placed = shardings(layout, jax.eval_shape(empty))
     # Arguments, not constants: runs that differ in them alone share what is compiled.
     everywhere = partial(jax.jit, out_shardings=layout.replicated)
-    weights = found.checksums | space.checksums
+    facts = {"sample_shape": list(space.shape), "weights": found.checksums | space.checksums}
     return Run(
         config=config,
         source=source,
@@ -227,7 +228,7 @@ def prepare(
         key=everywhere(jax.random.key)(config.train.seed),
         compiled=jitted_step(parts, placed, layout),
         feed=make_feed(config, read, layout),
-        identity=data_facts(source) | {"sample_shape": list(space.shape), "weights": weights},
+        identity=data_facts(source) | facts | normalised(config, space),
     )
 
 

@@ -5,7 +5,7 @@ network with which a machine or a configuration can be tried out before anything
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -16,11 +16,11 @@ from jax import Array
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.source import LabelledSource, Source, delivery
-from drifting.errors import ConfigError, InputError, counted, one_of, require_argument, unusable, when_tried
+from drifting.errors import ConfigError, InputError, counted, one_of, require, require_argument, unusable, when_tried
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
-from drifting.networks.autoencoder import Autoencoder
+from drifting.networks.autoencoder import Autoencoder, measured_scale, scale_of
 from drifting.networks.flash import FLASH_PLATFORMS
 from drifting.networks.kept import products_kept
 from drifting.networks.network import Network, Params
@@ -41,18 +41,22 @@ def _network(key: str, reference: str | None, kind: str, abstract: bool, **chang
 
 
 def sample_space(
-    reference: str | None, image_shape: Shape, key: str = "data.vae", abstract: bool = False
+    reference: str | None,
+    image_shape: Shape,
+    key: str = "data.vae",
+    abstract: bool = False,
+    scale: Mapping[str, Any] | None = None,
 ) -> SampleSpace:
     """The space of samples for images of `image_shape`: that of the VAE which `key` names, or the images' own.
 
-    `abstract`: see `network`.
+    `abstract`: see `network`. `scale`: how latents are scaled, see `scale_of`; None: as the VAE says.
 
     Raises:
         ConfigError: the VAE cannot be had, or is for other images.
     """
     if reference is None:
         return SampleSpace(image_shape, image_shape, None)
-    found = _network(key, reference, "vae", abstract, dtype="float32", remat=True)
+    found = _network(key, reference, "vae", abstract, dtype="float32", remat=True, **(scale or {}))
     height, width, channels = image_shape
     vae: Autoencoder = nnx.merge(found.graphdef, found.params)
     factor = vae.downsampling
@@ -66,25 +70,40 @@ def sample_space(
     return SampleSpace(shape, image_shape, found)
 
 
-def source_space(reference: str | None, source: Source) -> SampleSpace:
+def source_space(reference: str | None, source: Source, normalise: bool = False) -> SampleSpace:
     """The space of samples for a source: `sample_space` of its images and the VAE `reference`, the `data.vae`.
 
     Latents of a cache have the VAE that encoded them: `reference` may say where it lies, and must not be another one.
+    They are scaled as that VAE says, or where `normalise`, the `data.normalise_latents`, as they were measured.
 
     Raises:
-        ConfigError: the VAE cannot be had, is for other images, or is another one.
+        ConfigError: the VAE cannot be had, is for other images, is another one, or scales its latents otherwise; or
+            latents that have not been measured are to be normalised.
     """
     delivers = delivery(source)
+    scale = None if delivers.measured is None or not normalise else measured_scale(**delivers.measured)
+    remedy = "was made before latents were measured: run its `drifting cache` command again, which measures them"
+    what = f"{delivers.path} {remedy}" if delivers.path else "no cache delivers these latents"
+    require(scale is not None or not normalise, "data.normalise_latents", normalise, what)
     if delivers.vae is None:
         return dataclasses.replace(sample_space(reference, source.shape), image_dtype=delivers.dtype)
     reference = reference or delivers.vae
-    space = sample_space(reference, source.shape)
+    space = sample_space(reference, source.shape, scale=scale)
     found = space.checksums["vae"]
     if found != delivers.vae_checksum:
         raise ConfigError(
             f"data.vae={reference!r}: its checksum is {found}, but {delivers.path} holds latents of another VAE, "
             f"{delivers.vae!r} with checksum {delivers.vae_checksum}"
         )
+    if scale is None and delivers.vae_scale is not None and space.vae is not None:
+        now = scale_of(space.vae.arguments)
+        other = [(name, was) for name, was in delivers.vae_scale.items() if now.get(name) != was]
+        listed = [f"{name} {now.get(name)} and not {was}" for name, was in other]
+        if listed:
+            raise ConfigError(
+                f"data.vae={reference!r}: scales latents by {', '.join(listed)} as when {delivers.path} was made: give "
+                "that VAE, or set data.normalise_latents=True, which asks neither"
+            )
     return dataclasses.replace(space, encoded=True)
 
 
@@ -94,6 +113,12 @@ def named_vae(config: Training, source: LabelledSource) -> Training:
     if vae is None or config.data.vae is not None:
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
+
+
+def normalised(config: Training, space: SampleSpace) -> dict[str, Any]:
+    """`latents`, how those of a run are scaled that normalises them: a fact about its data, which samples need too."""
+    found = space.vae if config.data.normalise_latents else None
+    return {} if found is None else {"latents": scale_of(found.arguments)}
 
 
 # --- the feature space ------------------------------------------------------------------------------------------------

@@ -138,6 +138,9 @@ def _check_data(data: DataConfig) -> None:
         require(not data.random_crop, "data.random_crop", data.random_crop, remedy)
     remedy = "latents cannot be cropped: set data.random_crop=False, or name the images, encoded in training (data.vae)"
     require(not (data.random_crop and data.name == "latents"), "data.random_crop", data.random_crop, remedy)
+    remedy = "latents that are encoded in training have not been measured: make a cache of them, or leave it False"
+    measured = data.name == "latents" or not data.normalise_latents
+    require(measured, "data.normalise_latents", data.normalise_latents, remedy)
 
 
 def _check_cache(config: CacheBuild) -> None:

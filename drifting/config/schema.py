@@ -150,6 +150,9 @@ class DataConfig:
     vae: Annotated[
         str | None, "train on latents: images are encoded by this VAE, and samples decoded; None: on pixels"
     ] = None
+    normalise_latents: Annotated[
+        bool, "scale each channel of latents to mean 0, variance 1, as measured by drifting cache; name=latents only"
+    ] = False
     prefetch: Annotated[int, "batches read ahead, and threads that read them"] = 2
     workers: Annotated[int, "processes that read, each with its threads; 0: this one reads"] = 0
     resident: Annotated[

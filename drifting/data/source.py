@@ -1,6 +1,6 @@
 """What a source is: a labelled image set that can be read at any index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,6 +33,8 @@ class Delivery:
         vae_checksum: checksum of that VAE's weights.
         mirrored: whether mirror images can be had. Those of images are made by turning them, those of moments are read.
         path: the folder they lie in, for messages; '' if there is none.
+        vae_scale: how that VAE scales its latents, see `drifting.networks.autoencoder.scale_of`; None: not known.
+        measured: `mean` and `std` of each channel of the latents, not scaled; None: they have not been measured.
     """
 
     shape: tuple[int, int, int]
@@ -41,6 +43,8 @@ class Delivery:
     vae_checksum: str | None = None
     mirrored: bool = True
     path: str = ""
+    vae_scale: Mapping[str, Any] | None = None
+    measured: Mapping[str, Sequence[float]] | None = None
 
     @property
     def are_moments(self) -> bool:

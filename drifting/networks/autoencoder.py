@@ -1,7 +1,7 @@
 """What all autoencoders of images share: what they map to what, the scale of their latents, and decoding in slices."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,19 @@ class Moments(NamedTuple):
 
     mean: jax.Array
     log_var: jax.Array
+
+
+def scale_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an autoencoder's constructor arguments that say how its latents are scaled, with their defaults."""
+    defaults = {"shift_factor": 0.0, "latents_mean": None, "latents_std": None}
+    return {"scaling_factor": arguments["scaling_factor"]} | {
+        key: arguments.get(key, default) for key, default in defaults.items()
+    }
+
+
+def measured_scale(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """The same arguments for latents whose channels have been measured, which then have mean 0 and variance 1."""
+    return scale_of({"scaling_factor": 1.0, "latents_mean": list(mean), "latents_std": list(std)})
 
 
 class Autoencoder(nnx.Module):

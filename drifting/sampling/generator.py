@@ -50,6 +50,7 @@ class Usage:
         class_names: a name for each label.
         alpha: the guidance scale to draw with.
         alpha_range: the lowest and the highest scale it was trained with; None: that is not known.
+        latents: how its latents are scaled, see `drifting.networks.autoencoder.scale_of`; None: as the VAE says.
     """
 
     image_shape: Sequence[int]
@@ -57,6 +58,7 @@ class Usage:
     class_names: Sequence[str]
     alpha: float
     alpha_range: Sequence[float] | None
+    latents: Mapping[str, Any] | None = None
 
     @classmethod
     def of_run(cls, config: Config, facts: Mapping[str, Any]) -> Self:
@@ -67,6 +69,7 @@ class Usage:
             class_names=facts["classes"],
             alpha=config.eval.alpha,
             alpha_range=(config.guidance.alpha_min, config.guidance.alpha_max),
+            latents=facts.get("latents"),
         )
 
 
@@ -120,7 +123,7 @@ class TrainedGenerator:
         if vae is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
         usage = Usage.of_run(config, facts)
-        space = sample_space(usage.vae, image_shape(usage))
+        space = sample_space(usage.vae, image_shape(usage), scale=usage.latents)
         for name, checksum in space.checksums.items():
             if facts["weights"].get(name) != checksum:
                 raise ConfigError(f"data.vae={usage.vae!r}: its weights are not those {workdir} was trained with")
@@ -286,7 +289,8 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
     """How to use published weights, and what their samples are, as their metadata say."""
     stated, wrong = artifact.metadata["usage"], f"{reference}: its metadata do not say how to use it"
     names = {field.name for field in dataclasses.fields(Usage)}
-    if not isinstance(stated, dict) or set(stated) != names:
+    older = names - {"latents"}  # what there was before latents could be normalised
+    if not isinstance(stated, dict) or set(stated) not in (names, older):
         raise InputError(f"{wrong}: usage must have {', '.join(sorted(names))}")
     classes = artifact.model_config.get("num_classes", len(stated["class_names"])) or 1
     if len(stated["class_names"]) != classes or len(stated["image_shape"]) != 3:
@@ -294,7 +298,7 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
     usage = Usage(**stated)
     require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
     with as_argument("vae", vae or usage.vae):
-        space = sample_space(vae or usage.vae, image_shape(usage))
+        space = sample_space(vae or usage.vae, image_shape(usage), scale=usage.latents)
     drawn = sample_shape(artifact.network, artifact.model_config)
     fits = len(drawn) == 1 or drawn == space.shape
     require_argument(fits, "vae", vae or usage.vae, f"its latents are {space.shape}, the generator's {drawn}")

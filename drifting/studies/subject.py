@@ -67,7 +67,7 @@ def _moved(settings: DiagnoseStudy) -> dict[str, Any]:
 def _assemble(trained: TrainedGenerator, settings: DiagnoseStudy) -> tuple[TrainedGenerator, Subject]:
     data, features = settings.data, settings.features
     source = _source(data, trained)
-    space = source_space(data.vae or trained.usage.vae, source)
+    space = source_space(data.vae or trained.usage.vae, source, trained.usage.latents is not None)
     require(space.shape == trained.space.shape, "data.name", data.name, "its samples are not of the generator's shape")
     encoder = feature_encoder(features, space)
     for name, checksum in encoder.checksums.items() if trained.config else ():

@@ -25,6 +25,7 @@ from drifting.data.source import LabelledSource
 from drifting.devices.interrupts import interrupts
 from drifting.errors import CacheError, InputError, counted, require_argument
 from drifting.method.space import SampleSpace
+from drifting.networks.autoencoder import scale_of
 from drifting.networks.network import Params
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
 from drifting.runs.files import read_json, remove_torn, write_json
@@ -134,6 +135,7 @@ def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) 
         "crop": "ADM centre" if config.data.image_size and source.name != "synthetic" else None,
         "vae": config.data.vae,
         "vae_checksum": space.vae.checksum,
+        "vae_scale": scale_of(space.vae.arguments),
         "latent_shape": list(space.shape),
         "flip": config.cache.flip,
         "shard_size": config.cache.shard_size,
@@ -149,8 +151,9 @@ def claim(workdir: Path, config: CacheBuild, facts: dict[str, Any]) -> None:
     """
     path = workdir / CACHE_FACTS_FILE
     if path.is_file():
-        # Where the VAE lies may change, its weights may not.
-        listed = changes(read_json(path, MAKE_CACHE_AGAIN), facts, ignored=("vae",))
+        there = read_json(path, MAKE_CACHE_AGAIN)
+        # Where the VAE lies may change, its weights may not. What earlier versions did not write is not compared.
+        listed = changes(there, facts, ignored=("vae", *({"vae_scale"} - there.keys())))
         remedy = "put back what it was made from or choose another folder"
         require_argument(not listed, "workdir", workdir, f"holds a cache of something else ({listed}); {remedy}")
     if not (workdir / CONFIG_FILE).is_file() or read_config(workdir, CacheBuild) != config:

@@ -1,8 +1,10 @@
 """Reading a cache of latents: every record by its index, mirrored by choice, and drawn from as from the images."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from drifting.assembly import spaces
+from drifting.assembly.run import prepare
 from drifting.assembly.spaces import sample_space, source_space
 from drifting.cli.commands import main
 from drifting.config.checks import check
@@ -23,7 +26,9 @@ from drifting.data.latents.read import LatentSource, latents, record_type
 from drifting.data.source import delivery
 from drifting.data.sources.folder import imagefolder
 from drifting.errors import ConfigError
-from drifting.sampling.generator import TrainedGenerator
+from drifting.networks.autoencoder import scale_of
+from drifting.networks.vae import PRESETS
+from drifting.sampling.generator import TrainedGenerator, Usage
 from drifting.training.latents import build_cache
 from tests.support.caches import BAD, IMAGES, LATENT, cache_settings, finished_cache, image_folder, records, small_vae
 from tests.support.runs import ROOT
@@ -166,6 +171,81 @@ def test_the_vae_must_be_the_one_that_encoded(source: LatentSource, cache: Path,
         error.value
     )
     assert source_space(VAE, source).encoded and not source_space(VAE, imagefolder_like()).encoded
+
+
+# --- latents of measured channels -------------------------------------------------------------------------------------
+
+
+def test_each_channel_is_measured(cache: Path, source: LatentSource):
+    mean, log_var = np.split(records(cache)["moments"].astype(np.float64), 2, axis=-1)
+    measured = delivery(source).measured
+    assert measured is not None
+    np.testing.assert_allclose(measured["mean"], mean.mean(axis=(0, 1, 2, 3)), rtol=1e-6)
+    variance = mean.var(axis=(0, 1, 2, 3)) + np.exp(log_var).mean(axis=(0, 1, 2, 3))
+    np.testing.assert_allclose(np.square(measured["std"]), variance, rtol=1e-6)
+
+
+def test_normalised_latents_have_mean_0_and_variance_1_and_are_decoded_as_they_were(source: LatentSource):
+    plain, space = source_space(None, source), source_space(None, source, normalise=True)
+    moments, key = jnp.asarray(source.__getitems__(np.arange(COUNT))[0]), jax.random.key(5)
+    latents = space.draw(space.params, moments, key)
+    np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=0.05)
+    np.testing.assert_allclose(latents.std(axis=(0, 1, 2)), 1, atol=0.05)
+    as_before = plain.draw(plain.params, moments, key)
+    assert float(jnp.abs(latents - as_before).max()) > 0.1
+    images = [one.decode(one.params, found[:4]) for one, found in ((space, latents), (plain, as_before))]
+    np.testing.assert_allclose(*images, rtol=0, atol=1e-4)
+
+
+def test_samples_of_a_run_are_decoded_as_it_normalised_them(cache: Path, source: LatentSource):
+    changes = dict(name="latents", path=str(cache), normalise_latents=True)
+    config = Config.of(data=changes, features=dict(encoders=()), model=dict(hidden_size=8, depth=1, num_heads=1))
+    run = prepare(config)
+    usage = Usage.of_run(run.config, json.loads(json.dumps(run.identity)))
+    decoding = sample_space(usage.vae, (16, 16, 3), scale=usage.latents)
+    assert decoding.vae is not None and run.parts.space.vae is not None
+    assert scale_of(decoding.vae.arguments) == scale_of(run.parts.space.vae.arguments) == run.identity["latents"]
+    assert usage.latents is not None and usage.latents["latents_mean"] == delivery(source).measured["mean"]
+    plain = prepare(replace(config, data=replace(config.data, normalise_latents=False)))
+    assert "latents" not in plain.identity and Usage.of_run(plain.config, plain.identity).latents is None
+
+
+def test_a_cache_from_before_latents_were_measured_is_measured_by_the_same_command(
+    copy: Path, source: LatentSource, tmp_path_factory: pytest.TempPathFactory
+):
+    for path in (copy / "manifest.json", *copy.glob("shard-*.json")):
+        content = json.loads(path.read_text())
+        del content["latents"]
+        path.write_text(json.dumps(content))
+    facts = json.loads((copy / "facts.json").read_text())
+    del facts["vae_scale"]
+    (copy / "facts.json").write_text(json.dumps(facts))
+    (copy / "manifest.json").write_text(json.dumps(json.loads((copy / "manifest.json").read_text()) | {"facts": facts}))
+    older = latents(copy)
+    assert source_space(None, older).encoded
+    with pytest.raises(ConfigError, match=r"^data\.normalise_latents=True: .* run its `drifting cache` command again"):
+        source_space(None, older, normalise=True)
+    assert build_cache(cache_settings(image_folder(tmp_path_factory)), copy)
+    assert delivery(latents(copy)).measured == delivery(source).measured
+
+
+def test_only_latents_of_a_cache_are_normalised(cache: Path):
+    with pytest.raises(ConfigError, match=r"^data\.normalise_latents=True: latents that are encoded in training"):
+        check(Config.of(data=dict(name="synthetic", vae=VAE, normalise_latents=True)))
+    with pytest.raises(ConfigError, match=r"^data\.normalise_latents=True: no cache delivers these latents"):
+        source_space(VAE, imagefolder_like(), normalise=True)
+
+
+def test_the_vae_must_scale_latents_as_the_one_that_encoded(source: LatentSource):
+    scale = {**scale_of(PRESETS["smoke"]), "shift_factor": 0.1159}
+    source.delivers = replace(source.delivers, vae_scale=scale)
+    try:
+        words = r"^data\.vae='random://smoke': scales latents by shift_factor 0\.0 and not 0\.1159 as when .* was made"
+        with pytest.raises(ConfigError, match=words):
+            source_space(None, source)
+        assert source_space(None, source, normalise=True).encoded
+    finally:
+        source.delivers = replace(source.delivers, vae_scale=scale_of(PRESETS["smoke"]))
 
 
 def imagefolder_like() -> Any:

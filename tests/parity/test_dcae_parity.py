@@ -88,14 +88,14 @@ def test_latents_images_and_gradients(name: str, rows: int, tmp_path: Path, caps
     images, z_gradient = ours.decode(graphdef, artifact.params, batch["z"], batch["image_weights"])
     computed = {"latents": moments.mean, "images": images, "x_gradient": x_gradient, "z_gradient": z_gradient}
     for quantity, values in computed.items():
-        # A ReLU's gradient jumps where rounding changes a sign: float32 in PyTorch differs by as much from its float64.
+        # A ReLU's gradient jumps where rounding changes a sign, in PyTorch's float32 as in ours.
+        tolerance = 1e-2 if "gradient" in quantity else 1e-5
         largest = np.abs(expected[quantity]).max()
-        own = np.abs(coarse[quantity] - expected[quantity]).max() / largest if "gradient" in quantity else 0.0
-        error = np.abs(values - expected[quantity]).max() / largest
+        error, own = (np.abs(found - expected[quantity]).max() / largest for found in (values, coarse[quantity]))
         with capsys.disabled():
             print(f"\n{name}, {rows} rows, {quantity}: error {error:.1e} of the largest value, PyTorch's {own:.1e}")
         assert np.std(expected[quantity]) > 0.1, "outputs this dull compare nothing"
-        assert error < 1e-4 + 3 * own
+        assert error < tolerance
 
 
 @pytest.mark.parametrize("name", ours.PUBLISHED)

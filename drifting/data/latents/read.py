@@ -52,7 +52,9 @@ def shard_name(number: int, count: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished cache: `format version facts images bad labels_sha256 shards`.
+    """The manifest of a finished cache: `format version facts images bad labels_sha256 latents shards`.
+
+    Of a cache that was made before latents were measured, `latents` is missing.
 
     Raises:
         InputError: the folder holds no cache, one that is not finished, or the manifest of another one.
@@ -156,7 +158,14 @@ class LatentSource:
         self.vae_checksum: str = facts["vae_checksum"]
         self.flip: bool = facts["flip"]
         self.delivers = Delivery(
-            (height, width, 2 * channels), "float16", self.vae, self.vae_checksum, self.flip, str(folder)
+            shape=(height, width, 2 * channels),
+            dtype="float16",
+            vae=self.vae,
+            vae_checksum=self.vae_checksum,
+            mirrored=self.flip,
+            path=str(folder),
+            vae_scale=facts.get("vae_scale"),
+            measured=manifest.get("latents"),
         )
         self._record = record_type(self.sample_shape, self.flip)
         self._files = [folder / shard["file"] for shard in manifest["shards"]]

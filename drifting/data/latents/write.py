@@ -35,6 +35,7 @@ from drifting.data.latents.read import (
     record_type,
 )
 from drifting.data.latents.shards import Shard
+from drifting.data.latents.statistics import ChannelSums, mean_and_deviation, sums_of_shard
 from drifting.data.source import LabelledSource, Source
 from drifting.errors import CacheError, InputError, MachineError, counted, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
@@ -105,11 +106,12 @@ def _writing(path: Path) -> Iterator[None]:
 
 @dataclass
 class _Made:
-    """What has been found of the shard under way: when it began, its readable images' labels, and the others."""
+    """What has been found of the shard under way: its latents' sums and labels, the images left out, and the start."""
 
-    began: float = field(default_factory=time.monotonic)
+    sums: ChannelSums
     labels: list[int] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
 
 class ShardMaker:
@@ -133,7 +135,8 @@ class ShardMaker:
     ) -> None:
         self._source, self._encode, self._shards, self._settings = source, encode, shards, settings
         self._record = record_type(latent_shape, settings.flip)
-        self._made, self._bad_before = _Made(), 0
+        self._channels = latent_shape[2]
+        self._made, self._bad_before = _Made(ChannelSums(self._channels)), 0
 
     def make(self, missing: Sequence[Shard], interrupted: Callable[[], bool]) -> bool:
         """Makes shards one after the other; returns whether all are made, or False after an interrupt."""
@@ -176,7 +179,7 @@ class ShardMaker:
 
     def _make_shard(self, shard: Shard, images: Iterator[tuple[int, Image | InputError]]) -> Generator[int]:
         """Makes one shard; yields the number of images of each batch once it is under way."""
-        self._made = _Made()
+        self._made = _Made(ChannelSums(self._channels))
         self._bad_before = sum(len(found["bad"]) for other in self._shards if (found := other.finished()))
         temporary = shard.path.with_name(f".{shard.path.name}.{uuid.uuid4().hex}.tmp")
         if is_stored(shard.path):  # the library writes files of this machine
@@ -237,6 +240,7 @@ class ShardMaker:
         with _writing(shard.path):
             for row in table:
                 writer.write(row.tobytes())
+        self._made.sums.add(table["moments"])
         self._made.labels += table["label"].tolist()
 
     def _publish(self, shard: Shard, temporary: Path) -> None:
@@ -249,6 +253,7 @@ class ShardMaker:
             "sha256": sha256(temporary),
             "labels": self._made.labels,
             "bad": self._made.bad,
+            "latents": self._made.sums.recorded(),
             "seconds": round(time.monotonic() - self._made.began, 3),
         }
         # What is recorded of a shard that was there before must not vouch for the new one.
@@ -292,14 +297,15 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
         with temporary.open("wb") as file:
             np.save(file, labels.astype("<i4"), allow_pickle=False)
         flush(temporary)
-    keys = ("file", "records", "bytes", "sha256")
+    keys, facts = ("file", "records", "bytes", "sha256"), read_json(workdir / CACHE_FACTS_FILE, MAKE_CACHE_AGAIN)
     manifest: dict[str, Any] = {
         "format": CACHE_FORMAT,
         "version": CACHE_VERSION,
-        "facts": read_json(workdir / CACHE_FACTS_FILE, MAKE_CACHE_AGAIN),
+        "facts": facts,
         "images": len(labels),
         "bad": bad,
         "labels_sha256": labels_sha256(labels),
+        "latents": _measured(workdir, found, facts),
         "shards": [{key: record[key] for key in keys} for record in found],
     }
     write_json(workdir / MANIFEST_FILE, manifest)
@@ -311,6 +317,15 @@ def finish_cache(workdir: Path, shards: Sequence[Shard], max_bad: float, images:
     )  # fmt: skip
     _warn_of_gaps(bad, manifest["facts"]["classes"], set(labels.tolist()), workdir)
     return True
+
+
+def _measured(workdir: Path, records: Sequence[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Sequence[float]]:
+    """Mean and deviation of each channel of the latents of all shards; those without sums are read."""
+    kind = record_type(facts["latent_shape"], facts["flip"])
+    parts = (
+        shard.get("latents") or sums_of_shard(workdir / shard["file"], kind, shard["records"]) for shard in records
+    )
+    return mean_and_deviation(parts, facts["latent_shape"][2])
 
 
 def _warn_of_gaps(bad: Sequence[dict[str, Any]], names: Sequence[str], present: set[int], workdir: Path) -> None:
