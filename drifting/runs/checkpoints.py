@@ -148,10 +148,13 @@ class Checkpoints:
         path = self._seals / f"{step}.json"
         if not exists(path):
             return None
-        remedy = "remove it to use the checkpoint without"
-        sealed = read_json(path, remedy)
+        try:
+            sealed = read_json(path)
+        except InputError:
+            sealed = {}
         if not sealed or any(not isinstance(checksum, str | None) for checksum in sealed.values()):
-            raise InputError(f"{path}: names no files and checksums; {remedy}")
+            wrong = "is empty or damaged, so its checkpoint cannot be compared with it"
+            raise InputError(f"{path}: {wrong}; remove it to use the checkpoint without")
         return None if None in sealed.values() else sealed
 
     def _damage(self, step: int) -> str | None:
