@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from drifting.assembly.foreign_latents import check_vae
 from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
+from drifting.data.latents.foreign import ForeignLatents
 from drifting.data.source import LabelledSource, Source, delivery
 from drifting.errors import ConfigError, InputError, counted, one_of, require, require_argument, unusable, when_tried
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
@@ -83,13 +85,19 @@ def source_space(reference: str | None, source: Source, normalise: bool = False)
     delivers = delivery(source)
     scale = None if delivers.measured is None or not normalise else measured_scale(**delivers.measured)
     remedy = "was made before latents were measured: run its `drifting cache` command again, which measures them"
+    if isinstance(source, ForeignLatents):
+        remedy = "holds latents that nobody has measured: make a cache of them by `drifting cache`, which does"
     what = f"{delivers.path} {remedy}" if delivers.path else "no cache delivers these latents"
     require(scale is not None or not normalise, "data.normalise_latents", normalise, what)
     if delivers.vae is None:
         return dataclasses.replace(sample_space(reference, source.shape), image_dtype=delivers.dtype)
-    reference = reference or delivers.vae
+    if not (reference := reference or delivers.vae):
+        raise ConfigError(f"data.vae=None: {delivers.path} holds latents, and does not say of which VAE: name it")
     space = sample_space(reference, source.shape, scale=scale)
     found = space.checksums["vae"]
+    if isinstance(source, ForeignLatents):
+        check_vae(space, reference, source)
+        return dataclasses.replace(space, encoded=True)
     if found != delivers.vae_checksum:
         raise ConfigError(
             f"data.vae={reference!r}: its checksum is {found}, but {delivers.path} holds latents of another VAE, "
@@ -110,7 +118,7 @@ def source_space(reference: str | None, source: Source, normalise: bool = False)
 def named_vae(config: Training, source: LabelledSource) -> Training:
     """The settings with `data.vae` named: latents that were encoded before know whose they are."""
     vae = delivery(source).vae
-    if vae is None or config.data.vae is not None:
+    if not vae or config.data.vae is not None:
         return config
     return dataclasses.replace(config, data=dataclasses.replace(config.data, vae=vae))
 

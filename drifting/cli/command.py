@@ -19,6 +19,7 @@ class Command:
         settings: the kind of settings that `--config` gives, for a command that takes some.
         usage: the flags that have to be given, where they are not `--workdir`.
         without_config: the flag with which `--config` is left out.
+        defaults_with: the flag with which `--config` may be left out, as all settings that are needed have a default.
         has_defaults: whether `--config` may be left out because all settings have a default.
         settings_of: the command whose settings it takes, where they are not its own.
         takes: the flags that are given by their values alone, in this order.
@@ -36,6 +37,7 @@ class Command:
     settings: type[Settings] | None = None
     usage: str = ""
     without_config: str | None = None
+    defaults_with: str | None = None
     has_defaults: bool = False
     settings_of: str | None = None
     takes: tuple[str, ...] = ()

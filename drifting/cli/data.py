@@ -1,5 +1,6 @@
 """`drifting cache` and `reference`: what is made of data sets once and for all."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def _define_cache(values: flags.FlagValues) -> None:
     folder = "the cache's folder; goes on where it was stopped; exit code 0: this process is done"
     flags.DEFINE_string("workdir", None, folder, flag_values=values)
     define_share(values, "make one cache")
+    other = "latents of other code, in place of --config's images: they become the cache, nothing is encoded"
+    flags.DEFINE_string("from", None, other, flag_values=values)
     verify = "without --config: compare a finished cache with its checksums"
     flags.DEFINE_boolean("verify", False, verify, flag_values=values)
 
@@ -34,7 +37,11 @@ def _cache(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.verify:
         return _verify(workdir)
-    config: CacheBuild = checked_settings(values)
+    if values["from"].value:
+        config: CacheBuild = values.config
+        data = dataclasses.replace(config.data, name="latents", path=values["from"].value)
+        values["config"].value = dataclasses.replace(config, data=data)
+    config = checked_settings(values)
     share = Share(*share_of(values))
     from drifting.training.latents import build_cache
 
@@ -104,6 +111,7 @@ COMMANDS = {
         _cache,
         CacheBuild,
         without_config="verify",
+        defaults_with="from",
         flag_of=SHARE_FLAGS,
     ),
     "reference": Command(

@@ -158,7 +158,8 @@ def take_settings(
         if (other := take_config(arguments)[0]) != named:
             raise ConfigError(f"--config={other}: {named} is given, too; leave one of the two out")
     given, arguments = take_config(arguments)
-    if not given and not command.has_defaults:
+    alone = any(argument.split("=")[0] == f"--{command.defaults_with}" for argument in arguments)
+    if not given and not alone and not command.has_defaults:
         if positional := next((argument for argument in arguments if not argument.startswith("-")), None):
             raise ConfigError(_not_a_flag(positional, ["config", "workdir"]))
         other = f", or --{command.without_config}" if command.without_config else ""

@@ -145,8 +145,8 @@ def _check_data(data: DataConfig) -> None:
 
 def _check_cache(config: CacheBuild) -> None:
     data, cache = config.data, config.cache
-    require(data.name != "latents", "data.name", data.name, "is a cache already: name the images")
-    require(data.vae is not None, "data.vae", None, "give the VAE whose latents are to be kept")
+    named = data.vae is not None or data.name == "latents"
+    require(named, "data.vae", None, "give the VAE whose latents are to be kept")
     remedy = "a cache keeps both: set cache.flip, and data.flip when training"
     require(not data.flip, "data.flip", data.flip, remedy)
     require(not data.random_crop, "data.random_crop", data.random_crop, "a cache holds the central part of each image")

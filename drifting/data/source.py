@@ -29,8 +29,8 @@ class Delivery:
         shape: the shape of one array.
         dtype: the dtype of the arrays; images are `uint8`, or `float32` in [-1, 1].
         vae: None where these are images. Otherwise they are moments of latents, mean and log-variance along the last
-            axis, and this is a reference to the VAE that encoded them.
-        vae_checksum: checksum of that VAE's weights.
+            axis, and this is a reference to the VAE that encoded them; '' where nobody says which.
+        vae_checksum: checksum of that VAE's weights; None: nobody says.
         mirrored: whether mirror images can be had. Those of images are made by turning them, those of moments are read.
         path: the folder they lie in, for messages; '' if there is none.
         vae_scale: how that VAE scales its latents, see `drifting.networks.autoencoder.scale_of`; None: not known.

@@ -11,9 +11,8 @@ import numpy as np
 
 from drifting.data.decode import decode, is_grey
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files
-from drifting.data.latents.read import LatentSource
 from drifting.data.npz import check_axes, check_range, member_names, open_member
-from drifting.data.source import LabelledSource
+from drifting.data.source import LabelledSource, delivery
 from drifting.errors import ConfigError, InputError
 from drifting.method.space import Shape
 from drifting.runs.files import sha256
@@ -31,7 +30,7 @@ class SourceImages:
     """
 
     def __init__(self, source: LabelledSource, facts: dict[str, Any]) -> None:
-        if isinstance(source, LatentSource):
+        if delivery(source).are_moments:
             raise ConfigError(f"data.name={source.name!r}: holds latents, a reference is of images: name those")
         self._source, self.shape, self.labels, self.facts = source, source.shape, source.labels, facts
 

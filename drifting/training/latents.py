@@ -1,5 +1,6 @@
-"""`drifting cache`: encodes a data set by a VAE once and for all."""
+"""`drifting cache`: encodes a data set by a VAE once and for all, or takes over latents that other code has encoded."""
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -14,16 +15,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from drifting.assembly.spaces import sample_space
+from drifting.assembly.spaces import source_space
 from drifting.config.checks import check
 from drifting.config.schema import CacheBuild, CacheConfig
 from drifting.data import fingerprint, sources
-from drifting.data.latents.read import CACHE_FACTS_FILE, LABELS_FILE, MAKE_CACHE_AGAIN, MANIFEST_FILE
+from drifting.data.latents.foreign import Views
+from drifting.data.latents.read import CACHE_FACTS_FILE, LABELS_FILE, MAKE_CACHE_AGAIN, MANIFEST_FILE, LatentSource
 from drifting.data.latents.shards import Shard, shards_of
 from drifting.data.latents.write import Encode, Image, ShardMaker, finish_cache, is_mended, read_or_error
-from drifting.data.source import LabelledSource
+from drifting.data.source import LabelledSource, delivery
 from drifting.devices.interrupts import interrupts
-from drifting.errors import CacheError, InputError, counted, require_argument
+from drifting.errors import CacheError, ConfigError, InputError, counted, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.autoencoder import scale_of
 from drifting.networks.network import Params
@@ -57,16 +59,19 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     share = share or Share()
     check_config(workdir, config)
     began, source = time.monotonic(), sources.source(config.data)
-    space = sample_space(config.data.vae, source.shape)
-    claim(workdir, config, cache_facts(config, source, space))
+    made = _named_vae(config, source)
+    space = source_space(made.data.vae, source)
+    claim(workdir, config, cache_facts(made, source, space))
     with share_in_use(workdir, "workdir", share):
-        return _encode_share(config, workdir, share, source, space, began)
+        return _encode_share(made, workdir, share, source, space, began)
 
 
 def _encode_share(
     config: CacheBuild, workdir: Path, share: Share, source: LabelledSource, space: SampleSpace, began: float
 ) -> bool:
     """Encodes the shards of this process, and finishes the cache if they were the last; see `build_cache`."""
+    if delivery(source).are_moments:
+        source = Views(source, config.cache.flip)
     shards = shards_of(workdir, len(source), config.cache.shard_size)
     mine = share.of(shards)
     remove_torn(*(path for shard in mine for path in (shard.path, shard.record)))
@@ -86,7 +91,33 @@ def _encode_share(
 
 
 def _maker(cache: CacheConfig, source: LabelledSource, space: SampleSpace, shards: Sequence[Shard]) -> ShardMaker:
-    return ShardMaker(source, batch_encoder(cache, space), space.shape, cache, shards)
+    encode = _as_kept if isinstance(source, Views) else batch_encoder(cache, space)
+    return ShardMaker(source, encode, space.shape, cache, shards)
+
+
+def _as_kept(moments: Image) -> Any:
+    """Moments that were encoded before, as a cache keeps them."""
+    return moments.astype(np.float16)
+
+
+def _named_vae(config: CacheBuild, source: LabelledSource) -> CacheBuild:
+    """The settings of a cache of latents that were encoded before, with their VAE, and mirror images if there are some.
+
+    Raises:
+        ConfigError: it is a cache already.
+    """
+    delivers = delivery(source)
+    if not delivers.are_moments:
+        return config
+    if isinstance(source, LatentSource):
+        raise ConfigError(
+            f"data.path={config.data.path!r}: is a cache already: name the images, or latents of other code"
+        )
+    if config.cache.flip and not delivers.mirrored:
+        logger.info("cache: without mirror images, of which %s has none", delivers.path)
+    data = dataclasses.replace(config.data, vae=config.data.vae or delivers.vae)
+    cache = dataclasses.replace(config.cache, flip=config.cache.flip and delivers.mirrored)
+    return dataclasses.replace(config, data=data, cache=cache)
 
 
 def batch_encoder(cache: CacheConfig, space: SampleSpace) -> Encode:
@@ -132,7 +163,7 @@ def cache_facts(config: CacheBuild, source: LabelledSource, space: SampleSpace) 
         "shape": list(source.shape),
         "classes": list(source.class_names),
         "checksum": digest.hexdigest(),
-        "crop": "ADM centre" if config.data.image_size and source.name != "synthetic" else None,
+        "crop": "ADM centre" if config.data.image_size and source.name not in ("synthetic", "latents") else None,
         "vae": config.data.vae,
         "vae_checksum": space.vae.checksum,
         "vae_scale": scale_of(space.vae.arguments),

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from drifting.errors import InputError
 from drifting.networks.network import Params, structure
 from drifting.runs.files import sha256
+from drifting.runs.torch_file import read_state_dict
 from drifting.weights.artifact import Artifact, existing
-from drifting.weights.torch_file import read_state_dict
 from drifting.weights.torch_names import from_torch
 from drifting.weights.transformers_files import (
     check_fields,

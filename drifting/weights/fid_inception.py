@@ -13,9 +13,9 @@ from drifting.errors import InputError
 from drifting.networks.inception import Inception
 from drifting.networks.network import Params
 from drifting.runs import files
+from drifting.runs.torch_file import read_state_dict
 from drifting.weights.artifact import METADATA_FILE, Artifact, load_artifact
 from drifting.weights.catalogue import INCEPTION_FILE, INCEPTION_SHA256
-from drifting.weights.torch_file import read_state_dict
 from drifting.weights.torch_names import from_torch
 
 

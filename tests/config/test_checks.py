@@ -128,7 +128,6 @@ def test_what_cannot_train(changes: dict[str, Any], message: str):
 
 WRONG_CACHE: list[tuple[dict[str, Any], str]] = [
     ({"data.vae": None}, "data.vae=None: give the VAE whose latents are to be kept"),
-    ({"data.name": "latents"}, "data.name='latents': is a cache already: name the images"),
     ({"data.flip": True}, "data.flip=True: a cache keeps both: set cache.flip"),
     ({"data.random_crop": True}, "data.random_crop=True: a cache holds the central part of each image"),
     ({"cache.shard_size": 0}, "cache.shard_size=0: use 1 or more"),

@@ -22,9 +22,10 @@ from drifting.config.parse import parse
 from drifting.config.schema import Config, DataConfig, PretrainConfig
 from drifting.data import sources
 from drifting.data.batches import ClassBalanced, Pipeline
-from drifting.data.latents.read import LatentSource, latents, record_type
+from drifting.data.latents.read import LatentSource, record_type
 from drifting.data.source import delivery
 from drifting.data.sources.folder import imagefolder
+from drifting.data.sources.latents import latents
 from drifting.errors import ConfigError
 from drifting.networks.autoencoder import scale_of
 from drifting.networks.vae import PRESETS

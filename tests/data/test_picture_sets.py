@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from drifting.cli.commands import main
 from drifting.data.source import read_records
 from drifting.data.sources import make_source
 from drifting.errors import InputError, MachineError
-from tests.support.encoded_images import every_kind
+from tests.support import picture_sets
+from tests.support.encoded_images import encoded, every_kind, noise
 from tests.support.picture_sets import (
     CLASSES,
     FORMS,
@@ -42,7 +45,7 @@ from tests.support.picture_sets import (
     write,
     zip_of,
 )
-from tests.support.runs import ROOT
+from tests.support.runs import FULL, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -416,6 +419,39 @@ def test_no_length_of_a_file_passes_for_whole(form: str, tmp_path: Path) -> None
         with pytest.raises(InputError, match=r"cut short|is no zip archive|is no tar file|hold no samples") as error:
             make_source(name, path=path, image_size=8)
         assert "\n" not in str(error.value)
+
+
+def own_memory() -> float:
+    """Megabytes that this process holds, without files that are mapped into it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not FULL, reason="100,000 images in five forms take minutes")
+@pytest.mark.parametrize(
+    "form", [source_param(FORMS[form][0], form) for form in ("hub", "shards", "edm", "table", "caffe")]
+)
+def test_many_images_are_opened_at_once_and_memory_stays(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [
+        (name, encoded(Image.fromarray(noise(32, 32, 3, seed=k)), "JPEG"), of) for k, (name, _, of) in enumerate(TRAIN)
+    ]
+    many = [(f"{k:06}.jpg", small[k % 9][1], k % 3) for k in range(100_000)]
+    monkeypatch.setattr(picture_sets, "SPLITS", {"train": many})
+    monkeypatch.setattr(picture_sets, "TRAIN", many)
+    name, write_form = FORMS[form]
+    path = write_form(tmp_path / "data")
+    make_source(name, path=path, image_size=32)
+    began = time.monotonic()
+    source = make_source(name, path=path, image_size=32)
+    assert time.monotonic() - began < 5 and len(source) == len(many)
+    rng, held = np.random.default_rng(0), []
+    for _ in range(3):
+        for _ in range(40):
+            source.__getitems__(rng.integers(len(many), size=500))
+        held.append(own_memory())
+    assert held[2] - held[0] < 10, held
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

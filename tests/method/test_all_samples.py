@@ -16,9 +16,9 @@ from drifting.assembly.spaces import feature_encoder, source_space
 from drifting.cli.commands import main
 from drifting.data.batches import ClassBalanced, Constant
 from drifting.data.in_memory import InMemory, load_source
-from drifting.data.latents.read import latents
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
+from drifting.data.sources.latents import latents
 from drifting.data.sources.synthetic import synthetic
 from drifting.method import all_samples
 from drifting.method.all_samples import AllSamples

@@ -15,10 +15,10 @@ import pytest
 
 from drifting.networks.inception import resize
 from drifting.runs.files import sha256
+from drifting.runs.torch_file import read_state_dict
 from drifting.weights.fid_inception import load_inception
-from drifting.weights.torch_file import read_state_dict
 from tests.networks import test_inception as ours
-from tests.weights import test_torch_file as files
+from tests.runs import test_torch_file as files
 
 torch = pytest.importorskip("torch")
 
@@ -119,7 +119,7 @@ def test_resize(size: tuple[int, int]):
 
 
 def state() -> dict[str, Any]:
-    """The tensors of `tests.test_torch_file`, with the storages and classes that they are to have."""
+    """The tensors of `tests.runs.test_torch_file`, with the storages and classes that they are to have."""
     expected = files.expected()
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in expected.items() if name != "bfloat16"}
     tensors["bfloat16"] = torch.from_numpy(expected["bfloat16"].astype(np.float32)).bfloat16()

@@ -30,10 +30,10 @@ from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, read_config, write_config
 from drifting.runs.files import atomic_path, read_json, sha256
 from drifting.runs.metrics import METRICS_FILE, check_metrics
+from drifting.runs.torch_file import read_state_dict
 from drifting.sampling.labels import wanted_labels
 from drifting.weights.artifact import save_artifact
 from drifting.weights.load import load_folder
-from drifting.weights.torch_file import read_state_dict
 from tests.support.runs import TINY, command, finish, finished_run, train_command, tree
 
 REFUSALS = ("EACCES", "EPERM", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "EDQUOT", "ENOSPC")

@@ -89,7 +89,9 @@ def in_parquet(root: Path, make: Callable[..., Any] = hub_table, **options: Any)
         middle = (len(found) + 1) // 2
         for number, part in enumerate((found[:middle], found[middle:])):
             table = make(part, **options)
-            parquet.write_table(table, root / f"{split}-{number:05}-of-00002.parquet", row_group_size=2)
+            parquet.write_table(
+                table, root / f"{split}-{number:05}-of-00002.parquet", row_group_size=max(len(part) // 100, 2)
+            )
     return root
 
 
@@ -219,7 +221,7 @@ def database(path: Path, entries: Mapping[bytes, bytes]) -> Path:
     import lmdb
 
     path.mkdir(parents=True)
-    with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+    with lmdb.open(str(path), map_size=2**30) as environment, environment.begin(write=True) as transaction:
         for key, value in entries.items():
             transaction.put(key, value)
     return path

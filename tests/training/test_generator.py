@@ -23,9 +23,9 @@ from drifting.assembly.spaces import sample_space
 from drifting.cli.commands import main
 from drifting.config.schema import Config, ModelConfig, OptimizerConfig
 from drifting.data.batches import ClassBalanced, Pipeline
-from drifting.data.latents.read import latents
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
+from drifting.data.sources.latents import latents
 from drifting.data.sources.synthetic import synthetic
 from drifting.errors import ConfigError
 from drifting.method import bank

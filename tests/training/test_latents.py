@@ -24,9 +24,10 @@ from drifting.config.checks import check
 from drifting.config.parse import parse
 from drifting.config.schema import CacheBuild, to_dict
 from drifting.data.batches import members_of
-from drifting.data.latents.read import latents, record_type
+from drifting.data.latents.read import record_type
 from drifting.data.latents.shards import shards_of
 from drifting.data.sources.folder import imagefolder
+from drifting.data.sources.latents import latents
 from drifting.errors import CacheError, ConfigError
 from drifting.method.space import SampleSpace
 from drifting.runs.shared_work import Share

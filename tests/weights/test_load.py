@@ -25,10 +25,10 @@ from drifting.weights.load import find_kind, load_folder, load_weights
 from drifting.weights.readers import READERS
 from drifting.weights.released import save_released
 from drifting.weights.released_names import generator_kwargs_from_released
+from tests.runs.test_torch_file import mapping, storage, tensor, write_zip
 from tests.support import fake_hub
 from tests.support.fake_hub import FakeHub
 from tests.support.torch_tensors import to_torch
-from tests.weights.test_torch_file import mapping, storage, tensor, write_zip
 
 ENCODER: dict[str, Any] = dict(
     num_classes=3, in_channels=1, base_channels=4, layers=[1, 1, 1, 1], patch_size=2, input_patch_size=1,

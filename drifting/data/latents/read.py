@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
-from drifting.data.source import Delivery, Indices, LabelledImages, Records, check_split
+from drifting.data.source import Delivery, Indices, LabelledImages, Records
 from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, labels_sha256, read_json, sha256
 
@@ -236,34 +236,3 @@ class LatentSource:
         if size > 1:  # otherwise it takes no time
             logger.info("data: comparing %.0f GB of %s with its checksums (or set data.verify=False)", size, self.path)
         _require_none(check_cache(self.path, verify=True))
-
-
-def latents(
-    path: str | Path,
-    split: str = "train",
-    *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    classes: int | None = None,
-) -> LatentSource:
-    """Latents that `drifting cache` encoded, as moments of their posteriors.
-
-    Args:
-        path: the cache's folder.
-        split: `train`; there is no other.
-        image_size, channels, classes: what the images that were encoded had. The cache knows it: where they are given,
-            they are compared.
-
-    Raises:
-        InputError: it holds no finished cache, a shard is missing or of another size, its images are others, or `split`
-            is not `train`.
-    """
-    check_split(split)
-    if split != "train":
-        raise InputError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
-    found = LatentSource(Path(path))
-    known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
-    for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
-        if given not in (None, known[key]):
-            raise InputError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
-    return found

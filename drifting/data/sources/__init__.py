@@ -9,13 +9,13 @@ from typing import Any
 from drifting.config.paths import is_address, is_place
 from drifting.config.schema import DataConfig
 from drifting.config.sections import parse_section
-from drifting.data.latents.read import latents
 from drifting.data.source import LabelledSource, OneClass, VerifiableSource, checked_source, delivery
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
 from drifting.data.sources.digits import digits
 from drifting.data.sources.flat import flat
 from drifting.data.sources.folder import imagefolder
+from drifting.data.sources.latents import latents
 from drifting.data.sources.lmdb import lmdb
 from drifting.data.sources.parquet import parquet
 from drifting.data.sources.synthetic import synthetic

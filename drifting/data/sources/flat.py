@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.decode import check_size
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files
 from drifting.data.source import check_split
-from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.sources.folder import FolderSource
 from drifting.data.sources.labelling import ListOptions, find_list, labelled_rows
 from drifting.errors import InputError, MachineError

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.decode import EncodedSource, check_size
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.caffe_datum import parse_datum
-from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.sources.labelling import ListOptions, find_list
 from drifting.data.sources.lmdb_index import END, SUFFIXES, environment, lmdb_index, reading_database, text_of
 from drifting.data.sources.splits import split_files

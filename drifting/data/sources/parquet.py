@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.decode import EncodedSource, check_size
 from drifting.data.kept import kept_file
 from drifting.data.source import Indices
 from drifting.data.sources.arrow_files import copy_columns, mapped, reading_table, schema_of
-from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.sources.parquet_columns import ParquetOptions, columns_of
 from drifting.data.sources.splits import split_files
 from drifting.errors import InputError, counted

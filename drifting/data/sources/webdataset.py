@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.decode import EncodedSource, check_size
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
-from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.sources.splits import split_files
 from drifting.data.sources.tar_index import tar_index
 from drifting.errors import InputError, while_reading

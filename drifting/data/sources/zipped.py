@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.decode import EncodedSource, check_size
 from drifting.data.image_files import is_image, is_shown
 from drifting.data.imagenet_names import readable
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
-from drifting.data.sources.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.sources.labelling import ListOptions, find_list, labelled_rows
 from drifting.data.sources.splits import SPLIT_WORDS, not_what_it_seems, split_files
 from drifting.errors import InputError, MachineError, one_line, while_reading

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from drifting.weights.torch_file import read_state_dict
+from drifting.runs.torch_file import read_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -133,6 +133,27 @@ def test_files_made_by_hand_are_read(tmp_path: Path):
     old = tensor(memory=storage("0", 4, "FloatStorage", piece(None)))
     for path in (write_zip(tmp_path / "a", mapping(w=tensor())), write_legacy(tmp_path / "b", mapping(w=old))):
         np.testing.assert_array_equal(read_state_dict(path)["w"], [[0, 1], [2, 3]])
+
+
+def test_arrays_of_numpy_are_read(tmp_path: Path):
+    """As `torch.save` pickles them: of NumPy 1 and 2, in both orders, and damaged at each byte in turn."""
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+    given = {"a": matrix, "b": matrix.T, "c": np.arange(3), "d": matrix[:0], "e": matrix.astype(np.float16)}
+    body = pickle.dumps(given, protocol=2)[2:-1]
+    assert b"numpy._core.multiarray" in body
+    for name in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        path = write_zip(tmp_path / "x.pt", body.replace(b"numpy._core.multiarray", name))
+        for key, array in read_state_dict(path).items():
+            np.testing.assert_array_equal(array, given[key], strict=True)
+            assert array.flags.c_contiguous and array.flags.owndata
+    for place in range(0, len(body), 7):
+        path = write_zip(tmp_path / "x.pt", body[:place] + bytes([body[place] ^ 0x15]) + body[place + 1 :])
+        try:
+            read_state_dict(path)
+        except ValueError as error:
+            assert "\n" not in str(error)
+    objects = pickle.dumps({"a": np.array([0, "x"], object)}, protocol=2)[2:-1]
+    assert "array 'a' is damaged, or holds other than numbers" in refused(write_zip(tmp_path / "x.pt", objects))
 
 
 class Harm:

@@ -1,7 +1,7 @@
 """Reads the state dict in a file of `torch.save` without PyTorch and without unpickling: nothing in it is run.
 
 Source: `torch/serialization.py` of PyTorch, both of its formats. The pickles in such a file are taken apart by
-`pickletools`, and only those instructions and names are followed that put tensors into a dict.
+`pickletools`, and only those instructions and names are followed that put tensors, or NumPy's arrays, into a dict.
 """
 
 import io
@@ -46,7 +46,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         Arrays of their own, in C order and with the tensors' dtypes; of parameters and of tensors alike.
 
     Raises:
-        InputError: the file is missing, damaged or of another format, or holds anything but a dict of dense tensors.
+        InputError: the file is missing, damaged or of another format, or holds anything but a dict of dense tensors and
+            arrays.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,6 +89,38 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
+class _Array:
+    """A NumPy array, whose shape, type and content the pickle gives after it has named it."""
+
+    def __init__(self) -> None:
+        self.state: Any = None
+
+    def value(self, name: str) -> np.ndarray:
+        """The array; `name` begins the error if it is not whole."""
+        match self.state:
+            case (1, tuple() as shape, _Dtype() as dtype, fortran, bytes() as content) if all(map(_is_count, shape)):
+                kind = dtype.numpy()
+            case _:
+                raise InputError(f"array {name!r} is damaged, or holds other than numbers")
+        if math.prod(shape) * kind.itemsize != len(content):
+            raise InputError(f"array {name!r} of shape {shape} and type {kind} has {len(content)} bytes")
+        return np.array(np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C"), order="C")
+
+
+@dataclass
+class _Dtype:
+    """A type of NumPy, whose byte order the pickle gives after it has named it."""
+
+    name: Any
+    order: Any = None
+
+    def numpy(self) -> np.dtype[Any]:
+        """The type. Raises `InputError` if it is none of little-endian numbers."""
+        if self.name not in _ARRAY_TYPES or self.order not in ("<", "|"):
+            raise InputError(f"it has an array of type {self.order}{self.name}, which is none of numbers here")
+        return np.dtype(f"{self.order}{self.name}")
+
+
 def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
     """A folder with the pickle `data.pkl`, the file `byteorder`, and a file for each storage, `data/KEY`."""
     with zipfile.ZipFile(file) as archive:
@@ -122,7 +155,7 @@ def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     machine = _interpret(file)
     _check_byte_order(isinstance(machine, dict) and machine.get("little_endian") is True)
     tensors = _tensors(_interpret(file))
-    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    storages = {one.storage.key: one.storage for one in tensors.values() if isinstance(one, _Tensor)}
     keys = _interpret(file)
     if keys != sorted(storages):
         raise InputError("its storages are not those of its tensors")
@@ -143,23 +176,26 @@ def _check_byte_order(little_endian: bool) -> None:
         raise InputError("its numbers are not little-endian: save it again on another machine")
 
 
-def _tensors(state: Any) -> dict[str, _Tensor]:
-    """`state`, which must be a dict of tensors."""
+def _tensors(state: Any) -> dict[str, _Tensor | _Array]:
+    """`state`, which must be a dict of tensors and arrays."""
     if not isinstance(state, dict):
         raise InputError(f"it holds a {type(state).__name__}, expected a dict of tensors")
     for name, value in state.items():
-        if not isinstance(value, _Tensor):
+        if not isinstance(value, _Tensor | _Array):
             raise InputError(
                 f"entry {name!r} is a {type(value).__name__}, expected a tensor: save the state dict alone"
             )
     return state
 
 
-def _arrays(tensors: Mapping[str, _Tensor], content: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
+def _arrays(tensors: Mapping[str, _Tensor | _Array], content: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
     """The windows' elements, given the bytes of each storage."""
     storages: dict[_Storage, np.ndarray] = {}
     arrays = {}
     for name, tensor in tensors.items():
+        if isinstance(tensor, _Array):
+            arrays[name] = tensor.value(name)
+            continue
         storage, elements = tensor.storage, math.prod(tensor.shape)
         last = tensor.offset + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True))
         # Outside is other memory. And a small file with a huge repetition would fill all of it.
@@ -187,7 +223,19 @@ _DICT, _TENSOR = _Name("collections OrderedDict"), _Name("torch._utils _rebuild_
 
 _PARAMETER = _Name("torch._utils _rebuild_parameter")
 
-_NAMES = {_DICT.full, _TENSOR.full, _PARAMETER.full, *_DTYPES}
+_RECONSTRUCT = {_Name("numpy.core.multiarray _reconstruct"), _Name("numpy._core.multiarray _reconstruct")}
+"""NumPy 1's and 2's name of what makes an array; its content is set afterwards."""
+
+_NDARRAY, _NUMPY_DTYPE = _Name("numpy ndarray"), _Name("numpy dtype")
+
+_ENCODE, _NO_BYTES = _Name("_codecs encode"), _Name("__builtin__ bytes")
+"""How pickles of protocol 2 have bytes, and an empty one."""
+
+_FUNCTIONS = {_DICT, _TENSOR, _PARAMETER, *_RECONSTRUCT, _NDARRAY, _NUMPY_DTYPE, _ENCODE, _NO_BYTES}
+
+_NAMES = {*_DTYPES, *(function.full for function in _FUNCTIONS)}
+
+_ARRAY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
 def _interpret(file: BinaryIO) -> Any:
@@ -249,8 +297,12 @@ class _Machine:
                 self.stack.append(_Name(argument))
             case "REDUCE":
                 self.stack.append(_call(*self.pop_from(-2)))
-            case "BUILD":  # attributes, such as the `_metadata` of a module's state dict
-                self.stack.pop()
+            case "BUILD":  # an array's content, or attributes, such as the `_metadata` of a module's state dict
+                state, made = self.stack.pop(), self.stack[-1]
+                if isinstance(made, _Array):
+                    made.state = state
+                elif isinstance(made, _Dtype):
+                    made.order = state[1]
             case "BINPERSID":
                 self.stack.append(_storage(self.stack.pop()))
             case _:
@@ -284,6 +336,14 @@ def _call(function: Any, arguments: Any) -> Any:
         numbers = (offset, *shape, *strides)
         if isinstance(storage, _Storage) and len(shape) == len(strides) and all(map(_is_count, numbers)):
             return _Tensor(storage, offset, shape, strides)
+    if function in _RECONSTRUCT and arguments[:2] == (_NDARRAY, (0,)):
+        return _Array()
+    if function == _NUMPY_DTYPE and isinstance(arguments[0], str):
+        return _Dtype(arguments[0])
+    if function == _NO_BYTES and arguments == ():
+        return b""
+    if function == _ENCODE and arguments[1] == "latin1":  # bytes, as pickles of protocol 2 have them
+        return arguments[0].encode("latin1")
     if function == _PARAMETER and isinstance(arguments[0], _Tensor):
         return arguments[0]
     raise TypeError

@@ -1,0 +1,51 @@
+"""Latents that were encoded once and for all: a cache of `drifting cache`, or files of other code."""
+
+from pathlib import Path
+
+from drifting.data.latents.foreign import ForeignLatents, LatentsOptions, written_by
+from drifting.data.latents.read import CACHE_FACTS_FILE, MANIFEST_FILE, LatentSource
+from drifting.data.source import check_split
+from drifting.errors import InputError
+
+
+def latents(
+    path: str | Path,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    options: LatentsOptions = LatentsOptions(),  # noqa: B008  it is frozen
+) -> LatentSource | ForeignLatents:
+    """Latents that `drifting cache` encoded, as moments of their posteriors, or that other code has written.
+
+    Args:
+        path: the cache's folder, or one of the formats in `drifting.data.latents.formats`.
+        split: `train`; there is no other.
+        image_size, channels, classes: what the images that were encoded had. A cache knows it: where they are given,
+            they are compared. Files of other code do not say for which size they are; None: 8 times that of latents.
+        options: what files of other code do not say.
+
+    Raises:
+        InputError: it holds no finished cache and no such files, a file is missing or of another size, its images are
+            others, or `split` is not `train`.
+    """
+    check_split(split)
+    if split != "train":
+        raise InputError(f"path={str(path)!r}: a cache of latents has no held-out images, score against the images")
+    folder = Path(path)
+    found: LatentSource | ForeignLatents
+    is_cache = any((folder / name).is_file() for name in (MANIFEST_FILE, CACHE_FACTS_FILE))
+    if not is_cache and (files := written_by(folder)) is not None:
+        found = ForeignLatents(files, folder, image_size, options)
+    elif options != LatentsOptions():
+        raise InputError(
+            f"path={str(path)!r}: holds no files of other code, of which options.latents are: leave them out"
+        )
+    else:
+        found = LatentSource(folder)
+    known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
+    for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
+        if given not in (None, known[key]):
+            raise InputError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
+    return found
