@@ -1,5 +1,8 @@
 """Layers against float64 NumPy restatements and the properties that define them."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from drifting.networks.layers import (
     attend,
     fourier_features,
     group_count,
+    group_normalised,
     patchify,
     rotary_angles,
     rotate,
@@ -81,6 +85,34 @@ def test_group_norm_is_its_formula(channels: int, side: int):
     y = x.astype(np.float64).reshape(2, side, side, group_count(channels), -1)
     y = (y - y.mean((1, 2, 4), keepdims=True)) / np.sqrt(y.var((1, 2, 4), keepdims=True) + 1e-6)
     np.testing.assert_allclose(norm(jnp.asarray(x)), y.reshape(x.shape) * gain + bias, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (5.0, 3.0), (1000.0, 1.0), (-40.0, 0.5)])
+def test_group_norm_and_its_gradient_far_from_the_origin(offset: float, spread: float, dtype: Any):
+    """Against autodiff of the formula in float64, on the same numbers."""
+    x = jnp.asarray(draw(2, 5, 4, 48) * spread + offset * (1 + draw(48, seed=3) / 10), dtype)
+    gain, bias, weights = draw(48, seed=1), draw(48, seed=2), draw(2, 5, 4, 48, seed=4)
+
+    def formula(x: jax.Array, gain: jax.Array, bias: jax.Array) -> jax.Array:
+        y = x.reshape(2, 20, 24, 2)
+        y = (y - y.mean((1, 3), keepdims=True)) / jnp.sqrt(y.var((1, 3), keepdims=True) + 1e-6)
+        return y.reshape(x.shape) * gain + bias
+
+    def slopes(function: Any, *arguments: Any) -> Any:
+        return jax.value_and_grad(lambda *given: jnp.sum(function(*given) * weights), (0, 1, 2))(*arguments)
+
+    with jax.enable_x64():
+        wide = [jnp.asarray(a, jnp.float64) for a in (x, gain, bias)]
+        expected, (_, gradients) = formula(*wide), slopes(formula, *wide)
+    # What the numbers leave: a rounding error of the largest in units of the spread; and that of the result's dtype.
+    error = 1e-5 + 4e-7 * float(jnp.abs(x).max()) / spread + (0 if dtype == jnp.float32 else 2**-8)
+    close = partial(np.testing.assert_allclose, rtol=0)
+    found = group_normalised(x, gain, bias, 24)
+    assert found.dtype == x.dtype
+    close(found.astype(jnp.float32), expected, atol=error * np.abs(expected).max())
+    for one, other in zip(slopes(partial(group_normalised, groups=24), x, gain, bias)[1], gradients, strict=True):
+        close(one.astype(jnp.float32), other, atol=4 * error * np.abs(other).max())
 
 
 def test_group_norm_agrees_with_flax():
