@@ -275,6 +275,7 @@ def set_up(
             init_params(),
             optimizer,
             ema_decays=config.train.ema_decays,
+            ema_stds=config.train.ema_stds,
             banks=banks_of(config, space, num_classes, sets),
             neighbour_scale=jnp.zeros(num_classes) if config.loss.feature_scale == "neighbour" else None,
         )

@@ -7,32 +7,36 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.overrides import real_number
 from drifting.cli.shared import (
     SCORE_ENCODER_HELP,
     SHARE_FLAGS,
     WEIGHTS_HELP,
     define_import,
     define_share,
+    number_of,
     place_of,
     run_of,
     share_of,
 )
+from drifting.config.schema import ema_decay
 from drifting.errors import ConfigError, as_argument
+from drifting.runs.directory import read_config
 from drifting.runs.places import place
 
 logger = logging.getLogger("drifting")
+
+STD = "std"
+"""Begins the name of an average that is known by its width, `std=0.05`."""
 
 MOST_COLUMNS = 10_000
 """Images in a row of a grid; a PNG of more could not be looked at."""
 
 
 def _define_images(values: flags.FlagValues) -> None:
-    """Which images a generator draws."""
+    """Which images a generator draws, but for the average of its parameters."""
     flags.DEFINE_string("workdir", None, "run directory of `drifting train`, or give --weights", flag_values=values)
     flags.DEFINE_string("weights", None, f"or {WEIGHTS_HELP}", flag_values=values)
     flags.DEFINE_string("vae", None, "VAE to decode the weights' latents with; default theirs", flag_values=values)
-    flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
     flags.DEFINE_string("labels", None, "file with the label of each image, in place of --classes", flag_values=values)
     seed = "seed of the first image, each has its own; default 0"
     flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
@@ -47,20 +51,38 @@ def _check_trained(values: flags.FlagValues) -> None:
     if bool(values.workdir) == bool(values.weights):
         raise ConfigError("--workdir or --weights: give one, a run's folder or published weights")
     if values.weights and values.ema is not None:
-        raise ConfigError(f"--ema={values.ema}: published weights are one average, leave it out")
+        shown = ",".join(values.ema) if isinstance(values.ema, list) else values.ema
+        raise ConfigError(f"--ema={shown}: published weights are one average, leave it out")
     if values.workdir and values.vae:
         raise ConfigError(f"--vae={values.vae}: a run has its own, leave it out")
     if values.workdir:
         run_of(values)
 
 
-def _trained(values: flags.FlagValues) -> Any:
-    """The generator that the flags name."""
+def _trained(values: flags.FlagValues, average: float | None, std: float | None = None) -> Any:
+    """The generator that the flags name, with one average of its parameters."""
     from drifting.sampling.generator import TrainedGenerator
 
     if values.weights:
         return TrainedGenerator.from_weights(values.weights, values.vae)
-    return TrainedGenerator.from_run(place_of(values, "workdir"), values.ema)
+    return TrainedGenerator.from_run(place_of(values, "workdir"), average, std=std)
+
+
+def _averages(values: flags.FlagValues) -> dict[str, tuple[float | None, float | None]]:
+    """Decay and width of each average that `--ema` names, by its name; those that have to be made come last.
+
+    Raises:
+        ConfigError: a name means none, or one is given twice.
+    """
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for name in values.ema or []:
+        word, wide, width = name.partition(f"{STD}=")
+        number = number_of("ema", width if wide and not word else name, "0.999,std=0.05")
+        label = f"{STD}{number:g}" if wide else f"ema{number:g}"
+        if label in found:
+            raise ConfigError(f"--ema={','.join(values.ema)}: names {name} twice, give it once")
+        found[label] = (None, number) if wide else (number, None)
+    return dict(sorted(found.items(), key=lambda item: item[1][1] or 0.0)) or {"": (None, None)}
 
 
 def _leave_out(values: flags.FlagValues, names: tuple[str, ...], why: str) -> None:
@@ -74,6 +96,7 @@ def _leave_out(values: flags.FlagValues, names: tuple[str, ...], why: str) -> No
 
 def _define_sample(values: flags.FlagValues) -> None:
     _define_images(values)
+    flags.DEFINE_float("ema", None, "which average of a run's parameters; default its own", flag_values=values)
     out = "PNG grid, .npz of ADM's form, or folder of PNGs; default samples.png in WORKDIR or here"
     flags.DEFINE_string("out", None, out, flag_values=values)
     flags.DEFINE_integer(
@@ -102,12 +125,12 @@ def _sample(values: flags.FlagValues) -> int:
             raise ConfigError(f"--out={values.out}: {forms}")
         _leave_out(values, ("columns",), "is of a grid: write a .png")
         share = Share(*share_of(values))
-        return _sample_images(values, _trained(values), path, share)
+        return _sample_images(values, _trained(values, values.ema), path, share)
     from drifting.sampling.grid import write_grid
 
     remedy = "a grid has --classes and --columns: write an .npz or a folder"
     _leave_out(values, ("num", "labels", "uint8", "process_index", "process_count"), remedy)
-    trained = _trained(values)
+    trained = _trained(values, values.ema)
     write_grid(
         trained,
         path,
@@ -148,6 +171,8 @@ def _sample_images(values: flags.FlagValues, trained: Any, path: Path, share: An
 
 def _define_evaluate(values: flags.FlagValues) -> None:
     _define_images(values)
+    several = "averages of a run: decays, or std=WIDTH, see `drifting ema`; default its own"
+    flags.DEFINE_list("ema", None, several, flag_values=values)
     files = "score the images of a folder or .npz, in place of --workdir or --weights"
     flags.DEFINE_string("images", None, files, flag_values=values)
     reference = ".npz that `drifting reference` wrote, or ADM's; default: a run's own pixels"
@@ -173,6 +198,7 @@ def _evaluate(values: flags.FlagValues) -> int:
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
     from drifting.runs.shared_work import Share
+    from drifting.scoring.metrics import rank
     from drifting.scoring.results import score_table
     from drifting.scoring.settings import ScoreSettings
 
@@ -182,7 +208,7 @@ def _evaluate(values: flags.FlagValues) -> int:
     _check_trained(values)
     settings = ScoreSettings(
         num=values.num,
-        alphas=None if values.alpha is None else [_number("alpha", alpha) for alpha in values.alpha],
+        alphas=None if values.alpha is None else [number_of("alpha", alpha, "1.0,1.5") for alpha in values.alpha],
         seed=values.seed if values["seed"].present else None,
         classes=values.classes,
         labels=values.labels,
@@ -191,23 +217,36 @@ def _evaluate(values: flags.FlagValues) -> int:
         neighbours=values.neighbours,
     )
     from drifting.scoring.evaluate import evaluate_generator, scores_file
+    from drifting.weights.averages import check_reconstructible
 
-    trained, source = _trained(values), values.weights or values.workdir
-    out = place_of(values, "out") if values.out else scores_file(trained, source)
-    found = evaluate_generator(
-        trained,
-        source,
-        out,
-        reference=place_of(values, "reference") if values.reference else None,
-        real_images=place_of(values, "real_images") if values.real_images else None,
-        encoder=values.encoder,
-        settings=settings,
-        share=share,
-        replace=False,
-    )
-    if found is not None:
-        print(score_table(found))
-        print(out)
+    averages, source = _averages(values), values.weights or values.workdir
+    for average, std in averages.values() if values.workdir else ():
+        ema_decay(read_config(place_of(values, "workdir")), average)
+        if std is not None:
+            check_reconstructible(place_of(values, "workdir"), std)
+    best: dict[str, Any] = {}
+    for label, (average, std) in averages.items():
+        trained = _trained(values, average, std)
+        out = place_of(values, "out") if values.out else scores_file(trained, source)
+        if len(averages) > 1:
+            out = out.with_name(f"{out.stem}-{label}{out.suffix}")
+        found = evaluate_generator(
+            trained,
+            source,
+            out,
+            reference=place_of(values, "reference") if values.reference else None,
+            real_images=place_of(values, "real_images") if values.real_images else None,
+            encoder=values.encoder,
+            settings=settings,
+            share=share,
+            replace=False,
+        )
+        if found is not None:
+            print(*([f"{label}:"] if len(averages) > 1 else []), score_table(found), out, sep="\n")
+            best[label] = min(found, key=rank)
+    if len(best) > 1:
+        label = min(best, key=lambda one: rank(best[one]))
+        print(f"best: {label} at alpha {best[label]['alpha']:g}")
     return 0
 
 
@@ -238,15 +277,6 @@ def _evaluate_files(values: flags.FlagValues, share: Any) -> int:
         print(score_table(found))
         print(out)
     return 0
-
-
-def _number(flag: str, text: str) -> float:
-    try:
-        return real_number(text)
-    except OverflowError as error:
-        raise ConfigError(f"--{flag}={text}: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. 1.0,1.5") from error
 
 
 def _define_compare(values: flags.FlagValues) -> None:
@@ -299,7 +329,7 @@ COMMANDS = {
         _define_evaluate,
         _evaluate,
         usage="--workdir=DIR|--weights=WEIGHTS|--images=PATH [--reference=NPZ] [--flags]",
-        flag_of=SHARE_FLAGS | {"average": "ema", "alphas": "alpha", "batch_size": "batch"},
+        flag_of=SHARE_FLAGS | {"average": "ema", "std": "ema", "alphas": "alpha", "batch_size": "batch"},
         out="file",
     ),
     "compare": Command(

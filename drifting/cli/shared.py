@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.catalogue import experiments
+from drifting.cli.overrides import real_number
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.paths import is_address
@@ -113,6 +114,16 @@ def run_of(values: flags.FlagValues) -> Path:
     workdir = workdir_of(values)
     read_config(workdir)
     return workdir
+
+
+def number_of(flag: str, text: str, example: str) -> float:
+    """The number that one of a flag's values means; `example` shows right ones. Raises `ConfigError` for none."""
+    try:
+        return real_number(text)
+    except OverflowError as error:
+        raise ConfigError(f"--{flag}={text}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. {example}") from error
 
 
 def place_of(values: flags.FlagValues, flag: str) -> Path:

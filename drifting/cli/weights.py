@@ -3,7 +3,7 @@
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import WEIGHTS_HELP, define_import, out_of, workdir_of
+from drifting.cli.shared import WEIGHTS_HELP, define_import, number_of, out_of, place_of, workdir_of
 from drifting.errors import ConfigError
 
 
@@ -32,6 +32,26 @@ def _export(values: flags.FlagValues) -> int:
 
     export_run(workdir, out, average=values.ema, layout=values.format)
     print(out)
+    return 0
+
+
+def _define_ema(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "run directory of `drifting train` with train.ema_stds", flag_values=values)
+    widths = "widths of the averages relative to the run, e.g. 0.05,0.1"
+    flags.DEFINE_list("std", None, widths, flag_values=values)
+    flags.DEFINE_string("out", None, "folder of the folders to write; default WORKDIR/ema", flag_values=values)
+    define_import(values)
+
+
+def _ema(values: flags.FlagValues) -> int:
+    workdir = workdir_of(values)
+    if not values.std:
+        raise ConfigError("--std: give the widths of the averages to make, such as 0.05,0.1")
+    stds = [number_of("std", std, "0.05,0.1") for std in values.std]
+    from drifting.experiments.export import export_averages
+
+    for folder in export_averages(workdir, stds, place_of(values, "out") if values.out else workdir / "ema"):
+        print(folder)
     return 0
 
 
@@ -74,6 +94,14 @@ COMMANDS = {
         usage="--workdir=DIR --out=DIR [--flags]",
         flag_of={"average": "ema", "layout": "format"},
         out="folder",
+        needs_devices=False,
+    ),
+    "ema": Command(
+        "make averages of other widths of those a run has stored",
+        _define_ema,
+        _ema,
+        usage="--workdir=DIR --std=NUMBERS [--out=DIR]",
+        flag_of={"stds": "std"},
         needs_devices=False,
     ),
     "import": Command(

@@ -92,6 +92,9 @@ def _check_run(run: RunConfig) -> None:
     require(len(decays) > 0, "train.ema_decays", decays, "give at least one decay; 0.0 copies the weights")
     require(len(set(decays)) == len(decays), "train.ema_decays", decays, "give each decay once")
     require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
+    require(len(set(run.ema_stds)) == len(run.ema_stds), "train.ema_stds", run.ema_stds, "give each width once")
+    widths = all(0.01 <= std <= 0.28 for std in run.ema_stds)
+    require(widths, "train.ema_stds", run.ema_stds, "widths lie in [0.01, 0.28], those of the paper are (0.05, 0.1)")
 
 
 def _check_profile(steps: tuple[int, ...], last: int) -> None:
@@ -237,7 +240,9 @@ def _check_eval(evaluation: EvalConfig, run: RunConfig) -> None:
 
 
 def _check_mae(config: PretrainConfig) -> None:
-    mae = config.mae
+    mae, stds = config.mae, config.train.ema_stds
+    remedy = "an encoder is written with the first of its averages: leave it (), which is of generators"
+    require(not stds, "train.ema_stds", stds, remedy)
     _check_micro_batch(config.train.micro_batch, config.train.batch_size, "train.batch_size")
     _at_least(1, "mae", mae, "base_channels", "patch_size", "input_patch_size")
     require(len(mae.layers) > 0 and min(mae.layers) > 0, "mae.layers", mae.layers, "blocks of each stage, 1 or more")

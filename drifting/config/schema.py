@@ -189,6 +189,10 @@ class RunConfig:
     batch_size: Annotated[int, "images a step; pretrain only: a generator's batch follows from loss and bank"] = 8192
     micro_batch: Annotated[int, "samples whose activations exist at a time, a divisor of those of a step; 0: all"] = 0
     ema_decays: Annotated[tuple[float, ...], "decays of the averages of the parameters that are kept"] = (0.999,)
+    ema_stds: Annotated[
+        tuple[float, ...],
+        "relative widths of averages stored with each checkpoint, of which drifting ema makes any other: (0.05, 0.1)",
+    ] = ()
     log_every: Annotated[int, "steps between lines of metrics"] = 100
     sample_every: Annotated[int, "steps between pictures; 0: never"] = 1000
     checkpoint_every: Annotated[int, "steps between checkpoints; 0: only at the end"] = 1000

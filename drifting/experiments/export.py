@@ -1,7 +1,7 @@
 """Weights out of a run and in from elsewhere: what `drifting export` and `drifting import` do."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,6 +10,7 @@ import jax
 
 from drifting.config.schema import command_of
 from drifting.errors import ArgumentError, InputError, as_argument, require_argument, use_one_of
+from drifting.method.power_average import WIDEST_STD
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
@@ -58,6 +59,32 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
     _write(artifact, out, layout, {"settings": settings} | ({"scores": scores} if scores else {}))
 
 
+def export_averages(workdir: Path, stds: Sequence[float], out: Path) -> list[Path]:
+    """Writes averages that are made of those which a run stored, each as a folder to publish: `OUT/std-0.05`, ..
+
+    Args:
+        workdir: what `drifting train` wrote with `train.ema_stds`.
+        stds: their widths, relative to the run.
+        out: the folder of those folders; artifacts that are there are replaced.
+
+    Returns:
+        The folders.
+
+    Raises:
+        ConfigError: there is no run, or it has stored no averages; or a width is out of range.
+        InputError: what it stored is damaged.
+    """
+    for std in stds:
+        require_argument(0 < std <= WIDEST_STD, "stds", std, f"use widths above 0 and at most {WIDEST_STD}")
+    written = []
+    for std in stds:
+        trained = TrainedGenerator.from_run(workdir, std=std)
+        settings = _without_folders(read_json(workdir / CONFIG_FILE))
+        _write(_generator(trained), folder := out / f"std-{std:g}", "safetensors", {"settings": settings})
+        written.append(folder)
+    return written
+
+
 def import_weights(weights: str, out: Path, *, layout: str = "safetensors") -> None:
     """Writes published weights of any kind as a folder of ours, or in the released layout.
 
@@ -83,6 +110,7 @@ def _generator(trained: TrainedGenerator) -> Artifact:
     assert trained.config is not None
     metadata: dict[str, Any] = {"step": trained.step, "ema_decay": trained.ema_decay, "usage": asdict(trained.usage)}
     metadata |= {"network": trained.config.model.name}
+    metadata |= {} if trained.ema_std is None else {"ema_std": trained.ema_std}
     metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
     return Artifact(GENERATOR_KIND, trained.arguments, jax.device_get(trained.params), metadata)
 

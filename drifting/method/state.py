@@ -10,10 +10,14 @@ from jax import Array
 from jaxtyping import Float32, Int32
 
 from drifting.method.pool import Banks
+from drifting.method.power_average import share_of_new
 from drifting.networks.network import Params
 
 WARMUP_START_RATE = 1e-6
 """Learning rate at the first update of a warm-up (released recipe)."""
+
+STD_PREFIX = "std="
+"""Begins the key of an average that is known by its width."""
 
 COSINE_END_FRACTION = 1e-6
 """The cosine ends at this fraction of the peak (released recipe)."""
@@ -46,7 +50,8 @@ class TrainState:
         step: training steps done, no-op steps among them.
         params: nested dict of float32 arrays.
         opt_state: state of `Optimizer.transform`.
-        ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`; may be empty.
+        ema: averages of `params`, keyed by the decay as a string, e.g. `"0.999"`, and those of `power_average` by
+            `STD_PREFIX` and their width, e.g. `"std=0.05"`; may be empty.
         banks: the latest real samples, or None where steps draw them from elsewhere.
         neighbour_scale: per-class neighbour scale, or None where the recipe has none.
     """
@@ -122,8 +127,8 @@ def make_optimizer(
     return Optimizer(transform, schedule, clip_norm)
 
 
-def init_ema(params: Params, decays: Iterable[float]) -> dict[str, Params]:
-    """One copy of `params` for each decay, keyed by the decay as a string.
+def init_ema(params: Params, decays: Iterable[float], stds: Iterable[float] = ()) -> dict[str, Params]:
+    """One copy of `params` for each decay, keyed by the decay as a string, and for each width of `power_average`.
 
     Raises:
         ValueError: if a decay lies outside `[0, 1)` or is given twice.
@@ -132,16 +137,24 @@ def init_ema(params: Params, decays: Iterable[float]) -> dict[str, Params]:
     if len(set(decays)) != len(decays) or any(not 0.0 <= decay < 1.0 for decay in decays):
         raise ValueError(f"ema: decays={decays} must be different numbers in [0, 1)")
     # Copies, not references: a donated state must not hold one buffer twice.
-    return {str(decay): jax.tree.map(jnp.copy, params) for decay in decays}
+    keys = [*map(str, decays), *(f"{STD_PREFIX}{std}" for std in stds)]
+    return {key: jax.tree.map(jnp.copy, params) for key in keys}
 
 
-def update_ema(ema: dict[str, Params], params: Params) -> dict[str, Params]:
-    """`ema ← β ema + (1 - β) params` for every average; `β` is the number its key spells."""
+def update_ema(ema: dict[str, Params], params: Params, updates: Int32[Array, ""]) -> dict[str, Params]:
+    """`ema ← β ema + (1 - β) params` for every average; `β` is the number its key spells, or of `power_average`.
 
-    def blend(beta: float, average: Params) -> Params:
+    `updates`: how often the parameters have been updated, this time included.
+    """
+
+    def blend(key: str, average: Params) -> Params:
+        if key.startswith(STD_PREFIX):
+            share = share_of_new(float(key.removeprefix(STD_PREFIX)), updates)
+            return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
+        beta = float(key)
         return jax.tree.map(lambda old, new: beta * old + (1.0 - beta) * new, average, params)
 
-    return {key: blend(float(key), average) for key, average in ema.items()}
+    return {key: blend(key, average) for key, average in ema.items()}
 
 
 def make_state(
@@ -149,6 +162,7 @@ def make_state(
     optimizer: Optimizer,
     *,
     ema_decays: Iterable[float] = (),
+    ema_stds: Iterable[float] = (),
     banks: Banks | None = None,
     neighbour_scale: Float32[Array, "classes"] | None = None,
 ) -> TrainState:
@@ -157,7 +171,7 @@ def make_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.transform.init(params),
-        ema=init_ema(params, ema_decays),
+        ema=init_ema(params, ema_decays, ema_stds),
         banks=banks,
         neighbour_scale=neighbour_scale,
     )
@@ -184,7 +198,7 @@ def apply_gradients(
     rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
     direction, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
-    new = (params, opt_state, update_ema(state.ema, params))
+    new = (params, opt_state, update_ema(state.ema, params, state.step + 1 - no_op_steps))
     if no_op_steps:
         active = state.step >= no_op_steps
         old = (state.params, state.opt_state, state.ema)

@@ -31,6 +31,7 @@ from drifting.runs.places import place
 from drifting.sampling.labels import class_labels
 from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
 from drifting.weights.artifact import GENERATOR_KIND, Artifact
+from drifting.weights.averages import reconstruct
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
 
@@ -87,6 +88,7 @@ class TrainedGenerator:
         ema_decay: the decay of the average that `params` are; None: they are no average.
         facts: a run's facts about data and weights, see `Run.identity`; of published weights, all their metadata.
         config: the run's settings; None for published weights.
+        ema_std: the relative width of the average that `params` are; None: it is no such average.
     """
 
     generator: Generator
@@ -98,16 +100,20 @@ class TrainedGenerator:
     ema_decay: float | None
     facts: dict[str, Any]
     config: Config | None
+    ema_std: float | None = None
 
     @classmethod
     @checked_arguments
-    def from_run(cls, workdir: str | Path, average: float | None = None, vae: str | None = None) -> Self:
+    def from_run(
+        cls, workdir: str | Path, average: float | None = None, vae: str | None = None, std: float | None = None
+    ) -> Self:
         """The averaged generator of the latest checkpoint of what `drifting train` wrote.
 
         Args:
             workdir: the run's directory.
             average: decay of the average to use; None: see `ema_decay`.
             vae: where the VAE of its latents lies, if not where the run says.
+            std: width of the average to make of those that the run stored, in place of `average`, see `train.ema_stds`.
 
         Raises:
             ConfigError: there is no run, no checkpoint, or no such average.
@@ -128,15 +134,20 @@ class TrainedGenerator:
             if facts["weights"].get(name) != checksum:
                 raise ConfigError(f"data.vae={usage.vae!r}: its weights are not those {workdir} was trained with")
         generator, init = networks.generator(config.model, space.shape, len(usage.class_names), config.train.seed)
-        average_of = {str(decay): abstract(jax.eval_shape(init))}
+        shapes = abstract(jax.eval_shape(init))
+        if std is None:
+            params = checkpoints.restore_part(step, "ema", {str(decay): shapes})[str(decay)]
+        else:
+            step, params = reconstruct(workdir, std, shapes)
         return cls(
             generator=generator,
-            params=checkpoints.restore_part(step, "ema", average_of)[str(decay)],
+            params=params,
             arguments=networks.generator_arguments(config.model, space.shape, len(usage.class_names)),
             space=space,
             usage=usage,
             step=step,
-            ema_decay=decay,
+            ema_decay=decay if std is None else None,
+            ema_std=std,
             facts=facts,
             config=config,
         )
@@ -167,6 +178,7 @@ class TrainedGenerator:
             usage=usage,
             step=artifact.metadata.get("step"),
             ema_decay=artifact.metadata.get("ema_decay"),
+            ema_std=artifact.metadata.get("ema_std"),
             facts=artifact.metadata,
             config=None,
         )
@@ -291,7 +303,7 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
     names = {field.name for field in dataclasses.fields(Usage)}
     older = names - {"latents"}  # what there was before latents could be normalised
     if not isinstance(stated, dict) or set(stated) not in (names, older):
-        raise InputError(f"{wrong}: usage must have {', '.join(sorted(names))}")
+        raise InputError(f"{wrong}: usage must have {', '.join(sorted(older))}")
     classes = artifact.model_config.get("num_classes", len(stated["class_names"])) or 1
     if len(stated["class_names"]) != classes or len(stated["image_shape"]) != 3:
         raise InputError(f"{wrong}: class_names or image_shape are not those of the network")

@@ -102,6 +102,7 @@ class GeneratedImages:
             "source": source,
             "step": trained.step,
             "ema_decay": trained.ema_decay,
+            "ema_std": trained.ema_std,
             "weights": trained.params_checksum(),
             "vae": trained.space.checksums.get("vae"),
             "alpha": alpha,

@@ -35,7 +35,7 @@ logger = logging.getLogger("drifting")
 SCORES_FORMAT, SCORES_VERSION = "drifting-scores", 1
 
 CHOSEN_FACTS = (
-    "num", "seed", "uint8", "ema_decay", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours",
+    "num", "seed", "uint8", "ema_decay", "ema_std", "vae", "labels_sha256", "encoder", "encoder_weights", "neighbours",
     "real_images",
 )  # fmt: skip
 """What a person chose of the content of a file of scores, besides the reference and the guidance scales."""

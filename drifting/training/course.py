@@ -27,6 +27,7 @@ class Callbacks:
         remedy: what to do about a loss that is not finite, a clause.
         evaluate: `(step, state)` gives scores, which are logged; None: none. A request to stop ends it by an exception.
         evaluate_every: scores are due every so many steps; 0: never.
+        keep: `(step, state)` stores what is kept besides the checkpoint of that step, before it; None: nothing is.
         finish: `(step, state)` does what is left once all steps are trained, also where a call finds them trained
             already; None: nothing is.
     """
@@ -39,6 +40,7 @@ class Callbacks:
     evaluate: Callable[[int, Any], Mapping[str, float]] | None = None
     evaluate_every: int = 0
     finish: Callable[[int, Any], None] | None = None
+    keep: Callable[[int, Any], None] | None = None
 
 
 @dataclass(frozen=True)

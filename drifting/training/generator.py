@@ -14,8 +14,9 @@ from drifting.assembly.spaces import encoder_options
 from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
+from drifting.devices.processes import is_writer
 from drifting.errors import counted, require
-from drifting.method.state import TrainState
+from drifting.method.state import STD_PREFIX, TrainState
 from drifting.runs.places import place
 from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, describe_data, describe_model
@@ -23,6 +24,7 @@ from drifting.training.loop import check_folder, run_loop
 from drifting.training.saved_banks import bank_packing
 from drifting.training.scores import TrainingEvaluator, check_score_encoder
 from drifting.training.watch import CollapseWatch, GridDrawer, named_metrics
+from drifting.weights.averages import store_averages
 
 logger = logging.getLogger("drifting")
 
@@ -60,6 +62,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
             remedy=REPLAY_REMEDY,
             evaluate=evaluator_of(run, workdir),
             evaluate_every=config.eval.every,
+            keep=keeper_of(run, workdir),
         )
         course = Course(
             workdir=workdir,
@@ -100,6 +103,20 @@ def evaluator_of(run: Run, workdir: Path) -> Callable[[int, TrainState], dict[st
         return evaluator(step, state) | (diagnosis(state.ema[decay]) if diagnosis else {})
 
     return evaluate
+
+
+def keeper_of(run: Run, workdir: Path) -> Callable[[int, TrainState], None] | None:
+    """Stores the averages of `train.ema_stds`, of which others are made after the run; None where there are none."""
+    stds, before = run.config.train.ema_stds, run.config.optimizer.no_op_steps
+    if not stds:
+        return None
+
+    def keep(step: int, state: TrainState) -> None:
+        averages = run.layout.local({std: state.ema[f"{STD_PREFIX}{std}"] for std in stds})
+        if step > before and is_writer():  # a step without an update has averages of nothing
+            store_averages(workdir, step, step - before, averages)
+
+    return keep
 
 
 def describe_training(run: Run) -> Iterator[str]:

@@ -232,6 +232,8 @@ class _Loop:
         facts = {"identity": course.identity, "data": course.feed.state(), "layout": course.packing.facts}
         if due.tell:  # a run that is killed before it has told them tells them later
             facts["values"] = values
+        if course.callbacks.keep is not None:
+            course.callbacks.keep(step, state)
         self.checkpoints.save(step, course.packing.pack(state), facts)
 
     def _tell(

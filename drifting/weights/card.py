@@ -119,6 +119,7 @@ def _training_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) ->
         "class names": ", ".join(_shortened(metadata.get("class_names", ()))),
         "steps": f"{metadata['step']:,}" if metadata.get("step") is not None else None,
         "decay of the averaged parameters (EMA)": metadata.get("ema_decay"),
+        "relative width of the averaged parameters (EMA)": metadata.get("ema_std"),
         "objective": loss.get("objective"),
         "kernel": loss.get("kernel"),
         "kernel widths": loss.get("widths"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -20,12 +21,13 @@ from drifting.experiments.export import export_run, import_weights
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.runs.directory import write_config
 from drifting.sampling.generator import TrainedGenerator
+from drifting.training.generator import keeper_of
 from drifting.weights.artifact import load_artifact, save_artifact
 from drifting.weights.diffusers_vae import diffusers_name
 from drifting.weights.load import load_weights
 from drifting.weights.released import load_released, save_released
 from tests.support import fake_hub
-from tests.support.runs import finished_run, tree
+from tests.support.runs import finished_run, tiny_config, tree
 from tests.support.torch_tensors import to_torch
 
 LABELS = np.asarray([3, 1, 4, 1, 5], np.int32)
@@ -34,6 +36,64 @@ LABELS = np.asarray([3, 1, 4, 1, 5], np.int32)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished_run(tmp_path_factory)
+
+
+def test_averages_of_other_widths_are_made_after_a_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    assert main(["ema", f"--workdir={copy}", "--std=0.05"]) == 2
+    assert "has stored no averages of which others are made: train with train.ema_stds" in capsys.readouterr().err
+    trained = TrainedGenerator.from_run(run)
+    layout = SimpleNamespace(local=lambda tree: tree)
+    settings = tiny_config(train=dict(ema_stds=(0.05, 0.1)), optimizer=dict(no_op_steps=2))
+    keep = keeper_of(SimpleNamespace(config=settings, layout=layout), copy)
+    assert keep is not None and keeper_of(SimpleNamespace(config=tiny_config(), layout=layout), copy) is None
+    narrow, wide = (jax.tree.map(lambda leaf, s=scale: leaf * s, trained.params) for scale in (1.0, 3.0))
+    for step in (2, 4, 8):  # there is nothing to average after the second
+        keep(step, SimpleNamespace(ema={"std=0.05": narrow, "std=0.1": wide, "0.99": trained.params}))
+    assert sorted(path.name for path in (copy / "averages").iterdir()) == [
+        "4.json", "4.safetensors", "8.json", "8.safetensors",
+    ]  # fmt: skip
+    assert main(["ema", f"--workdir={copy}", "--std=0.05,0.1,0.07", f"--out={tmp_path / 'ema'}"]) == 0
+    folders = [tmp_path / "ema" / f"std-{std}" for std in (0.05, 0.1, 0.07)]
+    assert capsys.readouterr().out.split() == list(map(str, folders))
+    found = [TrainedGenerator.from_weights(str(folder)) for folder in folders]
+    assert [(one.ema_std, one.ema_decay, one.step) for one in found] == [
+        (0.05, None, 8),
+        (0.1, None, 8),
+        (0.07, None, 8),
+    ]
+    for one, scale in zip(found[:2], (1.0, 3.0), strict=True):
+        jax.tree.map(
+            lambda a, b, s=scale: np.testing.assert_allclose(a, b * s, rtol=1e-5, atol=1e-6), one.params, trained.params
+        )
+    assert "relative width of the averaged parameters (EMA)" in (folders[0] / "README.md").read_text()
+    for flag, words in {
+        "--std=0.05,0.3": "--std=0.3: use widths above 0 and at most 0.25",
+        "--std=": "--std: give a value",
+        "--std=0.05,x": "--std=x: expected numbers",
+    }.items():
+        assert main(["ema", f"--workdir={copy}", flag]) == 2 and words in capsys.readouterr().err
+    assert not (copy / "ema").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("0.99,std=0.1", "has stored no averages of which others are made"),
+        ("0.99,0.5", "--ema=0.5: the run does not keep it"),
+        ("std=0.1,std=.1", "names std=.1 twice"),
+        ("wide=0.1", "--ema=wide=0.1: expected numbers with commas between them, e.g. 0.999,std=0.05"),
+        ("0.99,std=0.3", "use a width above 0 and at most 0.25"),
+    ],
+)
+def test_averages_that_cannot_be_scored_are_told_before_any_is(
+    run: Path, given: str, words: str, capsys: pytest.CaptureFixture[str]
+):
+    before = tree(run)
+    assert main(["evaluate", f"--workdir={run}", f"--ema={given}", "--num=20"]) == 2
+    assert words in capsys.readouterr().err and tree(run) == before
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "released"])

@@ -46,6 +46,7 @@ class Run:
         self.scores: Callable[[int], dict[str, float]] | None = None
         self.scores_every = 0
         self.finished: list[tuple[int, float]] = []
+        self.besides: list[tuple[int, float]] = []
 
     def __call__(self) -> int:
         @jax.jit
@@ -82,6 +83,7 @@ class Run:
                 evaluate=self._evaluate if self.scores else None,
                 evaluate_every=self.scores_every,
                 finish=lambda step, state: self.finished.append((step, float(state["x"]))),
+                keep=lambda step, state: self.besides.append((step, float(state["x"]))),
             ),
             identity=self.identity,
             label="test",
@@ -475,3 +477,11 @@ def test_descriptions():
     assert describe_data(digits()) == "data: digits, 1,400 samples of 8x8x1, 10 classes"
     shapes = {"a": jax.ShapeDtypeStruct((1000, 3), jnp.float32), "b": jnp.zeros(7)}
     assert describe_model("dit", shapes).startswith("model: dit, 3,007 parameters, on 1 x ")
+
+
+def test_what_is_kept_besides_is_of_the_states_of_the_checkpoints(tmp_path: Path):
+    run = Run(tmp_path / "run", keep_checkpoints=3)
+    assert run() == 12
+    restored = Checkpoints(run.workdir)
+    target = abstract({"step": jnp.int32(0), "x": jnp.float32(1)})
+    assert run.besides == [(step, float(restored.restore(step, target)["x"])) for step in (4, 8, 12)]
