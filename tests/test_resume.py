@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from drifting.cli.commands import main
+from drifting.sampling.generator import TrainedGenerator
 from tests.support.runs import (
     FULL,
     assert_same_run,
@@ -159,3 +161,26 @@ def test_divergence_leaves_the_last_checkpoint(tmp_path: Path, capsys: pytest.Ca
     step, arrays, _ = saved(run)
     assert step == 1 and all(np.isfinite(array).all() for array in arrays.values())
     assert [line["step"] for line in metrics(run)] == [1]
+
+
+@pytest.mark.skipif(not FULL, reason="trains twice: set DRIFTING_FULL_TESTS=1")
+def test_averages_of_other_widths_are_those_of_the_whole_run(tmp_path: Path):
+    """A run of all steps and one that stopped and went on store the same averages, and others are made of them."""
+    flags = ["--config.train.ema_stds=(0.05,0.1)", "--config.train.checkpoint_every=4"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(train_arguments(whole, *flags)) == 0
+    for steps in (4, 8):
+        assert main(train_arguments(parts, *flags, f"--config.train.steps={steps}")) == 0
+    files = sorted(path.name for path in (parts / "averages").iterdir())
+    assert files == ["4.json", "4.safetensors", "8.json", "8.safetensors"]
+    for name in files:
+        assert (whole / "averages" / name).read_bytes() == (parts / "averages" / name).read_bytes()
+    state = saved(parts)[1]
+    for std in (0.05, 0.1):
+        made = TrainedGenerator.from_run(parts, std=std)
+        kept = [array for name, array in state.items() if f"std={std}" in name]
+        assert len(kept) == len(jax.tree.leaves(made.params))
+        for one, other in zip(jax.tree.leaves(made.params), kept, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert main(["evaluate", f"--workdir={parts}", "--ema=std=0.15,0.99,std=0.05", "--num=40", "--alpha=1,1.5"]) == 0
+    assert len(list(parts.glob("eval-8-*.json"))) == 3

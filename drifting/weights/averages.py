@@ -18,6 +18,7 @@ from drifting.errors import ArgumentError, InputError, while_reading
 from drifting.method.power_average import WIDEST_STD, combination
 from drifting.networks.network import Params
 from drifting.runs.files import atomic_path, exists, flush, read_json, sha256, write_json
+from drifting.runs.places import local_copy
 from drifting.weights.artifact import check_names, flatten, unflatten
 
 logger = logging.getLogger("drifting")
@@ -140,10 +141,11 @@ def _add(total: dict[str, np.ndarray], stored: StoredAverages, factors: Mapping[
     if not exists(stored.path):
         raise InputError(f"{stored.path}: is missing; {REMEDY}")
     with while_reading(stored.path):
-        if (found := sha256(stored.path)) != stored.checksum:
+        here = local_copy(stored.path)
+        if (found := sha256(here)) != stored.checksum:
             raise InputError(f"{stored.path}: is damaged, its SHA-256 is {found}, not {stored.checksum}; {REMEDY}")
     try:
-        with safe_open(stored.path, framework="numpy") as file:
+        with safe_open(here, framework="numpy") as file:
             wanted = {f"{width}/{name}" for width in factors for name in total}
             check_names(dict.fromkeys(file.keys()), wanted, "tensor")
             for width, factor in factors.items():

@@ -24,6 +24,7 @@ from drifting.runs.metrics import MetricsWriter, last_metrics_step
 from drifting.runs.places import is_stored, local_copy, place, remove_tree
 from drifting.runs.shared_work import Parts, Share
 from drifting.runs.staging import COMMITTED
+from drifting.weights.averages import reconstruct, store_averages, stored_averages
 from tests.support.stores import BUCKET, Memory, served_store
 
 STATE = {"ema": {"0.9": jnp.arange(6.0)}, "step": jnp.asarray(3)}
@@ -163,6 +164,19 @@ def test_checkpoints_through_this_machine(run: Path):
     assert checkpoints.steps() == [2] and (run / "damaged" / "3" / COMMITTED).exists()
     _save(run, 3)  # another run goes on from there
     assert Checkpoints(run).steps() == [3]
+
+
+def test_averages_lie_there_too(run: Path):
+    shapes = {"net": {"w": np.zeros(3, np.float32)}}
+    for step in (4, 8):
+        store_averages(run, step, step, {0.05: {"net": {"w": np.full(3, step, np.float32)}}})
+    assert [stored.step for stored in stored_averages(run)] == [4, 8]
+    step, found = reconstruct(run, 0.05, shapes)
+    assert step == 8
+    np.testing.assert_allclose(found["net"]["w"], 8, rtol=1e-6)
+    (run / "averages" / "4.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"4\.safetensors: is damaged"):
+        reconstruct(run, 0.05, shapes)
 
 
 def test_an_upload_that_is_cut_short_leaves_no_checkpoint(run: Path, memory: Memory):
