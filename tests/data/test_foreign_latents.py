@@ -18,6 +18,7 @@ from tests.support.foreign_latents import (
     FOREIGN,
     SD,
     Encoded,
+    edm2,
     encoded,
     fast_dit,
     lightning_dit,
@@ -26,6 +27,7 @@ from tests.support.foreign_latents import (
     repa,
     torch_save,
 )
+from tests.support.picture_sets import zip_of
 from tests.support.runs import TINY, metrics
 
 FOUND = encoded()
@@ -138,6 +140,11 @@ def without(write: Callable[[Path, Encoded], Path], name: str) -> Callable[[Path
     return both
 
 
+def cut_short(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-9000])
+    return path
+
+
 def other_key(root: Path) -> Path:
     torch_save(root / "ant" / "0.pt", {"latents": FOUND.mean[0]})
     return root
@@ -211,6 +218,12 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     ),
     "json cut short": (damaged(repa, "dataset.json", None), [], "holds no labels as EDM writes them"),
     "two labels": (damaged(fast_dit, "*labels/7.npy", npy(np.zeros(2, int))), [], "holds no single label"),
+    "a zip cut short": (lambda root: cut_short(edm2(root, FOUND)), [], r"is no zip archive .*: copy it again"),
+    "a zip of something else": (
+        lambda root: zip_of(root / "x.zip", {"a.npy": b""}),
+        [],
+        "no archive of latents as EDM2",
+    ),
     "nothing": (lambda root: root, [], "holds no cache of latents"),
     "random crops": (lambda root: repa(root, FOUND), ["random_crop=True"], "data.random_crop"),
 }
@@ -219,10 +232,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_told_in_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write, options, message = WRONG[case]
-    assert convert(write(tmp_path / "theirs"), *options) == 2
+    given = write(tmp_path / "theirs")
+    assert convert(given, *options) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1 and re.search(message, lines[0]), lines
-    assert re.match(r"drifting: error: data\.[\w.]+=", lines[0]) and not (tmp_path / "cache").exists()
+    assert re.match(r"drifting: error: data\.[\w.]+=", lines[0]) and not (given.parent / "cache").exists()
 
 
 def test_options_of_files_are_none_of_a_cache(tmp_path: Path) -> None:

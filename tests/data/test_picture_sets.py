@@ -20,6 +20,7 @@ from drifting.cli.commands import main
 from drifting.data.source import read_records
 from drifting.data.sources import make_source
 from drifting.errors import InputError, MachineError
+from drifting.scoring.reference import read_reference
 from tests.support import picture_sets
 from tests.support.encoded_images import encoded, every_kind, noise
 from tests.support.picture_sets import (
@@ -31,6 +32,7 @@ from tests.support.picture_sets import (
     Pictures,
     database,
     datum,
+    edm_members,
     form_of,
     hub_table,
     in_arrow,
@@ -45,7 +47,7 @@ from tests.support.picture_sets import (
     write,
     zip_of,
 )
-from tests.support.runs import FULL, ROOT
+from tests.support.runs import FULL, ROOT, TINY, metrics
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +421,53 @@ def test_no_length_of_a_file_passes_for_whole(form: str, tmp_path: Path) -> None
         with pytest.raises(InputError, match=r"cut short|is no zip archive|is no tar file|hold no samples") as error:
             make_source(name, path=path, image_size=8)
         assert "\n" not in str(error.value)
+
+
+def test_labels_of_held_out_pictures_are_those_of_training(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "a.png", PNG)
+    write(tmp_path / "train" / "labels.csv", b"a.png,7\n")
+    write(tmp_path / "val" / "a.png", PNG)
+    write(tmp_path / "val" / "labels.csv", b"a.png,8\n")
+    assert make_source("flat", path=tmp_path, image_size=8).class_names == ("7",)
+    with pytest.raises(InputError, match=r"the label 8 of 1 image is none of the 1 class \(7\)"):
+        make_source("flat", path=tmp_path, image_size=8, split="heldout")
+
+
+@pytest.mark.parametrize(("name", "data"), [("flat", {"a.png": PNG}), ("zip", {"all.zip": b""})])
+def test_pictures_without_labels_are_of_one_class(name: str, data: dict[str, bytes], tmp_path: Path) -> None:
+    for file, content in data.items():
+        write(tmp_path / file, content)
+    if name == "zip":
+        zip_of(tmp_path / "all.zip", edm_members(TRAIN, labelled=False))
+    found = make_source(name, path=tmp_path, image_size=8)
+    assert found.class_names == ("all",) and not found.labels.any()
+    with pytest.raises(InputError, match=r"held-out|is one file|has no .* with heldout"):
+        make_source(name, path=tmp_path, image_size=8, split="heldout")
+
+
+def test_they_are_trained_on_scored_against_and_encoded(tmp_path: Path) -> None:
+    """One form for each command: to the networks all are alike, as the arrays are."""
+    forms = {name: FORMS[name][1](tmp_path / name) for name in ("hub", "shards", "edm")}
+    grey = [f"--config.data.{key}" for key in ("image_size=8", "channels=1")]
+    data = ["--config.data.name=parquet", f"--config.data.path={forms['hub']}", *grey]
+    model = ["model.name=mlp", "model.num_heads=None", "model.depth=2", "loss.labels=2"]
+    steps = ["train.steps=2", "train.log_every=1", "train.sample_every=0"]
+    settings = [f"--config.{key}" for key in (*model, *steps)]
+    assert main(["train", f"--config={TINY}", f"--workdir={tmp_path / 'run'}", *data, *settings]) == 0
+    assert metrics(tmp_path / "run")[-1]["step"] == 2
+
+    data = ["--config.data.name=webdataset", f"--config.data.path={forms['shards']}", *grey]
+    out = tmp_path / "reference.npz"
+    assert main(["reference", f"--config={TINY}", *data, "--encoder=pixels", f"--out={out}"]) == 0
+    images = make_source("webdataset", path=forms["shards"], image_size=8, channels=1).__getitems__(range(9))[0]
+    mean, _ = read_reference(out).gaussians["features"]
+    np.testing.assert_allclose(mean, images.reshape(9, 64).mean(0), atol=1e-5)
+
+    data = ["name=zip", f"path={forms['edm']}", "image_size=16", "vae=random://smoke"]
+    settings = [f"--config.{key}" for key in ("cache.batch_size=32", *(f"data.{key}" for key in data))]
+    assert main(["cache", "--config=data/imagenet", f"--workdir={tmp_path / 'cache'}", *settings]) == 0
+    latents = make_source("latents", path=tmp_path / "cache")
+    np.testing.assert_array_equal(latents.labels, make_source("zip", path=forms["edm"], image_size=16).labels)
 
 
 def own_memory() -> float:

@@ -83,6 +83,16 @@ def repa(root: Path, found: Encoded) -> Path:
     return root
 
 
+def edm2(root: Path, found: Encoded) -> Path:
+    """The same in an archive, as EDM2's examples have it."""
+    repa(root / "made", found)
+    root = root / "img512-sd.zip"
+    with zipfile.ZipFile(root, "w") as archive:
+        for file in (folder := root.parent / "made" / "vae-sd").rglob("*"):
+            archive.write(file, file.relative_to(folder))
+    return root
+
+
 def fast_dit(root: Path, found: Encoded, scale: float = SD) -> Path:
     """extract_features.py of fast-DiT: drawn and scaled, a file for each image, numbered without zeros."""
     for name, arrays in {"features": first(found.mean) * np.float32(scale), "labels": found.labels}.items():
@@ -111,6 +121,7 @@ FOREIGN: dict[str, tuple[Callable[[Path, Encoded], Path], bool, bool]] = {
     "released": (released, True, True),
     "mar": (mar, False, True),
     "repa": (repa, False, False),
+    "edm2": (edm2, False, False),
     "fast_dit": (fast_dit, True, False),
     "lightning_dit": (lightning_dit, True, True),
     "lightning_dit_moments": (lambda root, found: lightning_dit(root, found, both=True), False, True),

@@ -44,8 +44,8 @@ class LatentsOptions:
 
 
 def written_by(folder: Path) -> LatentFiles | None:
-    """The files of a folder in the first format that fits; None: in none."""
-    if not folder.is_dir():
+    """The files of a folder, or in an archive, in the first format that fits; None: in none."""
+    if not folder.exists():
         return None
     found = next((kind for kind in LATENT_FORMATS if kind.is_there(folder)), None)
     return None if found is None else found(folder)

@@ -3,9 +3,11 @@
 A new format is a class with the members of `LatentFiles`, and an entry in `LATENT_FORMATS`.
 """
 
+import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.image_files import is_shown
+from drifting.data.zip_members import ZipMembers
 from drifting.errors import InputError, MachineError, one_line, while_reading
 
 SD_SCALE, SD_VAE = 0.18215, "hf://stabilityai/sd-vae-ft-mse"
@@ -81,7 +84,7 @@ class ReleasedCode:
     def is_there(cls, path: Path) -> bool:
         """Whether a folder holds such files."""
         root = path / "train" if (path / "train").is_dir() else path
-        folders = (folder for folder in root.iterdir() if folder.is_dir())
+        folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
         return any(file.name.endswith(".pt") for folder in folders for file in _some(folder))
 
     def read(self, index: int, mirror: bool) -> NDArray[Any]:
@@ -95,31 +98,33 @@ class ReleasedCode:
 
 
 class MeansAndDeviations:
-    """`00000/img-mean-std-00000000.npy` and `dataset.json`, as REPA's and EDM2's dataset_tools.py write them."""
+    """`00000/img-mean-std-00000000.npy` and `dataset.json`, as REPA's and EDM2's dataset_tools.py write them.
+
+    They lie in a folder or in a zip archive.
+    """
 
     writer, scale, vae, deviations, mirrored = "REPA (.npy)", 1.0, SD_VAE, True, False
     statistics = None
 
     def __init__(self, path: Path) -> None:
-        root = _below(path, "vae-sd")
-        listed = _labels_of_json(root / "dataset.json")
-        files = sorted(
-            os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-            for folder, _, names in os.walk(root)
-            for name in names
-            if name.endswith(".npy")
-        )
-        self._root, self._files = root, files
+        self._root, self._members = _below(path, "vae-sd"), None
+        if path.is_file():
+            listed, self._members = _labels_and_members(path)
+            files = [name.decode() for name in self._members.names]
+        else:
+            listed, files = _labels_of_json(self._root / "dataset.json"), sorted(_arrays_below(self._root))
+        self._files = files
         if listed is None:
             self.labels = np.zeros(len(files), np.int32)
             self.class_names: tuple[str, ...] = UNLABELLED
             return
         if missing := [file for file in files if file not in listed] or sorted(listed.keys() - set(files)):
             where = "has no label in dataset.json" if missing[0] not in listed else "is in dataset.json, and not there"
-            raise InputError(f"{root / missing[0]}: {where}, nor {len(missing) - 1:,} more: copy or make it again")
+            more = f" (and {len(missing) - 1:,} more)" if missing[1:] else ""
+            raise InputError(f"{self._root / missing[0]}: {where}{more}: copy or make it again")
         values = np.asarray([listed[file] for file in files])
-        self.class_names = classes_of(values, None, root)
-        self.labels = label_numbers(values, self.class_names, False, root)
+        self.class_names = classes_of(values, None, path)
+        self.labels = label_numbers(values, self.class_names, False, path)
 
     def channels_last(self, shape: tuple[int, ...]) -> bool:
         """They come first."""
@@ -127,14 +132,19 @@ class MeansAndDeviations:
 
     @classmethod
     def is_there(cls, path: Path) -> bool:
-        """Whether a folder holds such files."""
+        """Whether a folder or an archive holds such files."""
         root = _below(path, "vae-sd")
-        return (root / "dataset.json").is_file() and any(
-            file.name.endswith(".npy") for folder in root.iterdir() if folder.is_dir() for file in _some(folder)
+        return (path.is_file() and path.suffix.lower() == ".zip") or (
+            (root / "dataset.json").is_file()
+            and any(
+                file.name.endswith(".npy") for folder in root.iterdir() if folder.is_dir() for file in _some(folder)
+            )
         )
 
     def read(self, index: int, mirror: bool) -> NDArray[Any]:
         """Reads as `LatentFiles` says."""
+        if self._members is not None:
+            return _load(self._members.called(index), io.BytesIO(self._members.content(index)))
         return _load(self._root / self._files[index])
 
 
@@ -256,7 +266,7 @@ def _statistics(path: Path) -> dict[str, NDArray[np.float64]] | None:
     return {name: found[name].astype(np.float64).reshape(-1) for name in ("mean", "std")}
 
 
-def _labels_of_json(path: Path) -> dict[str, int] | None:
+def _labels_of_json(path: Any) -> dict[str, int] | None:
     """EDM's list of labels, by file; None: there are none."""
     try:
         with while_reading(path):
@@ -268,11 +278,35 @@ def _labels_of_json(path: Path) -> dict[str, int] | None:
         raise InputError(f"{path}: holds no labels as EDM writes them ({one_line(error)}): make it again") from error
 
 
-def _load(path: Path) -> NDArray[Any]:
-    """The array in an `.npy` file."""
+def _arrays_below(root: Path) -> Iterator[str]:
+    """The paths of all `.npy` files below a folder."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.endswith(".npy"):
+                yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+
+
+def _labels_and_members(path: Path) -> tuple[dict[str, int] | None, ZipMembers]:
+    """The labels and the `.npy` members of an archive."""
+    try:
+        with while_reading(path), zipfile.ZipFile(path) as archive:
+            members = sorted((i for i in archive.infolist() if i.filename.endswith(".npy")), key=lambda i: i.filename)
+            if "dataset.json" not in archive.namelist() or not members:
+                raise InputError(
+                    f"{path}: is no archive of latents as EDM2 writes them, dataset.json and .npy: give one"
+                )
+            return _labels_of_json(zipfile.Path(archive) / "dataset.json"), ZipMembers.of(path, members)
+    except (InputError, MachineError):
+        raise
+    except Exception as error:  # zipfile raises errors of any kind on damaged files
+        raise InputError(f"{path}: is no zip archive ({one_line(error)}): copy it again") from error
+
+
+def _load(path: Path | str, content: io.BytesIO | None = None) -> NDArray[Any]:
+    """The array in an `.npy` file, or in the content of one that is called `path`."""
     try:
         with while_reading(path):
-            found: NDArray[Any] = np.load(path, allow_pickle=False)
+            found: NDArray[Any] = np.load(content or path, allow_pickle=False)
         if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
             raise ValueError(f"holds no numbers but {getattr(found, 'dtype', type(found).__name__)}")
     except MachineError:

@@ -155,6 +155,8 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
     try:
         if data.path is not None and not is_place(data.path):
             remedy = "is an address, and images are read from paths, gs:// and s3://: mount or copy it"
+            if data.path.startswith("hf://"):
+                remedy += ", as `hf download` does"
             raise InputError(f"path={data.path!r}: {remedy}")
         found = make_source(data.name, split=split, options=data.options.get(data.name), **given)
         delivers = delivery(found)

@@ -3,7 +3,6 @@
 import logging
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,35 +18,25 @@ from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.labelling import ListOptions, find_list, labelled_rows
 from drifting.data.sources.splits import SPLIT_WORDS, not_what_it_seems, split_files
+from drifting.data.zip_members import ZipMembers
 from drifting.errors import InputError, MachineError, one_line, while_reading
 
 logger = logging.getLogger("drifting")
-
-LOCAL_HEADER = 30
-"""Bytes of a member's own header before its name and its extra field, whose lengths are the last four of them."""
 
 
 class ZipSource(EncodedSource):
     """Images in an archive, read where they lie and decoded then: see `zipped`."""
 
     def __init__(
-        self, archive: Path, index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...], size: int,
-        channels: int,
-    ) -> None:  # fmt: skip
-        super().__init__("zip", labels, names, size, channels)
-        self._archive, self._names = archive, index["name"]
-        self._places = np.stack([index["offset"], index["packed"], index["method"]], axis=1)
+        self, members: ZipMembers, labels: NDArray, class_names: tuple[str, ...], size: int, channels: int
+    ) -> None:
+        super().__init__("zip", labels, class_names, size, channels)
+        self._members = members
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
         """Yields for each image its name and its bytes."""
-        with while_reading(self._archive), self._archive.open("rb", buffering=0) as file:
-            for index in indices:
-                offset, packed, method = self._places[int(index)].tolist()
-                name = f"{self._names[int(index)].decode()} in {self._archive}"
-                header = os.pread(file.fileno(), LOCAL_HEADER, offset)
-                lengths = int(np.frombuffer(header[26:30], "<u2").sum())
-                content = os.pread(file.fileno(), packed, offset + LOCAL_HEADER + lengths)
-                yield name, content if method == zipfile.ZIP_STORED else _unpacked(name, content)
+        for index in indices:
+            yield self._members.called(int(index)), self._members.content(int(index))
 
 
 def zipped(
@@ -75,13 +64,13 @@ def zipped(
     check_size(image_size, channels)
     found = {name: _indexed(Path(path), name, options) for name in dict.fromkeys(("train", split))}
     (_, train), (archive, index) = found["train"], found[split]
+    members = ZipMembers(archive, index["name"], index["places"])
     if not len(index["label"]) or not len(train["label"]):
         logger.info("data: %s has neither a list of labels nor class folders: all is of one class", archive)
-        return ZipSource(archive, index, np.zeros(len(index["name"]), np.int32), UNLABELLED, image_size, channels)
+        return ZipSource(members, np.zeros(len(index["name"]), np.int32), UNLABELLED, image_size, channels)
     names = classes_of(train["label"], None, path)
-    return ZipSource(
-        archive, index, label_numbers(index["label"], names, False, path), readable(names), image_size, channels
-    )
+    labels = label_numbers(index["label"], names, False, path)
+    return ZipSource(members, labels, readable(names), image_size, channels)
 
 
 def _indexed(path: Path, split: str, options: ListOptions) -> tuple[Path, dict[str, NDArray[Any]]]:
@@ -95,7 +84,7 @@ def _indexed(path: Path, split: str, options: ListOptions) -> tuple[Path, dict[s
 
 
 def _index(path: Path, options: ListOptions) -> dict[str, NDArray[Any]]:
-    """For each image `name offset packed method`, and `label`, integers or texts; empty where there are none."""
+    """For each image `name` and `places` of `ZipMembers`, and `label`, integers or texts; empty: there are none."""
     try:
         with while_reading(path), zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if is_image(os.path.basename(info.filename))]
@@ -112,18 +101,9 @@ def _index(path: Path, options: ListOptions) -> dict[str, NDArray[Any]]:
         raise
     except Exception as error:  # zipfile raises errors of any kind on damaged files
         raise InputError(f"{path}: is no zip archive ({one_line(error)}): {not_what_it_seems(path)}") from error
-    for info in members:
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(
-                f"{path}: {info.filename} is encrypted, or packed otherwise than zip's deflate: pack it anew"
-            )
-    return {
-        "name": np.asarray([info.filename.encode() for info in members]),
-        "offset": np.asarray([info.header_offset for info in members]),
-        "packed": np.asarray([info.compress_size for info in members]),
-        "method": np.asarray([info.compress_type for info in members]),
-        "label": np.asarray([], np.int64) if found is None else found[1],
-    }
+    there = ZipMembers.of(path, members)
+    labels = np.asarray([], np.int64) if found is None else found[1]
+    return {"name": there.names, "places": there.places, "label": labels}
 
 
 def _class_folders(path: Path, names: list[str]) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -138,10 +118,3 @@ def _class_folders(path: Path, names: list[str]) -> tuple[NDArray[Any], NDArray[
             f"{path}: its folders are splits, {', '.join(sorted(folders))}: pack each into a zip of its own"
         )
     return np.arange(len(names)), np.asarray([parts[0] for parts in below])
-
-
-def _unpacked(name: str, content: bytes) -> bytes:
-    try:
-        return zlib.decompress(content, -zlib.MAX_WBITS)
-    except zlib.error as error:
-        raise InputError(f"cannot read the image {name}: {error}; copy the archive again") from error
