@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test lint bench parity chips stores docs results-check clean
+.PHONY: help demo test lint bench bench-check parity chips stores docs results-check clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -90,6 +90,9 @@ results-check: $(READY)  ## train one cell of the results on MNIST anew, from th
 
 bench: $(READY)  ## time the kernels, the losses and a training step on this machine
 	$(BIN)/python -m scripts.bench
+
+bench-check: $(READY)  ## compare what the compiler makes of the benches' programs with what is recorded
+	$(BIN)/python -m scripts.bench_check
 
 clean:  ## remove the environment, caches and the demo's runs; other runs stay
 	rm -rf .venv .venv-parity .venv-chips .venv-stores .venv-docs site runs/demo runs/mae_digits runs/mnist_check build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,18 +1,24 @@
-"""Time and memory of a training step and of its loss, beside the released code's; speed of the data path.
+"""Time and memory of a training step and of its parts; speed of the data path; another code's step beside ours.
 
     python -m scripts.bench
+    python -m scripts.bench --against=FOLDER
 
-Times are medians on this machine and move with it; floating-point operations and temporary memory are the compiler's
-own figures and do not. The released code's column was measured on a 2-core CPU under jax 0.10.2 and is repeated here as
-given: compare ratios of runs on one machine.
+Times are minima of ten calls on this machine and move with it; floating-point operations and temporary memory are the
+compiler's own figures and do not. Two codes are compared by the second line alone: it calls them in turns, in one
+process. `FOLDER/rival.py` has a function `workloads()`, which gives a dict of functions without arguments by the names
+of `WORKLOADS`, as many as there are; each makes one call and returns its arrays.
 """
 
+import argparse
 import dataclasses
+import importlib.util
 import io
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +42,11 @@ from drifting.method.loss import map_loss
 from drifting.method.objective import Objective
 from drifting.method.step import StepParts, begin_step, generator_inputs, real_features, step_loss, train_step
 from scripts import bench_data
-from scripts.measuring import made_up_state, timed
+from scripts.measuring import REPEATS, made_up_state, timed
 
 SHAPE, CLASSES = (16, 16, 4), 1000
 
-MICRO_BATCHES = (0, 32, 8, 2)  # of the 128 generated samples
+MICRO_BATCHES = (32, 8, 2)  # of the 128 generated samples
 
 # Workload T: a training step that keeps every part of the ImageNet recipe and fits two CPU cores.
 WORKLOAD_T = Config(
@@ -61,14 +67,26 @@ WORKLOAD_T = Config(
 ENCODER = MAEConfig(base_channels=32, layers=(1, 1, 1, 1))
 
 
-def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, float, float, float]:
-    """Median seconds of a call, GFLOP and MB of temporaries (the compiler's), and seconds to trace and compile."""
+class Measured(NamedTuple):
+    """A compiled call; its GFLOP, a loop's body once, and MB of temporaries, the compiler's; seconds to compile it."""
+
+    call: Callable[[], Any]
+    gflop: float
+    temporary: float
+    compile_seconds: float
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Measured:
+    """A function, compiled for its arguments."""
     start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    seconds = timed(lambda: compiled(*arguments))
-    memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    return float(np.median(seconds)), compiled.cost_analysis()["flops"] / 1e9, memory, compile_seconds
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    return Measured(lambda: program(*arguments), *figures(program), seconds)
+
+
+def figures(program: Any) -> tuple[float, float]:
+    """GFLOP and MB of temporaries of a compiled program."""
+    return program.cost_analysis()["flops"] / 1e9, program.memory_analysis().temp_size_in_bytes / 1e6
 
 
 def workload_t() -> tuple[StepParts, Callable[[], tuple[Any, Any]], dict[str, np.ndarray]]:
@@ -100,26 +118,25 @@ def micro_batched(parts: StepParts, size: int) -> StepParts:
     return dataclasses.replace(parts, recipe=dataclasses.replace(parts.recipe, micro_batch=size))
 
 
-def measure_step(parts: StepParts, state: Any, batch: Any, encoder: Any) -> tuple[float, float, float, float]:
-    """`measure` of a whole step, the state donated as in training."""
-    widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
+def compiled_step(parts: StepParts, state: Any, batch: Any, encoder: Any, *, measure: bool) -> Measured:
+    """A whole step, the state donated as in training. `measure`: as in a step that is logged."""
+    arguments = (batch, encoder, jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1), np.bool_(measure))
     start = time.perf_counter()
-    step = jax.jit(partial(train_step, parts), donate_argnums=0).lower(state, batch, encoder, widths, key).compile()
-    compile_seconds = time.perf_counter() - start
+    program = jax.jit(partial(train_step, parts), donate_argnums=0).lower(state, *arguments).compile()
+    seconds = time.perf_counter() - start
     state = jax.tree.map(jnp.copy, state)
 
     def one_step() -> Any:
         nonlocal state
-        state, metrics = step(state, batch, encoder, widths, key)
-        return state, metrics
+        state, metrics = program(state, *arguments)
+        return metrics
 
-    seconds = timed(one_step)
-    memory = step.memory_analysis().temp_size_in_bytes / 1e6
-    return float(np.median(seconds)), step.cost_analysis()["flops"] / 1e9, memory, compile_seconds
+    return Measured(one_step, *figures(program), seconds)
 
 
-def drift_problems(problems: int, channels: int) -> tuple[float, float, float, float]:
-    """Loss and gradient of the two-axis drift: 64 generated, 16 unconditional, 64 positives, three widths."""
+def drift_loss_of(problems: int, channels: int) -> tuple[Callable[..., Any], tuple[jax.Array, ...]]:
+    """The two-axis drift of 64 generated, 16 unconditional, 64 positives at three widths, and its arguments: value,
+    gradient and all metrics."""
     keys = jax.random.split(jax.random.key(0), 3)
     counts = (64, 64, 16)
     gen, pos, unc = (jax.random.normal(k, (1, n, problems, channels)) for k, n in zip(keys, counts, strict=True))
@@ -127,7 +144,7 @@ def drift_problems(problems: int, channels: int) -> tuple[float, float, float, f
     objective = Objective("drift", KERNELS["laplace"])
     widths = jnp.array([0.2, 0.05, 0.02])
     loss = partial(map_loss, objective, widths)
-    return measure(jax.value_and_grad(lambda gen: loss(gen, pos, unc, *weights)[0]), gen)
+    return jax.value_and_grad(loss, has_aux=True), (gen, pos, unc, *weights)
 
 
 def photographs(count: int) -> list[bytes]:
@@ -151,55 +168,104 @@ def images_per_second(crop: Callable[[Any, int, int], Any]) -> float:
     return len(encoded) / (time.process_time() - start)
 
 
-def main() -> None:
-    """Prints the table."""
-    table = Table(
-        "what",
-        "ms",
-        "GFLOP",
-        "MB temp",
-        "compile s",
-        "released code",
-        title=f"float32 on {jax.devices()[0].device_kind}",
-    )
+WORKLOADS = (
+    "step",
+    "generator, forward",
+    "generator, forward + backward",
+    "encoder, real samples",
+    "encoder, generated samples, forward + backward",
+    "drift loss, 256 problems x 64 channels",
+    "drift loss, 64 problems x 512 channels",
+)
+"""What another code may be compared in: parts of workload T, whose shapes docs/performance.md gives."""
 
-    def row(name: str, result: tuple[float, float, float, float], released: str) -> None:
-        seconds, flop, memory, compile_seconds = result
-        table.add_row(name, f"{seconds * 1e3:.0f}", f"{flop:.1f}", f"{memory:.0f}", f"{compile_seconds:.1f}", released)
 
+def workloads() -> Iterator[tuple[str, Callable[[], Measured]]]:
+    """Names, and what compiles each of them."""
     parts, make, batch = workload_t()
     state, encoder = jax.jit(make)()
-    widths, key = jnp.asarray(WORKLOAD_T.loss.widths), jax.random.key(1)
+    key = jax.random.key(1)
     draw = jax.jit(lambda state, batch: begin_step(parts, state, batch, encoder, key)[1])(state, batch)
     real = jnp.concatenate([draw.positives, draw.unconditional], axis=1).reshape(-1, *SHAPE)
     inputs = generator_inputs(draw)
     samples = jax.jit(parts.generator)(state.params, *inputs)
 
-    def forward(params: Any) -> jax.Array:
-        return parts.generator(params, *inputs)
-
     def mean_square(params: Any) -> jax.Array:
-        return jnp.mean(jnp.square(forward(params)))
+        return jnp.mean(jnp.square(parts.generator(params, *inputs)))
 
     def feature_energy(x: jax.Array) -> jax.Array:
-        return sum(jnp.mean(jnp.square(f)) for f in parts.features(encoder, x).values())
+        return jnp.sum(jnp.stack([jnp.mean(jnp.square(f)) for f in parts.features(encoder, x).values()]))
 
-    def loss(x: jax.Array) -> jax.Array:
+    def loss(x: jax.Array) -> Any:
         features = parts.features(encoder, x)
-        return step_loss(parts.recipe.objective, features, real_features(parts, draw, encoder), draw, widths)[0]
+        widths = jnp.asarray(WORKLOAD_T.loss.widths)
+        return step_loss(parts.recipe.objective, features, real_features(parts, draw, encoder), draw, widths)
 
+    step = partial(compiled_step, state=state, batch=batch, encoder=encoder)
+    yield "step", partial(step, parts, measure=False)
+    yield "step that is logged", partial(step, parts, measure=True)
     for size in MICRO_BATCHES:
-        name = f"workload T, {size} samples at a time" if size else "workload T, one step"
-        released = "" if size else "1709 ms, 68.7 GFLOP, 1168 MB, 20.5 s"
-        row(name, measure_step(micro_batched(parts, size), state, batch, encoder), released)
-    row("  generator, forward", measure(forward, state.params), "245 ms, 18.7 GFLOP")
-    row("  generator, forward + backward", measure(jax.value_and_grad(mean_square), state.params), "1306 ms, 985 MB")
-    row("  encoder, real samples", measure(partial(parts.features, encoder), real), "185 ms, 4.1 GFLOP")
-    row("  encoder, generated, f + b", measure(jax.value_and_grad(feature_energy), samples), "401 ms, 6.7 GFLOP")
-    row("  encoder and drift loss", measure(jax.value_and_grad(loss), samples), "741 ms (its three parts)")
-    row("drift loss, 256 problems x 64 channels", drift_problems(256, 64), "56.7 ms, 1.4 GFLOP, 67 MB")
-    row("drift loss, 64 problems x 512 channels", drift_problems(64, 512), "48.6 ms, 2.5 GFLOP, 46.5 MB")
-    Console(width=120).print(table)
+        yield f"step, {size} samples at a time", partial(step, micro_batched(parts, size), measure=False)
+    yield "generator, forward", partial(compiled, lambda params: parts.generator(params, *inputs), state.params)
+    yield "generator, forward + backward", partial(compiled, jax.value_and_grad(mean_square), state.params)
+    yield "encoder, real samples", partial(compiled, partial(parts.features, encoder), real)
+    name = "encoder, generated samples, forward + backward"
+    yield name, partial(compiled, jax.value_and_grad(feature_energy), samples)
+    yield "encoder and drift loss", partial(compiled, jax.value_and_grad(loss, has_aux=True), samples)
+    for problems, channels in ((256, 64), (64, 512)):
+        function, arguments = drift_loss_of(problems, channels)
+        yield f"drift loss, {problems} problems x {channels} channels", partial(compiled, function, *arguments)
+
+
+def race(folder: Path) -> Table:
+    """Our calls and those of another code in turns, minima of ten: `FOLDER/rival.py`."""
+    file = folder / "rival.py"
+    specification = importlib.util.spec_from_file_location("rival", file) if file.is_file() else None
+    if specification is None or specification.loader is None:
+        sys.exit(f"--against={folder}: has no rival.py")
+    rival = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(folder))
+    specification.loader.exec_module(rival)
+    theirs: dict[str, Callable[[], Any]] = rival.workloads()
+    if unknown := set(theirs) - set(WORKLOADS):
+        sys.exit(f"--against={folder}: workloads() has {', '.join(sorted(unknown))}: use {'; '.join(WORKLOADS)}")
+    table = Table("what", "ours, ms", "theirs, ms", "theirs / ours", title=f"in turns, minima of {REPEATS}")
+    for name, compile_ours in workloads():
+        if name in theirs:
+            ours, other = in_turns(compile_ours().call, theirs[name])
+            table.add_row(name, f"{ours * 1e3:.1f}", f"{other * 1e3:.1f}", f"{other / ours:.2f}")
+    return table
+
+
+def in_turns(*calls: Callable[[], Any]) -> list[float]:
+    """The least seconds of each call, the calls one after the other, as often as `REPEATS`."""
+    least = [float("inf")] * len(calls)
+    for call in calls:
+        jax.block_until_ready(call())
+    for _ in range(REPEATS):
+        for number, call in enumerate(calls):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            least[number] = min(least[number], time.perf_counter() - start)
+    return least
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another code's step beside ours, see above")
+    options = parser.parse_args(arguments)
+    console = Console(width=120)
+    if options.against is not None:
+        console.print(race(options.against))
+        return
+    table = Table("what", "ms", "GFLOP", "MB temp", "compile s", title=f"float32 on {jax.devices()[0].device_kind}")
+    for name, compile_it in workloads():
+        measured = compile_it()
+        seconds = min(timed(measured.call))
+        numbers = (f"{measured.gflop:.1f}", f"{measured.temporary:.0f}", f"{measured.compile_seconds:.1f}")
+        table.add_row(name, f"{seconds * 1e3:.0f}", *numbers)
+    console.print(table)
     central, random = (
         images_per_second(lambda pixels, size, _: centre_crop(pixels, size)),
         images_per_second(random_crop),
@@ -208,8 +274,8 @@ def main() -> None:
         f"images decoded and cropped: {central:.0f} a second and core, at random {random:.0f} (JPEG, 400 x 500 to 256)"
     )
     side = jnp.ones((2048, 2048))
-    seconds, flop, _, _ = measure(jnp.matmul, side, side)
-    print(f"matrix product of 2048 x 2048: {flop / seconds:.0f} GFLOP/s here, 200 where the released code was timed")
+    product = compiled(jnp.matmul, side, side)
+    print(f"matrix product of 2048 x 2048: {product.gflop / min(timed(product.call)):.0f} GFLOP/s")
     print("GFLOP of the generator's blocks count one block of four: the compiler counts the body of a loop once")
     bench_data.main()
 

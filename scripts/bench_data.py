@@ -14,7 +14,7 @@ from PIL import Image
 
 from drifting.config.schema import CacheBuild, CacheConfig, DataConfig
 from drifting.data.batches import Pipeline
-from drifting.data.latents.read import latents
+from drifting.data.latents.read import LatentSource
 from drifting.data.sources.folder import imagefolder
 from drifting.training.latents import build_cache
 
@@ -28,7 +28,7 @@ def latent_records(folder: Path) -> float:
     """Records a second, read in random order, mirrored by choice and batched: 32x32x4 latents, 10 warm shards."""
     data = DataConfig(name="synthetic", image_size=64, classes=10, vae="random://smoke")
     build_cache(CacheBuild(data, CacheConfig(shard_size=256)), folder)
-    batches = Pipeline(latents(folder), BATCH, seed=0, flip=True)
+    batches = Pipeline(LatentSource(folder), BATCH, seed=0, flip=True)
     for _ in range(WARM):
         next(batches)
     start = time.perf_counter()

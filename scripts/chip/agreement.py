@@ -153,8 +153,8 @@ def losses(device: jax.Device, tiny: bool) -> Iterator[Check]:
     widths = np.asarray(WIDTHS, np.float32)
     for objective, kernel, dtype in combinations(tiny):
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
-        both = (partial(_loss_and_gradient, objective, kernel, place) for place in (platform, "cpu"))
-        yield Check(f"losses, {dtype}", f"{objective}, {kernel}", *both, (widths, *given, weights))
+        there, here = (partial(_loss_and_gradient, objective, kernel, place) for place in (platform, "cpu"))
+        yield Check(f"losses, {dtype}", f"{objective}, {kernel}", there, here, (widths, *given, weights))
 
 
 def combinations(tiny: bool) -> list[tuple[str, str, str]]:

@@ -41,7 +41,8 @@ def rows(recipe: str, tiny: bool, seconds: float) -> Iterator[Row]:
     """One row: first what compiling showed, marked as partial, then the whole of it."""
     config, layout = share(recipe, tiny)
     workload, grid = measure_workload(config), Mesh(layout.devices)
-    sizes, refused = fitting(workload, grid, layout.platform), []
+    sizes = fitting(workload, grid, layout.platform)
+    refused: list[int] = []
     for size in sizes[:2]:
         try:
             yield from _measured(recipe, with_micro_batch(config, size), layout, workload, refused)
