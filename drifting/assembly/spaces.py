@@ -18,7 +18,17 @@ from drifting.config.schema import Config, FeaturesConfig, PretrainConfig
 from drifting.config.sections import parse_section
 from drifting.data.latents.foreign import ForeignLatents
 from drifting.data.source import LabelledSource, Source, delivery
-from drifting.errors import ConfigError, InputError, counted, one_of, require, require_argument, unusable, when_tried
+from drifting.errors import (
+    ArgumentError,
+    ConfigError,
+    InputError,
+    counted,
+    one_of,
+    require,
+    require_argument,
+    unusable,
+    when_tried,
+)
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
@@ -58,7 +68,13 @@ def sample_space(
     """
     if reference is None:
         return SampleSpace(image_shape, image_shape, None)
-    found = _network(key, reference, "vae", abstract, dtype="float32", remat=True, **(scale or {}))
+    try:
+        found = _network(key, reference, "vae", abstract, dtype="float32", remat=True, **(scale or {}))
+    except ArgumentError as error:
+        if scale is None:
+            raise
+        remedy = f"the latents' channels have been measured, and those of this VAE are others ({error}): name their own"
+        raise ConfigError(f"{key}={reference!r}: {remedy}") from error
     height, width, channels = image_shape
     vae: Autoencoder = nnx.merge(found.graphdef, found.params)
     factor = vae.downsampling

@@ -172,6 +172,10 @@ def test_the_vae_must_be_the_one_that_encoded(source: LatentSource, cache: Path,
         error.value
     )
     assert source_space(VAE, source).encoded and not source_space(VAE, imagefolder_like()).encoded
+    words = r"^data\.vae='random://flux': the latents' channels have been measured, .* must be 16"
+    with pytest.raises(ConfigError, match=words) as error:
+        source_space("random://flux", source, normalise=True)
+    assert "\n" not in str(error.value)
 
 
 # --- latents of measured channels -------------------------------------------------------------------------------------
@@ -341,6 +345,7 @@ def test_from_a_folder_of_images_to_samples(
     settings = folder | {"data__classes": None, "cache__max_bad": 0.01}
     assert commands("cache", "data/imagenet.py", "cache", **settings) == 0
     data = {"data__name": "latents", "data__path": tmp_path / "cache", "data__classes": None, "data__flip": True}
+    data |= {"data__normalise_latents": True}
     assert commands("pretrain", "mae_latent_256.py", "encoder", **data, data__random_crop=False) == 0
     encoder = tmp_path / "encoder" / "encoder"
     assert commands("train", "imagenet_latent_b.py", "generator", **data, features__mae=encoder) == 0
@@ -348,6 +353,7 @@ def test_from_a_folder_of_images_to_samples(
     log = capsys.readouterr().err
     assert "data: latents, 595 samples of 16x16x3, 100 classes" in log and f"of {VAE}" in log
     trained = TrainedGenerator.from_run(tmp_path / "generator")
+    assert trained.usage.latents is not None and trained.usage.latents["latents_std"] is not None
     assert trained.usage.vae == VAE and trained.space.shape == LATENT and len(trained.usage.class_names) == 100
     assert main(["sample", f"--workdir={tmp_path / 'generator'}", "--classes=class_003,7", "--columns=2"]) == 0
     assert (tmp_path / "generator" / "samples.png").is_file()
