@@ -1,22 +1,31 @@
 """Sources of somebody else, in this one file: images, and latents that were encoded elsewhere."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 
 from drifting.cli.commands import main
+from drifting.config.schema import DataConfig
 from drifting.data.source import ArraySource, Delivery
-from drifting.data.sources import SOURCES
+from drifting.data.sources import SOURCES, source
 from tests.support.runs import TINY, metrics
 
 
-def stripes(split: str = "train", image_size: int = 8) -> ArraySource:
+@dataclass(frozen=True)
+class StripeOptions:
+    """How the stripes look."""
+
+    contrast: Annotated[float, "the level of light stripes"] = 0.8
+
+
+def stripes(split: str = "train", image_size: int = 8, options: StripeOptions = StripeOptions()) -> ArraySource:
     """Horizontal and vertical stripes, light or dark."""
     rng = np.random.default_rng(split == "train")
     labels = np.arange(120) % 2
-    lines = np.sign(rng.normal(size=(120, image_size, 1))) * 0.8
+    lines = np.sign(rng.normal(size=(120, image_size, 1))) * options.contrast
     images = np.where(labels[:, None, None] == 0, lines, lines.transpose(0, 2, 1))
     return ArraySource(np.repeat(images[..., None], 1, -1).astype(np.float32), labels, ("rows", "columns"))
 
@@ -78,10 +87,21 @@ def test_latents_of_somebody_elses_cache_are_trained_on(tmp_path: Path, resident
 
 
 @pytest.mark.usefixtures("sources")
+def test_options_are_explained_and_reach_it(capsys: pytest.CaptureFixture[str]):
+    assert main(["help", "data.options.stripes.contrast"]) == 0
+    assert "the level of light stripes" in capsys.readouterr().out
+    dark = source(DataConfig(name="stripes", options={"stripes": {"contrast": 0.25}}))
+    assert np.abs(dark[0][0]).max() == 0.25
+
+
+@pytest.mark.usefixtures("sources")
 def test_what_it_does_not_take_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for flags, message in (
         (["--config.data.name=stripe"], "data.name='stripe': use one of digits, array"),
         (["--config.data.name=stripes", "--config.data.path=x"], "data.path='x': source 'stripes' takes no path"),
+        (["--config.data.options.stripes.contrast=dark"], "data.options.stripes.contrast='dark': expected float"),
+        (["--config.data.options.stripes.colour=1"], "data.options.stripes.colour=1: there is no such key"),
+        (["--config.data.options.moments.colour=1"], "data.options='moments': use one of "),
         (["--config.data.name=moments", "--config.data.flip=True"], "data.name='moments': "),
         (["--config.data.name=moments", "--config.data.vae=random://sd"], "data.vae='random://sd': "),
     ):

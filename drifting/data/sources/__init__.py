@@ -1,4 +1,8 @@
-"""Image sets by name. A new data set is a function that returns a `LabelledSource`, and an entry in `SOURCES`."""
+"""Image sets by name. A new data set is a function that returns a `LabelledSource`, and an entry in `SOURCES`.
+
+Where it has options of its own, they are a frozen dataclass, the annotation of its parameter `options`: they are the
+settings `data.options.NAME`, which `drifting help` and docs/settings.md explain by the dataclass.
+"""
 
 import inspect
 import re
