@@ -1,16 +1,17 @@
 """What settings name, found in the registries before data are read or anything is compiled."""
 
 from drifting.assembly.networks import check_model
-from drifting.assembly.recipe import objective_of
+from drifting.assembly.recipe import objective_of, optimizer_of
 from drifting.assembly.spaces import encoder_options
 from drifting.config.checks import check
-from drifting.config.schema import AnyConfig, Config
+from drifting.config.schema import AnyConfig, CacheBuild, Config
 from drifting.data.sources import SOURCES
 from drifting.errors import one_of, require
 from drifting.method.encoders import ENCODERS
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
 from drifting.method.objective import FEATURE_SCALES
+from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES
 from drifting.method.potentials import LOSSES
 from drifting.networks import NETWORKS
 from drifting.networks.dit import PRESETS
@@ -28,6 +29,8 @@ def check_settings(config: AnyConfig, *, own_network: bool = False, own_encoder:
     """
     check(config)
     one_of("data.name", config.data.name, SOURCES)
+    if not isinstance(config, CacheBuild):
+        optimizer_of(config.optimizer, config.train.steps)
     if not isinstance(config, Config):
         return
     objective_of(config.loss)
@@ -52,6 +55,9 @@ def known_names() -> dict[str, tuple[str, ...]]:
         "model.preset": PRESETS,
         "loss.objective": [*LOSSES, *FIELDS],
         "loss.kernel": KERNELS,
+        "optimizer.name": OPTIMIZERS,
+        "optimizer.decay": SCHEDULES,
+        "optimizer.decayed": DECAYED,
         "loss.feature_scale": FEATURE_SCALES,
         "features.encoders": ENCODERS,
     }

@@ -6,8 +6,8 @@ from drifting.method.fields import FIELDS
 from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
 from drifting.method.objective import FEATURE_SCALES, LOSS_MEMORY, Objective
+from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES, Optimizer, learning_rate, make_optimizer
 from drifting.method.potentials import LOSSES
-from drifting.method.state import Optimizer, learning_rate, make_optimizer
 from drifting.method.step import Recipe
 
 
@@ -46,16 +46,26 @@ def objective_of(loss: LossConfig, platform: str | None = None) -> Objective:
 
 
 def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:
-    """Clip, AdamW and schedule for a run of so many steps."""
+    """Clip, optimiser and schedule for a run of so many steps.
+
+    Raises:
+        ConfigError: there is no such optimiser, schedule or choice of what decays.
+    """
+    one_of("optimizer.name", config.name, OPTIMIZERS)
+    one_of("optimizer.decay", config.decay, SCHEDULES)
+    one_of("optimizer.decayed", config.decayed, DECAYED)
     schedule = learning_rate(
         peak=config.learning_rate,
         warmup_steps=config.warmup_steps,
         total_steps=steps,
         decay=config.decay,
         no_op_steps=config.no_op_steps,
+        decay_steps=config.decay_steps,
     )
     return make_optimizer(
         schedule,
+        name=config.name,
+        decayed=config.decayed,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,

@@ -115,11 +115,14 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
     for key in ("b1", "b2"):
         require(0 <= getattr(optimizer, key) < 1, f"optimizer.{key}", getattr(optimizer, key), "a decay lies in [0, 1)")
     require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "use 0 or more")
-    _at_least(0, "optimizer", optimizer, "warmup_steps", "no_op_steps")
+    _at_least(0, "optimizer", optimizer, "warmup_steps", "no_op_steps", "decay_steps")
     before = optimizer.no_op_steps + optimizer.warmup_steps
-    if optimizer.decay == "cosine":
-        remedy = f"must exceed optimizer.no_op_steps + warmup_steps = {before} for a cosine"
+    if optimizer.decay != "constant":
+        remedy = f"must exceed optimizer.no_op_steps + warmup_steps = {before} for optimizer.decay={optimizer.decay}"
         require(steps > before, "train.steps", steps, remedy)
+    if optimizer.decay == "wsd":
+        remedy = f"use 1 to {steps - before}, the steps after the warm-up, for optimizer.decay=wsd"
+        require(0 < optimizer.decay_steps <= steps - before, "optimizer.decay_steps", optimizer.decay_steps, remedy)
 
 
 def _check_model(model: ModelConfig) -> None:

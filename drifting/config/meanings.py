@@ -15,6 +15,7 @@ COMMAND_SETTINGS: dict[str, type] = {"train": Config, "pretrain": PretrainConfig
 
 REGISTRY_SETTINGS = (
     "data.name", "model.name", "model.preset", "loss.objective", "loss.kernel", "loss.feature_scale",
+    "optimizer.name", "optimizer.decay", "optimizer.decayed",
     "features.encoders",
 )  # fmt: skip
 """The settings that name entries of registries, which let choose from what is entered there."""

@@ -20,8 +20,6 @@ from drifting.errors import require_argument
 
 Dtype = Literal["float32", "bfloat16"]
 
-Decay = Literal["constant", "cosine"]
-
 Residence = Literal["device", "host"]
 
 SEED_LIMIT = 2**32  # seeds are 32-bit words of the random generator
@@ -165,17 +163,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up."""
+    """What makes a step of a gradient, with linear warm-up."""
 
+    name: Annotated[str, "adamw; or muon for matrices, and adamw for the rest"] = "adamw"
     learning_rate: Annotated[float, "the highest rate, after the warm-up"] = 2e-4
     warmup_steps: Annotated[int, "steps in which the rate rises from 0"] = 5000
     decay: Annotated[
-        Decay, "how the rate goes on after the warm-up: constant, or as a cosine that ends at train.steps"
+        str,
+        "the rate after the warm-up: constant; falling until train.steps: cosine, linear; wsd: in decay_steps alone",
     ] = "constant"
+    decay_steps: Annotated[int, "last steps of the run, in which the rate of wsd falls"] = 0
     b1: Annotated[float, "AdamW: decay of the mean of gradients"] = 0.9
     b2: Annotated[float, "AdamW: decay of the mean of their squares"] = 0.95
     eps: Annotated[float, "AdamW: added to the root of the latter"] = 1e-8
-    weight_decay: Annotated[float, "AdamW: pull of the parameters towards 0"] = 0.01
+    weight_decay: Annotated[float, "pull of the parameters towards 0, times the rate"] = 0.01
+    decayed: Annotated[str, "what is pulled: all parameters, or matrices, not gains, biases and tables"] = "all"
     clip_norm: Annotated[float, "longer gradients are shortened to this norm"] = 2.0
     no_op_steps: Annotated[int, "first steps that update nothing, while banks fill"] = 0
 

@@ -1,4 +1,4 @@
-"""Training state, optimiser, learning-rate schedule and exponential moving averages of the parameters."""
+"""Training state: parameters, state of the optimiser, exponential moving averages, banks; and an update of it."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,36 +9,13 @@ import optax
 from jax import Array
 from jaxtyping import Float32, Int32
 
+from drifting.method.optimizer import Optimizer
 from drifting.method.pool import Banks
 from drifting.method.power_average import share_of_new
 from drifting.networks.network import Params
 
-WARMUP_START_RATE = 1e-6
-"""Learning rate at the first update of a warm-up (released recipe)."""
-
 STD_PREFIX = "std="
 """Begins the key of an average that is known by its width."""
-
-COSINE_END_FRACTION = 1e-6
-"""The cosine ends at this fraction of the peak (released recipe)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Clipping, AdamW and a learning rate that is a function of the *training step*.
-
-    The rate is kept apart from the transform, whose own count is the number of updates: with no-op steps the two
-    differ.
-
-    Attributes:
-        transform: makes a direction of descent of a gradient: everything of AdamW but the rate.
-        learning_rate: gives the rate at a training step.
-        clip_norm: largest global L2 norm of the gradient that reaches Adam.
-    """
-
-    transform: optax.GradientTransformation
-    learning_rate: optax.Schedule
-    clip_norm: float
 
 
 @jax.tree_util.register_dataclass
@@ -62,69 +39,6 @@ class TrainState:
     ema: dict[str, Params] = dataclasses.field(repr=False)
     banks: Banks | None = dataclasses.field(default=None, repr=False)
     neighbour_scale: Float32[Array, "classes"] | None = dataclasses.field(default=None, repr=False)
-
-
-def learning_rate(
-    *, peak: float, warmup_steps: int, total_steps: int, decay: str = "constant", no_op_steps: int = 0
-) -> optax.Schedule:
-    """The released schedule: linear from 1e-6 to `peak`, then constant or a cosine to `1e-6 * peak`.
-
-    It is indexed by the training step before its update, so the first update uses 1e-6 (or `peak` without warm-up).
-
-    Args:
-        peak: learning rate after the warm-up.
-        warmup_steps: steps of the linear ramp; 0 = none.
-        total_steps: training steps of the whole run, where the cosine ends; constant afterwards.
-        decay: `"constant"` or `"cosine"`.
-        no_op_steps: steps at the start that update nothing (rate 0); the schedule starts after them.
-
-    Raises:
-        ValueError: for an unknown `decay`, a negative length, or a cosine that no steps are left for.
-    """
-    if warmup_steps < 0 or no_op_steps < 0:
-        raise ValueError(f"learning_rate: warmup_steps={warmup_steps}, no_op_steps={no_op_steps} must not be negative")
-    if decay == "constant":
-        after = optax.schedules.constant_schedule(peak)
-    elif decay == "cosine":
-        decay_steps = total_steps - no_op_steps - warmup_steps
-        if decay_steps < 1:
-            raise ValueError(
-                f"learning_rate: total_steps={total_steps} leaves no step for the cosine after "
-                f"no_op_steps={no_op_steps} and warmup_steps={warmup_steps}; raise total_steps or shorten the warm-up"
-            )
-        after = optax.schedules.cosine_decay_schedule(peak, decay_steps, alpha=COSINE_END_FRACTION)
-    else:
-        raise ValueError(f'learning_rate: decay={decay!r} is unknown; use "constant" or "cosine"')
-
-    pieces, boundaries = [after], []
-    if warmup_steps:
-        pieces.insert(0, optax.schedules.linear_schedule(WARMUP_START_RATE, peak, warmup_steps))
-        boundaries.append(no_op_steps + warmup_steps)
-    if no_op_steps:
-        pieces.insert(0, optax.schedules.constant_schedule(0.0))
-        boundaries.insert(0, no_op_steps)
-    return optax.schedules.join_schedules(pieces, boundaries)
-
-
-def make_optimizer(
-    schedule: optax.Schedule, *, b1: float, b2: float, weight_decay: float, clip_norm: float, eps: float = 1e-8
-) -> Optimizer:
-    """AdamW behind a global-norm clip, as released: `eps` outside the root, decoupled decay on *all* tensors.
-
-    Args:
-        schedule: gives the learning rate at a training step, see `learning_rate`.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        weight_decay: decoupled decay, multiplied by the learning rate.
-        clip_norm: gradients whose global L2 norm reaches it are scaled down to it.
-        eps: Adam's epsilon.
-    """
-    transform = optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay),
-    )
-    return Optimizer(transform, schedule, clip_norm)
 
 
 def init_ema(params: Params, decays: Iterable[float], stds: Iterable[float] = ()) -> dict[str, Params]:

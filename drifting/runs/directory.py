@@ -1,6 +1,7 @@
 """The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
 
 import json
+import math
 import reprlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -70,13 +71,14 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
         return
     old, new = read_config(workdir, type(config)), config
     changed = differences(to_dict(old), to_dict(new))
-    fixed = "train.steps" if _schedule_ends(config) else None
+    fixed = None if _last_step(workdir) <= min(_falls_from(old), _falls_from(new)) else "train.steps"
     changed = {key: pair for key, pair in changed.items() if key == fixed or not is_resumable(key)}
     if changed:
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in changed.items())
         remedy = "put them back or choose another folder"
         if fixed in changed:
-            remedy = f"with optimizer.decay=constant train.steps could grow, here it is where a schedule ends: {remedy}"
+            why = "with optimizer.decay=constant train.steps could grow, and with wsd until the rate falls"
+            remedy = f"{why}; here it is where a schedule ends: {remedy}"
         raise ArgumentError("workdir", workdir, f"holds a run with other settings ({listed}); {remedy}")
 
 
@@ -92,12 +94,23 @@ def _has_begun(workdir: Path, config: AnyConfig) -> bool:
     return (metrics.is_file() and metrics.stat().st_size > 0) or any(any(path.iterdir()) for path in folders)
 
 
-def _schedule_ends(config: AnyConfig) -> bool:
-    """Whether what a step does depends on how many there will be."""
+def _falls_from(config: AnyConfig) -> float:
+    """How many steps can be done before one depends on how many there will be; infinity: none does; -1: the first."""
     if isinstance(config, CacheBuild):
-        return False
-    ramp = isinstance(config, PretrainConfig) and config.mae.lambda_cls > 0
-    return ramp or config.optimizer.decay != "constant"
+        return math.inf
+    if isinstance(config, PretrainConfig) and config.mae.lambda_cls > 0:
+        return -1
+    optimizer = config.optimizer
+    if optimizer.decay == "wsd":
+        return config.train.steps - optimizer.decay_steps
+    return math.inf if optimizer.decay == "constant" else -1
+
+
+def _last_step(workdir: Path) -> int:
+    """The last step of which there is a checkpoint, 0 without one."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def write_config(workdir: Path, config: AnyConfig) -> None:

@@ -21,6 +21,12 @@ from tests.config.test_checks import NO_BANK, SIZED, make, message_of
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"data.name": "digts"}, "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ({"loss.objective": "drfit"}, "loss.objective='drfit': use one of log_kde,"),
+    (
+        {"optimizer.decay": "cosin"},
+        "optimizer.decay='cosin': use one of constant, cosine, linear, wsd (did you mean 'cosine'?)",
+    ),
+    ({"optimizer.name": "moun"}, "optimizer.name='moun': use one of adamw, muon (did you mean 'muon'?)"),
+    ({"optimizer.decayed": "kernels"}, "optimizer.decayed='kernels': use one of all, matrices"),
     ({"loss.kernel": "gausian"}, "loss.kernel='gausian': use one of gaussian,"),
     ({"loss.feature_scale": "map"}, "loss.feature_scale='map': use one of per_map,"),
     ({"features.encoders": ("vit",)}, "features.encoders='vit': use one of mae, convnext"),

@@ -145,7 +145,7 @@ def test_settings_that_name_registries_are_known_without_them():
 
 def test_what_is_said_without_the_registries_is_the_same(capsys: pytest.CaptureFixture[str]):
     found = [*SECTIONS, *STUDY_SECTIONS]
-    for topic in ("optimizer", "train", "mesh", "mae", "eval.alpha", "loss.widths", "mae.layers", "model.depth"):
+    for topic in ("train", "mesh", "mae", "eval.alpha", "optimizer.b1", "loss.widths", "mae.layers", "model.depth"):
         out = printed(capsys, "help", topic)
         assert out.endswith(f"{explanation_of(topic, found)}\n")
 

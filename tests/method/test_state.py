@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from drifting.method import bank, state
+from drifting.method.optimizer import Optimizer, learning_rate, make_optimizer
 from drifting.method.pool import Banks
 from tests.support.golden_files import group, load, meta, unflatten
 
@@ -34,14 +35,14 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def optimizer(no_op_steps: int = 0, **changes) -> state.Optimizer:
-    schedule = state.learning_rate(
+def optimizer(no_op_steps: int = 0, **changes) -> Optimizer:
+    schedule = learning_rate(
         peak=0.01, warmup_steps=3, total_steps=30 + no_op_steps, decay="cosine", no_op_steps=no_op_steps
     )
-    return state.make_optimizer(schedule, **(HYPER | changes))
+    return make_optimizer(schedule, **(HYPER | changes))
 
 
-def step_function(opt: state.Optimizer, no_op_steps: int = 0):
+def step_function(opt: Optimizer, no_op_steps: int = 0):
     return jax.jit(lambda s, g: state.apply_gradients(s, g, opt, no_op_steps), donate_argnums=0)
 
 
@@ -55,7 +56,7 @@ def test_schedules_golden(golden):
     for name in names:
         case = group(z, f"lr/{name}")
         m = meta(case)
-        schedule = state.learning_rate(
+        schedule = learning_rate(
             peak=m["learning_rate"],
             warmup_steps=m["warmup_steps"],
             total_steps=m["total_steps"],
@@ -83,7 +84,7 @@ def test_schedule_is_the_formula(decay, warmup, no_op):
         done = min((step - warmup) / (total - no_op - warmup), 1.0)
         return peak * ((1 - 1e-6) * 0.5 * (1 + np.cos(np.pi * done)) + 1e-6)
 
-    schedule = state.learning_rate(peak=peak, warmup_steps=warmup, total_steps=total, decay=decay, no_op_steps=no_op)
+    schedule = learning_rate(peak=peak, warmup_steps=warmup, total_steps=total, decay=decay, no_op_steps=no_op)
     steps = np.arange(60)
     got = np.array([schedule(s) for s in steps])
     np.testing.assert_allclose(got, [formula(s) for s in steps], rtol=1e-5, atol=1e-6 * peak)
@@ -92,11 +93,11 @@ def test_schedule_is_the_formula(decay, warmup, no_op):
 
 def test_schedule_refuses_nonsense():
     with pytest.raises(ValueError, match="decay='step'"):
-        state.learning_rate(peak=1.0, warmup_steps=0, total_steps=10, decay="step")
+        learning_rate(peak=1.0, warmup_steps=0, total_steps=10, decay="step")
     with pytest.raises(ValueError, match="warmup_steps=-1"):
-        state.learning_rate(peak=1.0, warmup_steps=-1, total_steps=10)
+        learning_rate(peak=1.0, warmup_steps=-1, total_steps=10)
     with pytest.raises(ValueError, match="no step for the cosine"):
-        state.learning_rate(peak=1.0, warmup_steps=6, total_steps=10, decay="cosine", no_op_steps=4)
+        learning_rate(peak=1.0, warmup_steps=6, total_steps=10, decay="cosine", no_op_steps=4)
 
 
 # --- optimiser --------------------------------------------------------------------------------------------------------
@@ -106,10 +107,8 @@ def test_optimizer_golden(golden):
     z = load(golden / "lr_optimizer.npz")
     m = meta(z, "opt/meta")
     lr = m["lr_schedule"]
-    schedule = state.learning_rate(
-        peak=lr["learning_rate"], warmup_steps=lr["warmup_steps"], total_steps=lr["total_steps"]
-    )
-    opt = state.make_optimizer(
+    schedule = learning_rate(peak=lr["learning_rate"], warmup_steps=lr["warmup_steps"], total_steps=lr["total_steps"])
+    opt = make_optimizer(
         schedule, b1=m["b1"], b2=m["b2"], eps=m["eps"], weight_decay=m["weight_decay"], clip_norm=m["max_grad_norm"]
     )
     start = jax.tree.map(jnp.array, unflatten(group(z, "opt/param0")))

@@ -18,8 +18,9 @@ import pytest
 from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.errors import CheckpointError, ConfigError, InputError
 from drifting.method import bank
+from drifting.method.optimizer import make_optimizer
 from drifting.method.pool import Banks
-from drifting.method.state import TrainState, make_optimizer, make_state
+from drifting.method.state import TrainState, make_state
 from drifting.runs import checkpoints as module
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import check_config, read_config, write_config

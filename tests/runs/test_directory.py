@@ -72,6 +72,25 @@ def test_a_folder_without_a_step_done_takes_other_settings(tmp_path: Path):
         check_config(tmp_path / "cache", CacheBuild.of(cache={"flip": False}))
 
 
+def test_a_rate_that_falls_at_the_end_lets_a_run_grow_until_then(tmp_path: Path):
+    """The rate of steps 0 to 79 is the same whether there are 100 or 120, that of the step after 80 is not."""
+    falling = dict(decay="wsd", decay_steps=20, warmup_steps=10)
+
+    def of(steps: int) -> Config:
+        return Config.of(optimizer=falling, train={"steps": steps})
+
+    begin(tmp_path, of(100))
+    for step, grows in ((40, True), (80, True), (81, False)):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+        if grows:
+            check_config(tmp_path, of(120))
+            continue
+        with pytest.raises(ConfigError, match=r"train\.steps was 100, is 120\); .*with wsd until the rate falls"):
+            check_config(tmp_path, of(120))
+    with pytest.raises(ConfigError, match=r"train\.steps was 100, is 90"):
+        check_config(tmp_path, of(90))
+
+
 @pytest.mark.parametrize(("kind", "path"), settings(), ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_every_setting_is_listed_as_resumable_or_refused(kind: Any, path: str, tmp_path: Path):
     section, _, key = path.partition(".")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from drifting.errors import ArgumentError, InputError
+from drifting.method.optimizer import learning_rate, make_optimizer
 from drifting.method.power_average import WIDEST_STD, combination, exponent, profile, share_of_new
-from drifting.method.state import STD_PREFIX, TrainState, apply_gradients, learning_rate, make_optimizer, make_state
+from drifting.method.state import STD_PREFIX, TrainState, apply_gradients, make_state
 from drifting.weights.averages import AVERAGES, reconstruct, store_averages, stored_averages
 
 STEPS, EVERY, NO_OP, STDS = 600, 50, 4, (0.05, 0.1)
