@@ -14,10 +14,11 @@ from drifting.cli.settings import load_settings
 from drifting.config.parse import parse
 from drifting.config.schema import Config
 from drifting.experiments.plan.compiled import CompiledStep, _mesh, _nothing_kept, compile_step
+from drifting.experiments.plan.plan import DEVICE_KINDS
 from drifting.experiments.plan.workload import Mesh, measure_workload
 from drifting.method import bank
 from drifting.method.bank import Bank
-from tests.support.runs import ROOT
+from tests.support.runs import FULL, ROOT
 
 NEEDS = {"h200": "jax_cuda12_plugin", "tpu-v6e": "libtpu"}
 
@@ -117,3 +118,36 @@ def test_the_published_ablation_on_eight_h200(micro_batch: int, peak: float):
     assert max(counts.loops) <= 12
     if micro_batch == 0:
         assert counts.launches.total() <= 6000 and counts.moved.total() <= 1250e9
+
+
+@pytest.mark.skipif(not FULL, reason="takes an hour; set DRIFTING_FULL_TESTS=1")
+@pytest.mark.parametrize(
+    ("experiment", "device", "mesh", "micro_batch", "kernels"),
+    [
+        ("imagenet_latent_l", "h200", Mesh(8), 2048, 50_000),
+        ("imagenet_pixel_b", "h200", Mesh(8), 4096, 50_000),
+        ("imagenet_ablation", "tpu-v6e", Mesh(64), 0, None),
+        ("imagenet_latent_l", "tpu-v6e", Mesh(64), 2048, None),
+    ],
+)
+def test_the_larger_recipes_at_full_size(
+    experiment: str, device: str, mesh: Mesh, micro_batch: int, kernels: int | None
+):
+    """They fit, in the micro-batches that `drifting plan` chooses, and as it says; nothing travels but sums."""
+    settings = load_settings(str(ROOT / "configs" / f"{experiment}.py")).to_dict()
+    settings["train"]["micro_batch"] = micro_batch
+    config = parse(settings)
+    assert isinstance(config, Config)
+    # The TPU compiler takes very long for so large a step unless it is told not to look for the best of everything.
+    before = jax.config.jax_optimization_level
+    jax.config.update("jax_optimization_level", "O0" if device.startswith("tpu") else before)
+    try:
+        step = compile_step(config, mesh, device)
+    finally:
+        jax.config.update("jax_optimization_level", before)
+    found = DEVICE_KINDS[device]
+    assert step.peak <= found.usable
+    total = measure_workload(config).total(mesh, micro_batch, found.platform)
+    assert total == pytest.approx(step.peak, rel=0.15)
+    assert step.counts.collectives.keys() == {"all-reduce"}
+    assert kernels is None or step.counts.launches.total() <= kernels
