@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
@@ -14,6 +14,7 @@ from drifting.assembly.feed import reading
 from drifting.assembly.names import check_settings
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.spaces import named_vae, normalised, source_space
+from drifting.assembly.start import Beginner, StartingPoint, begun, start_of
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import PretrainConfig
 from drifting.data.batches import Pipeline
@@ -40,7 +41,8 @@ class Pretraining:
         arguments: constructor arguments of the autoencoder, JSON-able.
         parts: what the step is compiled for.
         layout: says where every array lies.
-        empty: makes the state before the first step; it can be jitted.
+        empty: makes the state before the first step, of parameters some of which may be given, see `begun`; it can be
+            jitted.
         frozen: parameters of the VAE of latents, on all devices.
         key: the run's key.
         compiled: the jitted step, `(state, batch, frozen, key) -> (state, metrics)`; the state is donated.
@@ -53,16 +55,27 @@ class Pretraining:
     arguments: dict[str, Any]
     parts: MAEStepParts = field(repr=False)
     layout: Layout
-    empty: Callable[[], TrainState] = field(repr=False)
+    empty: Callable[..., TrainState] = field(repr=False)
     frozen: Params = field(repr=False)
     key: Array = field(repr=False)
     compiled: Callable[..., tuple[TrainState, dict[str, Array]]] = field(repr=False)
     feed: Pipeline = field(repr=False)
     identity: dict[str, Any] = field(repr=False)
 
+    @cached_property
+    def start(self) -> StartingPoint | None:
+        """What the run begins with in place of drawn parameters, see `Run.start`."""
+        train = self.config.train
+        if train.start is None:
+            return None
+        beginner = Beginner("mae", self.arguments, jax.eval_shape(self.empty).params, self.source.class_names)
+        return start_of(train.start, train.start_classes, beginner)
+
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        state: TrainState = jax.jit(self.empty, out_shardings=shardings(self.layout, jax.eval_shape(self.empty)))()
+        taken = None if self.start is None else self.layout.put(self.start.taken)
+        placed = shardings(self.layout, jax.eval_shape(self.empty))
+        state: TrainState = jax.jit(self.empty, out_shardings=placed)(taken)
         return state
 
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -99,8 +112,9 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
     def autoencoder() -> nnx.Module:
         return networks.autoencoder(arguments, key)
 
-    def empty_state() -> TrainState:
-        return make_state(nnx.to_pure_dict(nnx.state(autoencoder())), optimizer, ema_decays=train.ema_decays)
+    def empty_state(taken: dict[str, Array] | None = None) -> TrainState:
+        params = begun(nnx.to_pure_dict(nnx.state(autoencoder())), taken)
+        return make_state(params, optimizer, ema_decays=train.ema_decays)
 
     graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
     placement = ONE_DEVICE if layout.devices == 1 else layout

@@ -18,6 +18,7 @@ from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
 from drifting.assembly.spaces import feature_encoder, features_on, named_vae, normalised, own_encoder, source_space
+from drifting.assembly.start import Beginner, StartingPoint, begun, start_of
 from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import Config
@@ -27,7 +28,7 @@ from drifting.data.source import LabelledSource, checked_source
 from drifting.data.sources import source as open_source
 from drifting.devices import mesh
 from drifting.devices.mesh import Layout, shardings
-from drifting.errors import as_argument, require_argument
+from drifting.errors import as_argument, require, require_argument
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.images import generate_images
 from drifting.method.placement import ONE_DEVICE
@@ -53,7 +54,8 @@ class Run:
         encoder: the feature space of the loss.
         parts: what the step is compiled for.
         layout: says where every array lies.
-        empty: makes the state before the first step, its banks still empty; it can be jitted.
+        empty: makes the state before the first step, its banks still empty, of parameters some of which may be given,
+            see `begun`; it can be jitted.
         frozen: parameters of the frozen networks, on all devices.
         widths, key: the other constants of the step.
         compiled: the jitted step, `(state, batch, frozen, widths, key) -> (state, metrics)`; the state is donated.
@@ -66,7 +68,7 @@ class Run:
     encoder: FeatureEncoder
     parts: StepParts = field(repr=False)
     layout: Layout
-    empty: Callable[[], TrainState] = field(repr=False)
+    empty: Callable[..., TrainState] = field(repr=False)
     frozen: Params = field(repr=False)
     widths: Array = field(repr=False)
     key: Array = field(repr=False)
@@ -75,14 +77,30 @@ class Run:
     identity: dict[str, Any] = field(repr=False)
     _closed: Event = field(default_factory=Event, init=False, repr=False)
 
+    @cached_property
+    def start(self) -> StartingPoint | None:
+        """What the run begins with in place of drawn parameters, None for nothing; read when it is first asked for.
+
+        Raises:
+            ConfigError, HubError: see `start_of`.
+        """
+        model, train, names = self.config.model, self.config.train, self.source.class_names
+        if train.start is None:
+            return None
+        arguments = networks.generator_arguments(model, self.parts.space.shape, len(names))
+        beginner = Beginner(model.name, arguments, jax.eval_shape(self.empty).params, names)
+        return start_of(train.start, train.start_classes, beginner)
+
     def initial_state(self) -> TrainState:
         """The state before the first step, its banks filled from the feed.
 
         Raises:
+            ConfigError, HubError: see `start`.
             ValueError: an image cannot be read, or a class has none.
         """
+        taken = None if self.start is None else self.layout.put(self.start.taken)
         placed = shardings(self.layout, jax.eval_shape(self.empty))
-        state = jax.jit(self.empty, out_shardings=placed)()
+        state = jax.jit(self.empty, out_shardings=placed)(taken)
         return fill_banks(self.config, self.parts.space, self.layout, self.source, self.feed, state, self.frozen)
 
     @checked_arguments
@@ -203,6 +221,8 @@ def prepare(
         with as_argument("source", None):
             checked_source(source)
     check_settings(config, own_network=network is not None, own_encoder=encoder is not None)
+    remedy = "starts a network of config.model: give the network that is to begin with them, and leave it None"
+    require(network is None or config.train.start is None, "train.start", config.train.start, remedy)
     source = open_source(config.data) if source is None else source
     space = source_space(config.data.vae, source, config.data.normalise_latents)
     config = named_vae(config, source)
@@ -247,8 +267,10 @@ def set_up(
     num_classes: int,
     layout: Layout | None = None,
     network: Callable[..., nnx.Module] | None = None,
-) -> tuple[StepParts, Callable[[], TrainState]]:
+) -> tuple[StepParts, Callable[..., TrainState]]:
     """The static parts of a step, and a jittable function that makes the state before the first, banks still empty.
+
+    That function takes tensors by their names that are to be in the place of drawn ones, see `begun`; None: none are.
 
     Args:
         config: the settings.
@@ -270,9 +292,9 @@ def set_up(
     parts = StepParts(recipe, generator, space, features, optimizer, pool_of(config), placement)
     sets = 1 if layout is None else layout.replicas
 
-    def empty_state() -> TrainState:
+    def empty_state(taken: dict[str, Array] | None = None) -> TrainState:
         return make_state(
-            init_params(),
+            begun(init_params(), taken),
             optimizer,
             ema_decays=config.train.ema_decays,
             ema_stds=config.train.ema_stds,

@@ -85,6 +85,10 @@ def _check_run(run: RunConfig) -> None:
         require(getattr(run, key) >= 0, f"train.{key}", getattr(run, key), "use 0 (not at intervals) or more")
     require(run.stuck_after >= 0, "train.stuck_after", run.stuck_after, "use 0 (never) or more seconds")
     _check_profile(run.profile, run.steps)
+    chosen = run.start_classes
+    remedy = "they are classes of train.start: set that, too, or leave it ()"
+    require(not chosen or run.start is not None, "train.start_classes", chosen, remedy)
+    require(min(chosen, default=0) >= 0, "train.start_classes", chosen, "classes are counted from 0")
     for key in ("wandb_entity", "wandb_group", "wandb_tags"):
         value = getattr(run, key)
         require(not value or run.wandb_project is not None, f"train.{key}", value, "set train.wandb_project, too")

@@ -12,10 +12,9 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from drifting.config.older import renewed
-from drifting.config.sections import parse_section
+from drifting.config.sections import Sectioned
 from drifting.errors import require_argument
 
 Dtype = Literal["float32", "bfloat16"]
@@ -199,6 +198,8 @@ class RunConfig:
     sample_every: Annotated[int, "steps between pictures; 0: never"] = 1000
     checkpoint_every: Annotated[int, "steps between checkpoints; 0: only at the end"] = 1000
     keep_checkpoints: Annotated[int, "latest checkpoints that are kept"] = 2
+    start: Annotated[str | None, "run, artifact or released weights it begins with; None: parameters are drawn"] = None
+    start_classes: Annotated[tuple[int, ...], "the class of start that each class here begins with; (): by name"] = ()
     stuck_after: Annotated[int, "seconds without a step after which a run of several processes ends; 0: never"] = 1800
     profile: Annotated[tuple[int, ...], "first and last step of a jax.profiler trace in the run's folder"] = ()
     tensorboard: Annotated[bool, "write metrics and pictures for TensorBoard too"] = True
@@ -242,30 +243,6 @@ class EvalConfig:
     ] = 0
     every_samples: Annotated[int | None, "images that are scored then; None: num_samples"] = None
     diagnose: Annotated[bool, "then also log what drifting study diagnose measures of every feature map"] = False
-
-
-class Sectioned:
-    """Settings in sections, which show and take what differs from the defaults."""
-
-    @classmethod
-    def of(cls, **sections: Mapping[str, Any]) -> Self:
-        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)})`.
-
-        Raises:
-            ConfigError: an unknown section or key, or a value of a wrong type.
-        """
-        found: Self = parse_section(cls(), renewed(sections), "")
-        return found
-
-    def __repr__(self) -> str:
-        """The call of `of` that makes them."""
-        now, defaults = dataclasses.asdict(self), dataclasses.asdict(type(self)())  # type: ignore[call-overload]
-        changed = {
-            section: {key: value for key, value in keys.items() if value != defaults[section][key]}
-            for section, keys in now.items()
-        }
-        shown = ", ".join(f"{section}={keys!r}" for section, keys in changed.items() if keys)
-        return f"{type(self).__name__}.of({shown})"
 
 
 @dataclass(frozen=True, repr=False)

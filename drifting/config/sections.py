@@ -5,10 +5,11 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from drifting.config.older import renewed
 from drifting.errors import ConfigError, one_of
 
 
@@ -106,3 +107,27 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 def _example(kind: type) -> str:
     return {int: "2", float: "0.2", str: "'name'", bool: "True"}[kind]
+
+
+class Sectioned:
+    """Settings in sections, which show and take what differs from the defaults."""
+
+    @classmethod
+    def of(cls, **sections: Mapping[str, Any]) -> Self:
+        """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)})`.
+
+        Raises:
+            ConfigError: an unknown section or key, or a value of a wrong type.
+        """
+        found: Self = parse_section(cls(), renewed(sections), "")
+        return found
+
+    def __repr__(self) -> str:
+        """The call of `of` that makes them."""
+        now, defaults = dataclasses.asdict(self), dataclasses.asdict(type(self)())  # type: ignore[call-overload]
+        changed = {
+            section: {key: value for key, value in keys.items() if value != defaults[section][key]}
+            for section, keys in now.items()
+        }
+        shown = ", ".join(f"{section}={keys!r}" for section, keys in changed.items() if keys)
+        return f"{type(self).__name__}.of({shown})"

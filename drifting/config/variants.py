@@ -68,6 +68,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     no_op_steps = min(config.optimizer.no_op_steps, 1)
     config.optimizer.update(no_op_steps=no_op_steps, warmup_steps=1 - no_op_steps)
     config.train.update(steps=2, log_every=1, checkpoint_every=0, tensorboard=False, wandb_project=None)
+    config.train.update(start=None, start_classes=())
     config.train.micro_batch = min(config.train.micro_batch, 4)
     if pretrain:
         config.train.batch_size = 4

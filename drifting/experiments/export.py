@@ -112,6 +112,7 @@ def _generator(trained: TrainedGenerator) -> Artifact:
     metadata |= {"network": trained.config.model.name}
     metadata |= {} if trained.ema_std is None else {"ema_std": trained.ema_std}
     metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
+    metadata |= {name: trained.facts[name] for name in ("start",) if name in trained.facts}
     return Artifact(GENERATOR_KIND, trained.arguments, jax.device_get(trained.params), metadata)
 
 
@@ -124,7 +125,7 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
     kept = {name: value for name, value in metadata.items() if name not in WRITTEN_ANEW} | dict(extra)
     if kept.get("commit") is None:  # from a folder of this machine
         kept = {name: value for name, value in kept.items() if name not in ("source", "commit")}
-    kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae") if name in kept}
+    kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae", "start") if name in kept}
     with as_argument("out", out):
         LAYOUTS[layout](
             out,
@@ -139,7 +140,8 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
     if artifact.kind not in CARD_TAGS:
         return
     count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
-    described = metadata | {"kind": artifact.kind, "network": artifact.network, "model_config": artifact.model_config}
+    described = metadata | kept | {"kind": artifact.kind, "network": artifact.network}
+    described |= {"model_config": artifact.model_config}
     card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
     with atomic_path(out / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf-8", errors="backslashreplace")

@@ -5,6 +5,11 @@ lists, names of dtypes) and `rngs`. A generator is called with noise, labels and
 says what it draws by `sample_shape`: height, width and channels, or one number where any shape of so many will do. One
 that `drifting train` can train also has two static methods: `arguments(settings, shape, num_classes)`, its constructor
 arguments from the section `model` of the settings, and `check_settings(settings)`, which refuses what cannot work.
+
+One whose training may start from other weights says what of them may differ: `adaptable`, arguments on which nothing
+depends that was learned, or only what follows; `class_axes`, the tensors with an axis of classes, by their names as
+`block/kernel`, and which axis it is; `position_tables`, tensors `[rows * columns, features]`, and
+`token_grid(arguments)`, those rows and columns.
 """
 
 from collections.abc import Callable

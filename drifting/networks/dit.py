@@ -5,7 +5,7 @@ the LightningDiT options (SwiGLU, RMSNorm, rotary positions, query-key norm).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,9 @@ class DiT(nnx.Module):
     """
 
     rounded = ("modulation_kernel", "modulation_bias", "pos_embed", "register_embed")
+    class_axes: ClassVar = {"label_embed": 0}
+    position_tables = ("pos_embed",)
+    adaptable = ("input_size", "num_classes", "dtype", "attention_dtype", "remat", "flash")
 
     def __init__(
         self,
@@ -295,6 +298,12 @@ class DiT(nnx.Module):
         # Without `remat` the products with weights are kept and the rest, cheap but bulky, is computed again.
         body = jax.checkpoint(block, policy=None if self.remat else kept_by_name, prevent_cse=False)
         return jax.lax.scan(body, x, (params, modulation))[0]
+
+    @staticmethod
+    def token_grid(arguments: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows and columns of the image's tokens, for constructor arguments."""
+        side = arguments["input_size"] // arguments["patch_size"]
+        return side, side
 
     @staticmethod
     def check_settings(settings: Mapping[str, Any]) -> None:

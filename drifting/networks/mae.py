@@ -3,7 +3,7 @@
 Source: "Generative Modeling via Drifting" (Deng et al.), App. A.3, and its released recipe.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +175,9 @@ class MAE(nnx.Module):
         dtype: what the network computes in; parameters, norm statistics and losses are float32.
         remat: recompute each residual block's activations in the backward pass.
     """
+
+    class_axes: ClassVar = {"classifier/kernel": 1, "classifier/bias": 0}
+    adaptable = ("num_classes", "patch_size", "dtype", "remat")
 
     def __init__(
         self,

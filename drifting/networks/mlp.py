@@ -1,7 +1,7 @@
 """A small generator for low-dimensional targets."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ class MLP(nnx.Module):
     Raises:
         ArgumentError: fewer than 2 layers.
     """
+
+    class_axes: ClassVar = {"label_embed/embedding": 0}
+    adaptable = ("num_classes", "dtype")
 
     def __init__(
         self,

@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 
+from drifting.assembly.pretraining import Pretraining
+from drifting.assembly.run import Run
 from drifting.config.schema import TrainingConfig
 from drifting.data.batches import Feed
 from drifting.data.source import LabelledSource
 from drifting.errors import counted
+from drifting.runs.checkpoints import Checkpoints
 
 StepFn = Callable[[Any, dict[str, Any], bool], tuple[Any, dict[str, Any]]]
 
@@ -95,6 +98,18 @@ class Course:
     about: Iterable[str]
     packing: Packing
     samples: int
+
+
+def begun_with(workdir: Path, run: Run | Pretraining) -> tuple[dict[str, Any], list[str]]:
+    """What a run begins with in place of drawn parameters: facts for its identity, and lines to tell.
+
+    A run that has a checkpoint goes on from there: nothing of where it began is read again, or needed.
+
+    Raises:
+        ConfigError, HubError: there are no such weights, or they do not fit.
+    """
+    start = run.start if Checkpoints(workdir).latest() is None else None
+    return ({}, []) if start is None else ({"start": start.facts}, [start.told])
 
 
 def describe_data(source: LabelledSource) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import jax
@@ -20,11 +21,11 @@ from drifting.errors import counted
 from drifting.method.state import TrainState
 from drifting.networks.layers import unpatchify
 from drifting.networks.network import Params
-from drifting.runs.checkpoints import abstract
+from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import ENCODER_FOLDER
 from drifting.runs.places import place
 from drifting.sampling.grid import save_grid
-from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
+from drifting.training.course import Callbacks, Course, begun_with, describe_data, describe_model, whole
 from drifting.training.loop import check_folder, run_loop
 from drifting.weights.artifact import save_artifact
 
@@ -49,13 +50,14 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
     check_folder(workdir, config)  # before anything is said of the data
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
+        began, told = begun_with(workdir, run)
         callbacks = Callbacks(
             flatten=lambda metrics: {name: float(value) for name, value in metrics.items()},
             shown=("recon_loss", "accuracy", "loss") if config.mae.lambda_cls else ("recon_loss", "loss"),
             watch=lambda step, values: None,
             draw=ReconstructionDrawer(run, workdir),
             remedy="try a lower optimizer.learning_rate in another folder",
-            finish=partial(_save_encoder, run, workdir / ENCODER_FOLDER),
+            finish=partial(_save_encoder, run, workdir),
         )
         course = Course(
             workdir=workdir,
@@ -64,18 +66,19 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
             initial=run.initial_state,
             step_fn=lambda state, batch, measure: run.step(state, batch),
             callbacks=callbacks,
-            identity=run.identity,
+            identity=run.identity | began,
             label="pretrain",
-            about=describe_pretraining(run),
+            about=chain(describe_pretraining(run), told),
             packing=whole(abstract(shapes, shardings(run.layout, shapes))),
             samples=run.feed.batch_size,
         )
         return run_loop(course)
 
 
-def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) -> None:
-    """Writes the first average of the parameters as an artifact."""
-    decay = run.config.train.ema_decays[0]
+def _save_encoder(run: Pretraining, workdir: Path, step: int, state: TrainState) -> None:
+    """Writes the first average of the parameters as an artifact; what the run began with, its checkpoint knows."""
+    decay, folder = run.config.train.ema_decays[0], workdir / ENCODER_FOLDER
+    began = {} if run.config.train.start is None else Checkpoints(workdir).read_run(step)["identity"]
     params = jax.device_get(run.layout.local(state.ema[str(decay)]))
     if not is_writer():
         return
@@ -87,7 +90,8 @@ def _save_encoder(run: Pretraining, folder: Path, step: int, state: TrainState) 
         params=params,
         step=step,
         ema_decay=decay,
-        extra={"data": source.name, "class_names": list(source.class_names), "vae": vae},
+        extra={"data": source.name, "class_names": list(source.class_names), "vae": vae}
+        | {name: began[name] for name in ("start",) if name in began},
     )
     logger.info("pretrain: the encoder is features.options.mae.weights=%s", folder)
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from drifting.errors import counted, require
 from drifting.method.state import STD_PREFIX, TrainState
 from drifting.runs.places import place
 from drifting.scoring.diagnosis import Diagnosis, subject_of
-from drifting.training.course import Callbacks, Course, describe_data, describe_model
+from drifting.training.course import Callbacks, Course, begun_with, describe_data, describe_model
 from drifting.training.loop import check_folder, run_loop
 from drifting.training.saved_banks import bank_packing
 from drifting.training.scores import TrainingEvaluator, check_score_encoder
@@ -53,7 +54,7 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
         check_folder(workdir, config)  # before anything is said of the data
         check_score_encoder(config)
     with prepare(config, source=source) as run:
-        config = run.config
+        config, (began, told) = run.config, begun_with(workdir, run)
         callbacks = Callbacks(
             flatten=partial(named_metrics, config.loss.widths),
             shown=("gap", "collapse", "loss"),
@@ -71,9 +72,9 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
             initial=run.initial_state,
             step_fn=run.step,
             callbacks=callbacks,
-            identity=run.identity,
+            identity=run.identity | began,
             label=label,
-            about=describe_training(run),
+            about=chain(describe_training(run), told),
             packing=bank_packing(run),
             samples=config.loss.labels * config.loss.generated,
         )

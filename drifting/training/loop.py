@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,7 @@ def run_loop(course: Course) -> int:
     with _alone(workdir), closing(checkpoints), Watch(workdir, train.stuck_after) as watch:
         start, saved, packed = _latest(course, checkpoints)
         if start:
+            course = replace(course, identity=saved["identity"] | course.identity)  # what it began with is told on
             course.feed.restore(saved["data"])
             watch.finished(start)
         if is_writer():

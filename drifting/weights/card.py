@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, parse_hf_uri
 
 from drifting.errors import require_argument
+from drifting.weights.download import HUB_SCHEME
 
 CARD_FILE = "README.md"
 
@@ -48,12 +49,16 @@ def model_card(
     Raises:
         ArgumentError: an artifact of another kind.
     """
-    kind = metadata["kind"]
+    kind, start = metadata["kind"], _start(metadata)
     require_argument(
         kind in CARD_TAGS, "kind", kind, f"there is no model card for it, only for {' and '.join(CARD_TAGS)}"
     )
     front = ModelCardData(
-        license=license_id, library_name="drifting", tags=CARD_TAGS[kind], pipeline_tag=CARD_TASKS[kind]
+        license=license_id,
+        library_name="drifting",
+        tags=CARD_TAGS[kind],
+        pipeline_tag=CARD_TASKS[kind],
+        base_model=parse_hf_uri(start.rstrip("/")).id if start.startswith(HUB_SCHEME) else None,
     )
     parts = [f"---\n{front.to_yaml()}\n---\n\n# {repo.rpartition('/')[2]}", _introduction(kind), _usage(kind, repo)]
     parts.append("## Model\n\n" + _table(_model_facts(kind, metadata, parameters)))
@@ -117,6 +122,7 @@ def _training_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) ->
         "guidance scales it was trained with": usage.get("alpha_range"),
         "data": metadata.get("data") or settings.get("data", {}).get("name"),
         "class names": ", ".join(_shortened(metadata.get("class_names", ()))),
+        "started from": _start(metadata),
         "steps": f"{metadata['step']:,}" if metadata.get("step") is not None else None,
         "decay of the averaged parameters (EMA)": metadata.get("ema_decay"),
         "relative width of the averaged parameters (EMA)": metadata.get("ema_std"),
@@ -126,6 +132,11 @@ def _training_facts(metadata: Mapping[str, Any], settings: Mapping[str, Any]) ->
         "learning rate": optimizer.get("learning_rate"),
     }
     return {name: value for name, value in facts.items() if value not in (None, "")}
+
+
+def _start(metadata: Mapping[str, Any]) -> str:
+    """The weights that training began with, as its settings named them; '' where parameters were drawn."""
+    return str((metadata.get("start") or {}).get("from", ""))
 
 
 def _shortened(names: Any, most: int = 20) -> list[str]:

@@ -16,8 +16,10 @@ from drifting.assembly.pretraining import mae_recipe_of, prepare_pretraining
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.schema import FeaturesConfig, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig
 from drifting.data.sources.digits import digits
+from drifting.errors import ConfigError
 from drifting.training import encoder as module
 from drifting.training.encoder import describe_pretraining, pretrain
+from drifting.weights.artifact import flatten, load_artifact
 from tests.support.runs import assert_same_run, metrics, saved
 
 CONFIG = PretrainConfig(
@@ -159,3 +161,21 @@ def test_description():
     assert lines[2] == "loss: squared error of masked tokens, a classifier in the last 6 steps"
     with prepare_pretraining(dataclasses.replace(CONFIG, mae=MAEConfig(base_channels=4, layers=(1, 1)))) as run:
         assert list(describe_pretraining(run))[2] == "loss: squared error of masked tokens"
+
+
+def test_an_encoder_starts_from_another(finished: Path, tmp_path: Path):
+    source = Path(shutil.copytree(finished, tmp_path / "one"))
+    then = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, start=str(source)))
+    with prepare_pretraining(then) as run:
+        state, first = run.initial_state(), flatten(load_artifact(source / "encoder").params)
+        for params in (state.params, *state.ema.values()):
+            for name, value in flatten(params).items():
+                np.testing.assert_array_equal(value, first[name])
+    assert pretrain(then, tmp_path / "two") == 12
+    facts = load_artifact(tmp_path / "two" / "encoder").metadata["start"]
+    assert (facts["from"], facts["step"]) == (str(source), 12)
+    shutil.rmtree(source / "encoder")
+    assert pretrain(then, tmp_path / "two") == 12
+    with pytest.raises(ConfigError, match=r"train\.start=.*has no encoder, which `drifting pretrain` writes when it"):
+        pretrain(then, tmp_path / "three")
+    assert not (tmp_path / "three").exists()
