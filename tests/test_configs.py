@@ -30,6 +30,7 @@ from drifting.method.mae_step import MAEStepParts, mae_step
 from drifting.method.potentials import LOSSES
 from drifting.method.state import make_state
 from drifting.method.step import train_step
+from drifting.weights.catalogue import RELEASED_REPO
 from tests.support.runs import FULL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +86,7 @@ def settings(name: str, variant: str = "") -> Any:
 
 def test_the_files_that_there_are():
     latent, pixel = [f"imagenet_latent_{size}" for size in "bl"], [f"imagenet_pixel_{size}" for size in "bl"]
-    small = ["cifar10", "digits", "fashion_mnist", "mnist"]
+    small = ["cifar10", "digits", "fashion_mnist", "finetune", "mnist"]
     assert names("train") == sorted([*small, "imagenet_ablation", *latent, *pixel])
     assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_mnist", "mae_pixel_640"]
 
@@ -154,6 +155,13 @@ def test_sizes_keep_the_recipe():
         settings(name, f"{size},tiny")
 
 
+def test_the_network_that_starts_from_released_weights_is_theirs():
+    tuned, released = settings("finetune"), settings("imagenet_latent", "b")
+    assert tuned.train.start == f"hf://{RELEASED_REPO}/latent_B_sota"
+    assert (tuned.model, tuned.features, tuned.data.vae) == (released.model, released.features, released.data.vae)
+    assert settings("finetune", "tiny").train.start is None
+
+
 def test_variants_that_there_are_not():
     for name, variant in (("mnist", "logkde"), ("mnist", "tiny,drift_gauss,logkde_gauss"), ("mae_latent_256", "drift")):
         with pytest.raises(ConfigError, match=rf"^--config=.*{name}\.py:.*: variant '{variant}': use .*tiny") as error:
@@ -182,7 +190,7 @@ def test_a_generator_at_full_size(name: str, golden: Path):
         kind, size = name.split("_")[1:] if name != "imagenet_ablation" else ("latent", "ablation")
         (found,) = (file for file in published if file.lower().startswith(kind) and f"_{size}." in file.lower())
         assert count == published[found]["total"]
-    if name.endswith("_l") or (name == "imagenet_latent_b" and not FULL):
+    if name.endswith("_l") or (name in ("imagenet_latent_b", "finetune") and not FULL):
         return  # the step is that of the smaller model
     new = config.bank.push if config.bank.per_class else config.loss.labels * config.loss.positives
     batch = {
@@ -194,7 +202,7 @@ def test_a_generator_at_full_size(name: str, golden: Path):
     step = partial(train_step, parts)
     after, metrics = jax.eval_shape(step, state, batch, encoder.params, widths, jax.random.key(0))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
-    maps = {"imagenet_ablation": 86, "imagenet_latent_b": 86, "imagenet_pixel_b": 99, "cifar10": 86}
+    maps = {"imagenet_ablation": 86, "imagenet_latent_b": 86, "finetune": 86, "imagenet_pixel_b": 99, "cifar10": 86}
     assert metrics["loss"].shape == () and len(metrics["maps"]) == maps.get(name, 1)
 
 
@@ -228,6 +236,7 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
 # --- tiny, in earnest -------------------------------------------------------------------------------------------------
 
 TWINS = {
+    "finetune": "imagenet_ablation",
     "imagenet_latent_b": "imagenet_ablation",
     "imagenet_latent_l": "imagenet_ablation",
     "imagenet_pixel_l": "imagenet_pixel_b",
