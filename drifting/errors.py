@@ -56,7 +56,10 @@ class MachineError(DriftingError, OSError):
 
 
 class CheckpointError(DriftingError, RuntimeError):
-    """A checkpoint cannot be written. The message says why, what is safe, and what to do."""
+    """A checkpoint cannot be written, or not be restored though nothing says that it is damaged.
+
+    The message says why, what is safe, and what to do. Whoever meets one leaves everything where it is.
+    """
 
 
 class CacheError(DriftingError, RuntimeError):

@@ -19,9 +19,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from drifting.devices.backend import require_devices
-from drifting.errors import CheckpointError, InputError, MachineError, one_line, refusal, while_reading
+from drifting.errors import CheckpointError, DriftingError, InputError, MachineError, one_line, refusal, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, exists, read_json, sha256, write_json
-from drifting.runs.places import is_stored
+from drifting.runs.places import check_checkpoint_path, is_stored
 from drifting.runs.staging import (
     COMMITTED,
     clean_staging,
@@ -54,9 +54,13 @@ class Checkpoints:
     Args:
         workdir: the run directory.
         keep: how many of the latest to keep.
+
+    Raises:
+        ArgumentError: checkpoints cannot be kept at the path of `workdir`.
     """
 
     def __init__(self, workdir: Path, keep: int = 1) -> None:
+        check_checkpoint_path(workdir)
         self._directory = (workdir / CHECKPOINTS).absolute()
         self._staging: Path | None = None
         self._seals, self._aside = workdir / SEALS, workdir / DAMAGED
@@ -279,7 +283,8 @@ class Checkpoints:
         """The state of a step. `target`: a pytree of `jax.ShapeDtypeStruct` like the state that was saved.
 
         Raises:
-            InputError: the checkpoint does not hold such a state, or is damaged.
+            InputError: the checkpoint is damaged.
+            CheckpointError: it does not hold such a state, or cannot be restored for another reason.
         """
         return self._read(step, state=_restore_args(target))["state"]
 
@@ -287,7 +292,8 @@ class Checkpoints:
         """One top-level part of the state, such as `ema`, without reading the rest.
 
         Raises:
-            InputError: the checkpoint does not hold such a part, or is damaged.
+            InputError: the checkpoint is damaged.
+            CheckpointError: it does not hold such a part, or cannot be restored for another reason.
         """
         return self._read(step, state=_restore_args({name: target}, partial_restore=True))["state"][name]
 
@@ -296,6 +302,7 @@ class Checkpoints:
 
         Raises:
             InputError: the checkpoint is damaged.
+            CheckpointError: it cannot be restored for another reason.
         """
         return self._read(step, run=ocp.args.JsonRestore())["run"]
 
@@ -309,13 +316,31 @@ class Checkpoints:
                 ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader,
             ):
                 return reader.restore(here, args=ocp.args.Composite(**items))
-        except MachineError:
+        except DriftingError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
             check_readable(path)  # they may call a file missing that they may not open
-            message = one_line(f"{type(error).__name__}: {error}")[:300]
-            remedy = "remove that folder to use the one before"
-            raise InputError(f"{path}: not a checkpoint of this model, or damaged ({message}); {remedy}") from error
+            self._require_undamaged(step)
+            said = one_line(f"{type(error).__name__}: {error}")[:300]
+            files = "its files are as they were written" if self._has_usable_seal(step) else "no seal tells of damage"
+            remedy = "use the settings and the versions that wrote it, or report this"
+            raise CheckpointError(
+                f"{path}: cannot be restored ({said}); {files}, and nothing was changed: {remedy}"
+            ) from error
+
+    def _has_usable_seal(self, step: int) -> bool:
+        try:
+            return self.sealed(step)
+        except InputError:
+            return False
+
+    def _require_undamaged(self, step: int) -> None:
+        """Raises `InputError` where the seal of a checkpoint says that its files are not those that were written."""
+        if not self._has_usable_seal(step) or (damage := self._damage(step)) is None:
+            return
+        intact_before = any(other < step and self._damage(other) is None for other in self.steps())
+        remedy = f"remove {self._directory / str(step)} to use the one before" if intact_before else "restore a copy"
+        raise InputError(f"{damage}; {remedy}")
 
 
 def _checksums(folder: Path, names: list[str] | None = None) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from drifting.config.parse import parse
 from drifting.config.schema import AnyConfig, CacheBuild, Config, PretrainConfig, command_of, to_dict
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, require_argument
 from drifting.runs.files import atomic_path, exists, read_json
-from drifting.runs.places import is_stored
+from drifting.runs.places import check_checkpoint_path, check_utf8, is_stored
 
 _RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
@@ -63,10 +63,10 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
             workdir.require_bucket()
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
-    try:
-        str(workdir.absolute()).encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentError("workdir", workdir, "its path is no UTF-8, as checkpoints need; rename it") from error
+    if isinstance(config, CacheBuild):
+        check_utf8(workdir)
+    else:
+        check_checkpoint_path(workdir)
     if not exists(workdir / CONFIG_FILE) or not _has_begun(workdir, config):
         return
     old, new = read_config(workdir, type(config)), config

@@ -6,13 +6,14 @@ only files of this machine can do (memory maps, C++ readers) goes through `local
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from drifting.config.paths import is_address, is_place
-from drifting.errors import InputError
+from drifting.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from drifting.runs.store_path import StorePath
@@ -35,6 +36,28 @@ def place(given: str | os.PathLike[str]) -> Path:
     from drifting.runs.store_path import StorePath
 
     return StorePath(given).opened()
+
+
+REFUSED_BY_TENSORSTORE = re.compile(r"\\|\.__lock$")
+"""Names of folders in which TensorStore keeps no arrays."""
+
+
+def check_utf8(workdir: Path) -> None:
+    """Raises `ArgumentError` for a folder whose path is no UTF-8: libraries in C++ cannot open what is in it."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError("workdir", workdir, "its path is no UTF-8, as checkpoints need; rename it") from error
+
+
+def check_checkpoint_path(workdir: Path) -> None:
+    """Raises `ArgumentError` for the folder of a run whose path is none that checkpoints can be kept at."""
+    check_utf8(workdir)
+    for name in () if is_stored(workdir) else workdir.absolute().parts:
+        if REFUSED_BY_TENSORSTORE.search(name):
+            raise ArgumentError(
+                "workdir", workdir, f"no checkpoint can be kept in a folder of the name {name}; rename it"
+            )
 
 
 def is_stored(path: object) -> "TypeGuard[StorePath]":

@@ -15,7 +15,7 @@ from drifting.config.schema import TrainingConfig, to_dict
 from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
-from drifting.errors import DriftingError, InputError, MachineError, TrainingError, counted
+from drifting.errors import CheckpointError, DriftingError, InputError, MachineError, TrainingError, counted
 from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
 from drifting.runs.lock import check_free, in_use
@@ -315,7 +315,8 @@ def _restore(checkpoints: Checkpoints, start: int, course: Course) -> tuple[int,
 
     Raises:
         ConfigError: the run depends on other facts than the course.
-        InputError: none can; says what is wrong with the newest.
+        InputError: all are damaged; says what is wrong with the newest.
+        CheckpointError: one cannot be restored, and is not damaged as far as can be told.
         MachineError: whether it can cannot be told now, here or in another process.
     """
     wrong: InputError | None = None
@@ -328,7 +329,7 @@ def _restore(checkpoints: Checkpoints, start: int, course: Course) -> tuple[int,
         except InputError as error:
             wrong = wrong or error
             logger.warning("%s; trying the checkpoint before it", error)
-        except MachineError:
+        except (MachineError, CheckpointError):
             everyones(OUT_OF_REACH)
             raise
         else:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.config.schema import Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
+from drifting.config.schema import CacheBuild, Config, MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.errors import CheckpointError, ConfigError, InputError
 from drifting.method import bank
 from drifting.method.optimizer import make_optimizer
@@ -142,19 +144,22 @@ def test_a_checkpoint_of_another_model_is_one_clear_line(tmp_path: Path, target:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(4, {"a": jnp.zeros(3)}, RUN)
     checkpoints.close()
-    assert_one_line(tmp_path, abstract(target))
+    assert_not_blamed(tmp_path, 4, abstract(target))
 
 
+@pytest.mark.parametrize("before", ["", "before", "damaged before"])
 @pytest.mark.parametrize(
     ("name", "left"),
     [("data", None), ("data", 0.5), ("manifest.ocdbt", None), ("manifest.ocdbt", 0.5), ("_METADATA", 0.5)],
 )
-def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, name: str, left: float | None):
-    """A file of it is missing, or only its first half is there."""
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, name: str, left: float | None, before: str):
+    """A file of it is missing, or only its first half is there. The one before is spoken of where it can be used."""
     state = {"a": jax.random.normal(jax.random.key(0), (300, 400))}
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(4, state, RUN)
-    checkpoints.close()
+    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        for step in (2, 4) if before else (4,):
+            checkpoints.save(step, state, RUN)
+    if before == "damaged before":
+        data_file(tmp_path, 2).unlink()
     folder = tmp_path / "checkpoints" / "4" / "state"
     largest = max(folder.rglob("*/d/*"), key=lambda path: path.stat().st_size)
     file = largest if name == "data" else folder / name
@@ -162,13 +167,101 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, name: str, left:
     file.unlink()
     if left is not None:
         file.write_bytes(content[: int(len(content) * left)])
-    assert_one_line(tmp_path, abstract(state))
+    assert_damage(tmp_path, 4, abstract(state), there_is_one_before=before == "before")
 
 
-def assert_one_line(workdir: Path, target: Any) -> None:
-    with pytest.raises(ValueError, match=r"checkpoints/4: not a checkpoint of this model, or damaged \(") as error:
-        Checkpoints(workdir).restore(4, target)
-    assert "\n" not in str(error.value) and str(error.value).endswith("remove that folder to use the one before")
+def assert_damage(workdir: Path, step: int, target: Any, *, there_is_one_before: bool) -> None:
+    kept = tree(workdir)
+    with pytest.raises(InputError, match=rf"/checkpoints/{step}/\S+: is damaged or missing; .") as error:
+        Checkpoints(workdir).restore(step, target)
+    line = str(error.value)
+    if there_is_one_before:
+        assert line.endswith(f"remove {workdir / 'checkpoints' / str(step)} to use the one before")
+    else:
+        assert "remove" not in line and "before" not in line
+    assert "\n" not in line and tree(workdir) == kept
+
+
+def assert_not_blamed(workdir: Path, step: int, target: Any, said: str = "", sealed: bool = True) -> None:
+    """A checkpoint that nothing calls damaged is not called so, and no advice costs it."""
+    kept = tree(workdir)
+    with pytest.raises(CheckpointError, match=rf"/checkpoints/{step}: cannot be restored \(") as error:
+        Checkpoints(workdir).restore(step, target)
+    line = str(error.value)
+    files = "its files are as they were written" if sealed else "no seal tells of damage"
+    assert said in line and f"; {files}, and nothing was changed: " in line and "\n" not in line
+    assert not re.search("remove|delete|move|before|is damaged", line) and tree(workdir) == kept
+
+
+RAISED = (
+    RuntimeError("Unable to cast Python instance"), ValueError("a\nb"), KeyError("x"), TypeError(), Exception("bare"),
+    FileNotFoundError(2, "No such file or directory"), AssertionError(), NotImplementedError("x"), RecursionError(),
+    UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), ExceptionGroup("several", [OSError("x")]),
+    StopIteration(), json.JSONDecodeError("x", "", 0), EOFError(), ImportError("x"), AttributeError("x"),
+)  # fmt: skip
+"""What libraries may raise, foreseen or not."""
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    save(folder, 4, 8, keep=2)
+    return folder
+
+
+@pytest.mark.parametrize("raised", RAISED, ids=lambda error: type(error).__name__)
+def test_whatever_a_restore_raises_only_the_seal_tells_of_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_checkpoints: Path, raised: Exception
+):
+    workdir, target = tmp_path / "run", abstract(jax.eval_shape(small_state))
+    shutil.copytree(two_checkpoints, workdir)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(module.ocp.Checkpointer, "restore", fail)
+    for step in (4, 8):
+        assert_not_blamed(workdir, step, target, type(raised).__name__)
+    for seal, content in ((workdir / "seals" / "8.json", "{"), (workdir / "seals" / "8.json", None)):
+        seal.write_text(content) if content else seal.unlink()
+        assert_not_blamed(workdir, 8, target, type(raised).__name__, sealed=False)
+    shutil.copy(two_checkpoints / "seals" / "8.json", workdir / "seals")
+    data_file(workdir, 8).write_bytes(b"other")
+    assert_damage(workdir, 8, target, there_is_one_before=True)
+    data_file(workdir, 4).write_bytes(b"other")
+    assert_damage(workdir, 4, target, there_is_one_before=False)
+
+
+NO_UTF_8 = "its path is no UTF-8, as checkpoints need; rename it"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(name, NO_UTF_8) for name in (b"x\xff", b"\x80", b"a\xc3")]
+    + [(name, "no checkpoint can be kept in .*; rename it") for name in (b"\\", b"a\\", b"\\a", b"a\\b", b"x.__lock")],
+)
+def test_a_path_that_holds_no_checkpoints_is_said_by_whoever_writes_and_reads(tmp_path: Path, name: bytes, words: str):
+    for workdir in (tmp_path / os.fsdecode(name) / "run", tmp_path / os.fsdecode(name)):
+        for user in (Checkpoints, lambda place: check_config(place, Config())):
+            with pytest.raises(ConfigError, match=f"{words}$"):
+                user(workdir)
+        if words != NO_UTF_8:
+            check_config(workdir, CacheBuild())  # a cache has no checkpoints
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a?b#c", "a%20b", "a\nb", "{x}", "é", "it's", "a:b", "a|b", "*", "..", "x__lock", "..a"]
+)
+def test_any_other_path_holds_checkpoints(tmp_path: Path, two_checkpoints: Path, name: str):
+    (tmp_path / "below").mkdir()
+    workdir = tmp_path / "below" / name / "run"
+    shutil.copytree(two_checkpoints, workdir)
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.latest_intact()
+    assert step == 8
+    assert_same(
+        jax.device_get(checkpoints.restore(step, abstract(jax.eval_shape(small_state)))), jax.device_get(small_state(8))
+    )
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

@@ -13,18 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from drifting.config.schema import MAEConfig, OptimizerConfig, PretrainConfig, RunConfig, to_dict
 from drifting.data.batches import Pipeline
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
-from drifting.errors import ConfigError, InputError, TrainingError
+from drifting.errors import CheckpointError, ConfigError, InputError, TrainingError
 from drifting.runs import metrics
 from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.sampling.grid import save_grid
 from drifting.training import loop
 from drifting.training.course import Callbacks, Course, describe_data, describe_model, whole
+from tests.support.runs import tree
 from tests.support.wandb_stand_in import Wandb
 
 
@@ -462,6 +464,19 @@ def test_other_facts_are_refused_before_the_settings_are_rewritten(uninterrupted
         other()
     assert len(str(error.value)) < 400  # however long the facts
     assert (uninterrupted.workdir / "config.json").read_bytes() == before and other.done == 0
+
+
+def test_what_a_restore_raises_costs_no_checkpoint(uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
+    """The run does not go back to the one before, nor begin anew, for a fault that is none of the files."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Unable to cast Python instance")
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", fail)
+    before, longer = tree(uninterrupted.workdir), Run(uninterrupted.workdir, steps=20)
+    with pytest.raises(CheckpointError, match=r"checkpoints/12: cannot be restored .*nothing was changed"):
+        longer()
+    assert tree(uninterrupted.workdir) == before
 
 
 def test_other_facts_are_told_before_their_state_is_read(uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
