@@ -22,8 +22,8 @@ from drifting.cli.lookup import COMMANDS as LOOKUP
 from drifting.cli.memory_kept import keep_memory
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
-from drifting.cli.settings import parse_flags
-from drifting.cli.shared import import_entries
+from drifting.cli.settings import given_settings, parse_flags
+from drifting.cli.shared import check_named_encoder, import_entries
 from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_what_the_command_tells, standard_streams
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
@@ -96,6 +96,7 @@ def _run(arguments: list[str]) -> int:
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
         import_entries(values)
+        check_named_encoder(values)
         with pillow_warnings_in_one_line():
             return COMMANDS[name].run(values)
     except OutputError:
@@ -128,10 +129,11 @@ def _asked(arguments: Sequence[str]) -> list[str]:
 def _settings_asked_for(name: str, arguments: Sequence[str]) -> Settings | None:
     """The settings whose help is asked for: those of `--config`, with what changes them; None without it."""
     command = COMMANDS[name]
-    given, _ = take_config(list(arguments))
-    if command.settings is None or not given:
+    arguments = [argument for argument in arguments if argument not in ("-h", "--help")]
+    by_name = command.any_settings and bool(arguments) and not arguments[0].startswith("-")
+    if command.settings is None or not (by_name or take_config(arguments)[0]):
         return None
-    found: Settings = parse_flags(name, command, [flag for flag in arguments if flag not in ("-h", "--help")]).config
+    found: Settings = given_settings(parse_flags(name, command, arguments))
     return found
 
 

@@ -27,7 +27,7 @@ def _define_cache(values: flags.FlagValues) -> None:
     folder = "the cache's folder; goes on where it was stopped; exit code 0: this process is done"
     flags.DEFINE_string("workdir", None, folder, flag_values=values)
     define_share(values, "make one cache")
-    other = "latents of other code, in place of --config's images: they become the cache, nothing is encoded"
+    other = "latents of other code in place of --config's images; they become the cache"
     flags.DEFINE_string("from", None, other, flag_values=values)
     verify = "without --config: compare a finished cache with its checksums"
     flags.DEFINE_boolean("verify", False, verify, flag_values=values)

@@ -1,15 +1,17 @@
 """What settings mean, as text for `drifting help` and as the page docs/settings.md."""
 
-import difflib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from drifting.config.meanings import Section, Setting
+from drifting.config.sections import nearest_key
 from drifting.errors import ConfigError
 
 
-def explanation_of(topic: str, sections: Sequence[Section]) -> str:
+def explanation_of(topic: str, sections: Sequence[Section], others: Iterable[str] = ()) -> str:
     """What a section, a setting by its dotted key, or all settings of one name are.
+
+    `others`: sections and settings that are not among `sections`, and which a misspelt topic may be meant for, too.
 
     Raises:
         ConfigError: there is none of that name.
@@ -25,13 +27,10 @@ def explanation_of(topic: str, sections: Sequence[Section]) -> str:
         return "\n".join([f"{topic}: {section.text}", f"({of})", "", *rows, *more])
     found = [setting for setting in settings if topic in (setting.key, setting.key.rpartition(".")[2])]
     if not found:
-        known = [*named, *(setting.key for setting in settings)]
-        last = {setting.key.rpartition(".")[2]: setting.key for setting in settings}
-        close = difflib.get_close_matches(topic, known, n=1) or [
-            last[name] for name in difflib.get_close_matches(topic, last, n=1)
-        ]
-        hint = f"did you mean {close[0]}?" if close else f"sections are {', '.join(named)}"
-        raise ConfigError(f"{topic}: there is no such command, section or setting; {hint}")
+        close = nearest_key(topic, [*named, *(setting.key for setting in settings), *others])
+        hint = f"did you mean {close}? " if close else ""
+        lists = "`drifting help` lists the commands, `drifting help --markdown` all settings"
+        raise ConfigError(f"{topic}: there is no such command, section or setting; {hint}{lists}")
     return "\n".join(line for setting in found for line in _lines(setting, short=False))
 
 

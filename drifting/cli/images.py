@@ -11,8 +11,10 @@ from drifting.cli.shared import (
     SCORE_ENCODER_HELP,
     SHARE_FLAGS,
     WEIGHTS_HELP,
+    define_alpha,
     define_import,
     define_share,
+    guidance_scale,
     number_of,
     place_of,
     run_of,
@@ -110,7 +112,7 @@ def _define_sample(values: flags.FlagValues) -> None:
     flags.DEFINE_list("classes", None, classes, flag_values=values)
     grid = "images of each class in a grid; default 10"
     flags.DEFINE_integer("columns", 10, grid, lower_bound=1, upper_bound=MOST_COLUMNS, flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale; default eval.alpha", flag_values=values)
+    define_alpha(values, "guidance scale; default eval.alpha")
     define_share(values, "draw into one file or folder")
 
 
@@ -197,6 +199,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         raise ConfigError("--workdir: give the run's folder, or --weights or --images")
     if len(given) > 1:
         raise ConfigError(f"--{given[1]}={values[given[1]].value}: --{given[0]} says what to score, leave one out")
+    alphas = None if values.alpha is None else [guidance_scale(alpha) for alpha in values.alpha]
     from drifting.runs.shared_work import Share
     from drifting.scoring.metrics import rank
     from drifting.scoring.results import score_table
@@ -208,7 +211,7 @@ def _evaluate(values: flags.FlagValues) -> int:
     _check_trained(values)
     settings = ScoreSettings(
         num=values.num,
-        alphas=None if values.alpha is None else [number_of("alpha", alpha, "1.0,1.5") for alpha in values.alpha],
+        alphas=alphas,
         seed=values.seed if values["seed"].present else None,
         classes=values.classes,
         labels=values.labels,
@@ -287,7 +290,7 @@ def _define_compare(values: flags.FlagValues) -> None:
     flags.DEFINE_string("reference", None, reference, flag_values=values)
     flags.DEFINE_string("encoder", None, f"features: {SCORE_ENCODER_HELP}; default the reference's", flag_values=values)
     flags.DEFINE_integer("num", None, "images of each; default A's eval.num_samples", lower_bound=2, flag_values=values)
-    flags.DEFINE_float("alpha", None, "guidance scale of both; default each one's own", flag_values=values)
+    define_alpha(values, "guidance scale of both; default each one's own")
     flags.DEFINE_integer("seed", None, "of the first image; default A's eval.seed", lower_bound=0, flag_values=values)
     resamples = "for the intervals; default 200, or 20 of more than 512 features"
     flags.DEFINE_integer("resamples", None, resamples, lower_bound=2, flag_values=values)

@@ -10,16 +10,13 @@ from absl import flags
 from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
 from drifting.cli.explanations import explanation_of, settings_page
-from drifting.config.checks import check
-from drifting.config.meanings import (
-    COMMAND_SETTINGS,
-    REGISTRY_SETTINGS,
-    Section,
-    option_sections,
-    sections,
-    study_sections,
-)
+from drifting.cli.settings import ConfigRequest
+from drifting.cli.shared import check_without_jax, jax_is_imported
+from drifting.config.meanings import COMMAND_SETTINGS, Section, option_sections, sections, study_sections
+from drifting.config.registered import ENCODER_OPTIONS, REGISTERED_NAMES, encoder_option_keys
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
+from drifting.config.shipped import CONFIGS, experiment_file
+from drifting.data.sources import SOURCES, option_kinds
 from drifting.errors import ConfigError
 from drifting.studies import STUDIES
 from drifting.studies.settings import check_study_numbers
@@ -49,34 +46,33 @@ def _define_help(values: flags.FlagValues) -> None:
 
 def all_sections() -> list[Section]:
     """Every section of settings of every command: what `drifting help` knows."""
-    from drifting.assembly.names import known_names
-    from drifting.data.sources import option_kinds
     from drifting.method.encoders import ENCODERS
 
     encoders = option_sections("features.options", {name: one.options for name, one in ENCODERS.items()}, ("train",))
+    commands, others = _plain_sections()
+    return [*commands, *encoders, *others]
+
+
+def _plain_sections() -> tuple[list[Section], list[Section]]:
+    """All sections for which JAX is not needed: those of the commands, and those of sources and studies."""
+    names = REGISTERED_NAMES | {"data.name": tuple(SOURCES)}
     sources = option_sections("data.options", option_kinds(), tuple(COMMAND_SETTINGS))
     studies = study_sections({name: study.settings for name, study in STUDIES.items()})
-    return [*sections(known_names()).values(), *encoders, *sources, *studies]
-
-
-def _plain_sections(topic: str) -> list[Section]:
-    """Sections that say all of a topic, and for which no registry is needed: networks and kernels import JAX.
-
-    [] where there are none: parts of keys may be those of options, and a misspelt topic may be near to anything.
-    """
-    plain = [section for section in sections({}).values() if "options" not in (one.key for one in section.settings)]
-    studies = study_sections({name: study.settings for name, study in STUDIES.items()})
-    named = [section for section in (*plain, *studies) if topic == section.name]
-    keys = [one.key for section in named or plain for one in section.settings]
-    keys = keys if named else [key for key in keys if key == topic]
-    return [*plain, *studies] if keys and not set(keys) & set(REGISTRY_SETTINGS) else []
+    return list(sections(names).values()), [*sources, *studies]
 
 
 def _help(values: flags.FlagValues) -> int:
-    if values.markdown and values.topic:
-        raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {values.topic} out")
-    found = _plain_sections(values.topic) or all_sections()
-    print(settings_page(found) if values.markdown else explanation_of(values.topic, found))
+    topic = values.topic
+    if values.markdown and topic:
+        raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {topic} out")
+    named = {"features", *(f"features.options.{name}" for name in ENCODER_OPTIONS)}
+    options = encoder_option_keys()
+    if values.markdown or topic in named or topic in {*options, *(key.rpartition(".")[2] for key in options)}:
+        found = all_sections()
+    else:
+        commands, others = _plain_sections()
+        found = [*commands, *others]
+    print(settings_page(found) if values.markdown else explanation_of(topic, found, [*named, *options]))
     return 0
 
 
@@ -85,13 +81,44 @@ def _define_config(values: flags.FlagValues) -> None:
 
 
 def _config(values: flags.FlagValues) -> int:
-    settings = values.config
-    if isinstance(settings, StudyRun):
-        check_study_numbers(to_dict(settings)["study"])
-    else:
-        check(settings)
+    settings = values.config.settings
+    _check_as_its_command(values.config)
     print(json.dumps(to_dict(settings), indent=2) if values.json else settings_file(settings))
     return 0
+
+
+NETWORK_SECTIONS = ("model", "features", "study")
+"""Sections of which what is right is known to the networks, encoders and studies alone, all of which import JAX."""
+
+
+def _check_as_its_command(request: ConfigRequest) -> None:
+    """Checks settings as the command whose they are does, but for files that they name.
+
+    What comes with the package is right, and needs no JAX as long as nothing is changed that JAX is needed to check.
+
+    Raises:
+        ConfigError: the command would refuse them.
+    """
+    settings = request.settings
+    file = experiment_file(request.file.split(":", 1)[0])
+    own = file is not None and not file.resolve().is_relative_to(CONFIGS)
+    changed = {key.partition(".")[0] for key in request.changes}
+    of_networks = own or jax_is_imported() or not changed.isdisjoint(NETWORK_SECTIONS)
+    if isinstance(settings, StudyRun):
+        check_study_numbers(to_dict(settings)["study"])
+        if of_networks:
+            from drifting.studies.study import check_study
+
+            check_study(to_dict(settings)["study"])
+        return
+    check_without_jax(settings)
+    if of_networks:
+        from drifting.assembly.names import check_settings
+        from drifting.training.scores import check_score_encoder
+
+        check_settings(settings)
+        if isinstance(settings, Config):
+            check_score_encoder(settings)
 
 
 def settings_file(settings: Settings) -> str:
@@ -130,6 +157,7 @@ COMMANDS = {
         Config,
         usage="FILE[:VARIANT] [--json]",
         any_settings=True,
+        needs_devices=False,
     ),
     "help": Command(
         "say what a command, a section of settings or a setting means",

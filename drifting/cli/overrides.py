@@ -49,8 +49,11 @@ def define_overrides(values: flags.FlagValues, arguments: Sequence[str], kind: t
     Raises:
         ConfigError: there is no such setting.
     """
-    found = (re.match(r"--?(?:no)?config\.([^=]*)=?(.*)", argument, re.DOTALL) for argument in arguments)
-    hints = {match[1]: annotation(kind, match[1], match[2] or None) for match in found if match}
+    given = (re.match(r"--?(?:no)?config\.([^=]*)=?(.*)", argument, re.DOTALL) for argument in arguments)
+    found = [match for match in given if match]
+    if empty := next((match for match in found if "" in match[1].split(".")), None):
+        raise ConfigError(f"{empty[0]}: names no setting; type --config.SECTION.KEY=VALUE")
+    hints = {match[1]: annotation(kind, match[1], match[2] or None) for match in found}
     for path in hints:
         if not all(part.isidentifier() and not hasattr(ConfigDict, part) for part in path.split(".")):
             raise ConfigError(f"--config.{path}: there is no such setting")

@@ -41,10 +41,19 @@ class SweepRequest:
     changes: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ConfigRequest:
+    """What `drifting config` was given: the file, the settings that it and the changes make, and the changes' keys."""
+
+    file: str
+    settings: Settings
+    changes: tuple[str, ...]
+
+
 def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.FlagValues:
     """The flags of one command; every way to get them wrong becomes a `ConfigError`.
 
-    The value of the flag `config` is the settings as the command's dataclass, or a `SweepRequest`.
+    The value of the flag `config` is the settings as the command's dataclass, a `SweepRequest`, or a `ConfigRequest`.
     """
     values, kind = flags.FlagValues(), command.settings
     if any(argument.split("=")[0] == f"--{command.without_config}" for argument in arguments):
@@ -54,7 +63,7 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
     given = ""
     settings: dict[str, Any] = {}
     if kind is not None:
-        settings, kind, arguments = take_settings(name, command, kind, arguments)
+        given, settings, kind, arguments = take_settings(name, command, kind, arguments)
     elif sweep:
         given, arguments = take_config(arguments)
         del values.config
@@ -70,10 +79,18 @@ def parse_flags(name: str, command: Command, arguments: list[str]) -> flags.Flag
             raise ConfigError(f"{extra!r}: is one argument too many; usage: drifting {name} {command.usage}")
         raise ConfigError(_not_a_flag(extra, list(values)))
     if kind is not None:
-        values["config"].value = parse(changed(settings, overrides_of(values)), kind)
+        found = overrides_of(values)
+        parsed = parse(changed(settings, found), kind)
+        values["config"].value = ConfigRequest(given, parsed, tuple(found)) if command.any_settings else parsed
     elif sweep:
         values["config"].value = SweepRequest(given, overrides_of(values))
     return values
+
+
+def given_settings(values: flags.FlagValues) -> Any:
+    """The settings that `parse_flags` read, of `drifting config` as well."""
+    found = values["config"].value
+    return found.settings if isinstance(found, ConfigRequest) else found
 
 
 def _read(
@@ -147,8 +164,8 @@ def _not_a_flag(given: str, known: Sequence[str]) -> str:
 
 def take_settings(
     name: str, command: Command, kind: type[Settings], arguments: list[str]
-) -> tuple[dict[str, Any], type[Settings], list[str]]:
-    """The settings of the file that `--config` names, nested keys and values; their kind; and the other arguments.
+) -> tuple[str, dict[str, Any], type[Settings], list[str]]:
+    """The file that `--config` names; its settings, nested keys and values; their kind; and the other arguments.
 
     Raises:
         ConfigError: there is no such file, it holds settings of another command, or one that cannot be.
@@ -165,7 +182,7 @@ def take_settings(
         other = f", or --{command.without_config}" if command.without_config else ""
         raise ConfigError(f"--config: give the experiment{other}; `drifting configs` lists those that there are")
     if not given:
-        return {}, kind, arguments
+        return "", {}, kind, arguments
     settings = load_settings(given)
     owner = command_of(settings)
     if command.any_settings:
@@ -175,7 +192,7 @@ def take_settings(
     elif owner != (command.settings_of or name.split()[0]):
         raise ConfigError(f"--config={given}: holds settings of `drifting {owner}`; give them to that command")
     try:
-        return to_dict(parse(settings, kind)), kind, arguments
+        return given, to_dict(parse(settings, kind)), kind, arguments
     except ConfigError as error:
         raise ConfigError(f"--config={given}: {error}") from error
 

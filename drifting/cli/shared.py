@@ -1,6 +1,8 @@
 """Flags that several commands have."""
 
+import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from drifting.cli.overrides import real_number
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.paths import is_address
-from drifting.config.schema import CacheBuild, Config
+from drifting.config.registered import check_registered, check_registered_encoder
+from drifting.config.schema import AnyConfig, CacheBuild, Config
 from drifting.data.sources import check_data_settings
 from drifting.errors import ConfigError, InputError, require
 from drifting.runs.directory import ENCODER_FOLDER, read_config
-from drifting.runs.places import place
+from drifting.runs.places import is_stored, place
 
 WEIGHTS_HELP = "published weights: a folder or hf://OWNER/REPO[@REVISION][/FOLDER]"
 
@@ -33,8 +36,7 @@ def checked_settings(values: flags.FlagValues) -> Any:
         ConfigError: they cannot work together, or an encoder that they name is not there.
     """
     settings = values.config
-    check(settings)
-    check_data_settings(settings.data)
+    check_without_jax(settings)
     if isinstance(settings, Config):
         check_files(settings)
     if not isinstance(settings, CacheBuild) and settings.train.wandb_project:
@@ -42,6 +44,35 @@ def checked_settings(values: flags.FlagValues) -> Any:
 
         import_wandb()
     return settings
+
+
+def check_without_jax(settings: AnyConfig) -> None:
+    """Checks settings as far as nothing is read for it. What registries that import JAX hold, is checked where it can
+    only be the package's own: JAX is not imported yet, and so nothing has been entered.
+
+    Raises:
+        ConfigError: they cannot work together, or name what there is not.
+    """
+    check(settings)
+    check_data_settings(settings.data)
+    if not jax_is_imported():
+        check_registered(settings)
+
+
+def jax_is_imported() -> bool:
+    """Whether registries may hold other entries than the package's own: whoever enters one has imported JAX."""
+    return "jax" in sys.modules
+
+
+def check_named_encoder(values: flags.FlagValues) -> None:
+    """Checks the encoder of images that `--encoder` names, where it can only be one of the package's own.
+
+    Raises:
+        ConfigError: there is no such encoder.
+    """
+    given = values["encoder"].value if "encoder" in values else None
+    if given and not jax_is_imported():
+        check_registered_encoder("--encoder", given)
 
 
 def check_files(config: Config) -> None:
@@ -98,11 +129,40 @@ def import_entries(values: flags.FlagValues) -> None:
             pass
 
 
+def guidance_scale(text: str) -> float:
+    """The guidance scale that one of several behind `--alpha` means. Raises `ConfigError` for none."""
+    return _guidance_scale(text, number_of("alpha", text, "1.0,1.5"))
+
+
+def _guidance_scale(text: str, number: float) -> float:
+    if not 0 < number < math.inf:
+        raise ConfigError(f"--alpha={text}: use a positive guidance scale")
+    return number
+
+
+class _GuidanceScale(flags.FloatParser):
+    """Reads one guidance scale."""
+
+    def parse(self, argument: Any) -> float:
+        try:
+            return _guidance_scale(argument, real_number(argument))
+        except OverflowError as error:
+            raise ConfigError(f"--alpha={argument}: {error}") from error
+
+
+def define_alpha(values: flags.FlagValues, meaning: str) -> None:
+    """Declares `--alpha`, one guidance scale."""
+    flags.DEFINE(_GuidanceScale(), "alpha", None, meaning, flag_values=values, serializer=flags.ArgumentSerializer())
+
+
 def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path:
-    """The folder that `--workdir` gives."""
+    """The folder that `--workdir` gives. Raises `ConfigError` where it gives none, or a file."""
     if not values.workdir:
         raise ConfigError(f"--workdir: give {what}")
-    return place_of(values, "workdir")
+    workdir = place_of(values, "workdir")
+    if not is_stored(workdir) and os.path.exists(workdir) and not workdir.is_dir():
+        raise ConfigError(f"--workdir={values.workdir}: is a file; give a folder")
+    return workdir
 
 
 def run_of(values: flags.FlagValues) -> Path:

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import checked_settings, define_import, run_of, workdir_of
-from drifting.config.checks import check
+from drifting.cli.shared import check_without_jax, checked_settings, define_import, run_of, workdir_of
 from drifting.config.schema import Config, PretrainConfig
-from drifting.data.sources import check_data_settings
 from drifting.errors import ConfigError
 
 logger = logging.getLogger("drifting")
@@ -86,8 +84,7 @@ def _define_plan(values: flags.FlagValues) -> None:
 
 def _plan(values: flags.FlagValues) -> int:
     config = values.config
-    check(config)
-    check_data_settings(config.data)
+    check_without_jax(config)
     from drifting.experiments.plan.plan import plan, plan_compiled
 
     if values.json and not values.compile:

@@ -13,14 +13,6 @@ COMMAND_SETTINGS: dict[str, type] = {"train": Config, "pretrain": PretrainConfig
 """The commands that have settings, and the dataclass of them."""
 
 
-REGISTRY_SETTINGS = (
-    "data.name", "model.name", "model.preset", "loss.objective", "loss.kernel", "loss.feature_scale",
-    "optimizer.name", "optimizer.decay", "optimizer.decayed",
-    "features.encoders",
-)  # fmt: skip
-"""The settings that name entries of registries, which let choose from what is entered there."""
-
-
 @dataclass(frozen=True)
 class Setting:
     """One setting, or one option of an encoder or a source.

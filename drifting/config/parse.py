@@ -9,8 +9,9 @@ from ml_collections.config_dict import placeholder
 
 from drifting.config.older import renamed, renewed
 from drifting.config.paths import expanded
+from drifting.config.registered import encoder_option_keys
 from drifting.config.schema import Config, Kind, Settings
-from drifting.config.sections import inner_type, parse_section, unknown_key
+from drifting.config.sections import inner_type, nearest_key, parse_section, unknown_key
 from drifting.errors import ConfigError
 
 
@@ -88,6 +89,8 @@ def annotation(kind: type[Settings], path: str, value: Any) -> Any:
                 f"{path}={value!r}: {'.'.join(parts[: depth - 1])} is a setting and has no keys of its own"
             )
         if part not in hints:
+            if 1 < depth < len(parts) and (meant := nearest_key(path, _keys(kind))):
+                raise ConfigError(f"{path}={value!r}: there is no such key; did you mean {meant}?")
             raise ConfigError(unknown_key(".".join(parts[:depth]), value if depth == len(parts) else {}, hints))
         hint = hints[part]
     if dataclasses.is_dataclass(hint):
@@ -96,3 +99,10 @@ def annotation(kind: type[Settings], path: str, value: Any) -> Any:
     if typing.get_origin(hint) is dict:
         raise ConfigError(f"{path}={value!r}: a section; set its keys, for example {path}.NAME=...")
     return hint
+
+
+def _keys(kind: type[Settings]) -> list[str]:
+    """The dotted keys of settings, those of options of feature encoders among them."""
+    sections = typing.get_type_hints(kind)
+    found = [f"{section}.{key}" for section, hint in sections.items() for key in typing.get_type_hints(hint)]
+    return found + (encoder_option_keys() if "features" in sections else [])

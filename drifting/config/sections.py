@@ -56,6 +56,20 @@ def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
     return f"{given}: there is no such key; {remedy}"
 
 
+def nearest_key(given: str, keys: Iterable[str]) -> str | None:
+    """The dotted key that `given` may be a misspelling of: of the whole key, of its last parts, or of its first and its
+    last parts without those between them; None: of none."""
+    meant = {key: key for key in keys}
+    for key in list(meant):
+        parts = key.split(".")
+        for first in range(1, len(parts)):
+            end = ".".join(parts[first:])
+            meant.setdefault(end, key)
+            meant.setdefault(f"{parts[0]}.{end}", key)
+    close = difflib.get_close_matches(given, meant, n=1)
+    return meant[close[0]] if close else None
+
+
 def accepts_none(hint: Any) -> bool:
     """Whether an annotated type is `... | None`."""
     return typing.get_origin(hint) in (types.UnionType, typing.Union)

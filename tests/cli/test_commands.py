@@ -85,7 +85,7 @@ WRONG_SETTINGS = [
     ),
     ("loss.objective=drfit", "loss.objective='drfit': use one of log_kde, "),
     ("model.preset=M", "model.preset='M': use one of S, B, L, XL"),
-    ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine (did you mean 'cosine'?)"),
+    ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine, linear, wsd (did you mean 'cosine'?)"),
     ("data.name=digts", "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ("data.path=x", "data.path='x': source 'digits' takes no path: set data.path=None"),
     (
@@ -304,7 +304,7 @@ def test_wrong_flags(capsys: pytest.CaptureFixture[str], arguments: list[str], m
     [
         ("--classes=x", "--classes=x: use names or numbers from 0 to 9, separated by commas"),
         ("--ema=0.5", "--ema=0.5: the run does not keep it, use one of 0.9, 0.99"),
-        ("--alpha=-1", "--alpha=-1.0: use a positive guidance scale"),
+        ("--alpha=-1", "--alpha=-1: use a positive guidance scale"),
         ("--out=x.jpg", "--out=x.jpg: write a grid (.png), an .npz, or a new folder of that name as x.jpg/"),
         ("--num=5", "--num=5: a grid has --classes and --columns: write an .npz or a folder, or leave it out"),
         (

@@ -15,20 +15,15 @@ from drifting.cli.commands import COMMANDS, main
 from drifting.cli.explanations import explanation_of
 from drifting.cli.overrides import value_of
 from drifting.cli.settings import load_settings, parse_flags
-from drifting.config.meanings import (
-    COMMAND_SETTINGS,
-    REGISTRY_SETTINGS,
-    option_sections,
-    sections,
-    study_sections,
-    typed,
-)
+from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections, study_sections, typed
 from drifting.config.parse import annotation, parse
+from drifting.config.registered import ENCODER_OPTIONS, REGISTERED_NAMES, SCORE_ENCODER_NAMES
 from drifting.config.schema import to_dict
 from drifting.config.shipped import CONFIGS, FORMER_FILE, experiment_file, experiment_names
-from drifting.data.sources import option_kinds
+from drifting.data.sources import SOURCES, option_kinds
 from drifting.errors import ConfigError
 from drifting.method.encoders import ENCODERS
+from drifting.scoring.image_features import SCORE_ENCODERS
 from drifting.studies import STUDIES
 from tests.support.runs import ROOT, TINY
 
@@ -103,7 +98,7 @@ def test_an_experiment_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytes
 
 RESOLVED = [
     ("digits", []),
-    ("digits:tiny", ["--config.loss.widths=0.3", "--config.model.num_heads=None"]),
+    ("digits:tiny", ["--config.loss.widths=0.3", "--config.model.cond_dim=None"]),
     ("imagenet_ablation:logkde_gauss", ["--config.features.encoders=mae,convnext", "--config.train.steps=1e3"]),
     ("mae_imagenet:pixel_640,tiny", ["--noconfig.mae.remat"]),
     ("data/imagenet", ["--config.cache.shard_size=7"]),
@@ -116,7 +111,7 @@ RESOLVED = [
 def test_the_settings_that_are_printed_can_be_given(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, given: str, changes: list[str]
 ):
-    wanted = parse_flags("config", COMMANDS["config"], [given, *changes]).config
+    wanted = parse_flags("config", COMMANDS["config"], [given, *changes]).config.settings
     file = tmp_path / "printed.py"
     file.write_text(printed(capsys, "config", given, *changes))
     assert parse(load_settings(str(file)), type(wanted)) == wanted
@@ -132,15 +127,20 @@ def test_what_differs_from_a_default_is_marked(capsys: pytest.CaptureFixture[str
 def test_help_shows_the_values_of_the_file(capsys: pytest.CaptureFixture[str]):
     out = printed(capsys, "train", f"--config={TINY}", "--config.loss.labels=7", "--help")
     assert " hidden_size=16 " in out and " labels=7 " in out and "--coordinator=" in out
-    assert main(["train", "--config=nowhere", "--help"]) == 2
-    assert capsys.readouterr().err.startswith("drifting: error: --config=nowhere: there is no such file")
+    for line in ("train --config=nowhere --help", "config nowhere --help", "config --help --config=nowhere"):
+        assert main(line.split()) == 2
+        assert capsys.readouterr().err.startswith("drifting: error: --config=nowhere: there is no such file")
+    assert " hidden_size=16 " in printed(capsys, "config", str(TINY), "--help")
+    assert "settings and their defaults:" in printed(capsys, "config", "--help")
 
 
 # --- what settings mean -----------------------------------------------------------------------------------------------
 
 
-def test_settings_that_name_registries_are_known_without_them():
-    assert set(REGISTRY_SETTINGS) == set(known_names())
+def test_names_that_are_known_without_the_registries_are_theirs():
+    assert REGISTERED_NAMES | {"data.name": tuple(SOURCES)} == known_names()
+    options = {name: tuple(field.name for field in dataclasses.fields(one.options)) for name, one in ENCODERS.items()}
+    assert options == ENCODER_OPTIONS and tuple(SCORE_ENCODERS) == SCORE_ENCODER_NAMES
 
 
 def test_what_is_said_without_the_registries_is_the_same(capsys: pytest.CaptureFixture[str]):
@@ -226,13 +226,17 @@ def test_help_of_a_command_is_its_help(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize(
     ("topic", "close"),
-    [("loss.objectiv", "loss.objective"), ("objectve", "loss.objective"), ("los", "loss"), ("zzz", "")],
-)
+    [("loss.objectiv", "loss.objective"), ("objectve", "loss.objective"), ("los", "loss"), ("zzz", ""),
+     ("neighbors", "loss.neighbours"), ("mae.weight", "features.options.mae.weights"),
+     ("features.mae.weigths", "features.options.mae.weights"), ("features.options.dinov", "features.options.dinov2"),
+     ("data.parquet.lable", "data.options.parquet.label"), ("study.kernls", "study.kernels")],
+)  # fmt: skip
 def test_what_there_is_no_help_for(capsys: pytest.CaptureFixture[str], topic: str, close: str):
     assert main(["help", topic]) == 2
-    remedy = f"did you mean {close}?" if close else "sections are model, loss, "
+    meant = f"did you mean {close}? " if close else ""
     error = capsys.readouterr().err
-    assert error.startswith(f"drifting: error: {topic}: there is no such command, section or setting; {remedy}")
+    lists = "`drifting help` lists the commands, `drifting help --markdown` all settings"
+    assert error == f"drifting: error: {topic}: there is no such command, section or setting; {meant}{lists}\n"
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from drifting.cli.commands import main
+from drifting.config.registered import REGISTERED_NAMES
 from tests.support.runs import ROOT, TINY, finished_run
 
 TRAIN = "train --config={tiny} --workdir={here}/new --config."
@@ -41,7 +42,21 @@ SETTINGS = [
     ("train.steps", "--config.train.steps: give a value, --config.train.steps=VALUE"),
     ("train.steps --seed=3", "--config.train.steps: give a value"),
     ("train.steps[0]=3", "train.steps[0]='3': there is no such key; did you mean train.steps?"),
-    ("=3", "='3': there is no such key; known keys: model, "),
+    ("=3", "--config.=3: names no setting; type --config.SECTION.KEY=VALUE"),
+    (".steps=3", "--config..steps=3: names no setting; type --config"),
+    ("train.=3", "--config.train.=3: names no setting; type --config"),
+    (
+        "features.mae.weigths=3",
+        "features.mae.weigths='3': there is no such key; did you mean features.options.mae.weights",
+    ),
+    (
+        "features.options.mae.weigths=3",
+        "features.options.mae.weigths=3: there is no such key; did you mean features.opti",
+    ),
+    (
+        "features.options.dinov2.layrs=3",
+        "dinov2.layrs=3: there is no such key; did you mean features.options.dinov2.laye",
+    ),
     ("features.options.mae[0].size=3", "--config.features.options.mae[0].size: there is no such setting"),
     ("features.options.items.size=3", "--config.features.options.items.size: there is no such setting"),
     ("train.micro_batch=7", "train.micro_batch=7: must divide loss.labels * loss.generated=12, or be 0"),
@@ -59,7 +74,7 @@ SETTINGS = [
     ),
     ("model.name=dti", r"model.name='dti': use one of dit, mlp \(did you mean 'dit'\?\)"),
     ("model.dtype=float16", r"model.dtype='float16': use one of float32, bfloat16 \(did you mean 'bfloat16'\?\)"),
-    ("optimizer.decay=linear", "optimizer.decay='linear': use one of constant, cosine"),
+    ("optimizer.decay=linaer", "optimizer.decay='linaer': use one of constant, cosine"),
     ("optimizer.learning_rate=fast", "optimizer.learning_rate='fast': expected float, for example 0.2"),
     ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: use a positive number"),
     ("guidance.alpha_max=0.5", "guidance.alpha_max=0.5: must be at least guidance.alpha_min=1.0"),
@@ -239,7 +254,7 @@ COMMANDS = [
     ("sample --workdir={run} --clases=1", "--clases: there is no such flag; did you mean --classes?"),
     ("sample --workdir={run} --classes=x", "--classes=x: use names or numbers from 0 to 9, separated by commas"),
     ("sample --workdir={run} --ema=0.5", "--ema=0.5: the run does not keep it, use one of 0.9, 0.99"),
-    ("sample --workdir={run} --alpha=-1 --out={here}/x.png", "--alpha=-1.0: use a positive guidance scale"),
+    ("sample --workdir={run} --alpha=-1 --out={here}/x.png", "--alpha=-1: use a positive guidance scale"),
     ("sample --workdir={run} --out={here}/x.jpg", "--out={here}/x.jpg: write a grid"),
     ("sample --workdir={run} --weights=x", "--workdir or --weights: give one"),
     ("sample --weights={here}/README.md", "--weights={here}/README.md: is no weights file"),
@@ -334,6 +349,36 @@ def test_a_mistake(
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+OF_FILES = (
+    "data.path",
+    "eval.reference",
+    "eval.real_images",
+    "eval.encoder=mae:nope",
+    "features.options.mae.weights=x",
+)
+OF_DATA_AND_DEVICES = ("model.patch_size=3", "mesh.", "train.wandb_project")
+
+
+def test_settings_that_no_training_takes_are_not_printed(capsys: pytest.CaptureFixture[str]):
+    """Over all mistakes in settings, but for those of files, data, devices and packages: the line is that of train."""
+    told = 0
+    for setting, words in SETTINGS:
+        if any(mark in setting for mark in OF_FILES) or setting.startswith(OF_DATA_AND_DEVICES):
+            continue
+        told += 1
+        assert main(["config", str(TINY), *f"--config.{setting}".split()]) == 2, setting
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        line = line.removeprefix("drifting: error: ")
+        assert captured.out == "" and (words in line or re.search(words, line)), line
+    assert told > 60
+
+
+def test_settings_of_a_study_that_it_does_not_take_are_not_printed(capsys: pytest.CaptureFixture[str]):
+    assert main(["config", "studies/curl", "--config.study.kernels=x"]) == 2
+    assert capsys.readouterr().err.startswith("drifting: error: study.kernels='x': use one of gaussian, laplace")
+
+
 QUICK = [
     "train --config={tiny} --workdir=x --config.train.steps=-5",
     "train --config=digits --workdir=x",
@@ -351,11 +396,47 @@ QUICK = [
     "evaluate --workdir=x --alpha=1e400",
     "replay --workdir=x --step=1",
     "help loss.widths --markdown",
+    "train --config={tiny} --workdir=/dev/null",
+    "pretrain --config=mae_digits --workdir=/dev/null",
+    "cache --config=data/imagenet --workdir=/dev/null",
+    "train --config={tiny} --workdir=x --config.model.preset=M",
+    "train --config={tiny} --workdir=x --config.features.options.mae.weigths=3",
+    "train --config={tiny} --workdir=x --config.features.options.mea.size=3",
+    "train --config={tiny} --workdir=x --config.features.mae.weigths=3",
+    "train --config={tiny} --workdir=x --config.eval.encoder=inceptoin",
+    "pretrain --config=mae_digits --workdir=x --config.optimizer.name=moun",
+    "plan --config={tiny} --device=h100 --config.loss.kernel=gausian",
+    "sweep --config=sweeps/kernel_width --workdir=x --config.loss.kernel=gausian",
+    *(f"train --config={{tiny}} --workdir=x --config.{key}=zzz" for key in REGISTERED_NAMES),
+    *(f"config digits:tiny --config.{key}=zzz" for key in REGISTERED_NAMES),
+    "evaluate --workdir=x --encoder=inceptoin",
+    "compare a b --encoder=inceptoin",
+    "reference --config={tiny} --out=x.npz --encoder=inceptoin",
+    "sample --workdir=x --alpha=-1",
+    "sample --workdir=x --alpha=nan",
+    "compare a b --alpha=0",
+    "evaluate --workdir=x --alpha=1,-1",
+    "evaluate --weights=x --alpha=1,nan",
+    "help foo",
+    "help loss.neigbours",
+    "help neighbors",
+    "help features.options.mae.weigths",
+    "config nowhere --help",
 ]
 """Of each kind of mistake one that can be told without JAX, whose import takes most of the time."""
 
 
-LOOKED_UP = ["configs", "config digits:tiny", "help loss.widths", "help train", "help eval.alpha", "help study curl"]
+LOOKED_UP = [
+    "configs",
+    "config digits:tiny",
+    "config digits --config.train.seed=5",
+    "help loss.kernel",
+    "help model",
+    "help loss.widths",
+    "help train",
+    "help eval.alpha",
+    "help study curl",
+]
 
 
 def test_what_needs_no_jax_does_not_wait_for_it(tmp_path: Path):
