@@ -85,7 +85,7 @@ WRONG_SETTINGS = [
     ),
     ("loss.objective=drfit", "loss.objective='drfit': use one of log_kde, "),
     ("model.preset=M", "model.preset='M': use one of S, B, L, XL"),
-    ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine, linear, wsd (did you mean 'cosine'?)"),
+    ("optimizer.decay=cosin", "optimizer.decay='cosin': use one of constant, cosine, linear, wsd"),
     ("data.name=digts", "data.name='digts': use one of digits, array, imagefolder, mnist, "),
     ("data.path=x", "data.path='x': source 'digits' takes no path: set data.path=None"),
     (
