@@ -1,5 +1,10 @@
-"""What the library that decodes images warns of, gathered: thousands of odd pictures are one line."""
+"""What the libraries that decode images warn of, gathered: thousands of odd pictures are one line.
 
+Pillow has a logger. libtiff, by which Pillow reads compressed TIFF files, writes its errors to file descriptor 2 unless
+it is given a function to call; here it is given one that hands them to a logger below Pillow's.
+"""
+
+import ctypes
 import logging
 import warnings
 from collections.abc import Iterator
@@ -7,9 +12,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from drifting.errors import one_line
 
 logger = logging.getLogger("drifting")
+
+
+LONGEST_MESSAGE = 200
+"""Bytes of a message of libtiff that are kept."""
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+def _libtiff_error(_: bytes | None, template: bytes, arguments: int | None) -> None:
+    """A `TIFFErrorHandler`, called in whatever thread decodes: a format of `printf` and its arguments, a `va_list`."""
+    text = ctypes.create_string_buffer(LONGEST_MESSAGE)
+    write = ctypes.CDLL(None).vsnprintf
+    write.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
+    write(text, LONGEST_MESSAGE, template, arguments)
+    logging.getLogger("PIL.libtiff").warning("libtiff: %s", text.value.decode(errors="replace"))
+
+
+def _let_libtiff_speak_by_a_logger() -> None:
+    """From now on, in the whole process. Where Pillow was built without libtiff, or hides it, nothing is done."""
+    try:
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler  # looked up in what Pillow is linked with
+    except (AttributeError, OSError):
+        return
+    set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
+    set_handler(ctypes.cast(_libtiff_error, ctypes.c_void_p))
 
 
 class _Gathered(logging.Handler):
@@ -30,6 +61,7 @@ class _Gathered(logging.Handler):
 
 def no_pillow_warnings() -> None:
     """From now on Pillow's warnings are silenced, in a process that has nobody to tell them to."""
+    _let_libtiff_speak_by_a_logger()
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -40,6 +72,7 @@ def pillow_warnings_in_one_line() -> Iterator[None]:
 
     Enter it before threads are started: Python keeps its filters of warnings once for all threads.
     """
+    _let_libtiff_speak_by_a_logger()
     gathered, pillow = _Gathered(), logging.getLogger("PIL")
     propagated = pillow.propagate
     with warnings.catch_warnings():

@@ -2,10 +2,14 @@
 
 import logging
 import os
+import re
 import stat
 import struct
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +177,65 @@ def test_warnings_become_one_line(caplog: pytest.LogCaptureFixture, capfd: pytes
         decode("x", big, 3)
         decode("x", KINDS["clear.png"], 3)
     assert len(caplog.records) == 1
+
+
+def damaged_tiff(compression: str) -> bytes:
+    """A compressed TIFF file with bytes in its middle overwritten."""
+    image = Image.fromarray(noise(64, 64, 3))
+    content = bytearray(
+        encoded(image.convert("1") if compression == "group4" else image, "TIFF", compression=compression)
+    )
+    content[200:260] = b"\xff" * 60
+    return bytes(content)
+
+
+DAMAGED_TIFFS = {name: damaged_tiff(name) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4")}
+"""Those of which libtiff says something, where it can be read still and where not."""
+
+
+def tried(content: Path | bytes) -> None:
+    with suppress(InputError):
+        decode("x", content, 3)
+
+
+@pytest.mark.parametrize("compression", DAMAGED_TIFFS)
+def test_what_libtiff_writes_past_python_is_gathered(
+    compression: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It writes to file descriptor 2, of files and of bytes, in all threads, while others write there, too."""
+    file = tmp_path / "x.tif"
+    file.write_bytes(DAMAGED_TIFFS[compression])
+    with pillow_warnings_in_one_line(), ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(tried, [file, DAMAGED_TIFFS[compression]] * 8):
+            os.write(2, b".")
+    (line,) = [record.getMessage() for record in caplog.records]
+    found = re.fullmatch(r"images: Pillow warned (\d+) times while it read them, first: libtiff: ([^%]+)", line)
+    assert found and int(found[1]) >= 16 and int(found[1]) % 16 == 0
+    assert capfd.readouterr() == ("", "." * 16)
+
+
+SILENT = """
+import sys
+from pathlib import Path
+from drifting.data.decode import decode
+from drifting.data.library_warnings import no_pillow_warnings
+no_pillow_warnings()
+for path in map(Path, sys.argv[1:]):
+    try:
+        decode("x", path, 3)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_libtiff_is_silent_in_worker_processes(tmp_path: Path) -> None:
+    for name, content in DAMAGED_TIFFS.items():
+        (tmp_path / f"{name}.tif").write_bytes(content)
+    paths = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT, *paths], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "" and "decoder error" in done.stdout
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
