@@ -1,10 +1,18 @@
 """Where commands keep what they have compiled, so that a run that goes on does not compile again."""
 
 import hashlib
+import logging
 import os
 import platform
+import re
 import warnings
 from pathlib import Path
+from typing import Any
+
+from drifting.config.paths import is_address
+from drifting.errors import one_line
+
+logger = logging.getLogger("drifting")
 
 COMPILED_BYTES = 4 * 2**30
 """The most that is kept; what was not used for longest goes first."""
@@ -15,14 +23,22 @@ COMPILED_SETTINGS = {
 }
 
 
+ADDRESSES = ("gs", "s3", "az", "hf")
+"""The schemes that JAX's library of paths knows. Of any other it raises, out of the first program that is compiled."""
+
+NOT_KEPT = "Error (reading|writing) persistent compilation cache entry|Cache value for key .* exceeds the maximum"
+"""How JAX's warnings begin, one for each program, where it cannot read or keep what is compiled."""
+
+
 def keep_compiled() -> None:
     """Makes JAX keep compiled programs in the user's cache folder; must come before JAX is imported.
 
     Every value that the environment sets already stays: `JAX_COMPILATION_CACHE_DIR` says where they are kept, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` that they are not. Where the folder cannot be made nothing is kept. Processes
-    may share it: JAX locks it while it reads and writes.
+    `JAX_ENABLE_COMPILATION_CACHE=false` that they are not. Where the folder cannot be used nothing is kept, which is
+    said in one line where the environment names it. Processes may share it: JAX locks it while it reads and writes.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        _tell_once_what_is_not_kept(os.environ["JAX_COMPILATION_CACHE_DIR"])
         return
     if os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0", "f", "no", "n", "off"):
         return
@@ -37,7 +53,36 @@ def keep_compiled() -> None:
     for name, value in COMPILED_SETTINGS.items():
         os.environ.setdefault(name, value)
     # A file that a crash cut short, or a full disk: the program is compiled, and nobody needs to know.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    warnings.filterwarnings("ignore", message=NOT_KEPT)
+
+
+def _tell_once_what_is_not_kept(folder: str) -> None:
+    """Puts one line in the place of JAX's warnings of a folder that a person has named. Other warnings are shown."""
+    show, told = warnings.showwarning, False
+
+    def tell(reason: str) -> None:
+        remedy = "programs are compiled at each start; mend that, or unset it"
+        logger.warning("JAX_COMPILATION_CACHE_DIR=%s: %s; %s", folder, reason, remedy)
+
+    def showwarning(message: Any, *where: Any, **more: Any) -> None:
+        nonlocal told
+        if not re.match(NOT_KEPT, str(message)):
+            show(message, *where, **more)
+        elif not told:
+            told = True
+            tell(_reason(str(message)))
+
+    if is_address(folder) and folder.partition("://")[0] not in ADDRESSES:
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+        tell(f"is no address of {', '.join(ADDRESSES)}")
+        return
+    warnings.showwarning = showwarning
+
+
+def _reason(warning: str) -> str:
+    """What a warning of JAX says besides the name of the program."""
+    short = re.sub(r"^Error (?:reading|writing) .*? for '[^']*': |(?<=^Cache value) for key '[^']*'", "", warning)
+    return one_line(short)[:300]
 
 
 def compiled_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,45 @@ def test_where_and_how_much_is_kept(environment: pytest.MonkeyPatch, tmp_path: P
 def test_what_the_user_says_stays(environment: pytest.MonkeyPatch, tmp_path: Path, setting: tuple[str, str]):
     environment.setenv(*setting)
     assert changes() == {} and not (tmp_path / "cache").exists()
+
+
+UNUSABLE = """
+import json, os, sys, warnings
+from drifting.cli.compiled import keep_compiled
+shown = warnings.showwarning
+for round, (place, most) in enumerate(json.loads(sys.argv[1])):
+    os.environ["JAX_COMPILATION_CACHE_DIR"], warnings.showwarning = place, shown
+    print(place, file=sys.stderr)
+    keep_compiled()
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+    jax.config.update("jax_compilation_cache_max_size", most)
+    for number in range(3):
+        jax.jit(lambda x: x * (number + 10 * round))(1.0)
+    warnings.warn(f"mine {round}")
+"""
+
+
+def test_a_folder_of_the_users_that_cannot_be_used_is_one_line(tmp_path: Path):
+    """A place that cannot be made, one without its library, an address that nobody knows, one with too little room."""
+    (tmp_path / "file").write_text("")
+    below, room, usable = str(tmp_path / "file" / "below"), str(tmp_path / "room"), str(tmp_path / "usable")
+    unusable = [(below, -1), ("/proc/zz", -1), ("az://a/b", -1), ("zz://a/b", -1), (f"file://{room}", -1), (room, 9)]
+    given = [*unusable, (usable, -1)]
+    settings = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", UNUSABLE, json.dumps(given)], capture_output=True, text=True, check=True, timeout=60,
+        env={name: value for name, value in os.environ.items() if "CACHE" not in name} | settings,
+    )  # fmt: skip
+    lines = iter(done.stderr.splitlines())
+    for number, (place, _) in enumerate(given):
+        assert next(lines) == place
+        if place != usable:
+            assert re.fullmatch(rf"JAX_COMPILATION_CACHE_DIR={place}: .+; programs are compiled .+", next(lines))
+        assert next(lines).endswith(f"UserWarning: mine {number}")
+    assert list(Path(usable).iterdir()) and next(lines, None) is None
 
 
 @pytest.mark.parametrize("place", ["a file", "no home"])
