@@ -27,7 +27,7 @@ from drifting.config.parse import annotation, parse
 from drifting.config.paths import is_address
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of, to_dict
 from drifting.config.shipped import experiment_file, experiment_names
-from drifting.errors import ConfigError, one_line
+from drifting.errors import ConfigError, DriftingError, one_line
 from drifting.runs.directory import CONFIG_FILE
 from drifting.studies import STUDIES
 from drifting.studies.settings import DiagnoseStudy
@@ -232,9 +232,59 @@ def load_function(given: str, function: str) -> Any:
         if not hasattr(module, function):
             other, remedy = OTHER_FILES[function]
             raise ConfigError(remedy if hasattr(module, other) else f"defines no function {function}()")
-        if argument and not inspect.signature(getattr(module, function)).parameters:
-            raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
-        return getattr(module, function)(*argument)
+        found = getattr(module, function)
+        _check_function(found, function, argument)
+        return found(*argument)
+
+
+def _check_function(found: Any, name: str, argument: Sequence[str]) -> None:
+    """Raises `ConfigError` unless a file's `get_config` can be called with what follows the colon, if anything does."""
+    if not callable(found):
+        raise ConfigError(f"{name} is a {type(found).__name__} and no function; write def {name}(), which returns it")
+    signature = inspect.signature(found)
+    if argument and not signature.parameters:
+        raise ConfigError(f"variant {argument[0]!r}: the file has none, leave out what follows the colon")
+    try:
+        signature.bind(*argument)
+    except TypeError as error:
+        takes = "may have one argument without a default, which is what follows the colon"
+        try:
+            signature.bind("")
+        except TypeError:
+            raise ConfigError(f"{name}{signature}: {takes}") from error
+        remedy = f"give a variant behind a colon, or {name} a default for it"
+        raise ConfigError(f"{name}{signature}: {remedy}") from error
+
+
+def _refused_assignment(error: Exception) -> str | None:
+    """One line for a value that a `ConfigDict` did not take, as the settings have it; None for another error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    here = frames[-1].f_locals
+    if not isinstance(error, TypeError) or not {"self", "key", "value"} <= set(here):
+        return None
+    section, key, value = here["self"], here["key"], here["value"]
+    roots = [root for frame in frames for root in frame.f_locals.values() if isinstance(root, ConfigDict)]
+    places = [(path, root) for root in roots for path in _places_of(section, root)]
+    if not places:
+        return None
+    path, root = max(places, key=lambda place: len(place[0]))
+    setting = ".".join([*path, str(key)])
+    with suppress(DriftingError):
+        kind = _kind_of(root, command_of(root))
+        try:
+            parse(changed({}, {setting: value}), kind)
+        except ConfigError as wrong:
+            return str(wrong)
+    return f"{setting}={value!r}: expected {type(section[key]).__name__}, such as {section[key]!r}"
+
+
+def _places_of(section: Any, root: ConfigDict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys that lead from `root` to a section of it, which may be itself."""
+    if section is root:
+        yield path
+    for key in root:
+        if isinstance(below := root[key], ConfigDict):
+            yield from _places_of(section, below, (*path, key))
 
 
 @contextmanager
@@ -264,9 +314,8 @@ def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
     except Exception as error:
         if isinstance(error, OSError) and os.path.realpath(str(error.filename)) == os.path.realpath(path):
             raise ConfigError(f"--{flag}={given}: cannot be read ({error.strerror}); make it readable") from error
-        raise ConfigError(
-            f"--{flag}={given}{_where(error, path)}: {type(error).__name__}: {one_line(error)}"
-        ) from error
+        told = one_line(_refused_assignment(error) or f"{type(error).__name__}: {error}")
+        raise ConfigError(f"--{flag}={given}{_where(error, path)}: {told}") from error
 
 
 def _no_file(given: str, name: str) -> str:

@@ -462,6 +462,67 @@ def test_what_needs_no_jax_does_not_wait_for_it(tmp_path: Path):
     assert len(done.stderr.splitlines()) == len(QUICK)
 
 
+# --- files of settings ------------------------------------------------------------------------------------------------
+
+STARTS = {"train": "train_config", "pretrain": "pretrain_config", "cache": "cache_config"}
+
+FILES = [
+    ("get_config = train_config()", "get_config is a ConfigDict and no function; write def get_config\\(\\), which"),
+    (
+        "def get_config(a, b, c): pass",
+        r"get_config\(a, b, c\): may have one argument without a default, which is what fol",
+    ),
+    ("def get_config(*, name): pass", r"get_config\(\*, name\): may have one argument without a default"),
+    (
+        "def get_config(name): pass",
+        r"get_config\(name\): give a variant behind a colon, or get_config a default for it",
+    ),
+    ("def get_config(): pass", r"get_config\(\) returned None; return the ConfigDict"),
+    ("def get_config():\n  c = train_config()\n  c.train = 5", "train=5: expected a section of keys, not a value"),
+    (
+        "def get_config():\n  c = train_config()\n  few(c.loss)\n\ndef few(loss): loss.update(labels='few')",
+        "loss.labels='few': expected int, for example 2",
+    ),
+    (
+        "def get_config():\n  c = train_config()\n  c.features.options.mae = dict(size=3)\n"
+        "  c.features.options.mae.size = 'x'",
+        "features.options.mae.size='x': expected int, such as 3",
+    ),
+    ("def get_config():\n  sum(3)", "TypeError: 'int' object is not iterable"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), FILES, ids=[text[:40] for text, _ in FILES])
+def test_a_file_of_settings_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str):
+    file = tmp_path / "mine.py"
+    file.write_text(f"from drifting.config import train_config\n{text}\n")
+    assert main(["config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"drifting: error: --config={file}(, line \d+)?: {words}", line), line
+
+
+@pytest.mark.parametrize("command", STARTS)
+def test_a_file_of_settings_that_assigns_another_type(tmp_path: Path, command: str):
+    """Over all settings: the line is that of the settings themselves, with the line of the file."""
+    from drifting.cli.settings import load_settings
+    from drifting.config.meanings import COMMAND_SETTINGS
+    from drifting.config.schema import to_dict
+    from drifting.errors import ConfigError
+
+    file = tmp_path / "mine.py"
+    start = f"from drifting.config import {STARTS[command]} as start\n\ndef get_config(key):\n    config = start()\n"
+    file.write_text(
+        f"{start}    section, key = key.split('.')\n    config[section][key] = b'five'\n    return config\n"
+    )
+    keys = [f"{section}.{key}" for section, of in to_dict(COMMAND_SETTINGS[command]()).items() for key in of]
+    assert len(keys) > 15
+    for key in keys:
+        with pytest.raises(ConfigError) as caught:
+            load_settings(f"{file}:{key}")
+        words = rf"--config={file}:{key}, line 6: {key}=b'five': (expected|use one of) "
+        assert re.match(words, str(caught.value)), str(caught.value)
+
+
 # --- keys are those to type -------------------------------------------------------------------------------------------
 
 
