@@ -146,9 +146,9 @@ def _nearest(name: str, rest: Sequence[str]) -> str:
 
 def _join_name(arguments: Sequence[str]) -> list[str]:
     """The arguments with a name of two words, such as `hub push` or a misspelt `study crul`, as one."""
-    joined = " ".join(arguments[:2])
-    study = arguments[0] == "study" and len(arguments) > 1 and not arguments[1].startswith("-")
-    return [joined, *arguments[2:]] if joined in COMMANDS or study else list(arguments)
+    two_words = {name.split()[0] for name in COMMANDS if " " in name}
+    joined = arguments[0] in two_words and len(arguments) > 1 and not arguments[1].startswith("-")
+    return [" ".join(arguments[:2]), *arguments[2:]] if joined else list(arguments)
 
 
 def _of_flag(error: ArgumentError, command: Command) -> ArgumentError:

@@ -85,6 +85,8 @@ def _define_plan(values: flags.FlagValues) -> None:
 def _plan(values: flags.FlagValues) -> int:
     config = values.config
     check_without_jax(config)
+    if not values.device:
+        raise ConfigError("--device: give the kind of device, such as h100, rtx4090 or tpu-v6e; --device=? lists all")
     from drifting.experiments.plan.plan import plan, plan_compiled
 
     if values.json and not values.compile:

@@ -1,6 +1,7 @@
 """Which classes to draw: numbers, names, or a file of labels."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> l
         return list(range(len(names)))
     if not [name for name in classes if str(name).strip()]:
         raise ArgumentError("classes", "", "give at least one class, or leave it out")
-    return [_class_label(str(name), names) for name in classes]
+    return [_class_label(name, names) for name in classes]
 
 
 def distinct_class_labels(classes: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
@@ -62,17 +63,20 @@ def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
     return ", ".join(titles(labels[:LISTED_CLASSES], names)) + more
 
 
-def _class_label(given: str, names: Sequence[str]) -> int:
-    if given in names:
-        return names.index(given)
-    if given.isdecimal() and int(given) < len(names):
-        return int(given)
+def _class_label(given: str | int, names: Sequence[str]) -> int:
+    text = str(given)
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
     lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), lower, n=1)
+    # A number out of range, or one that is not whole, is no misspelling of another.
+    number = re.fullmatch(r"[-+]?\d*\.?\d*(e[-+]?\d+)?", text)
+    close = [] if number else difflib.get_close_matches(text.lower(), lower, n=1)
     meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
-    remedy = f"use names or numbers from 0 to {len(names) - 1}, separated by commas{meant}"
+    remedy = f"use names or whole numbers from 0 to {len(names) - 1}{meant}"
     named = "" if all(name.isdecimal() for name in names) else f"; classes are {class_line(range(len(names)), names)}"
-    raise ArgumentError("classes", given, remedy + named)
+    raise ArgumentError("classes", text, remedy + named)
 
 
 def wanted_labels(

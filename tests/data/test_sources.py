@@ -128,7 +128,7 @@ WRONG_HELDOUT = [
         ({"image": IMAGES, "label": LABELS.astype(float)}, "train", "one integer per image"),
         ({"image": IMAGES, "label": LABELS - 1}, "train", "value -1"),
         ({"image": IMAGES, "label": LABELS * 2}, "train", "without gaps"),
-        ({"image": IMAGES[:0], "label": LABELS[:0]}, "train", "one integer per image"),
+        ({"image": IMAGES[:0], "label": LABELS[:0]}, "train", ": image is empty .*: give at least one image"),
         ({"image": IMAGES, "label": np.array([0, "a"], object)}, "train", "cannot be read"),
         *[
             ({"image": IMAGES, "label": LABELS} | held, split, message)

@@ -221,7 +221,7 @@ def test_the_command(name: str, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--device: use one of b200, h200"),
+        ([], "--device: give the kind of device, such as h100, "),
         (["--device=h10"], "--device=h10: use one of"),
         (["--device=h100", "--mesh=data:8"], "--mesh=data:8: give its axes as"),
         (

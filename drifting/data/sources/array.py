@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.npz import member_names, open_member
-from drifting.data.source import ArraySource, check_split, checked_labels
+from drifting.data.source import ArraySource, check_split, checked_images, checked_labels
 from drifting.errors import InputError, counted
 
 HELDOUT = "_heldout"
@@ -56,6 +56,8 @@ def _arrays(file: Path, suffix: str, split: str) -> tuple[NDArray[Any], NDArray[
             there = ", ".join(member_names(file)) or "nothing"
             raise InputError(f"{file}: has no key {key!r}, which split={split!r} needs, but {there}: add it")
         arrays.append(np.array(found))
+    if arrays[0].ndim and not len(arrays[0]):  # where there are no labels either, the images are what is missing
+        checked_images(arrays[0], f"{file}: image{suffix}")
     images, labels = arrays[0], checked_labels(arrays[1], f"{file}: label{suffix}")
     if images.ndim > 2 and len(images) != len(labels):
         counts = f"{counted(len(images), 'image')} but {counted(len(labels), 'label')}"
