@@ -6,7 +6,8 @@
 samples in place of 8,192, which fits one GPU of 80 GB: 6.5 hours on an H100 by plan. What depends on the class begins
 anew, or with the classes of ImageNet that `train.start_classes` names. docs/finetune.md says what to expect, which
 alpha and how many steps. The rate is constant, so that `train.steps` can be raised and the same command goes on.
-`:tiny` tries it out. Weights hf://Goodeat/drifting/latent_B_sota. Not trained here; what was measured is on digits.
+`:tiny` tries it out. Measured: on digits alone; 200 steps of half the classes, started from a run of all, reach a
+Fréchet distance of 1.35, 600 steps from scratch 1.68. Not trained here with hf://Goodeat/drifting/latent_B_sota.
 """
 
 from imagenet_latent import get_config as released

@@ -8,6 +8,8 @@ they were sampled; `tiny` tries one out (`:b,tiny`).
 
     b   Drift-B, DiT-B/2   1.75 (1.74), 263.2 (263.4), alpha 1.1   weights hf://Goodeat/drifting/latent_B_sota
     l   Drift-L, DiT-L/2   1.54 (1.53), 258.9 (260.1), alpha 1.0   weights hf://Goodeat/drifting/latent_L_sota
+    b_512          Drift-B at 512x512, 64x64 latents: nothing published; needs the encoder of mae_latent_256_512px.py
+    b_512_patch_4  the same with tokens of 4x4 latents, as many as Drift-B has at 256x256
 
 The paper draws 128 positives, its released recipe, followed here, 64; it reports the best of averages with decay .999,
 .9995, .9998 and .9999, of which the released recipe keeps the first. They were trained on 128 TPU v6e, with banks of
@@ -18,7 +20,7 @@ from ml_collections import ConfigDict
 
 from drifting.config import read_variant, tiny, train_config
 
-VARIANTS = ("b", "l")
+VARIANTS = ("b", "l", "b_512", "b_512_patch_4")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,13 +32,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.flip = True
     config.data.vae = "hf://stabilityai/sd-vae-ft-mse"
     config.features.options.mae = {"weights": "hf://Goodeat/drifting/mae_latent_640", "dtype": "bfloat16"}
-    config.model.preset = name.upper()
+    if "512" in name:
+        config.data.image_size = 512
+        config.features.options.mae.weights = "runs/mae_latent_256_512px/encoder"
+    config.model.preset = name[0].upper()
+    config.model.patch_size = 4 if name.endswith("patch_4") else 2
     config.model.dtype = "bfloat16"
     config.model.attention_dtype = None
     config.loss.update(objective="drift", kernel="laplace", widths=(0.2, 0.05, 0.02))
     config.loss.labels = 128
     config.loss.unconditional = 32
-    if name == "b":
+    if name[0] == "b":
         config.guidance.exponent = 5.0
         config.optimizer.weight_decay = 0.0
         config.bank.push = 128
@@ -54,6 +60,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def drift_b(variant: str = "") -> ConfigDict:
     return get_config(f"b,{variant}")
+
+
+def drift_b_512(variant: str = "") -> ConfigDict:
+    return get_config(f"b_512,{variant}")
 
 
 def drift_l(variant: str = "") -> ConfigDict:

@@ -58,10 +58,12 @@ VARIANTS["fashion_mnist"] = VARIANTS["mnist"]
 
 FORMER = {
     "imagenet_latent_b": "imagenet_latent:b",
+    "imagenet_latent_b_512": "imagenet_latent:b_512",
     "imagenet_latent_l": "imagenet_latent:l",
     "imagenet_pixel_b": "imagenet_pixel:b",
     "imagenet_pixel_l": "imagenet_pixel:l",
     "mae_latent_256": "mae_imagenet:latent_256",
+    "mae_latent_256_512px": "mae_imagenet:latent_256_512px",
     "mae_latent_640": "mae_imagenet:latent_640",
     "mae_pixel_640": "mae_imagenet:pixel_640",
     "fashion_mnist": "mnist:fashion_logkde_gauss",
@@ -85,10 +87,14 @@ def settings(name: str, variant: str = "") -> Any:
 
 
 def test_the_files_that_there_are():
-    latent, pixel = [f"imagenet_latent_{size}" for size in "bl"], [f"imagenet_pixel_{size}" for size in "bl"]
+    latent, pixel = (
+        [f"imagenet_latent_{size}" for size in ("b", "l", "b_512")],
+        [f"imagenet_pixel_{size}" for size in "bl"],
+    )
     small = ["cifar10", "digits", "fashion_mnist", "finetune", "mnist"]
     assert names("train") == sorted([*small, "imagenet_ablation", *latent, *pixel])
-    assert names("pretrain") == ["mae_digits", "mae_latent_256", "mae_latent_640", "mae_mnist", "mae_pixel_640"]
+    latent = ["mae_latent_256", "mae_latent_256_512px", "mae_latent_640"]
+    assert names("pretrain") == ["mae_digits", *latent, "mae_mnist", "mae_pixel_640"]
 
 
 @pytest.mark.parametrize("name", FORMER)
@@ -133,6 +139,12 @@ def test_variants_change_the_loss_alone(name: str, variant: str):
     assert settings(name, f"{variant},tiny").loss.objective == config.loss.objective
 
 
+def images_of(config: Any) -> tuple[tuple[int, int, int], int]:
+    """Shape of the images that an experiment asks for, and the number of classes of its source."""
+    (height, width, channels), classes = IMAGES[config.data.name]
+    return (config.data.image_size or height, config.data.image_size or width, channels), classes
+
+
 def differences(one: Any, other: Any) -> set[str]:
     """The keys in which two experiments differ."""
     first, second = to_dict(one), to_dict(other)
@@ -162,6 +174,14 @@ def test_the_network_that_starts_from_released_weights_is_theirs():
     assert settings("finetune", "tiny").train.start is None
 
 
+def test_512_pixels_are_the_recipe_of_256():
+    large, coarse = settings("imagenet_latent", "b_512"), settings("imagenet_latent", "b_512_patch_4")
+    assert differences(settings("imagenet_latent", "b"), large) == {"data.image_size", "features.options"}
+    assert differences(large, coarse) == {"model.patch_size"}
+    encoder = settings("mae_latent_256_512px")
+    assert differences(settings("mae_latent_256"), encoder) == {"data.image_size"}
+
+
 def test_variants_that_there_are_not():
     for name, variant in (("mnist", "logkde"), ("mnist", "tiny,drift_gauss,logkde_gauss"), ("mae_latent_256", "drift")):
         with pytest.raises(ConfigError, match=rf"^--config=.*{name}\.py:.*: variant '{variant}': use .*tiny") as error:
@@ -175,17 +195,24 @@ def test_variants_that_there_are_not():
 @pytest.mark.parametrize("name", names("train"))
 def test_a_generator_at_full_size(name: str, golden: Path):
     config = settings(name)
-    image_shape, classes = IMAGES[config.data.name]
+    image_shape, classes = images_of(config)
     classes = 1 if config.data.unconditional else classes
     space = dataclasses.replace(sample_space(config.data.vae, image_shape, abstract=True), image_dtype="uint8")
     check_sizes(config, space.shape, classes)
-    # The digits' encoder is not published: the samples alone stand in for its features.
+    # Of encoders that are not published: for the digits' stand the samples alone, for that of 512x512 the other.
     features = parse({"features": {"encoders": ()}}).features if name == "digits" else config.features  # type: ignore[union-attr]
+    if name == "imagenet_latent_b_512":
+        mae = features.options["mae"] | {"weights": "hf://Goodeat/drifting/mae_latent_256"}
+        features = dataclasses.replace(features, options={"mae": mae})
     encoder = feature_encoder(features, space, abstract=True)
     parts, empty_state = set_up(config, space, encoder, classes)
     state = jax.eval_shape(empty_state)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     published = json.loads((golden / "counts.json").read_text())["generator"]
+    if name == "imagenet_latent_b_512":  # four times the positions, and nothing else
+        assert space.shape == (64, 64, 4) and state.params["pos_embed"].shape == (1024, 768)
+        count -= 3 * 256 * 768
+        name = "imagenet_latent_b"
     if name.startswith("imagenet"):
         kind, size = name.split("_")[1:] if name != "imagenet_ablation" else ("latent", "ablation")
         (found,) = (file for file in published if file.lower().startswith(kind) and f"_{size}." in file.lower())
@@ -209,7 +236,7 @@ def test_a_generator_at_full_size(name: str, golden: Path):
 @pytest.mark.parametrize("name", names("pretrain"))
 def test_an_encoder_at_full_size(name: str, golden: Path):
     config = settings(name)
-    image_shape, classes = IMAGES[config.data.name]
+    image_shape, classes = images_of(config)
     space = sample_space(config.data.vae, image_shape, abstract=True)
     check_sizes(config, space.shape, classes)
     arguments = networks.mae_arguments(config.mae, space.shape[2], classes)
@@ -238,13 +265,14 @@ def test_an_encoder_at_full_size(name: str, golden: Path):
 TWINS = {
     "finetune": "imagenet_ablation",
     "imagenet_latent_b": "imagenet_ablation",
+    "imagenet_latent_b_512": "imagenet_ablation",
     "imagenet_latent_l": "imagenet_ablation",
     "imagenet_pixel_l": "imagenet_pixel_b",
     "fashion_mnist": "mnist",
 }
 """Tiny, they are the other but for numbers and would compile the same again, see the test below."""
 
-SHOWN_ELSEWHERE = {"imagenet_ablation", "mae_latent_256"}
+SHOWN_ELSEWHERE = {"imagenet_ablation", "mae_latent_256", "mae_latent_256_512px"}
 """In test_latents.py a twin of theirs goes all the way from a folder of images to samples."""
 
 

@@ -10,8 +10,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 CONFIGS = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
 """The folder of the experiments."""
 
-FORMER_FILE = "by its former name"
-"""What the header of a file says that holds nothing of its own and is there for older command lines."""
+OTHER_NAMES = ("by its former name", "by a name of its own")
+"""What the header of a file says that holds nothing of its own: it is a variant of another, which is listed."""
 
 
 def experiment_file(name: str) -> Path | None:
@@ -30,5 +30,6 @@ def experiment_file(name: str) -> Path | None:
 def experiment_names() -> list[str]:
     """The names of all experiments of the package, those without a folder first."""
     files = sorted(CONFIGS.rglob("*.py"), key=lambda file: (file.parent != CONFIGS, file))
-    current = [file for file in files if FORMER_FILE not in file.read_text(encoding="utf-8")]
-    return [str(file.relative_to(CONFIGS).with_suffix("")) for file in current if "__pycache__" not in file.parts]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    listed = [file for file, text in texts.items() if not any(said in text for said in OTHER_NAMES)]
+    return [str(file.relative_to(CONFIGS).with_suffix("")) for file in listed if "__pycache__" not in file.parts]

@@ -19,7 +19,7 @@ from drifting.config.meanings import COMMAND_SETTINGS, option_sections, sections
 from drifting.config.parse import annotation, parse
 from drifting.config.registered import ENCODER_OPTIONS, REGISTERED_NAMES, SCORE_ENCODER_NAMES
 from drifting.config.schema import to_dict
-from drifting.config.shipped import CONFIGS, FORMER_FILE, experiment_file, experiment_names
+from drifting.config.shipped import CONFIGS, OTHER_NAMES, experiment_file, experiment_names
 from drifting.data.sources import SOURCES, option_kinds
 from drifting.errors import ConfigError
 from drifting.method.encoders import ENCODERS
@@ -55,10 +55,10 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # --- the experiments --------------------------------------------------------------------------------------------------
 
 
-def test_every_file_is_an_experiment_or_a_former_name():
+def test_every_file_is_an_experiment_or_another_name_of_one():
     files = {str(path.relative_to(CONFIGS).with_suffix("")): path for path in CONFIGS.rglob("*.py")}
-    former = {name for name, path in files.items() if FORMER_FILE in path.read_text()}
-    assert {*experiment_names()} == {*files} - former and len(former) == 8
+    others = {name for name, path in files.items() if any(said in path.read_text() for said in OTHER_NAMES)}
+    assert {*experiment_names()} == {*files} - others and len(others) == 10
     assert [one.name for one in EXPERIMENTS] == experiment_names()
 
 
