@@ -122,7 +122,7 @@ def _asked(arguments: Sequence[str]) -> list[str]:
     if name != "help" or {"-h", "--help"} & set(rest):
         return list(arguments)
     topic = " ".join(rest)
-    command = topic in COMMANDS or any(known.startswith(f"{topic} ") for known in COMMANDS)
+    command = topic in COMMANDS or any(known.startswith(f"{rest[0]} ") for known in COMMANDS if rest)
     return [*rest, "--help"] if not topic or command else list(arguments)
 
 

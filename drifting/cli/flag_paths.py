@@ -15,7 +15,7 @@ from drifting.runs.places import is_stored, place
 PATH_FLAGS = ("config", "images", "labels")
 """The flags that give a path of this machine."""
 
-PLACE_FLAGS = ("workdir", "out", "reference", "real_images", "run")
+PLACE_FLAGS = ("workdir", "out", "reference", "real_images", "run", "from")
 """The flags that give a path of this machine, or one of an object store. Of those that may name weights, their readers
 know what is served."""
 

@@ -149,6 +149,7 @@ COMMANDS = [
     ("trian", "trian: there is no such command; did you mean train?"),
     ("study crul", "study crul: there is no such command; did you mean study curl?"),
     ("hub pull", "hub pull: there is no such command; did you mean hub push?"),
+    ("help hub pull", "hub pull: there is no such command; did you mean hub push?"),
     ("plan --config={tiny}", "--device: give the kind of device, such as h100, .*; --device=. lists all"),
     ("sample --workdir={run} --classes=-1", "--classes=-1: use names or whole numbers from 0 to 9$"),
     ("hup push", "hup: there is no such command;"),
