@@ -4,7 +4,7 @@ Source: "Generative Modeling via Drifting" (Deng et al.), App. A, and its releas
 the LightningDiT options (SwiGLU, RMSNorm, rotary positions, query-key norm).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ from drifting.networks.layers import (
     attend,
     embed,
     fourier_features,
+    height_and_width,
     patchify,
     require_dtype,
     require_setting,
@@ -148,8 +149,8 @@ class DiT(nnx.Module):
     """One-step generator: noise, class labels and guidance scale to images or latents.
 
     Args:
-        input_size: height and width of the noise image and of the output.
-        patch_size: side of a token; divides `input_size`.
+        input_size: side of the noise image and of the output, or their height and width.
+        patch_size: side of a token; divides them.
         in_channels, out_channels: channels of the noise image and of the output.
         hidden_size, depth, num_heads, mlp_ratio: the transformer (`PRESETS`); heads divide the hidden size.
         cond_dim: width of the condition vector.
@@ -175,7 +176,7 @@ class DiT(nnx.Module):
     def __init__(
         self,
         *,
-        input_size: int,
+        input_size: int | Sequence[int],
         patch_size: int,
         in_channels: int,
         out_channels: int,
@@ -199,8 +200,9 @@ class DiT(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         _check_sizes(input_size, patch_size, hidden_size, num_heads, rope, num_classes, style_tokens, style_codebook)
-        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
-        self.sample_shape = (input_size, input_size, out_channels)
+        (height, width), self.patch_size = height_and_width(input_size), patch_size
+        self.noise_shape, self.sample_shape = (height, width, in_channels), (height, width, out_channels)
+        self.grid = height // patch_size, width // patch_size
         self.remat, self.dtype = remat, jnp.dtype(dtype)
 
         def linear(inputs: int, outputs: int, init: nnx.Initializer, compute: DTypeLike = self.dtype) -> Linear:
@@ -215,9 +217,8 @@ class DiT(nnx.Module):
         self.alpha_out = linear(cond_dim, cond_dim, _normal, jnp.float32)
         self.alpha_norm = RMSNorm(cond_dim)
 
-        side = input_size // patch_size
         self.patch_embed = linear(patch_size**2 * in_channels, hidden_size, _xavier)
-        self.pos_embed = nnx.Param(jnp.asarray(sincos_table(side, side, hidden_size)))
+        self.pos_embed = nnx.Param(jnp.asarray(sincos_table(*self.grid, hidden_size)))
         self.register_proj = linear(cond_dim, hidden_size, _xavier) if register_tokens else None
         self.register_embed = table(register_tokens, hidden_size) if register_tokens else None
 
@@ -250,8 +251,7 @@ class DiT(nnx.Module):
         x = self._transform(x, activated)[:, registers:]
         shift, scale = jnp.split(self.final_modulation(activated)[:, None], 2, axis=-1)
         x = self.final(self.final_norm(x) * (1 + scale) + shift).astype(jnp.float32)
-        side = self.input_size // self.patch_size
-        return unpatchify(x.reshape(x.shape[0], side, side, x.shape[-1]), self.patch_size)
+        return unpatchify(x.reshape(x.shape[0], *self.grid, x.shape[-1]), self.patch_size)
 
     def condition(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
         """The condition vector, float32 `[B, cond_dim]`: label, style tokens and guidance scale, added."""
@@ -265,8 +265,7 @@ class DiT(nnx.Module):
     def sample_noise(self, key: jax.Array) -> Noise:
         """The noise of one sample, without a batch axis: mapped over per-sample keys, batch layout changes nothing."""
         image_key, style_key = jax.random.split(key)
-        shape = (self.input_size, self.input_size, self.in_channels)
-        noise = {"image": jax.random.normal(image_key, shape, jnp.float32)}
+        noise = {"image": jax.random.normal(image_key, self.noise_shape, jnp.float32)}
         if self.style_embed is not None:
             tokens, codebook, _ = self.style_embed.shape
             noise["style"] = jax.random.randint(style_key, (tokens,), 0, codebook, jnp.int32)
@@ -302,8 +301,8 @@ class DiT(nnx.Module):
     @staticmethod
     def token_grid(arguments: Mapping[str, Any]) -> tuple[int, int]:
         """Rows and columns of the image's tokens, for constructor arguments."""
-        side = arguments["input_size"] // arguments["patch_size"]
-        return side, side
+        height, width = height_and_width(arguments["input_size"])
+        return height // arguments["patch_size"], width // arguments["patch_size"]
 
     @staticmethod
     def check_settings(settings: Mapping[str, Any]) -> None:
@@ -345,18 +344,17 @@ class DiT(nnx.Module):
             settings: see `check_settings`.
 
         Raises:
-            ValueError: the samples are no squares, or the patches do not divide them.
+            ValueError: the patches do not divide the samples.
         """
         height, width, channels = shape
-        if height != width:
-            raise ValueError(f"name='dit': samples are {height}x{width}, but it draws squares: crop or pad them")
-        sides = [side for side in (1, 2, 4, 7, 8, 14, 16) if height % side == 0]
-        remedy = f"must divide the {height}x{width} samples: use one of {', '.join(map(str, sides))}"
-        require_setting(height % settings["patch_size"] == 0, "patch_size", settings["patch_size"], remedy)
+        divisors = [side for side in (1, 2, 4, 7, 8, 14, 16) if height % side == width % side == 0]
+        remedy = f"must divide the {height}x{width} samples: use one of {', '.join(map(str, divisors))}"
+        patch = settings["patch_size"]
+        require_setting(height % patch == width % patch == 0, "patch_size", patch, remedy)
         chosen = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
         sizes = PRESETS[settings["preset"]] if settings["preset"] else chosen
         return {**sizes, **{key: settings[key] for key in DIT_SETTINGS}} | dict(
-            input_size=height,
+            input_size=height if height == width else [height, width],
             in_channels=channels,
             out_channels=channels,
             cond_dim=settings["cond_dim"] or sizes["hidden_size"],
@@ -376,7 +374,7 @@ def _stacked_blocks(depth: int, rngs: nnx.Rngs, options: dict[str, Any]) -> DiTB
 
 
 def _check_sizes(
-    input_size: int,
+    input_size: int | Sequence[int],
     patch_size: int,
     hidden_size: int,
     num_heads: int,
@@ -385,7 +383,8 @@ def _check_sizes(
     style_tokens: int,
     style_codebook: int,
 ) -> None:
-    require_argument(input_size % patch_size == 0, "patch_size", patch_size, f"must divide input_size {input_size}")
+    divides = all(side % patch_size == 0 for side in height_and_width(input_size))
+    require_argument(divides, "patch_size", patch_size, f"must divide input_size {input_size}")
     require_argument(hidden_size % num_heads == 0, "num_heads", num_heads, f"must divide hidden_size {hidden_size}")
     wide = hidden_size % 4 == 0
     require_argument(wide, "hidden_size", hidden_size, "must be a multiple of 4 (2-D sine-cosine positions)")

@@ -5,7 +5,7 @@ norms are not Flax's, whose parameters have another name (`scale`) than artifact
 """
 
 import math
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,12 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
 def unpatchify(x: jax.Array, patch: int) -> jax.Array:
     """Inverse of `patchify`: `[B, h, w, p*p*C]` to `[B, h*p, w*p, C]`."""
     return rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=patch, q=patch)
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width, of a square's side or of both."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:

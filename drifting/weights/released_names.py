@@ -100,6 +100,8 @@ def generator_kwargs_to_released(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     check_names(kwargs, ours, "generator setting")
     if (attention := kwargs["attention_dtype"]) not in (None, "float32"):
         raise InputError(f"attention_dtype {attention!r} has no released form: use None or float32, or our format")
+    if not isinstance(size := kwargs["input_size"], int):
+        raise InputError(f"input_size {size!r} has no released form: its generator draws squares; use our format")
     config = {theirs: kwargs[ours] for theirs, ours in _GENERATOR_FIELDS.items()}
     tokens = kwargs["style_tokens"]
     config |= dict(noise_classes=kwargs["style_codebook"] if tokens else 0, noise_coords=tokens or 1)

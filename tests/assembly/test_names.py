@@ -91,8 +91,9 @@ def test_what_does_not_fit_the_samples():
     model = make(Config, {"model.patch_size": 3}).model
     message = message_of(lambda: generator_arguments(model, (8, 8, 1), 10))
     assert message == "model.patch_size=3: must divide the 8x8 samples: use one of 1, 2, 4, 8"
-    message = message_of(lambda: generator_arguments(model, (8, 16, 1), 10))
-    assert message == "model.name='dit': samples are 8x16, but it draws squares: crop or pad them"
+    coarse = make(Config, {"model.patch_size": 8}).model
+    message = message_of(lambda: generator_arguments(coarse, (8, 12, 1), 10))
+    assert message == "model.patch_size=8: must divide the 8x12 samples: use one of 1, 2, 4"
 
 
 def test_the_sizes_it_proposes_do_fit():

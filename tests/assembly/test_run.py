@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from drifting.assembly.pretraining import prepare_pretraining
 from drifting.assembly.run import prepare
-from drifting.config.schema import Config
+from drifting.config.schema import Config, PretrainConfig
 from drifting.data.source import delivery
+from drifting.sampling.grid import save_grid
 from tests.support.caches import finished_cache
 from tests.support.runs import tiny_config
 
@@ -69,3 +72,24 @@ def test_resident_images_are_encoded_once(tmp_path_factory: pytest.TempPathFacto
         for view, seen in enumerate((images, images[:, :, ::-1])):
             expected = jax.jit(space.moments)(space.params, seen)
             np.testing.assert_allclose(records[:3, view], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_samples_need_not_be_squares(tmp_path: Path):
+    """Images of 2:3 are trained on, cropped at random, drawn and laid out in a grid; an encoder reads them, too."""
+    levels, file = np.random.default_rng(3).integers(0, 256, (40, 8, 12, 1), np.uint8), tmp_path / "wide.npz"
+    np.savez(file, image=levels, label=np.arange(40) % 4)
+    data = dict(name="array", path=str(file), random_crop=True)
+    with prepare(tiny_config(data=data)) as run:
+        state = run.initial_state()
+        for batch in run.batches(1):
+            state, metrics = run.step(state, batch)
+        images = run.sample(state, labels=[0, 1, 2], seed=3)
+    assert np.isfinite(metrics["loss"]) and images.shape == (3, 8, 12, 1) and state.params["pos_embed"].shape[0] == 6
+    save_grid(images, tmp_path / "grid.png", columns=3, scale=1)
+    assert Image.open(tmp_path / "grid.png").size == (3 * (12 + 2) + 2, 8 + 2 + 2)
+    config = PretrainConfig.of(data=data, mae=dict(base_channels=4, layers=(1, 1)), train=dict(batch_size=8))
+    with prepare_pretraining(config) as encoder:
+        batch, before = next(encoder.feed), jax.eval_shape(encoder.empty)
+        after, metrics = jax.eval_shape(encoder.compiled, before, batch, encoder.frozen, encoder.key)
+    assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, before)
+    assert metrics["recon_loss"].shape == ()

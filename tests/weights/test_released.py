@@ -174,6 +174,7 @@ def test_configurations_round_trip(changes: dict[str, Any]):
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
+        ("generator", dict(input_size=[8, 12]), r"input_size \[8, 12\] has no released form"),
         ("generator", dict(attention_dtype="float16"), "attention_dtype 'float16' has no released form"),
         ("generator", dict(dtype="float16"), "dtype 'float16' has no released form"),
         ("mae", dict(num_classes=0), "num_classes 0 has no released form"),
