@@ -44,6 +44,16 @@ def test_front_matter_is_what_the_hub_reads():
     assert ModelCard(card(license_id="apache-2.0")).data.license == "apache-2.0"
 
 
+@pytest.mark.parametrize(
+    ("start", "base"),
+    [("hf://Goodeat/drifting/latent_B_sota", "Goodeat/drifting"), ("hf://me/net@v1", "me/net"), ("demo", None)],
+)
+def test_the_weights_that_a_training_started_from_are_its_base_on_the_hub(start: str, base: str | None):
+    text = card(metadata=GENERATOR | {"start": {"from": start}})
+    assert ModelCard(text).data.base_model == base and rows(text)["started from"] == start
+    assert "started from" not in rows(card())
+
+
 def test_commands_name_the_repository():
     assert "drifting sample --weights=hf://me/digits --out=" in card()
     assert 'drifting.load("hf://me/digits")' in card() and "generator.sample([0, 1, 2, 3], seed=0)" in card()
