@@ -256,7 +256,7 @@ def _told(facts: Mapping[str, Any], source: Artifact, beginner: Beginner) -> Ite
         yield f"the same {counted(count, 'class')}"
     if facts["positions"] is not None:
         there, here = map(_text, facts["positions"])
-        yield f"{listed(list(beginner.kind.position_tables))} resized from {there} to {here} tokens"
+        yield f"{listed(list(beginner.kind.position_tables))} resized from {there} to {here}"
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import optax
+from jax import Array
+from jaxtyping import Shaped
 
 from drifting.networks.network import Params
 
@@ -133,7 +135,7 @@ def _adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
-def _inputs(kernel: jax.Array) -> tuple[int, ...]:
+def _inputs(kernel: Shaped[Array, "*axes"]) -> tuple[int, ...]:
     """Sizes of the axes that a product sums over: kernels end in inputs and outputs.
 
     Of a convolution the taps belong to them; what else comes first counts blocks, each with a matrix of its own.

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float32, Int32
-from numpy.typing import NDArray
+from jaxtyping import Float32, Float64, Int32
 
 WIDEST_STD = 0.25
 """The largest width, as in the paper; where all updates weigh the same, `gamma = 0`, it is `1 / sqrt(12)`, 0.289."""
@@ -39,13 +38,15 @@ def share_of_new(std: float, updates: Int32[Array, ""]) -> Float32[Array, ""]:
     return -jnp.expm1((exponent(std) + 1) * jnp.log1p(-1.0 / updates.astype(jnp.float32)))
 
 
-def profile(std: float, updates: int, first: int, last: int) -> NDArray[np.float64]:
+def profile(std: float, updates: int, first: int, last: int) -> Float64[np.ndarray, "updates"]:
     """Weights of the parameters after updates `first` .. `last` in the average of width `std` after `updates`."""
     power, edges = exponent(std) + 1, np.arange(first - 1, last + 1) / updates
     return np.diff(np.minimum(edges, 1.0) ** power)
 
 
-def combination(stored: Sequence[tuple[float, int]], std: float, updates: int) -> tuple[NDArray[np.float64], float]:
+def combination(
+    stored: Sequence[tuple[float, int]], std: float, updates: int
+) -> tuple[Float64[np.ndarray, "averages"], float]:
     """Factors of stored averages whose sum is nearest to the average of width `std` after `updates`.
 
     They are a least-squares fit of the weights of all updates, and add up to 1, as the weights of every average do.

@@ -184,9 +184,9 @@ def test_positions_are_resized_for_another_resolution(tmp_path: Path):
     expected = fine_row + 2 * fine_column + numbers
     np.testing.assert_allclose(found[4:-4, 4:-4], expected[4:-4, 4:-4], rtol=1e-5)
     assert np.abs(found - expected).max() < 0.2 and start.facts["positions"] == ((8, 8), (16, 16))
-    assert start.told.endswith("; the same 4 classes; pos_embed resized from 8x8 to 16x16 tokens")
+    assert start.told.endswith("; the same 4 classes; pos_embed resized from 8x8 to 16x16")
     wide = start_of(reference, (), beginner("dit", input_size=[16, 24]))
-    assert wide.taken["pos_embed"].shape == (96, 16) and "resized from 8x8 to 8x12 tokens" in wide.told
+    assert wide.taken["pos_embed"].shape == (96, 16) and "resized from 8x8 to 8x12" in wide.told
     for name, value in start.taken.items():
         np.testing.assert_array_equal(value, tensors[name])
 

@@ -333,7 +333,7 @@ def test_the_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
             ["hub", "push", f"--weights={tmp_path / 'a'}", "--repo=nobody"],
             "--repo=nobody: give the repository as OWNER/NAME",
         ),
-        (["hub", "pull"], "hub: there is no such command"),
+        (["hub", "pull"], "hub pull: there is no such command"),
     ):
         assert main(arguments) == 2
         assert capsys.readouterr().err.startswith(f"drifting: error: {message}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.image_files import is_shown
 from drifting.data.zip_members import ZipMembers
-from drifting.errors import InputError, MachineError, one_line, while_reading
+from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 
 SD_SCALE, SD_VAE = 0.18215, "hf://stabilityai/sd-vae-ft-mse"
 """Stable Diffusion's scaling factor, and its VAE; its other fine-tuning (ema) has the same encoder."""
@@ -159,7 +159,9 @@ class NumberedArrays:
         numbers = sorted(int(name[:-4]) for name in os.listdir(features) if re.fullmatch(r"\d+\.npy", name))
         known = {name for name in os.listdir(labels) if re.fullmatch(r"\d+\.npy", name)}
         if missing := [number for number in numbers if f"{number}.npy" not in known]:
-            raise InputError(f"{labels / f'{missing[0]}.npy'}: is missing, of {len(numbers):,} labels: make it again")
+            raise InputError(
+                f"{labels / f'{missing[0]}.npy'}: is missing, of {counted(len(numbers), 'label')}: make it again"
+            )
         self._files = [features / f"{number}.npy" for number in numbers]
         values = [_load(labels / f"{number}.npy").reshape(-1) for number in numbers]
         if wrong := [place for place, value in enumerate(values) if len(value) != 1 or value.dtype.kind not in "iu"]:
@@ -204,7 +206,8 @@ class SafetensorsShards:
                 keys.append(names)
                 count = file.get_slice("latents").get_shape()[0]
                 if count != len(labels[-1]):
-                    raise InputError(f"{shard}: has {count:,} latents and {len(labels[-1]):,} labels: make it again")
+                    found = f"{counted(count, 'latent')} and {counted(len(labels[-1]), 'label')}"
+                    raise InputError(f"{shard}: has {found}: make it again")
         self.statistics = _statistics(path / "latents_stats.pt")
         self.mirrored = all("latents_flip" in names for names in keys)
         self._starts = np.cumsum([0, *map(len, labels)])
