@@ -154,7 +154,7 @@ def kernels(module: str) -> Row:
 
 
 def made_up_arguments(config: Config, step: AbstractStep, facts: ImageFacts, layout: Layout) -> tuple[Any, ...]:
-    """Arguments of a step: a state with filled banks, a batch, untrained frozen networks, widths, key, nothing measured."""
+    """Arguments of a step: a state with filled banks, a batch, untrained frozen networks, widths and key."""
     space = sample_space(config.data.vae, facts.shape)
     frozen = layout.put(feature_encoder(config.features, space).params | space.params)
     key, (shapes, batch, *_) = jax.random.key(0), step.arguments
