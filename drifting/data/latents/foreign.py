@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
 from drifting.data.latents.formats import LATENT_FORMATS, LatentFiles
+from drifting.data.latents.read import MomentSource
 from drifting.data.source import Delivery, Indices, LabelledImages, LabelledSource, Records, delivery, read_records
 from drifting.errors import InputError, counted
 
@@ -51,7 +52,7 @@ def written_by(folder: Path) -> LatentFiles | None:
     return None if found is None else found(folder)
 
 
-class ForeignLatents:
+class ForeignLatents(MomentSource):
     """Latents of other code, read when they are asked for.
 
     Attributes:
@@ -100,17 +101,6 @@ class ForeignLatents:
             "not scaled" if self.scale == 1 else f"multiplied by {self.scale:g}", files.writer,
         )  # fmt: skip
         self._check_statistics()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
-        moments, labels = self.__getitems__([range(len(self))[index]])
-        return moments[0], int(labels[0])
-
-    def __getitems__(self, indices: Indices, /) -> LabelledImages:
-        """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
-        return self.read(indices, np.zeros(len(indices), bool), None)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` of their mirror images; labels `[B]`.

@@ -127,7 +127,28 @@ def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-class LatentSource:
+class MomentSource:
+    """What sources of latents have in common: one image is read as several are."""
+
+    labels: NDArray[np.int32]
+
+    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+        """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` of their mirror images; labels `[B]`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
+        moments, labels = self.__getitems__([range(len(self))[index]])
+        return moments[0], int(labels[0])
+
+    def __getitems__(self, indices: Indices, /) -> LabelledImages:
+        """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
+        return self.read(indices, np.zeros(len(indices), bool), None)
+
+
+class LatentSource(MomentSource):
     """The moments of a cache's latents, read when they are asked for: see `latents`.
 
     Attributes:
@@ -179,17 +200,6 @@ class LatentSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = {**state, "_lock": threading.Lock()}
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int, /) -> tuple[NDArray[Any], int]:
-        moments, labels = self.__getitems__([range(len(self))[index]])
-        return moments[0], int(labels[0])
-
-    def __getitems__(self, indices: Indices, /) -> LabelledImages:
-        """Moments `[B, h, w, 2 C]` float16, and labels `[B]` int32."""
-        return self.read(indices, np.zeros(len(indices), bool), None)
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` `[B]` of their mirror images; labels `[B]`.
