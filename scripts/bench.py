@@ -267,8 +267,8 @@ def main(arguments: list[str] | None = None) -> None:
         table.add_row(name, f"{seconds * 1e3:.0f}", *numbers)
     console.print(table)
     central, random = (
-        images_per_second(lambda pixels, size, _: centre_crop(pixels, size)),
-        images_per_second(random_crop),
+        images_per_second(lambda pixels, size, _: centre_crop(pixels, size, size)),
+        images_per_second(lambda pixels, size, seed: random_crop(pixels, size, size, seed)),
     )
     print(
         f"images decoded and cropped: {central:.0f} a second and core, at random {random:.0f} (JPEG, 400 x 500 to 256)"

@@ -28,7 +28,7 @@ from drifting.errors import counted, require
 WHOLE_LIMIT = 2**31
 """Whole numbers that are counted, indexed or kept in 32 bits are less than this; of seeds see `SEED_LIMIT`."""
 
-DATA_LIMITS = {"image_size": 65_536, "classes": 10_000_000, "prefetch": 1024, "workers": 1024}
+DATA_LIMITS = {"image_size": 65_536, "image_width": 65_536, "classes": 10_000_000, "prefetch": 1024, "workers": 1024}
 """The most that a memory could hold of one image and of names of classes, and a system of threads and processes; more
 is a slip of the fingers."""
 
@@ -139,7 +139,7 @@ def _check_model(model: ModelConfig) -> None:
 
 def _check_data(data: DataConfig) -> None:
     _at_least(0, "data", data, "prefetch", "workers")
-    _at_least(1, "data", data, "image_size", "channels", "classes")
+    _at_least(1, "data", data, "image_size", "image_width", "channels", "classes")
     for key, most in DATA_LIMITS.items():
         value = getattr(data, key)
         require(value is None or value <= most, f"data.{key}", value, f"use {most:,} or less")

@@ -135,6 +135,10 @@ class DataConfig:
     name: Annotated[str, "the source of real samples, a key of SOURCES"] = "digits"
     path: Annotated[str | None, "its folder or file"] = None
     image_size: Annotated[int | None, "side that images are scaled and cropped to, in pixels; None: as they are"] = None
+    image_width: Annotated[
+        int | None,
+        "their width, in pixels, where images are no squares; image_size is then their height",
+    ] = None
     channels: Annotated[int | None, "1 for grey, 3 for colour; None: the source's own"] = None
     classes: Annotated[int | None, "number of classes of made-up images; name=synthetic only"] = None
     options: Annotated[

@@ -54,7 +54,9 @@ def tiny(config: ConfigDict) -> ConfigDict:
     out in a minute without data or downloads. What makes the experiment what it is stays: objective, dtypes, guidance.
     """
     if command_of(config) == "cache":
-        config.data.update(name="synthetic", path=None, image_size=16, channels=3, classes=4, vae="random://smoke")
+        config.data.update(
+            name="synthetic", path=None, image_size=16, image_width=None, channels=3, classes=4, vae="random://smoke"
+        )
         config.cache.update(shard_size=512, batch_size=16)
         return config
     pretrain = command_of(config) == "pretrain"
@@ -62,7 +64,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     patch = 2 * config.mae.input_patch_size if pretrain else config.model.patch_size
     channels = 1 if config.data.name in ("mnist", "fashion_mnist") else 3
     config.data.update(name="synthetic", path=None, channels=channels, classes=4)
-    config.data.image_size = max(8, 2 * patch) * (2 if latent else 1)
+    config.data.update(image_size=max(8, 2 * patch) * (2 if latent else 1), image_width=None)
     if latent:
         config.data.vae = "random://smoke"
     no_op_steps = min(config.optimizer.no_op_steps, 1)

@@ -29,9 +29,12 @@ TURNS = {
 }
 """What shows an image upright, by the value of its EXIF tag; angles are counter-clockwise."""
 
+ImageShape = tuple[int, int, int]
+"""Height and width in pixels, and channels."""
+
 
 class EncodedSource(abc.ABC):
-    """Images of various sizes in the formats that Pillow reads; delivered as squares (`crop.py`).
+    """Images of various sizes in the formats that Pillow reads; delivered in one shape (`crop.py`).
 
     They are decoded by `decode`: turned as their EXIF tag says, unlike in ADM's published preprocessing, and converted
     to RGB or grey. CMYK, palettes and 16 bits are understood, alpha is dropped.
@@ -40,23 +43,17 @@ class EncodedSource(abc.ABC):
         name: the source's name.
         labels: `[N]` integers.
         class_names: one name for each class.
-        image_size: height and width of the delivered images, in pixels.
-        channels: 3 for RGB, 1 for grey.
+        shape: of the delivered images, see `delivered_shape`.
 
-    Raises:
-        InputError: `image_size` or `channels` is out of range. Reading an image that is damaged raises one, too, that
-            says which.
+    Reading an image that is damaged raises an `InputError` that says which.
     """
 
-    def __init__(
-        self, name: str, labels: NDArray, class_names: tuple[str, ...], image_size: int, channels: int
-    ) -> None:
-        check_size(image_size, channels)
+    def __init__(self, name: str, labels: NDArray, class_names: tuple[str, ...], shape: ImageShape) -> None:
         self.name = name
         self.labels: NDArray[np.int32] = labels.astype(np.int32)
         self.class_names = class_names
         self.num_classes = len(class_names)
-        self.shape: tuple[int, int, int] = (image_size, image_size, channels)
+        self.shape = shape
         self.delivers = Delivery(self.shape, "uint8")
 
     @abc.abstractmethod
@@ -76,20 +73,30 @@ class EncodedSource(abc.ABC):
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Images uint8 and labels; the whole images are mirrored and cropped, as `read_records` says."""
-        images, size = np.empty((len(indices), *self.shape), np.uint8), self.shape[0]
+        images = np.empty((len(indices), *self.shape), np.uint8)
+        height, width, channels = self.shape
         for row, (name, data) in enumerate(self.encoded(indices)):
-            pixels = decode(name, data, self.shape[2])
-            square = centre_crop(pixels, size) if crop_seeds is None else random_crop(pixels, size, crop_seeds[row])
-            images[row] = (square[:, ::-1] if mirrored[row] else square).reshape(self.shape)
+            pixels = decode(name, data, channels)
+            if crop_seeds is None:
+                part = centre_crop(pixels, height, width)
+            else:
+                part = random_crop(pixels, height, width, crop_seeds[row])
+            images[row] = (part[:, ::-1] if mirrored[row] else part).reshape(self.shape)
         return images, self.labels[np.asarray(indices, dtype=np.int64)]
 
 
-def check_size(image_size: int, channels: int) -> None:
-    """Raises `InputError` unless images of so many pixels a side and so many channels can be delivered."""
-    if image_size <= 0:
-        raise InputError(f"image_size={image_size} must be positive")
+def delivered_shape(image_size: int, image_width: int | None, channels: int) -> ImageShape:
+    """The shape of delivered images: squares of `image_size` pixels, or so high and `image_width` pixels wide.
+
+    Raises:
+        InputError: a side is not positive, or there are neither 1 nor 3 channels.
+    """
+    for key, side in (("image_size", image_size), ("image_width", image_width)):
+        if side is not None and side <= 0:
+            raise InputError(f"{key}={side} must be positive")
     if channels not in (1, 3):
         raise InputError(f"channels={channels} must be 1 (grey) or 3 (RGB)")
+    return image_size, image_width or image_size, channels
 
 
 def decode(name: str, data: Path | bytes, channels: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drifting.data.batches import ClassBalanced, Pipeline
-from drifting.data.crop import random_box, random_crop, random_crops
+from drifting.data.crop import centre_crop, random_box, random_crop, random_crops
 from drifting.data.source import ArraySource, OneClass, to_float
 from drifting.data.sources.folder import imagefolder
 
@@ -57,12 +57,12 @@ def test_a_crop_is_the_part_alone_resized_with_antialiasing() -> None:
         left, top, right, bottom = random_box(70, 90, seed)
         framed = np.full((90, 70, 3), 255, np.uint8)
         framed[top:bottom, left:right] = (10, 100, 200)
-        np.testing.assert_array_equal(random_crop(framed, 16, seed), np.broadcast_to((10, 100, 200), (16, 16, 3)))
+        np.testing.assert_array_equal(random_crop(framed, 16, 16, seed), np.broadcast_to((10, 100, 200), (16, 16, 3)))
         part = pixels[top:bottom, left:right].astype(np.float64)
         reference = bicubic(bicubic(part, 16).swapaxes(0, 1), 16).swapaxes(0, 1)
         # 8-bit rounding of each of two passes, with weights of 22 bits: 0.5 + 0.5 * (sum of |weights| < 1.5).
-        np.testing.assert_allclose(random_crop(pixels, 16, seed), np.clip(reference, 0, 255), atol=1.3)
-    assert random_crop(pixels[..., 0], 24, 3).shape == (24, 24)
+        np.testing.assert_allclose(random_crop(pixels, 16, 16, seed), np.clip(reference, 0, 255), atol=1.3)
+    assert random_crop(pixels[..., 0], 24, 24, 3).shape == (24, 24)
 
 
 def bicubic(x: np.ndarray, size: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_floats_are_cropped_as_bytes_are() -> None:
     images = noise(4, 24, 24, 3)
     smooth = np.stack([np.asarray(Image.fromarray(x).resize((6, 6)).resize((24, 24))) for x in images])
     found = random_crops(to_float(smooth), range(4))
-    expected = np.stack([random_crop(x, 24, seed) for seed, x in enumerate(smooth)])
+    expected = np.stack([random_crop(x, 24, 24, seed) for seed, x in enumerate(smooth)])
     np.testing.assert_allclose(found, to_float(expected), atol=1.3 / 127.5)
     assert random_crops(to_float(noise(3, 8, 12, 5)), range(3)).shape == (3, 8, 12, 5)
     checks = np.indices((16, 16)).sum(axis=0) % 2 * 2.0 - 1
@@ -161,3 +161,18 @@ def test_class_balanced_batches_crop_too(folder: Path) -> None:
     plain, cropped = map(next, batches)
     np.testing.assert_array_equal(plain["label"], cropped["label"])
     assert all(not np.array_equal(a, b) for a, b in zip(plain["image"], cropped["image"], strict=True))
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 36), (36, 24), (10, 41)])
+def test_rectangles_are_cut_without_squeezing(height: int, width: int) -> None:
+    """The central part, whole where the image has its shape; random parts are squeezed no more than a square's are."""
+    pixels = noise(2 * height, 2 * width, 3) // 4 * 4  # means of four need no rounding
+    halved = pixels.reshape(height, 2, width, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_array_equal(centre_crop(pixels, height, width), halved)
+    wider = np.pad(pixels, ((0, 0), (20, 20), (0, 0)))
+    np.testing.assert_array_equal(centre_crop(wider, height, width), halved)
+    for seed in range(20):
+        left, top, right, bottom = random_box(1000, 1000, seed, width / height)
+        squeezed = (right - left) / (bottom - top) * height / width
+        assert 0.74 < squeezed < 1.35 and 0 <= left < right <= 1000 and 0 <= top < bottom <= 1000
+        assert random_crop(pixels, height, width, seed).shape == (height, width, 3)

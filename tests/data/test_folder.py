@@ -203,7 +203,7 @@ def keys_cubic(x: float) -> float:
 def test_centre_crop_is_the_published_one_bit_by_bit(shape: tuple[int, ...], size: int) -> None:
     for seed in range(2):
         pixels = noise(*shape, seed=seed)
-        found = centre_crop(pixels, size)
+        found = centre_crop(pixels, size, size)
         assert found.shape == (size, size, *shape[2:]) and found.dtype == np.uint8
         np.testing.assert_array_equal(found, published_crop(pixels, size))
 
@@ -222,11 +222,11 @@ def test_strips_are_no_pictures(tmp_path: Path) -> None:
 def test_centre_crop_halves_by_box_and_keeps_the_centre() -> None:
     pixels = noise(32, 64, 3) // 16 * 16  # multiples of 16, whose means over 4x4 need no rounding on the way
     means = pixels.reshape(8, 4, 16, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_array_equal(centre_crop(pixels, 8), means[:, 4:12])
+    np.testing.assert_array_equal(centre_crop(pixels, 8, 8), means[:, 4:12])
     ramp = np.broadcast_to(np.linspace(0, 255, 60, dtype=np.uint8), (20, 60))
-    small = centre_crop(ramp, 10).astype(float)
+    small = centre_crop(ramp, 10, 10).astype(float)
     assert abs(small.mean() - 127.5) < 2 and np.all(np.diff(small[5]) > 0)
-    constant = centre_crop(np.full((37, 23), 77, np.uint8), 9)
+    constant = centre_crop(np.full((37, 23), 77, np.uint8), 9, 9)
     np.testing.assert_array_equal(constant, np.full((9, 9), 77))
 
 

@@ -60,11 +60,12 @@ def test_every_form_delivers_what_class_folders_do(form: str, folders: Path, tmp
     """Images and labels of both splits to the last bit, the second time from what was kept, and of workers' copies."""
     name, write = FORMS[form]
     path = write(tmp_path / "data")
-    for split in ("train", "heldout"):
-        expected = make_source("imagefolder", path=folders, image_size=8, split=split)
+    for split, width in (("train", None), ("heldout", 12)):
+        size = dict(image_size=8, image_width=width, split=split)
+        expected = make_source("imagefolder", path=folders, **size)
         for _ in range(2):
-            found = make_source(name, path=path, image_size=8, split=split)
-            assert found.name == name and found.shape == (8, 8, 3)
+            found = make_source(name, path=path, **size)
+            assert found.name == name and found.shape == (8, width or 8, 3)
             assert found.class_names == (("0", "1", "2") if form in NUMBERED else CLASSES)
             np.testing.assert_array_equal(found.labels, expected.labels)
             for source in (found, copy.deepcopy(found)):

@@ -35,7 +35,7 @@ def source(request: pytest.FixtureRequest, npz, tmp_path: Path):
         "mnist": {"path": tmp_path},
         "fashion_mnist": {"path": tmp_path},
         "cifar10": {"path": tmp_path},
-        "synthetic": {"image_size": 6, "classes": 3},
+        "synthetic": {"image_size": 6, "image_width": 9, "classes": 3},
         "digits": {},
         "array": {"path": npz(image=noise(6, 5, 7, 3), label=np.arange(6) % 3)},
         "imagefolder": {"path": write_folder, "image_size": 8},
@@ -159,6 +159,7 @@ def test_make_source_explains_its_arguments(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     assert len(make_source("digits", split="heldout")) == DIGITS_HELDOUT
     assert make_source("imagefolder", path=folder, image_size=4, channels=1).shape == (4, 4, 1)
+    assert make_source("imagefolder", path=folder, image_size=4, image_width=6).shape == (4, 6, 3)
     with pytest.raises(ValueError, match="name='minst' is unknown: use one of digits, array, imagefolder, mnist"):
         make_source("minst")
     with pytest.raises(ValueError, match="'array' needs path"):

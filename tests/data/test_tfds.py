@@ -45,14 +45,14 @@ def test_images_and_labels_of_a_prepared_data_set(prepared: Path, split: str, th
     images, labels = source.__getitems__(np.arange(len(source)))
     np.testing.assert_array_equal(labels, source.labels)
     originals = [pixels(theirs, index) for index in range(SIZES[theirs])]
-    order = [[same(image, centre_crop(x, 8)) for x in originals].index(True) for image in images]  # TFDS shuffles
+    order = [[same(image, centre_crop(x, 8, 8)) for x in originals].index(True) for image in images]  # TFDS shuffles
     assert sorted(order) == list(range(SIZES[theirs])) and labels.tolist() == [index % 3 for index in order]
     backwards, _ = source.__getitems__(np.arange(len(source))[::-1])
     np.testing.assert_array_equal(backwards, images[::-1])
     seeds = [(3, k) for k in range(len(source))]
     cropped, _ = source.read(range(len(source)), np.arange(len(source)) % 2 == 0, seeds)
     for row, index in enumerate(order):
-        expected = random_crop(originals[index], 8, seeds[row])
+        expected = random_crop(originals[index], 8, 8, seeds[row])
         assert same(to_float(cropped[row]), expected[:, ::-1] if row % 2 == 0 else expected)
 
 

@@ -53,6 +53,7 @@ def make_source(
     split: str = "train",
     path: str | Path | None = None,
     image_size: int | None = None,
+    image_width: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -68,11 +69,12 @@ def make_source(
         copy = _copy(path)
         try:
             return make_source(
-                name, split=split, path=copy, image_size=image_size, channels=channels, classes=classes, options=options
-            )
+                name, split=split, path=copy, image_size=image_size, image_width=image_width, channels=channels,
+                classes=classes, options=options,
+            )  # fmt: skip
         except InputError as error:  # it names the copy, and a person knows the address
             raise InputError(str(error).replace(str(copy), path)) from error
-    given = {"path": path, "image_size": image_size, "channels": channels, "classes": classes}
+    given = dict(zip(ARGUMENTS, (path, image_size, image_width, channels, classes), strict=True))
     _check_arguments(name, given)
     given = {key: value for key, value in given.items() if value is not None}
     if options:
@@ -113,7 +115,7 @@ def source_options(name: str, given: Mapping[str, Any]) -> Any:
     return parse_section(kinds[name](), dict(given), f"data.options.{name}.")
 
 
-ARGUMENTS = ("path", "image_size", "channels", "classes")
+ARGUMENTS = ("path", "image_size", "image_width", "channels", "classes")
 """The arguments of a source, each a setting of the section `data`."""
 
 

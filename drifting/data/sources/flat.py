@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
-from drifting.data.decode import check_size
+from drifting.data.decode import delivered_shape
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files
 from drifting.data.source import check_split
 from drifting.data.sources.folder import FolderSource
@@ -26,6 +26,7 @@ def flat(
     image_size: int,
     split: str = "train",
     channels: int = 3,
+    image_width: int | None = None,
     options: ListOptions = ListOptions(),  # noqa: B008  it is frozen
 ) -> FolderSource:
     """The images of a folder, at any depth, labelled by a list in it; without one all are of one class.
@@ -35,16 +36,17 @@ def flat(
 
     Args:
         path: the folder.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
         options: the list and its columns.
 
     Raises:
         InputError: there is no such folder or split, it has no images, or the list does not fit.
     """
     check_split(split)
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     try:
         train, heldout = _split_folders(Path(path))
         if split == "heldout" and heldout is None:
@@ -58,9 +60,9 @@ def flat(
         raise InputError(f"path={str(path)!r} cannot be read ({error}): make it readable") from error
     if values is None or theirs is None:
         logger.info("data: %s has no list of labels: all is of one class", path)
-        return FolderSource(found, np.zeros(len(found), np.int32), UNLABELLED, image_size, channels, "flat")
+        return FolderSource(found, np.zeros(len(found), np.int32), UNLABELLED, shape, "flat")
     names = classes_of(values, None, path)
-    return FolderSource(found, label_numbers(theirs, names, False, path), names, image_size, channels, "flat")
+    return FolderSource(found, label_numbers(theirs, names, False, path), names, shape, "flat")
 
 
 def _labelled(folder: Path, options: ListOptions) -> tuple[list[str], NDArray[Any] | None]:

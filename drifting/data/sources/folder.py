@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.decode import EncodedSource, check_size
+from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files, image_files_of, is_image, is_shown
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
@@ -21,10 +21,10 @@ class FolderSource(EncodedSource):
     """Image files, decoded when they are read: see `imagefolder` and `flat`."""
 
     def __init__(
-        self, files: Sequence[str], labels: NDArray, class_names: tuple[str, ...], size: int, channels: int,
+        self, files: Sequence[str], labels: NDArray, class_names: tuple[str, ...], shape: ImageShape,
         name: str = "imagefolder",
     ) -> None:  # fmt: skip
-        super().__init__(name, labels, class_names, size, channels)
+        super().__init__(name, labels, class_names, shape)
         self._files = files
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, Path]]:
@@ -34,7 +34,9 @@ class FolderSource(EncodedSource):
             yield file, Path(file)
 
 
-def imagefolder(path: str | Path, image_size: int, split: str = "train", channels: int = 3) -> FolderSource:
+def imagefolder(
+    path: str | Path, image_size: int, split: str = "train", channels: int = 3, image_width: int | None = None
+) -> FolderSource:
     """A folder with one sub-folder of images for each class; labels follow the sorted folder names.
 
     The layout is `path/CLASS/...` (training images only) or `path/train/CLASS/...` beside `path/heldout/CLASS/...` or
@@ -45,9 +47,10 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
 
     Args:
         path: the folder.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
 
     Raises:
         InputError: an argument is out of range, or the folder has no images, no classes or no such split, or it is
@@ -55,14 +58,14 @@ def imagefolder(path: str | Path, image_size: int, split: str = "train", channel
             names the file.
     """
     check_split(split)
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     try:
         files, labels, class_names = _labelled_files(Path(path), split)
     except MachineError:  # it names the folder and the remedy
         raise
     except OSError as error:
         raise InputError(f"path={str(path)!r} cannot be read ({error}): make it readable") from error
-    return FolderSource(files, labels, readable(class_names), image_size, channels)
+    return FolderSource(files, labels, readable(class_names), shape)
 
 
 def _labelled_files(path: Path, split: str) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:

@@ -13,6 +13,7 @@ def latents(
     split: str = "train",
     *,
     image_size: int | None = None,
+    image_width: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
     options: LatentsOptions = LatentsOptions(),  # noqa: B008  it is frozen
@@ -22,8 +23,9 @@ def latents(
     Args:
         path: the cache's folder, or one of the formats in `drifting.data.latents.formats`.
         split: `train`; there is no other.
-        image_size, channels, classes: what the images that were encoded had. A cache knows it: where they are given,
-            they are compared. Files of other code do not say for which size they are; None: 8 times that of latents.
+        image_size, image_width, channels, classes: what the images that were encoded had. A cache knows it: where they
+            are given, they are compared. Files of other code do not say for which size they are; None: 8 times that of
+            latents.
         options: what files of other code do not say.
 
     Raises:
@@ -44,8 +46,8 @@ def latents(
         )
     else:
         found = LatentSource(folder)
-    known = {"image_size": found.shape[0], "channels": found.shape[2], "classes": found.num_classes}
-    for key, given in {"image_size": image_size, "channels": channels, "classes": classes}.items():
-        if given not in (None, known[key]):
-            raise InputError(f"{key}={given}: the images that {path} was made from have {known[key]}; leave it None")
+    given = {"image_size": image_size, "image_width": image_width, "channels": channels, "classes": classes}
+    for (key, value), known in zip(given.items(), (*found.shape, found.num_classes), strict=True):
+        if value not in (None, known):
+            raise InputError(f"{key}={value}: the images that {path} was made from have {known}; leave it None")
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
-from drifting.data.decode import EncodedSource, check_size
+from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.caffe_datum import parse_datum
@@ -26,10 +26,10 @@ class LmdbSource(EncodedSource):
     """Images in LMDB, read where they lie and decoded then: see `lmdb`."""
 
     def __init__(
-        self, files: list[Path], index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...], size: int,
-        channels: int,
+        self, files: list[Path], index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...],
+        shape: ImageShape,
     ) -> None:  # fmt: skip
-        super().__init__("lmdb", labels, names, size, channels)
+        super().__init__("lmdb", labels, names, shape)
         self._files, self._keys, self._numbers, self._datum = files, index["key"], index["database"], index["datum"]
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
@@ -48,6 +48,7 @@ def lmdb(
     image_size: int,
     split: str = "train",
     channels: int = 3,
+    image_width: int | None = None,
     options: ListOptions = ListOptions(),  # noqa: B008  it is frozen
 ) -> LmdbSource:
     """Encoded images under any keys, as LSUN has them, or Caffe's `Datum` with labels.
@@ -58,15 +59,16 @@ def lmdb(
 
     Args:
         path: the folder of `data.mdb`, the file of a database without one, or a folder of several, see `split_files`.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
         options: the list of labels and its columns.
 
     Raises:
         InputError: there is no such database, it is damaged, holds no images, or the lmdb library is not installed.
     """
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     try:
         import lmdb as library  # noqa: F401
     except ImportError as error:
@@ -75,9 +77,9 @@ def lmdb(
     (_, train), (files, index) = found["train"], found[split]
     if not len(index["label"]) or not len(train["label"]):
         logger.info("data: the images of %s have no labels: all are of one class", path)
-        return LmdbSource(files, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, image_size, channels)
+        return LmdbSource(files, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
     names = classes_of(train["label"], None, path)
-    return LmdbSource(files, index, label_numbers(index["label"], names, False, path), names, image_size, channels)
+    return LmdbSource(files, index, label_numbers(index["label"], names, False, path), names, shape)
 
 
 def _indexed(path: Path, split: str, options: ListOptions) -> tuple[list[Path], dict[str, NDArray[Any]]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
-from drifting.data.decode import EncodedSource, check_size
+from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_file
 from drifting.data.source import Indices
 from drifting.data.sources.arrow_files import copy_columns, mapped, reading_table, schema_of
@@ -23,8 +23,8 @@ logger = logging.getLogger("drifting")
 class ParquetSource(EncodedSource):
     """Pictures in files that are mapped into memory, decoded when they are read: see `parquet`."""
 
-    def __init__(self, table: "_Table", labels: NDArray, names: tuple[str, ...], size: int, channels: int) -> None:
-        super().__init__("parquet", labels, names, size, channels)
+    def __init__(self, table: "_Table", labels: NDArray, names: tuple[str, ...], shape: ImageShape) -> None:
+        super().__init__("parquet", labels, names, shape)
         self._table = table
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, Path | bytes]]:
@@ -38,6 +38,7 @@ def parquet(
     image_size: int,
     split: str = "train",
     channels: int = 3,
+    image_width: int | None = None,
     options: ParquetOptions = ParquetOptions(),  # noqa: B008  it is frozen
 ) -> ParquetSource:
     """Pictures and labels of parquet files, or of the arrow files that `save_to_disk` of Hugging Face's datasets wrote.
@@ -47,16 +48,17 @@ def parquet(
 
     Args:
         path: a file, or a folder of files with the names of splits, see `split_files`.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
         options: the columns.
 
     Raises:
         InputError: there are no such files, columns or labels, a file is damaged, or pyarrow is not installed.
         MachineError: there is no room for the copy.
     """
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
@@ -65,10 +67,10 @@ def parquet(
     found = train if split == "train" else _Table(Path(path), split, options)
     if found.label is None or train.label is None:
         logger.info("data: %s has no column of labels: all is of one class", path)
-        return ParquetSource(found, np.zeros(len(found), np.int32), UNLABELLED, image_size, channels)
+        return ParquetSource(found, np.zeros(len(found), np.int32), UNLABELLED, shape)
     names = classes_of(train.values(), train.declared, path)
     labels = label_numbers(found.values(), names, train.declared is not None, path)
-    return ParquetSource(found, labels, names, image_size, channels)
+    return ParquetSource(found, labels, names, shape)
 
 
 class _Table:

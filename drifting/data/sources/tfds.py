@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.decode import EncodedSource, check_size, decode
+from drifting.data.decode import EncodedSource, ImageShape, decode, delivered_shape
 from drifting.data.imagenet_names import readable
 from drifting.data.source import Indices, check_split
 from drifting.errors import InputError, MachineError, one_line, while_reading
@@ -109,8 +109,8 @@ class TfdsSplit:
 class TfdsSource(EncodedSource):
     """Images that TFDS has prepared, decoded when they are read: see `tfds`."""
 
-    def __init__(self, records: TfdsSplit, labels: NDArray, image_size: int, channels: int) -> None:
-        super().__init__("tfds", labels, readable(records.class_names), image_size, channels)
+    def __init__(self, records: TfdsSplit, labels: NDArray, shape: ImageShape) -> None:
+        super().__init__("tfds", labels, readable(records.class_names), shape)
         self._records = records
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
@@ -119,7 +119,9 @@ class TfdsSource(EncodedSource):
             yield f"{index} of split {self._records.split!r} in {self._records.folder}", data
 
 
-def tfds(path: str | Path, image_size: int, split: str = "train", channels: int = 3) -> TfdsSource:
+def tfds(
+    path: str | Path, image_size: int, split: str = "train", channels: int = 3, image_width: int | None = None
+) -> TfdsSource:
     """Labelled images that TensorFlow Datasets has prepared as array_record, such as ImageNet; needs no TensorFlow.
 
     Images are decoded when they are read and become squares as in `EncodedSource`. The labels are read once, which
@@ -127,20 +129,21 @@ def tfds(path: str | Path, image_size: int, split: str = "train", channels: int 
 
     Args:
         path: the folder of the prepared version, `DATA_DIR/NAME[/CONFIG]/VERSION`, or one above it that holds no other.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train`, or `heldout`, which is the data set's split `validation` or else `test`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
 
     Raises:
         InputError: as `TfdsSplit` does, or an argument is out of range, or the split's images have no labels.
     """
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     records = TfdsSplit(Path(path), split)
     if len(records) == 0:
         raise InputError(
             f"path={str(records.folder)!r}: split {records.split!r} has no images: choose another data set"
         )
-    return TfdsSource(records, _labels(records), image_size, channels)
+    return TfdsSource(records, _labels(records), shape)
 
 
 def tfds_images(path: Path, split: str, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
-from drifting.data.decode import EncodedSource, check_size
+from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.splits import split_files
@@ -41,10 +41,10 @@ class WebDatasetSource(EncodedSource):
     """Pictures in tar shards, read where they lie and decoded then: see `webdataset`."""
 
     def __init__(
-        self, shards: list[Path], index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...], size: int,
-        channels: int,
+        self, shards: list[Path], index: dict[str, NDArray[Any]], labels: NDArray, names: tuple[str, ...],
+        shape: ImageShape,
     ) -> None:  # fmt: skip
-        super().__init__("webdataset", labels, names, size, channels)
+        super().__init__("webdataset", labels, names, shape)
         self._shards, self._keys = shards, index["key"]
         self._places = np.stack([index["shard"], index["offset"], index["size"]], axis=1)
 
@@ -62,6 +62,7 @@ def webdataset(
     image_size: int,
     split: str = "train",
     channels: int = 3,
+    image_width: int | None = None,
     options: WebDatasetOptions = WebDatasetOptions(),
 ) -> WebDatasetSource:
     """Pictures and labels of tar shards: `KEY.jpg` and `KEY.cls` for each sample, one behind the other.
@@ -70,26 +71,27 @@ def webdataset(
 
     Args:
         path: a shard, or a folder of shards with the names of splits, see `split_files`.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
         options: which members are read.
 
     Raises:
         InputError: there are no such shards, one is damaged or cut short, or a sample or a label is not as described.
     """
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     path = Path(path)
     place = path if path.is_dir() else path.parent
     found = {name: _indexed(path, place, name, options) for name in dict.fromkeys(("train", split))}
     (_, train), (shards, index) = found["train"], found[split]
     if not len(index["label"]) or not len(train["label"]):
         logger.info("data: the samples of %s have no labels: all are of one class", path)
-        return WebDatasetSource(shards, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, image_size, channels)
+        return WebDatasetSource(shards, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
     declared = _declared(place, options)
     names = classes_of(train["label"], declared, path)
     labels = label_numbers(index["label"], names, declared is not None, path)
-    return WebDatasetSource(shards, index, labels, names, image_size, channels)
+    return WebDatasetSource(shards, index, labels, names, shape)
 
 
 def _indexed(path: Path, place: Path, split: str, options: WebDatasetOptions) -> tuple[list[Path], dict[str, NDArray]]:

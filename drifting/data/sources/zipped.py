@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
-from drifting.data.decode import EncodedSource, check_size
+from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.image_files import is_image, is_shown
 from drifting.data.imagenet_names import readable
 from drifting.data.kept import kept_arrays
@@ -27,10 +27,8 @@ logger = logging.getLogger("drifting")
 class ZipSource(EncodedSource):
     """Images in an archive, read where they lie and decoded then: see `zipped`."""
 
-    def __init__(
-        self, members: ZipMembers, labels: NDArray, class_names: tuple[str, ...], size: int, channels: int
-    ) -> None:
-        super().__init__("zip", labels, class_names, size, channels)
+    def __init__(self, members: ZipMembers, labels: NDArray, class_names: tuple[str, ...], shape: ImageShape) -> None:
+        super().__init__("zip", labels, class_names, shape)
         self._members = members
 
     def encoded(self, indices: Indices) -> Iterator[tuple[str, bytes]]:
@@ -44,6 +42,7 @@ def zipped(
     image_size: int,
     split: str = "train",
     channels: int = 3,
+    image_width: int | None = None,
     options: ListOptions = ListOptions(),  # noqa: B008  it is frozen
 ) -> ZipSource:
     """The images of a zip archive, at any depth.
@@ -53,24 +52,25 @@ def zipped(
 
     Args:
         path: the archive, or a folder with one for each split, see `split_files`.
-        image_size: height and width of the delivered images, in pixels.
+        image_size: height of the delivered images, in pixels, and their width but where `image_width` says another.
         split: `train` or `heldout`.
         channels: 3 for RGB, 1 for grey.
+        image_width: see `image_size`.
         options: the list of labels and its columns.
 
     Raises:
         InputError: there is no such archive, it is damaged, holds no images, or the list does not fit.
     """
-    check_size(image_size, channels)
+    shape = delivered_shape(image_size, image_width, channels)
     found = {name: _indexed(Path(path), name, options) for name in dict.fromkeys(("train", split))}
     (_, train), (archive, index) = found["train"], found[split]
     members = ZipMembers(archive, index["name"], index["places"])
     if not len(index["label"]) or not len(train["label"]):
         logger.info("data: %s has neither a list of labels nor class folders: all is of one class", archive)
-        return ZipSource(members, np.zeros(len(index["name"]), np.int32), UNLABELLED, image_size, channels)
+        return ZipSource(members, np.zeros(len(index["name"]), np.int32), UNLABELLED, shape)
     names = classes_of(train["label"], None, path)
     labels = label_numbers(index["label"], names, False, path)
-    return ZipSource(members, labels, readable(names), image_size, channels)
+    return ZipSource(members, labels, readable(names), shape)
 
 
 def _indexed(path: Path, split: str, options: ListOptions) -> tuple[Path, dict[str, NDArray[Any]]]:

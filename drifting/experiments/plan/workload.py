@@ -177,7 +177,7 @@ def image_facts(data: DataConfig) -> ImageFacts:
         shape, classes, count = KNOWN_IMAGES[data.name]
     elif data.name in ("imagefolder", "tfds"):
         require(data.image_size is not None, "data.image_size", None, f"data.name={data.name!r} needs it")
-        shape = (data.image_size or 0, data.image_size or 0, data.channels or 3)
+        shape = (data.image_size or 0, data.image_width or data.image_size or 0, data.channels or 3)
         classes, count = IMAGENET_CLASSES, IMAGENET_IMAGES
         folder = Path(data.path or "")
         train = folder / "train" if (folder / "train").is_dir() else folder
