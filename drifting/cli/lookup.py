@@ -62,6 +62,8 @@ def _plain_sections() -> tuple[list[Section], list[Section]]:
 
 
 def _help(values: flags.FlagValues) -> int:
+    from drifting.cli.commands import COMMANDS  # which imports this module
+
     topic = values.topic
     if values.markdown and topic:
         raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {topic} out")
@@ -72,7 +74,7 @@ def _help(values: flags.FlagValues) -> int:
     else:
         commands, others = _plain_sections()
         found = [*commands, *others]
-    print(settings_page(found) if values.markdown else explanation_of(topic, found, [*named, *options]))
+    print(settings_page(found) if values.markdown else explanation_of(topic, found, [*named, *options, *COMMANDS]))
     return 0
 
 

@@ -178,8 +178,13 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value.replace("/", "_")
     values = value if isinstance(value, tuple | list) else (value,)
-    shown = "+".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+    shown = "+".join(_short(v) for v in values)
     return f"{key.rpartition('.')[2].removesuffix('s')}{shown}".replace("/", "_")
+
+
+def _short(value: Any) -> str:
+    """A number without digits that say nothing, or whatever else a setting holds."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def read_cells(workdir: Path) -> list[SweepCell]:
@@ -217,7 +222,7 @@ def collect(cells: Sequence[SweepCell], workdir: Path) -> None:
 
 
 def _cell_text(value: Any) -> Any:
-    return " ".join(f"{v:g}" for v in value) if isinstance(value, tuple | list) else value
+    return " ".join(_short(v) for v in value) if isinstance(value, tuple | list) else value
 
 
 def listing(cells: Sequence[SweepCell], workdir: Path) -> str:

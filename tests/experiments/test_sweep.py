@@ -18,7 +18,7 @@ from drifting.cli.settings import load_settings
 from drifting.config.schema import Config
 from drifting.errors import ConfigError, TrainingError
 from drifting.experiments import sweep as sweep_module
-from drifting.experiments.grid import Sweep, cells_of, listing, read_cells
+from drifting.experiments.grid import Sweep, cells_of, listing, read_cells, rows_of
 from drifting.experiments.sweep import CompileCounts, run_sweep
 from drifting.runs.directory import check_config, config_differences, read_config, write_config
 from drifting.sampling import generator
@@ -54,6 +54,14 @@ def test_cells_are_the_product_in_order():
     loss, train = last[1].loss, last[1].train
     assert (loss.objective, loss.kernel, loss.widths, train.seed, train.steps) == ("drift", "laplace", (0.4,), 7, 5)
     assert last[1].model == tiny_config().model
+
+
+def test_a_table_shows_values_of_every_kind(tmp_path: Path):
+    grid = {"features.encoders": [(), ("mae", "convnext")], "train.ema_decays": [(0.5, 0.25)], "data.flip": [True]}
+    found = rows_of(list(cells_of(Sweep("", grid, {"loss.feature_scale": "per_map"}), BASE)), tmp_path)
+    assert [row["features.encoders"] for row in found] == ["", "mae convnext"]
+    assert [row["cell"] for row in found] == [f"encoder{e}-ema_decay0.5+0.25-flipTrue" for e in ("", "mae+convnext")]
+    assert [(row["train.ema_decays"], row["data.flip"]) for row in found] == [("0.5 0.25", True)] * 2
 
 
 @pytest.mark.parametrize(
