@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from drifting.assembly import networks
 from drifting.assembly.spaces import sample_space
 from drifting.config.arguments import check_drawing, checked_arguments
-from drifting.config.paths import is_place
+from drifting.config.paths import is_address, is_place
 from drifting.config.schema import Config, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, as_argument, counted, require_argument
 from drifting.method.space import SampleSpace
@@ -309,6 +309,9 @@ def _stated(reference: str, artifact: Artifact, vae: str | None) -> tuple[Usage,
         raise InputError(f"{wrong}: class_names or image_shape are not those of the network")
     usage = Usage(**stated)
     require_argument(usage.vae is not None or vae is None, "vae", vae, "this generator draws images: leave it out")
+    if vae is None and usage.vae is not None and not is_address(usage.vae):
+        remedy = f"is a folder's name where {reference} was trained: say where that VAE lies here"
+        require_argument(Path(usage.vae).is_dir(), "vae", usage.vae, remedy)
     with as_argument("vae", vae or usage.vae):
         space = sample_space(vae or usage.vae, image_shape(usage), scale=usage.latents)
     drawn = sample_shape(artifact.network, artifact.model_config)

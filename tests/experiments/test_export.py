@@ -294,6 +294,16 @@ def test_metadata_that_do_not_say_how_to_draw(run: Path, tmp_path: Path, change:
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_name_a_vae_of_somebody_elses_machine(run: Path, tmp_path: Path):
+    export_run(run, tmp_path / "net")
+    metadata = json.loads((tmp_path / "net" / "metadata.json").read_text())
+    metadata["usage"]["vae"] = "sd"
+    (tmp_path / "net" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ArgumentError, match=r"^vae=sd: is a folder's name where .*net was trained: say where") as error:
+        TrainedGenerator.from_weights(str(tmp_path / "net"))
+    assert "\n" not in str(error.value)
+
+
 def test_sampling_published_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     export_run(run, tmp_path / "net")
     out = tmp_path / "grid.png"
