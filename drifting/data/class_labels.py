@@ -1,6 +1,7 @@
 """Labels as data sets have them, numbers or names, as labels from 0 on."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,40 @@ from drifting.errors import InputError, counted
 
 UNLABELLED = ("all",)
 """The only class of images without labels."""
+
+NUMBER = re.compile(r"-?[0-9]+(\.0+)?")
+"""A whole number, as a text."""
+
+
+def label_values(labels: Sequence[Any], called: Callable[[int], str], remedy: str) -> NDArray[Any]:
+    """Labels `[N]`, integers where all are whole numbers, `3`, `3.0` or `"3"` alike, and otherwise texts.
+
+    Args:
+        labels: one for each image, None or an empty text where there is none. Where there is none at all, the array
+            is empty.
+        called: what a message calls an image, by its place.
+        remedy: what to do about an image without a label.
+
+    Raises:
+        InputError: an image has none and others do, or one that is neither a whole number nor a text.
+    """
+    missing = [place for place, label in enumerate(labels) if label is None or label == ""]
+    if len(missing) == len(labels):
+        return np.asarray([], np.int64)
+    if missing:
+        more = f" (and {counted(len(missing) - 1, 'more image')})" if missing[1:] else ""
+        raise InputError(f"{called(missing[0])}: has no label{more}, and others have one: {remedy}")
+    for place, label in enumerate(labels):
+        if not isinstance(label, int | str) and not (isinstance(label, float) and label.is_integer()):
+            shown = str(label)[:40]
+            raise InputError(f"{called(place)}: its label is {shown}, not one class: give a whole number or a name")
+    if all(not isinstance(label, str) or NUMBER.fullmatch(label) for label in labels):
+        return np.asarray([_whole(label) for label in labels], np.int64)
+    return np.asarray([str(_whole(label)) if isinstance(label, float) else str(label) for label in labels])
+
+
+def _whole(label: int | str | float) -> int:
+    return int(label.partition(".")[0]) if isinstance(label, str) else int(label)
 
 
 def classes_of(values: NDArray[Any], declared: Sequence[str] | None, where: object) -> tuple[str, ...]:

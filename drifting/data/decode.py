@@ -2,6 +2,7 @@
 
 import abc
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from drifting.data.crop import Seed, centre_crop, random_crop
-from drifting.data.source import Delivery, Indices, LabelledImages, Records, to_float
+from drifting.data.source import Delivery, Indices, LabelledImages, Records, reading_configured, to_float
 from drifting.errors import InputError, one_line
 
 LONGEST_RATIO = 50
@@ -45,8 +46,11 @@ class EncodedSource(abc.ABC):
         class_names: one name for each class.
         shape: of the delivered images, see `delivered_shape`.
 
-    Reading an image that is damaged raises an `InputError` that says which.
+    Reading an image that is damaged raises an `InputError` that says which, and where `configured_path` is the setting
+    `data.path` that the source is of, begins with that.
     """
+
+    configured_path: str | None = None
 
     def __init__(self, name: str, labels: NDArray, class_names: tuple[str, ...], shape: ImageShape) -> None:
         self.name = name
@@ -73,6 +77,12 @@ class EncodedSource(abc.ABC):
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Images uint8 and labels; the whole images are mirrored and cropped, as `read_records` says."""
+        with reading_configured(self.configured_path):
+            return self._pictures(indices, mirrored, crop_seeds), self.labels[np.asarray(indices, dtype=np.int64)]
+
+    def _pictures(
+        self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None
+    ) -> NDArray[np.uint8]:
         images = np.empty((len(indices), *self.shape), np.uint8)
         height, width, channels = self.shape
         for row, (name, data) in enumerate(self.encoded(indices)):
@@ -82,7 +92,7 @@ class EncodedSource(abc.ABC):
             else:
                 part = random_crop(pixels, height, width, crop_seeds[row])
             images[row] = (part[:, ::-1] if mirrored[row] else part).reshape(self.shape)
-        return images, self.labels[np.asarray(indices, dtype=np.int64)]
+        return images
 
 
 def delivered_shape(image_size: int, image_width: int | None, channels: int) -> ImageShape:
@@ -149,6 +159,7 @@ def _opened(name: str, data: Path | bytes) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow raises errors of any kind on damaged files
         known = isinstance(error, OSError | ValueError)
         reason = one_line(error if known else f"{type(error).__name__}: {error}").rstrip(": ")
+        reason = re.sub(r" ?'?<[^<>]* at 0x[0-9a-f]+>'?", "", reason)  # where in memory its bytes are
         remedy = "repair or remove it"
         if isinstance(error, MemoryError):
             remedy = "free some memory"

@@ -1,6 +1,7 @@
 """What a source is: a labelled image set that can be read at any index."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from drifting.config.arguments import checked_arguments
 from drifting.data.crop import Seed, random_crops
 from drifting.data.npz import check_axes, check_range
-from drifting.errors import DriftingError, InputError, counted, one_line
+from drifting.errors import DriftingError, InputError, counted, one_line, unusable
 
 Indices = Sequence[int] | NDArray[np.integer]
 
@@ -111,6 +112,17 @@ def delivery(source: Source) -> Delivery:
     """What `read_records` of the source delivers."""
     found: Delivery = getattr(source, "delivers", None) or Delivery(source.shape)
     return found
+
+
+@contextmanager
+def reading_configured(path: str | None) -> Iterator[None]:
+    """What cannot be read of a source that settings describe is said of its setting, `data.path`; None: of nothing."""
+    try:
+        yield
+    except InputError as error:
+        if path is None:
+            raise
+        raise InputError(unusable("data.path", path, error)) from error
 
 
 def read_records(

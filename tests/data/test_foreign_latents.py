@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from drifting.assembly.spaces import source_space
 from drifting.cli.commands import main
 from drifting.data.sources import make_source
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, InputError
 from tests.support.foreign_latents import (
     CLASSES,
     COUNT,
@@ -22,6 +23,7 @@ from tests.support.foreign_latents import (
     encoded,
     fast_dit,
     lightning_dit,
+    mar,
     npy,
     released,
     repa,
@@ -48,7 +50,7 @@ def test_moments_are_what_was_encoded(name: str, tmp_path: Path) -> None:
     found = encoded(side=16)
     source = make_source("latents", path=write(tmp_path, found), image_size=32)
     assert len(source) == COUNT and source.shape == (32, 32, 3) and source.delivers.shape == (16, 16, 8)
-    assert source.class_names == (CLASSES if name in ("released", "mar") else ("0", "1"))
+    assert source.class_names == (CLASSES if name in ("released", "mar", "moments_in_pt") else ("0", "1"))
     assert source.delivers.mirrored == mirrored and source.delivers.are_moments
     np.testing.assert_array_equal(source.labels, found.labels)
     for mirror in (False, True)[: 1 + mirrored]:
@@ -57,6 +59,43 @@ def test_moments_are_what_was_encoded(name: str, tmp_path: Path) -> None:
             assert moments.dtype == np.float16
             np.testing.assert_allclose(moments, expected(found, drawn, mirror), rtol=1e-3, atol=1e-3)
             np.testing.assert_array_equal(labels, found.labels[ROWS])
+
+
+def test_no_axis_is_mistaken_for_that_of_channels(tmp_path: Path) -> None:
+    """Where a format and a shape leave it open, a person is asked; what the person says is then what is read."""
+    found = encoded(spread=1.0, channels=32, side=32)
+    found = Encoded(*(array[:2] for array in (found.mean, found.deviation, found.mirrored, found.labels)))
+    path = released(tmp_path / "cubes", found, 1.0)
+    with pytest.raises(
+        InputError, match=r"shape \(32, 32, 32\) .* data\.options\.latents\.channels_first=True or False"
+    ):
+        make_source("latents", path=path)
+    for channels_first in (False, True):
+        options = {"channels": 32, "scale": 1.0, "channels_first": channels_first}
+        source = make_source("latents", path=path, options=options)
+        mean = np.moveaxis(found.mean, 1, -1) if channels_first else found.mean
+        np.testing.assert_allclose(source.read([1], np.array([False]), None)[0][..., :32], mean[1:], atol=1e-2)
+    kl16 = encoded(spread=1.0, channels=16, side=32)
+    kl16 = Encoded(*(array[:2] for array in (kl16.mean, kl16.deviation, kl16.mirrored, kl16.labels)))
+    source = make_source("latents", path=mar(tmp_path / "mar", kl16), image_size=512)
+    assert not source.are_drawn and source.sample_shape == (32, 32, 16) and source.scale == 1
+    np.testing.assert_allclose(source.read([1], np.array([False]), None)[0][..., :16], kl16.mean[1:], atol=1e-2)
+
+
+def test_labels_of_a_file_each_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = fast_dit(tmp_path / "theirs", FOUND), []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda file, **kinds: read.append(str(file)) or load(file, **kinds))
+
+    def labels_read() -> int:
+        read.clear()
+        source = make_source("latents", path=path, image_size=16)
+        np.testing.assert_array_equal(source.labels[:-1], FOUND.labels[:-1])
+        return sum(Path(file).parent.name == "imagenet256_labels" for file in read)
+
+    assert labels_read() == COUNT and labels_read() == 0
+    np.save(path / "imagenet256_labels" / f"{COUNT - 1}.npy", np.array([0, 0])[:1])
+    assert labels_read() == COUNT and labels_read() == 0
 
 
 def convert(folder: Path, *options: str) -> int:
@@ -150,6 +189,36 @@ def other_key(root: Path) -> Path:
     return root
 
 
+def with_mean_alone(root: Path) -> Path:
+    (root / "ant").mkdir(parents=True)
+    np.savez(root / "ant" / "0.npz", moments=np.zeros((3, 8, 8)), moments_flip=np.zeros((3, 8, 8)))
+    return root
+
+
+def objects(root: Path) -> Path:
+    np.savez(mar(root, FOUND) / "ant" / "00000.JPEG.npz", moments=np.array([{}], object))
+    return root
+
+
+def flat_rows(root: Path) -> Path:
+    rows = {name: np.zeros((2, 256), np.float32) for name in ("latents", "latents_flip")}
+    root.mkdir()
+    save_file(rows | {"labels": np.zeros(2, np.int64)}, root / "a.safetensors")
+    return root
+
+
+def statistics_of(deviation: list[float]) -> Callable[[Path], Path]:
+    def write(root: Path) -> Path:
+        shape = (1, 4, 1, 1)
+        torch_save(
+            lightning_dit(root, FOUND) / "latents_stats.pt",
+            {"mean": np.zeros(shape), "std": np.reshape(deviation, shape)},
+        )
+        return root
+
+    return write
+
+
 ODD = encoded(channels=6)
 
 WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
@@ -185,7 +254,18 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "which": (lambda root: fast_dit(root, ODD), [], "are its 6 channels latents, or means and variances"),
     "neither": (lambda root: fast_dit(root, ODD), ["options.latents.channels=4"], "channels=4: .* has 6, neither"),
     "no VAE": (lambda root: lightning_dit(root, FOUND), ["vae=None"], "data.vae=None: .* does not say of which VAE"),
+    "no pairs": (with_mean_alone, [], "has 3 channels, no pairs of mean and variance"),
+    "channels of moments": (
+        lambda root: mar(root, FOUND),
+        ["options.latents.channels=8"],
+        "channels=8: .* has 8, not twice that",
+    ),
     # damaged
+    "npz cut short": (damaged(mar, "00000.JPEG.npz", None), [], r"00000\.JPEG\.npz: cannot be read as an \.npz"),
+    "npz of objects": (objects, [], r"00000\.JPEG\.npz: cannot be read as an \.npz"),
+    "no pictures but rows": (flat_rows, [], r"latents 0 have shape \(256,\), not \[C, h, w\] or"),
+    "no deviation": (statistics_of([0.0] * 4), [], r"latents_stats\.pt: holds .* deviations that are not above 0"),
+    "deviation of nan": (statistics_of([np.nan] * 4), [], r"latents_stats\.pt: holds .* not finite"),
     "pt cut short": (damaged(released, "00000.pt", None), [], r"00000\.pt: not a readable PyTorch"),
     "pt of another key": (other_key, [], "has no moments, but latents"),
     "npy cut short": (damaged(repa, "*00000000.npy", None), [], "00000000.npy: cannot be read as an array"),

@@ -123,6 +123,6 @@ def test_a_split_without_images_is_an_error_at_once(flat: Path, monkeypatch: pyt
         def __len__(self) -> int:
             return 0
 
-    monkeypatch.setitem(SOURCES, "empty", lambda split="train": Empty(4, 1, 2, 0))
+    monkeypatch.setitem(SOURCES, "empty", lambda split="train": Empty((4, 4, 1), 2, 0))
     with pytest.raises(ConfigError, match=r"^data\.name='empty': split='heldout' of source 'empty' has no images"):
         source(DataConfig(name="empty"), "heldout")

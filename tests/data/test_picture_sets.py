@@ -1,7 +1,9 @@
 """Pictures in the forms that people have: the same arrays as of class folders, and one line for what is wrong."""
 
 import copy
+import dataclasses
 import gzip
+import io
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ from PIL import Image
 
 from drifting.cli.commands import main
 from drifting.data.source import read_records
-from drifting.data.sources import make_source
+from drifting.data.sources import make_source, option_kinds
 from drifting.errors import InputError, MachineError
 from drifting.scoring.reference import read_reference
 from tests.support import picture_sets
@@ -42,6 +44,7 @@ from tests.support.picture_sets import (
     in_parquet,
     in_shards,
     in_shards_with_json,
+    parquet_of,
     source_param,
     tar,
     write,
@@ -94,17 +97,6 @@ def told(capsys: pytest.CaptureFixture[str], name: str, path: Path, *options: st
     return lines[0].removeprefix("drifting: error: ")
 
 
-def parquet_of(found: Pictures, **columns: Any) -> Callable[[Path], Path]:
-    def write_file(root: Path) -> Path:
-        from pyarrow import parquet
-
-        root.mkdir()
-        parquet.write_table(hub_table(found, **columns), root / "all.parquet")
-        return root
-
-    return write_file
-
-
 def relabelled(label: int) -> Pictures:
     return [(name, data, label if number == 4 else of) for number, (name, data, of) in enumerate(TRAIN)]
 
@@ -136,6 +128,35 @@ def replaced(pattern: str, old: bytes, new: bytes) -> Callable[[Path], object]:
         path.write_bytes(data.replace(old, new))
 
     return change
+
+
+def rewritten(pattern: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
+    """Changes the table in a parquet file."""
+
+    def change_file(root: Path) -> None:
+        from pyarrow import parquet
+
+        path = sorted(root.rglob(pattern))[0]
+        parquet.write_table(change(parquet.read_table(path)), path)
+
+    return change_file
+
+
+def named(table: Any) -> Any:
+    """A table whose labels are names."""
+    import pyarrow as pa
+
+    names = pa.array([CLASSES[label] for label in table["label"].to_pylist()])
+    return table.set_column(table.schema.get_field_index("label"), "label", names)
+
+
+def arrow(path: Path, table: Any) -> Path:
+    import pyarrow as pa
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_stream(str(path), table.schema) as out:
+        out.write_table(table)
+    return path
 
 
 def shard_of(members: dict[str, bytes]) -> Callable[[Path], Path]:
@@ -198,7 +219,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
     "label without a name": ("parquet", parquet_of(relabelled(7)), [], "label 7 of 1 image is none of the 3 classes"),
     "label -1": ("parquet", parquet_of(relabelled(-1)), [], "1 image of label -1"),
     "label -1, no names": ("parquet", parquet_of(relabelled(-1), names=None), [], "1 image of label -1"),
-    "null labels": ("parquet", parquet_of(TRAIN, label=[0, None, *[1] * 7]), [], "1 row have no label"),
+    "null labels": ("parquet", parquet_of(TRAIN, label=[0, None, *[1] * 7]), [], "row 1 has no label, 1 row in all"),
     "parquet cut short": (
         "parquet",
         changed(in_parquet, cut("train-00000*")),
@@ -216,6 +237,46 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
     "no parquet": ("parquet", in_shards, [], "holds no parquet or arrow files"),
     "empty folder": ("parquet", lambda root: write(root / "README.md", b"").parent, [], "holds no parquet"),
     "nothing there": ("parquet", lambda root: root, [], "there is no such file or folder"),
+    "second file without labels": (
+        "parquet",
+        changed(in_parquet, rewritten("train-00001*", lambda table: table.drop_columns(["label"]))),
+        [],
+        r"train-00001\S+: has no column 'label', which train-00000\S+ has, but image: write both alike",
+    ),
+    "second file of other labels": (
+        "parquet",
+        changed(in_parquet, rewritten("train-00001*", named)),
+        [],
+        r"train-00001\S+: its column 'label' is of string, and of int64 in train-00000",
+    ),
+    "second arrow file of other labels": (
+        "parquet",
+        lambda root: (
+            arrow(
+                arrow(root / "data-0.arrow", hub_table(TRAIN)).with_name("data-1.arrow"), named(hub_table(TRAIN))
+            ).parent
+        ),
+        [],
+        r"data-1\.arrow: its column 'label' is of string, and of int64 in data-0",
+    ),
+    "second arrow file without labels": (
+        "parquet",
+        lambda root: (
+            arrow(
+                arrow(root / "data-0.arrow", hub_table(TRAIN)).with_name("data-1.arrow"),
+                hub_table(TRAIN).drop_columns(["label"]),
+            ).parent
+        ),
+        [],
+        r"data-1\.arrow: has no column 'label'",
+    ),
+    "labels between numbers": (
+        "parquet",
+        parquet_of(TRAIN, names=None, label=[0.5] * 9),
+        [],
+        r"row 0: its label is 0\.5",
+    ),
+    "no rows": ("parquet", parquet_of([]), [], "has no images"),
     # options
     "unknown option": ("parquet", in_parquet, ["options.parquet.images=a"], "did you mean data.options.parquet.image?"),
     "options of no source": (
@@ -255,7 +316,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
         "webdataset",
         shard_of({"0.png": PNG, "0.cls": b"1", "1.png": PNG}),
         [],
-        "label='cls': sample '1' .* but png",
+        r"0\.tar: sample '1': has no label, and others have one",
     ),
     "no picture": (
         "webdataset",
@@ -287,6 +348,24 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
         changed(in_shards, replaced("classnames.txt", b"\ncat", b"")),
         [],
         "label 2 of 3 images is none of the 2 classes",
+    ),
+    "a list without labels": (
+        "webdataset",
+        lambda root: write(tar(root / "0.tar", {"0.png": PNG}).with_name("names.txt"), b"ant").parent,
+        ["options.webdataset.classes=names.txt"],
+        r"classes='names\.txt': the samples of .* have no labels",
+    ),
+    "keys of no json": (
+        "webdataset",
+        in_shards,
+        ["options.webdataset.field=y", "options.webdataset.label=cls"],
+        r"field='y': members \.cls have no keys",
+    ),
+    "splits in one tar": (
+        "webdataset",
+        shard_of({"train/a/a.png": PNG, "val/a/a.png": PNG}),
+        [],
+        "its folders are splits, train, val",
     ),
     "no such list": (
         "webdataset",
@@ -324,7 +403,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
         "zip",
         zip_with({"a.png": PNG, "dataset.json": b'{"labels": [["a.png", [0, 1]]]}'}),
         [],
-        r"label of 'a\.png' is \[0, 1\], not one class",
+        r"'a\.png': its label is \[0, 1\], not one class",
     ),
     "json of something else": (
         "zip",
@@ -372,6 +451,9 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
     "empty table": ("flat", folder_with(b"\n"), [], "is empty"),
     "only a title": ("flat", folder_with(b"file,label\n"), [], "labels no picture"),
     "no text": ("flat", folder_with(b"\xff\xfe\x00\xd8"), [], "cannot be read as text"),
+    "lines of no json": ("flat", folder_with(b'{"file_name": "a.png"\n', "metadata.jsonl"), [], "line 1 is no JSON"),
+    "lines of lists": ("flat", folder_with(b"[1]\n", "metadata.jsonl"), [], "line 1 is no object of JSON"),
+    "lines without files": ("flat", folder_with(b'{"label": 1}\n', "metadata.jsonl"), [], "has no file_name"),
     "no images": ("flat", in_shards, [], "holds no images"),
     "no folder": ("flat", lambda root: root, [], "is not a folder"),
     # LMDB
@@ -379,6 +461,12 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
     "no lmdb": ("lmdb", lambda root: write(root / "data.mdb", b"hello" * 4000).parent, [], "data.mdb: cannot be read"),
     "empty lmdb": ("lmdb", lambda root: database(root, {}), [], "has no images"),
     "pickles": ("lmdb", lambda root: database(root, {b"0": b"\x80\x04]."}), [], "0 is a pickle; .*never read here"),
+    "empty lmdbs": (
+        "lmdb",
+        lambda root: database(database(root / "ant_train_lmdb", {}).with_name("bee_train_lmdb"), {}).parent,
+        [],
+        "has no images",
+    ),
     "something else": ("lmdb", lambda root: database(root, {b"0": b"12345"}), [], "holds no images"),
     "floats": ("lmdb", lambda root: database(root, {b"0": b"\x08\x01\x35\0\0\0\0"}), [], "no Datum of Caffe"),
     "datum cut short": (
@@ -392,6 +480,12 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
         lambda root: database(root, {b"0": datum(b"123", 1, (3, 2, 2))}),
         [],
         "Datum of 3x2x2 with 3 bytes",
+    ),
+    "datum of label -1": (
+        "lmdb",
+        lambda root: database(root, {b"%d" % k: datum(PNG, k - 1) for k in range(3)}),
+        [],
+        "1 image of label -1",
     ),
     "key that is not there": (
         "lmdb",
@@ -416,12 +510,28 @@ def test_no_length_of_a_file_passes_for_whole(form: str, tmp_path: Path) -> None
     path = sorted(file for file in write_form(tmp_path / form).rglob("*train*") if file.is_file())[0]
     data = path.read_bytes()
     whole = len(data.rstrip(b"\0")) if name == "webdataset" else len(data)
+    begins = data.index(b"\x89PNG") if name == "webdataset" else whole  # from there on it is known to be a tar file
     lengths = {*range(0, whole, 97), *range(0, whole, 512), whole - 1}
     for length in sorted(lengths):
         path.write_bytes(data[:length])
-        with pytest.raises(InputError, match=r"cut short|is no zip archive|is no tar file|hold no samples") as error:
+        told = "is cut short" if length > begins else r"cut short|is no zip archive|is no tar file|hold no samples"
+        with pytest.raises(InputError, match=told) as error:
             make_source(name, path=path, image_size=8)
         assert "\n" not in str(error.value)
+
+
+OPTIONS = [
+    source_param(name, form, key.name)
+    for form, (name, _) in FORMS.items()
+    for key in dataclasses.fields(option_kinds()[name])
+]
+
+
+@pytest.mark.parametrize(("form", "key"), OPTIONS)
+def test_no_option_that_fits_nothing_is_ignored(form: str, key: str, tmp_path: Path) -> None:
+    name, write_form = FORMS[form]
+    with pytest.raises(InputError, match=rf"^options\.{name}\.{key}='nowhere': "):
+        make_source(name, path=write_form(tmp_path / "data"), image_size=8, options={key: "nowhere"})
 
 
 def test_labels_of_held_out_pictures_are_those_of_training(tmp_path: Path) -> None:
@@ -517,6 +627,24 @@ def test_library_that_is_not_there(
     assert any(requirement.startswith(library) for requirement in extras[extra])
 
 
+def other_kept(file: Path) -> bytes:
+    """A file of the same kind that holds something else."""
+    if file.suffix == ".npz":
+        np.savez(stream := io.BytesIO(), other=np.zeros(3))
+        return stream.getvalue()
+    return arrow(file.parent.parent.parent / "other.arrow", hub_table(TRAIN[:2])).read_bytes()
+
+
+@pytest.mark.parametrize("name", [source_param(name) for name in ("parquet", "webdataset", "zip", "lmdb")])
+def test_no_source_takes_what_another_has_kept(name: str, tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "x.zip", {"a/0.png": PNG, "b/1.png": PNG})
+    for _ in range(2):
+        assert make_source("zip", path=path, image_size=8).class_names == ("a", "b")
+        if name != "zip":
+            with pytest.raises(InputError, match=r"x\.zip"):
+                make_source(name, path=path, image_size=8)
+
+
 @pytest.mark.parametrize("name", [source_param(name) for name in ("parquet", "webdataset", "zip", "lmdb")])
 def test_what_is_made_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lies beside the data, or in the cache where those are read-only, and is made again when the data change."""
@@ -531,12 +659,16 @@ def test_what_is_made_once(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(beside) == 1 and kept() == beside and not (tmp_path / "cache").exists()
     (file,) = beside
     whole = file.read_bytes()
-    if file.suffix == ".npz":
-        file.write_bytes(whole[:-50])
+    for damaged in (whole[:-50], whole[: len(whole) // 2], b"", b"PK\x05\x06" + bytes(18), other_kept(file)):
+        file.write_bytes(damaged)
         assert kept() == beside and file.read_bytes() == whole
+    os.symlink(path, tmp_path / "link")
+    for spelled in (tmp_path / "link", os.path.relpath(path), f"{path}/../{path.name}/"):
+        make_source(name, path=spelled, image_size=8)
+        assert kept() == beside
     for old in (file for file in path.rglob("*") if file.is_file() and file not in beside):
         os.utime(old, (0, 0))
-    assert len(kept()) == 2
+    assert len(kept()) == 1 and kept() != beside
     shutil.rmtree(file.parent)
     writable = os.access
     monkeypatch.setattr(os, "access", lambda to, mode: not Path(to).is_relative_to(path) and writable(to, mode))

@@ -64,7 +64,17 @@ def moments(found: Encoded, mean: np.ndarray) -> np.ndarray:
 
 
 def mar(root: Path, found: Encoded) -> Path:
-    """Files of the same names with means and log-variances, channels first."""
+    """cache_latents in engine_mar.py of MAR: means and log-variances, channels first, by the names of the images."""
+    both = moments(found, found.mean), moments(found, found.mirrored)
+    for k, label in enumerate(found.labels):
+        file = root / CLASSES[label] / f"{k:05}.JPEG.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, moments=both[0][k], moments_flip=both[1][k])
+    return root
+
+
+def moments_in_pt(root: Path, found: Encoded) -> Path:
+    """The same in files that are named as those of the released code."""
     both = moments(found, found.mean), moments(found, found.mirrored)
     for k, label in enumerate(found.labels):
         torch_save(root / CLASSES[label] / f"{k:05}.pt", {"moments": both[0][k], "moments_flip": both[1][k]})
@@ -120,6 +130,7 @@ def lightning_dit(root: Path, found: Encoded, both: bool = False, scale: float =
 FOREIGN: dict[str, tuple[Callable[[Path, Encoded], Path], bool, bool]] = {
     "released": (released, True, True),
     "mar": (mar, False, True),
+    "moments_in_pt": (moments_in_pt, False, True),
     "repa": (repa, False, False),
     "edm2": (edm2, False, False),
     "fast_dit": (fast_dit, True, False),

@@ -95,6 +95,17 @@ def in_parquet(root: Path, make: Callable[..., Any] = hub_table, **options: Any)
     return root
 
 
+def parquet_of(found: Pictures, **columns: Any) -> Callable[[Path], Path]:
+    def write_file(root: Path) -> Path:
+        from pyarrow import parquet
+
+        root.mkdir()
+        parquet.write_table(hub_table(found, **columns), root / "all.parquet")
+        return root
+
+    return write_file
+
+
 def in_plain_parquet(root: Path) -> Path:
     """Somebody's own columns: bytes, and names of classes."""
     import pyarrow as pa
@@ -131,7 +142,7 @@ def tar(path: Path, members: Mapping[str, bytes]) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
+            info.size, info.mtime = len(data), 0.5  # whose fraction takes a header more, as webdataset writes them
             archive.addfile(info, io.BytesIO(data))
     return path
 
@@ -159,6 +170,14 @@ def in_shards(root: Path, label: Callable[[int], tuple[str, bytes]] = lambda of:
 
 def in_shards_with_json(root: Path) -> Path:
     return in_shards(root, lambda of: ("json", json.dumps({"label": CLASSES[of], "width": 12}).encode()))
+
+
+def in_tarred_folders(root: Path) -> Path:
+    """Pictures in class folders and nothing else, as `tar` packs them."""
+    for split, found in SPLITS.items():
+        members = {f"./pictures/{CLASSES[label]}/{name}": data for name, data, label in by_class(found)}
+        tar(root / f"{split}.tar", members)
+    return root
 
 
 # --- zip and folders with lists ---------------------------------------------------------------------------------------
@@ -214,6 +233,20 @@ def in_unpacked_edm(root: Path) -> Path:
     return root
 
 
+def in_folder_with_json_lines(root: Path) -> Path:
+    """As the hub's `imagefolder` is: metadata.jsonl beside the pictures."""
+    for split, found in SPLITS.items():
+        ordered = by_class(found)
+        names = [f"{number:03}-{name}" for number, (name, *_) in enumerate(ordered)]
+        rows = [
+            {"file_name": name, "text": "one", "label": label} for name, (*_, label) in zip(names, ordered, strict=True)
+        ]
+        for name, (_, data, _) in zip(names, ordered, strict=True):
+            write(root / split / name, data)
+        write(root / split / "metadata.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    return root
+
+
 # --- LMDB -------------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +274,7 @@ def datum(data: bytes, label: int, shape: tuple[int, int, int] | None = None) ->
 
 
 def varint(value: int) -> bytes:
-    found = bytearray()
+    found, value = bytearray(), value & 2**64 - 1  # numbers below 0 are written as if they had 64 bits
     while value > 127:
         found.append(value & 127 | 128)
         value >>= 7
@@ -282,10 +315,12 @@ FORMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "arrow": ("parquet", in_arrow),
     "shards": ("webdataset", in_shards),
     "json": ("webdataset", in_shards_with_json),
+    "tarred": ("webdataset", in_tarred_folders),
     "edm": ("zip", in_edm_zip),
     "zipped": ("zip", in_zipped_folders),
     "table": ("flat", in_flat_folder),
     "unpacked": ("flat", in_unpacked_edm),
+    "lines": ("flat", in_folder_with_json_lines),
     "caffe": ("lmdb", in_lmdb),
     "labels": ("lmdb", in_lmdb_with_labels),
     "lsun": ("lmdb", in_lmdbs_of_classes),
@@ -295,7 +330,7 @@ FORMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 LIBRARIES = {"parquet": "pyarrow", "lmdb": "lmdb"}
 """What sources need that is an extra."""
 
-NUMBERED = {"edm", "unpacked", "caffe"}
+NUMBERED = {"edm", "unpacked", "lines", "caffe"}
 """Forms that know no names of classes."""
 
 

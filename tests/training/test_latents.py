@@ -118,7 +118,9 @@ def test_the_manifest_says_what_the_cache_is(finished: Path, folder: Path):
     records_of = [name.replace(".array_record", ".json") for name in shards]
     assert files == sorted([*shards, *records_of, "config.json", "facts.json", "labels.npy", "manifest.json"])
     damaged = sorted(str(folder / f"class_{i % 100:03}" / f"{i:05}.jpg") for i in range(7, IMAGES, IMAGES // 5 + 1))
-    named = sorted(image["reason"].removeprefix("cannot read the image ").split(": ")[0] for image in manifest["bad"])
+    begin = f"data.path={str(folder)!r}: cannot read the image "
+    assert all(image["reason"].startswith(begin) for image in manifest["bad"])
+    named = sorted(image["reason"].removeprefix(begin).split(": ")[0] for image in manifest["bad"])
     assert named == damaged
 
 

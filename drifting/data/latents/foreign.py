@@ -42,6 +42,7 @@ class LatentsOptions:
         "channels of the VAE's latents; None: told by the files': 4, 16, 32 are drawn, 8, 64 moments",
     ] = None
     scale: Annotated[float | None, "what the latents were multiplied by; None: what their writer's code does"] = None
+    channels_first: Annotated[bool | None, "whether arrays are [C, h, w]; None: told by the files and shapes"] = None
 
 
 def written_by(folder: Path) -> LatentFiles | None:
@@ -76,14 +77,13 @@ class ForeignLatents(MomentSource):
         self.labels, self.class_names = files.labels, files.class_names
         self.num_classes = len(files.class_names)
         self._array_shape = files.read(0, False).shape
+        self._channels_first = _are_channels_first(files, path, self._array_shape, options.channels_first)
         height, width, inside = self._channels_last(files.read(0, False), 0).shape
-        self.are_drawn = not files.deviations and _are_drawn(path, inside, options.channels)
+        self.are_drawn = _are_drawn(path, inside, options.channels, files.drawn)
         if not (options.scale is None or options.scale > 0):
             raise InputError(f"options.latents.scale={options.scale}: give a positive number")
         self.scale, self.scale_given = options.scale or (files.scale if self.are_drawn else 1.0), bool(options.scale)
         channels = inside if self.are_drawn else inside // 2
-        if files.deviations and inside % 2:
-            raise InputError(f"{path}: has {counted(inside, 'channel')}, no pairs of mean and deviation")
         self.sample_shape = height, width, channels
         side = image_size or USUAL_SIDE * height
         self.shape: tuple[int, int, int] = (side, side * width // height, 3)
@@ -102,12 +102,7 @@ class ForeignLatents(MomentSource):
         )  # fmt: skip
         self._check_statistics()
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` of their mirror images; labels `[B]`.
-
-        Raises:
-            InputError: mirror images or random crops are asked for and are not there, or a file cannot be read.
-        """
+    def _read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         if crop_seeds is not None:
             raise InputError(f"{self.path}: latents cannot be cropped; leave data.random_crop=False")
         if mirrored.any() and not self.delivers.mirrored:
@@ -163,12 +158,12 @@ class ForeignLatents(MomentSource):
 
     def _channels_last(self, found: NDArray[Any], index: int) -> NDArray[Any]:
         """`[h, w, channels]` of an array that has channels at its end, or else at its beginning."""
-        if found.shape != self._array_shape or found.ndim != 3:
+        if found.shape != self._array_shape:
             raise InputError(
                 f"{self.path}: latents {index} have shape {found.shape}, and the first {self._array_shape}: "
                 "make them anew, all of one size"
             )
-        return found if self._files.channels_last(found.shape) else np.moveaxis(found, 0, -1)
+        return np.moveaxis(found, 0, -1) if self._channels_first else found
 
 
 class Views:
@@ -193,18 +188,41 @@ class Views:
         return np.stack(moments, axis=1), self.labels[np.asarray(indices, dtype=np.int64)]
 
 
-def _are_drawn(path: Path, inside: int, channels: int | None) -> bool:
-    """Whether so many channels are those of drawn latents, rather than of means and variances."""
+def _are_channels_first(files: LatentFiles, path: Path, shape: tuple[int, ...], given: bool | None) -> bool:
+    """Whether arrays are `[channels, h, w]` rather than `[h, w, channels]`."""
+    if len(shape) != 3:
+        raise InputError(f"{path}: latents 0 have shape {shape}, not [C, h, w] or [h, w, C]: make them anew")
+    found = files.channels_first(shape) if given is None else given
+    if found is None:
+        raise InputError(
+            f"{path}: are the channels of latents of shape {shape} at their beginning or at their end? "
+            "Set data.options.latents.channels_first=True or False"
+        )
+    return found
+
+
+def _are_drawn(path: Path, inside: int, channels: int | None, drawn: bool | None) -> bool:
+    """Whether so many channels are those of drawn latents, rather than of means and variances.
+
+    Args:
+        path: for messages.
+        inside: channels of an array.
+        channels: those of the VAE's latents, if a person has said so.
+        drawn: what the format says; None: nothing.
+    """
+    if drawn is False and inside % 2:
+        raise InputError(f"{path}: has {counted(inside, 'channel')}, no pairs of mean and variance or deviation")
     if channels is not None:
-        if inside not in (channels, 2 * channels):
+        if inside not in ((2 * channels,) if drawn is False else (channels, 2 * channels)):
+            which = "not twice that" if drawn is False else "neither so many nor twice that"
             raise InputError(
-                f"options.latents.channels={channels}: {path} has {inside}, neither so many nor twice that: "
+                f"options.latents.channels={channels}: {path} has {inside}, {which}: "
                 "give the channels of the VAE's latents"
             )
         return inside == channels
-    if inside not in (*SAMPLE_CHANNELS, *MOMENT_CHANNELS):
+    if drawn is None and inside not in (*SAMPLE_CHANNELS, *MOMENT_CHANNELS):
         raise InputError(
             f"{path}: are its {counted(inside, 'channel')} latents, or means and variances? "
             "Set data.options.latents.channels to those of the VAE's latents"
         )
-    return inside in SAMPLE_CHANNELS
+    return inside in SAMPLE_CHANNELS if drawn is None else drawn

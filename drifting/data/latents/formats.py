@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
 from drifting.data.image_files import is_shown
+from drifting.data.kept import kept_arrays
 from drifting.data.zip_members import ZipMembers
 from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 
@@ -37,6 +38,7 @@ class LatentFiles(Protocol):
         scale: what it multiplies latents by.
         vae: the VAE that it takes by default; '' where there is none that can be named.
         deviations: whether moments are means and standard deviations, rather than log-variances.
+        drawn: whether its latents are drawn, rather than moments; None: their channels tell.
         statistics: `mean` and `std` of each channel, `[C]` float64, of what lies beside the files; None: nothing does.
         mirrored: whether the latents of mirror images are there.
         labels, class_names: `[N]` integers, and their names.
@@ -46,13 +48,14 @@ class LatentFiles(Protocol):
     scale: float
     vae: str
     deviations: bool
+    drawn: bool | None
     statistics: dict[str, NDArray[np.float64]] | None
     mirrored: bool
     labels: NDArray[np.int32]
     class_names: tuple[str, ...]
 
-    def channels_last(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of such a shape has its channels at the end."""
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
+        """Whether an array of such a shape has its channels at the beginning; None: it cannot be told."""
 
     def read(self, index: int, mirror: bool) -> NDArray[Any]:
         """The array of one image.
@@ -66,35 +69,67 @@ class ReleasedCode:
     """`CLASS/IMAGE.pt`: `torch.save` of the arrays `moments` and `moments_flip`, channels last."""
 
     writer, scale, vae, deviations, mirrored = "the released code (.pt)", SD_SCALE, SD_VAE, False, True
+    drawn: bool | None = None
     statistics = None
+    ending = ".pt"
 
     def __init__(self, path: Path) -> None:
         root = path / "train" if (path / "train").is_dir() else path
         folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and is_shown(folder.name))
-        found = [sorted(file.path for file in os.scandir(folder) if file.name.endswith(".pt")) for folder in folders]
+        found = [
+            sorted(file.path for file in os.scandir(folder) if file.name.endswith(self.ending)) for folder in folders
+        ]
         self.class_names = tuple(folder.name for folder in folders)
         self.labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(files) for files in found])
         self._files = [file for files in found for file in files]
 
-    def channels_last(self, shape: tuple[int, ...]) -> bool:
-        """As the code writes them; MAR, whose files have the same names, has them first."""
-        return shape[0] == shape[1] or shape[1] != shape[2]
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
+        """The code writes them last; others, whose files have the same names, write them first.
+
+        Squares tell: `[32, 32, 4]`, `[8, 32, 32]`. Of `[32, 32, 32]` nobody knows.
+        """
+        last, first = shape[0] == shape[1], shape[1] == shape[2]
+        return None if last == first else first
 
     @classmethod
     def is_there(cls, path: Path) -> bool:
         """Whether a folder holds such files."""
         root = path / "train" if (path / "train").is_dir() else path
         folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
-        return any(file.name.endswith(".pt") for folder in folders for file in _some(folder))
+        return any(file.name.endswith(cls.ending) for folder in folders for file in _some(folder))
 
     def read(self, index: int, mirror: bool) -> NDArray[Any]:
         """Reads as `LatentFiles` says."""
-        from drifting.runs.torch_file import read_state_dict
-
-        arrays, key = read_state_dict(self._files[index]), "moments_flip" if mirror else "moments"
+        arrays, key = self.arrays(self._files[index]), "moments_flip" if mirror else "moments"
         if key not in arrays:
             raise InputError(f"{self._files[index]}: has no {key}, but {', '.join(arrays)}: make it again")
         return arrays[key]
+
+    def arrays(self, file: str) -> Mapping[str, NDArray[Any]]:
+        """What one file holds, by name."""
+        from drifting.runs.torch_file import read_state_dict
+
+        return read_state_dict(file)
+
+
+class MomentArchives(ReleasedCode):
+    """`CLASS/IMAGE.npz` of `moments` and `moments_flip` `[2 C, h, w]`: means and log-variances, as MAR writes them."""
+
+    writer, scale, vae, drawn, ending = "MAR (.npz)", 1.0, "", False, ".npz"
+
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
+        """They come first."""
+        return True
+
+    def arrays(self, file: str) -> Mapping[str, NDArray[Any]]:
+        """What one file holds, by name."""
+        try:
+            with while_reading(file), np.load(file, allow_pickle=False) as found:
+                return {name: _numbers(found[name]) for name in found.files}
+        except MachineError:
+            raise
+        except Exception as error:  # zipfile and NumPy raise errors of any kind on damaged files
+            raise InputError(f"{file}: cannot be read as an .npz ({one_line(error)}): copy or make it again") from error
 
 
 class MeansAndDeviations:
@@ -104,6 +139,7 @@ class MeansAndDeviations:
     """
 
     writer, scale, vae, deviations, mirrored = "REPA (.npy)", 1.0, SD_VAE, True, False
+    drawn = False
     statistics = None
 
     def __init__(self, path: Path) -> None:
@@ -126,9 +162,9 @@ class MeansAndDeviations:
         self.class_names = classes_of(values, None, path)
         self.labels = label_numbers(values, self.class_names, False, path)
 
-    def channels_last(self, shape: tuple[int, ...]) -> bool:
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
         """They come first."""
-        return False
+        return True
 
     @classmethod
     def is_there(cls, path: Path) -> bool:
@@ -152,28 +188,25 @@ class NumberedArrays:
     """`imagenet256_features/N.npy` `[1, C, h, w]` and `imagenet256_labels/N.npy` `[1]`, as fast-DiT writes them."""
 
     writer, scale, vae, deviations, mirrored = "fast-DiT (.npy)", SD_SCALE, SD_VAE, False, False
+    drawn = None
     statistics = None
 
     def __init__(self, path: Path) -> None:
         features, labels = _pair(path) or (path, path)
-        numbers = sorted(int(name[:-4]) for name in os.listdir(features) if re.fullmatch(r"\d+\.npy", name))
-        known = {name for name in os.listdir(labels) if re.fullmatch(r"\d+\.npy", name)}
-        if missing := [number for number in numbers if f"{number}.npy" not in known]:
+        numbers, known = _numbers_of(features), set(_numbers_of(labels))
+        if missing := [number for number in numbers if number not in known]:
             raise InputError(
                 f"{labels / f'{missing[0]}.npy'}: is missing, of {counted(len(numbers), 'label')}: make it again"
             )
-        self._files = [features / f"{number}.npy" for number in numbers]
-        values = [_load(labels / f"{number}.npy").reshape(-1) for number in numbers]
-        if wrong := [place for place, value in enumerate(values) if len(value) != 1 or value.dtype.kind not in "iu"]:
-            remedy = "holds no single label: write a file for each image"
-            raise InputError(f"{labels / f'{numbers[wrong[0]]}.npy'}: {remedy}")
-        found = np.asarray([value[0] for value in values], np.int64)
-        self.class_names = classes_of(found, None, labels)
-        self.labels = label_numbers(found, self.class_names, False, labels)
+        self._files = [os.path.join(features, f"{number}.npy") for number in numbers]
+        of = [os.path.join(labels, f"{number}.npy") for number in numbers]
+        kept = kept_arrays(path, "latents-train.npz", of, lambda: {"label": _labels_in(of)}, ("label",), labels.name)
+        self.class_names = classes_of(kept["label"], None, labels)
+        self.labels = label_numbers(kept["label"], self.class_names, False, labels)
 
-    def channels_last(self, shape: tuple[int, ...]) -> bool:
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
         """They come first."""
-        return False
+        return True
 
     @classmethod
     def is_there(cls, path: Path) -> bool:
@@ -192,6 +225,7 @@ class SafetensorsShards:
     """`*.safetensors` with `latents` and `latents_flip` `[N, C, h, w]` and `labels`, as LightningDiT writes them."""
 
     writer, scale, vae, deviations = "LightningDiT (.safetensors)", 1.0, "", False
+    drawn = None
 
     def __init__(self, path: Path) -> None:
         self._shards = sorted(path.glob("*.safetensors"))
@@ -215,9 +249,9 @@ class SafetensorsShards:
         self.class_names = classes_of(values, None, path)
         self.labels = label_numbers(values, self.class_names, False, path)
 
-    def channels_last(self, shape: tuple[int, ...]) -> bool:
+    def channels_first(self, shape: tuple[int, ...]) -> bool | None:
         """They come first."""
-        return False
+        return True
 
     @classmethod
     def is_there(cls, path: Path) -> bool:
@@ -233,7 +267,7 @@ class SafetensorsShards:
         return found
 
 
-LATENT_FORMATS: tuple[Any, ...] = (SafetensorsShards, NumberedArrays, MeansAndDeviations, ReleasedCode)
+LATENT_FORMATS: tuple[Any, ...] = (SafetensorsShards, NumberedArrays, MeansAndDeviations, ReleasedCode, MomentArchives)
 """Formats in the order in which they are looked for."""
 
 
@@ -257,16 +291,35 @@ def _pair(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
+def _numbers_of(folder: Path) -> list[int]:
+    """The `N` of a folder's `N.npy`, sorted."""
+    return sorted(int(name[:-4]) for name in os.listdir(folder) if re.fullmatch(r"\d+\.npy", name))
+
+
+def _labels_in(files: Sequence[str]) -> NDArray[np.int64]:
+    """The labels in files of one each."""
+    found = np.empty(len(files), np.int64)
+    for place, file in enumerate(files):
+        value = _load(file).reshape(-1)
+        if len(value) != 1 or value.dtype.kind not in "iu":
+            raise InputError(f"{file}: holds no single label: write a file for each image")
+        found[place] = value[0]
+    return found
+
+
 def _statistics(path: Path) -> dict[str, NDArray[np.float64]] | None:
     """What LightningDiT's file of statistics holds, each `[1, C, 1, 1]`; None: there is none."""
     if not path.is_file():
         return None
     from drifting.runs.torch_file import read_state_dict
 
-    found = read_state_dict(path)
-    if missing := {"mean", "std"} - found.keys():
-        raise InputError(f"{path}: has no {' and no '.join(sorted(missing))}, but {', '.join(found)}: remove it")
-    return {name: found[name].astype(np.float64).reshape(-1) for name in ("mean", "std")}
+    arrays = read_state_dict(path)
+    if missing := {"mean", "std"} - arrays.keys():
+        raise InputError(f"{path}: has no {' and no '.join(sorted(missing))}, but {', '.join(arrays)}: remove it")
+    found = {name: arrays[name].astype(np.float64).reshape(-1) for name in ("mean", "std")}
+    if not all(np.isfinite(values).all() for values in found.values()) or not (found["std"] > 0).all():
+        raise InputError(f"{path}: holds means that are not finite, or deviations that are not above 0: remove it")
+    return found
 
 
 def _labels_of_json(path: Any) -> dict[str, int] | None:
@@ -309,13 +362,18 @@ def _load(path: Path | str, content: io.BytesIO | None = None) -> NDArray[Any]:
     """The array in an `.npy` file, or in the content of one that is called `path`."""
     try:
         with while_reading(path):
-            found: NDArray[Any] = np.load(content or path, allow_pickle=False)
-        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
-            raise ValueError(f"holds no numbers but {getattr(found, 'dtype', type(found).__name__)}")
+            found = np.load(content or path, allow_pickle=False)
+        return _numbers(found)
     except MachineError:
         raise
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as an array ({one_line(error)}): copy or make it again") from error
+
+
+def _numbers(found: Any) -> NDArray[Any]:
+    """An array, if it is one of numbers."""
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        raise ValueError(f"holds no numbers but {getattr(found, 'dtype', type(found).__name__)}")
     return found
 
 

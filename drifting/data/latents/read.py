@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from drifting.data.crop import Seed
-from drifting.data.source import Delivery, Indices, LabelledImages, Records
+from drifting.data.source import Delivery, Indices, LabelledImages, Records, reading_configured
 from drifting.errors import InputError, MachineError, counted, one_line, while_reading
 from drifting.runs.files import HASH_THREADS, check_readable, labels_sha256, read_json, sha256
 
@@ -128,12 +128,24 @@ def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
 
 
 class MomentSource:
-    """What sources of latents have in common: one image is read as several are."""
+    """What sources of latents have in common: one image is read as several are.
+
+    What is wrong with a file is said of `configured_path`, the setting `data.path` that the source is of, if it is.
+    """
 
     labels: NDArray[np.int32]
+    configured_path: str | None = None
 
     def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` of their mirror images; labels `[B]`."""
+        """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` of their mirror images; labels `[B]`.
+
+        Raises:
+            InputError: mirror images or random crops are asked for and are not there, or a file cannot be read.
+        """
+        with reading_configured(self.configured_path):
+            return self._read(indices, mirrored, crop_seeds)
+
+    def _read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -201,7 +213,7 @@ class LatentSource(MomentSource):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = {**state, "_lock": threading.Lock()}
 
-    def read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
+    def _read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
         """Moments `[B, h, w, 2 C]` float16 of images, or where `mirrored` `[B]` of their mirror images; labels `[B]`.
 
         Raises:

@@ -13,6 +13,8 @@ from typing import Any
 from drifting.config.paths import is_address, is_place
 from drifting.config.schema import DataConfig
 from drifting.config.sections import parse_section
+from drifting.data.decode import EncodedSource
+from drifting.data.latents.read import MomentSource
 from drifting.data.source import LabelledSource, OneClass, VerifiableSource, checked_source, delivery
 from drifting.data.sources.array import array
 from drifting.data.sources.classic import cifar10, fashion_mnist, mnist
@@ -172,12 +174,16 @@ def source(data: DataConfig, split: str = "train") -> LabelledSource:
             )
         if data.verify and isinstance(found, VerifiableSource):
             found.verify()
+        if isinstance(found, EncodedSource | MomentSource):
+            found.configured_path = data.path
     except (ConfigError, InputError) as error:
         # What begins with an argument, or with its value, is said of the setting that gives it.
         text = str(error).removeprefix("data.")
         if re.match(rf"({'|'.join(ARGUMENTS)}|options[.\w]*)=", text):
             raise ConfigError(f"data.{text}") from error
-        if data.path is not None and text.startswith(folder := _written(data.path)):
-            raise ConfigError(f"data.path={data.path!r}: {re.sub(rf'^{re.escape(folder)}:? ', '', text)}") from error
+        if data.path is not None:
+            folder = re.escape(_written(data.path))
+            if re.search(rf"(?<![\w./]){folder}(?![\w.-])", text):
+                raise ConfigError(f"data.path={data.path!r}: {re.sub(f'^{folder}:? ', '', text)}") from error
         raise ConfigError(f"data.name={data.name!r}: {text}") from error
     return OneClass(found) if data.unconditional else found

@@ -44,6 +44,7 @@ def parse_datum(content: bytes) -> Datum:
     data, label = found.get(DatumField.DATA, b""), found.get(DatumField.LABEL, 0)
     if DatumField.FLOAT_DATA in found or not isinstance(data, bytes) or not isinstance(label, int) or not data:
         raise InputError("it is no Datum of Caffe with bytes of an image")
+    label = (label & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)  # int32, which protobuf writes as 64 bits
     if found.get(DatumField.ENCODED):
         return Datum(data, label)
     shape = [found.get(number, 0) for number in (DatumField.CHANNELS, DatumField.HEIGHT, DatumField.WIDTH)]

@@ -6,18 +6,21 @@ import logging
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import label_values
 from drifting.data.image_files import is_image
+from drifting.data.sources.splits import SPLIT_WORDS
 from drifting.errors import InputError, counted, one_line
 from drifting.runs.text import decoded_lines
 
 logger = logging.getLogger("drifting")
 
-LISTS = ("dataset.json", "labels.csv", "metadata.csv", "labels.tsv", "labels.txt")
+LISTS = ("dataset.json", "labels.csv", "metadata.csv", "labels.tsv", "labels.txt", "metadata.jsonl")
 """Names under which a list is looked for, in this order."""
 
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "name", "id")
@@ -31,7 +34,8 @@ class ListOptions:
     """The list of labels, in the folder or the archive."""
 
     labels: Annotated[
-        str | None, "the list; None: dataset.json, labels.csv, metadata.csv, labels.tsv or labels.txt if it is there"
+        str | None,
+        "the list; None: dataset.json, labels.csv, metadata.csv, labels.tsv, labels.txt, metadata.jsonl if it is there",
     ] = None
     file: Annotated[str | None, "title of the table's column of files; None: the first, or the one called so"] = None
     label: Annotated[str | None, "title of the table's column of classes; None: the other, or the one called so"] = None
@@ -49,6 +53,11 @@ def find_list(root: Any, options: ListOptions, key: str) -> Any | None:
         raise InputError(
             f"options.{key}.labels={options.labels!r}: there is no {root / options.labels}: give a list in it"
         )
+    if found is None or str(found).endswith(".json"):
+        what = f"no list of labels in {root}" if found is None else f"{found} has no columns"
+        for option, given in (("file", options.file), ("label", options.label)):
+            if given is not None:
+                raise InputError(f"options.{key}.{option}={given!r}: {what}: leave it None, or give a table")
     return found
 
 
@@ -61,7 +70,10 @@ def labelled_rows(path: Any, names: Sequence[str], options: ListOptions, key: st
         InputError: the list cannot be read, names a picture that is not there, or has no label for one.
     """
     known = _places(names)
-    pairs = _of_json(path) if str(path).endswith(".json") else _of_table(path, known, options, key)
+    if str(path).endswith(".jsonl"):
+        pairs = _of_json_lines(path, options, key)
+    else:
+        pairs = _of_json(path) if str(path).endswith(".json") else _of_table(path, known, options, key)
     if pairs is None:
         return None
     missing = [file for file, _ in pairs if _normal(file) not in known]
@@ -75,11 +87,14 @@ def labelled_rows(path: Any, names: Sequence[str], options: ListOptions, key: st
         raise InputError(f"{path}: has {counted(len(twice), 'picture')} twice, {names[twice[0]]!r}: keep one line each")
     if left := len(names) - len(pairs):
         logger.warning("data: %s of which %s says nothing left out", counted(left, "picture"), path)
-    numbers = all(isinstance(label, int) for _, label in pairs)
-    return places, np.asarray([label for _, label in pairs], np.int64 if numbers else str)
+    labels = [label for _, label in pairs]
+    found = label_values(labels, lambda place: f"{path}: {pairs[place][0]!r}", "add it, or remove the line")
+    if not len(found):
+        raise InputError(f"{path}: has no label for any picture: add them")
+    return places, found
 
 
-def _of_json(path: Any) -> list[tuple[str, int | str]] | None:
+def _of_json(path: Any) -> list[tuple[str, Any]] | None:
     """`{"labels": [["00000/img00000000.png", 6], ..]}`, or null in place of the list."""
     try:
         found = json.loads(path.read_bytes())
@@ -92,14 +107,10 @@ def _of_json(path: Any) -> list[tuple[str, int | str]] | None:
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise InputError(f"{path}: has {str(pair)[:60]!r} among its labels: give [FILE, CLASS] for each picture")
-        if not isinstance(pair[1], int | str):
-            raise InputError(
-                f"{path}: the label of {pair[0]!r} is {str(pair[1])[:40]}, not one class: give a number or a name"
-            )
     return [(file, label) for file, label in pairs]
 
 
-def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: str) -> list[tuple[str, int | str]]:
+def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: str) -> list[tuple[str, Any]]:
     """A line for each picture, its file and its class; columns parted by commas, semicolons, tabs or blanks."""
     lines = decoded_lines(path, path.read_bytes)
     mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), " ")
@@ -113,8 +124,33 @@ def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: st
     rows = rows[titled:]
     if short := next((row for row in rows if len(row) <= max(file, label) or not row[label]), None):
         raise InputError(f"{path}: has no class in the line {mark.join(short)[:60]!r}: add it, or remove the line")
-    numbers = all(row[label].removeprefix("-").isdecimal() for row in rows)
-    return [(row[file], int(row[label]) if numbers else row[label]) for row in rows]
+    return [(row[file], row[label]) for row in rows]
+
+
+def _of_json_lines(path: Any, options: ListOptions, key: str) -> list[tuple[str, Any]] | None:
+    """An object on each line, as the hub's `imagefolder` has them: `{"file_name": "a.png", "label": 3}`.
+
+    None: they have captions or other things, and no key of `LABEL_COLUMNS`.
+    """
+    rows = []
+    for number, line in enumerate(decoded_lines(path, path.read_bytes), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no JSON ({one_line(error)}): make it again") from error
+        if not isinstance(rows[-1], dict):
+            raise InputError(f'{path}: line {number} is no object of JSON: give {{"file_name": .., "label": ..}}')
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    for option, given in (("file", options.file), ("label", options.label)):
+        if given is not None and given not in titles:
+            has = ", ".join(titles)[:200] or "nothing"
+            raise InputError(f"options.{key}.{option}={given!r}: {path} has the keys {has}: give one of them")
+    file = options.file or next((title for title in FILE_COLUMNS if title in titles), None)
+    if file is None or (missing := next((row for row in rows if not isinstance(row.get(file), str)), None)) is not None:
+        where = "" if file is None else f" in {json.dumps(missing)[:60]}"
+        raise InputError(f"{path}: has no {file or FILE_COLUMNS[0]}{where}, the file of a picture: add it")
+    label = options.label or next((title for title in LABEL_COLUMNS if title in titles and title != file), None)
+    return None if label is None else [(row[file], row.get(label)) for row in rows]
 
 
 def _columns(
@@ -166,3 +202,21 @@ def _name_without_ending(name: str) -> str:
 
 def _normal(file: str) -> str:
     return file.replace("\\", "/").removeprefix("./")
+
+
+def class_folders(path: Path, names: Sequence[str]) -> NDArray[Any] | None:
+    """The folders, below the one that holds all, of pictures in an archive; None: some lie in that folder itself.
+
+    Raises:
+        InputError: the folders are splits. `path` begins the message.
+    """
+    whole = [posixpath.normpath("/" + name.lstrip("/")) for name in names]
+    common = posixpath.join(posixpath.commonpath([posixpath.dirname(name) for name in whole]), "")
+    below = [name.removeprefix(common).split("/") for name in whole]
+    if any(len(parts) < 2 for parts in below):
+        return None
+    folders = [parts[0] for parts in below]
+    found = set(folders)
+    if "train" in found and found <= {word for kinds in SPLIT_WORDS.values() for kind in kinds for word in kind}:
+        raise InputError(f"{path}: its folders are splits, {', '.join(sorted(found))}: pack each into one of its own")
+    return np.asarray(folders)

@@ -15,9 +15,17 @@ from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.caffe_datum import parse_datum
 from drifting.data.sources.labelling import ListOptions, find_list
-from drifting.data.sources.lmdb_index import END, SUFFIXES, environment, lmdb_index, reading_database, text_of
+from drifting.data.sources.lmdb_index import (
+    END,
+    LMDB_KEYS,
+    SUFFIXES,
+    environment,
+    lmdb_index,
+    reading_database,
+    text_of,
+)
 from drifting.data.sources.splits import split_files
-from drifting.errors import InputError
+from drifting.errors import InputError, counted
 
 logger = logging.getLogger("drifting")
 
@@ -75,6 +83,8 @@ def lmdb(
         raise InputError("needs lmdb: pip install 'drifting[lmdb]'") from error
     found = {name: _indexed(Path(path), name, options) for name in dict.fromkeys(("train", split))}
     (_, train), (files, index) = found["train"], found[split]
+    if pickles := int(index["pickles"][0]):
+        logger.warning("data: %s in %s left out: they are never read here", counted(pickles, "pickle"), path)
     if not len(index["label"]) or not len(train["label"]):
         logger.info("data: the images of %s have no labels: all are of one class", path)
         return LmdbSource(files, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
@@ -84,7 +94,7 @@ def lmdb(
 
 def _indexed(path: Path, split: str, options: ListOptions) -> tuple[list[Path], dict[str, NDArray[Any]]]:
     files = split_files(path, SUFFIXES, split, "LMDB")
-    place = path if path.is_dir() else path.parent
     table = find_list(files[0].parent, options, "lmdb")
     of = files if table is None else [*files, table]
-    return files, kept_arrays(place, f"{split}.npz", of, lambda: lmdb_index(files, table, options), options)
+    name = f"lmdb-{split}.npz"
+    return files, kept_arrays(path, name, of, lambda: lmdb_index(files, table, options), LMDB_KEYS, options)

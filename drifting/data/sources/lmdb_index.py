@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import label_values
 from drifting.data.sources.caffe_datum import parse_datum
 from drifting.data.sources.labelling import ListOptions, labelled_rows
 from drifting.data.sources.splits import SPLIT_WORDS
@@ -29,50 +30,63 @@ END = b"."
 """What is put behind keys, of which NumPy would strip zeros at their end."""
 
 
+LMDB_KEYS = ("key", "database", "datum", "label", "pickles")
+
+
 def lmdb_index(files: list[Path], table: Path | None, options: ListOptions) -> dict[str, NDArray[Any]]:
-    """For each image its `key`, its `database`, whether it is a `datum`, and `label`; empty where there are none."""
+    """For each image its `key`, its `database`, whether it is a `datum`, and `label`; empty where there are none.
+
+    And `pickles`, the number of entries `[1]` that are some.
+
+    Raises:
+        InputError: a database is damaged or holds no images, or some have labels and others none.
+    """
     rows: list[tuple[bytes, int, bool, int | str | None]] = []
+    pickles: list[bytes] = []
     for number, file in enumerate(files):
         with reading_database(file), environment(file, getpid()).begin(buffers=True) as transaction:
-            rows += [(key, number, *about) for key, about in _images(file, transaction)]
-    labels: list[Any] = [row[3] for row in rows]
-    if table is not None:
-        found = labelled_rows(table, [text_of(row[0]) for row in rows], options, "lmdb")
-        if found is not None:
-            rows, labels = [rows[place] for place in found[0]], found[1].tolist()
-    elif len(files) > 1 and labels[0] is None:
+            rows += [(key, number, *about) for key, about in _images(transaction, pickles)]
+    found = None if table is None else labelled_rows(table, [text_of(row[0]) for row in rows], options, "lmdb")
+    if found is not None:
+        rows, labels = [rows[place] for place in found[0]], found[1]
+    elif len(files) > 1 and all(row[3] is None for row in rows):
         folders = [_class_of(file) for file in files]
-        labels = [folders[row[1]] for row in rows]
-    known = all(label is not None for label in labels)
-    kind = None if all(isinstance(label, int) for label in labels) else str
+        labels = np.asarray([folders[row[1]] for row in rows], str)
+    else:
+        labels = label_values(
+            [row[3] for row in rows],
+            lambda place: f"{files[rows[place][1]]}: {text_of(rows[place][0])!r}",
+            "give it one, or leave it out",
+        )
     return {
-        "key": np.asarray([row[0] + END for row in rows]),
-        "database": np.asarray([row[1] for row in rows]),
-        "datum": np.asarray([row[2] for row in rows]),
-        "label": np.asarray(labels if known else [], kind if known else None),
+        "key": np.asarray([row[0] + END for row in rows], bytes),
+        "database": np.asarray([row[1] for row in rows], np.int64),
+        "datum": np.asarray([row[2] for row in rows], bool),
+        "label": labels,
+        "pickles": np.asarray([len(pickles)]),
     }
 
 
-def _images(file: Path, transaction: Any) -> Iterator[tuple[bytes, tuple[bool, int | str | None]]]:
-    """The keys of a database under which images lie; whether each is a `Datum`, and its label if it has one."""
+def _images(transaction: Any, pickles: list[bytes]) -> Iterator[tuple[bytes, tuple[bool, int | str | None]]]:
+    """The keys of a database under which images lie; whether each is a `Datum`, and its label if it has one.
+
+    The keys of entries that are pickles are added to `pickles`.
+    """
     images, others = 0, b""
     for key, value in transaction.cursor():
         key, begin = bytes(key), bytes(value[:4])
         if begin.startswith(PICTURES):
             label = transaction.get(key.replace(b"image", b"label")) if b"image" in key else None
-            yield key, (False, None if label is None else _number_or_name(bytes(label)))
+            yield key, (False, None if label is None else text_of(bytes(label)).strip())
         elif begin[:1] == CHANNELS_FIRST and len(value) > len(begin):
             yield key, (True, parse_datum(bytes(value)).label)
         else:
             others = others or key + (b" is a pickle" if begin[:1] == PICKLE_FIRST else b" begins with %r" % begin)
+            pickles += [key] if begin[:1] == PICKLE_FIRST else []
             continue
         images += 1
     if others and not images:
         raise InputError(f"it holds no images and no Datum of Caffe ({text_of(others)}; pickles are never read here)")
-
-
-def _number_or_name(content: bytes) -> int | str:
-    return int(text) if (text := text_of(content)).isdecimal() else text
 
 
 def _class_of(file: Path) -> str:
@@ -82,9 +96,13 @@ def _class_of(file: Path) -> str:
     return "_".join(word for word in re.split("_", name) if word.lower() not in words) or name
 
 
-@cache
 def environment(file: Path, process: int) -> Any:
     """A database, which a process may open only once; threads share it, and a forked process opens its own."""
+    return _environment(file.resolve(), process)
+
+
+@cache
+def _environment(file: Path, process: int) -> Any:
     import lmdb as library
 
     whole = file.name == SUFFIXES[0]

@@ -1,18 +1,26 @@
 """Pictures in parquet or arrow files, as data sets of the Hugging Face hub are kept."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, label_values
 from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_file
 from drifting.data.source import Indices
-from drifting.data.sources.arrow_files import copy_columns, mapped, reading_table, schema_of
+from drifting.data.sources.arrow_files import (
+    cast_column,
+    check_has,
+    copied_rows,
+    copy_columns,
+    mapped,
+    reading_table,
+    schema_of,
+)
 from drifting.data.sources.parquet_columns import ParquetOptions, columns_of
 from drifting.data.sources.splits import split_files
 from drifting.errors import InputError, counted
@@ -82,24 +90,40 @@ class _Table:
         with reading_table(files[0]):
             schema = schema_of(files[0])
         self.image, self.label, self.declared = columns_of(path, schema, options)
-        self.files = files
+        self.files, self._sources, self._schema = files, files, schema
         self._images: Any = None
+        columns = [column for column in (self.image, self.label) if column is not None]
         if files[0].suffix == ".parquet":
-            columns = [column for column in (self.image, self.label) if column is not None]
-            place = path if path.is_dir() else path.parent
+            fields = schema.empty_table().select(columns).schema
+            self.files, counts = kept_file(
+                path, f"parquet-{split}.arrow", files,
+                write=lambda to: copy_columns(path, files, to, fields),
+                read=lambda kept: ([kept], copied_rows(kept, columns)),
+                about=columns,
+            )  # fmt: skip
+        else:
+            counts = [self._rows(file, columns) for file in files]
+        self._starts = np.cumsum([0, *counts])
 
-            def copy(to: Path) -> None:
-                copy_columns(path, files, to, schema.empty_table().select(columns).schema)
-
-            self.files = [kept_file(place, f"{split}.arrow", files, copy, columns)]
+    def _rows(self, file: Path, columns: Sequence[str]) -> int:
+        with reading_table(file):
+            table = mapped(file)
+        check_has(file, table.schema, columns, self._sources[0])
+        return len(table)
 
     def values(self) -> NDArray[Any]:
         """The labels as they are there, `[N]` integers or texts."""
         column = self._column(str(self.label))
         if column.null_count:
-            raise InputError(f"{self.path}: {counted(column.null_count, 'row')} have no {self.label}: leave those out")
+            row = int(np.argmax(column.is_null().to_numpy()))
+            raise InputError(
+                f"{self.path}: row {row} has no {self.label}, {counted(column.null_count, 'row')} in all: "
+                "leave out what has none"
+            )
         values = column.to_numpy()
-        return values if np.issubdtype(values.dtype, np.integer) else np.asarray([str(value) for value in values])
+        if np.issubdtype(values.dtype, np.floating):
+            return label_values(values.tolist(), lambda row: f"{self.path}: row {row}", "leave it out")
+        return values if np.issubdtype(values.dtype, np.integer) else np.asarray([str(value) for value in values], str)
 
     def __len__(self) -> int:
         return len(self._column(self.image))
@@ -111,7 +135,8 @@ class _Table:
         found = self._images[index].as_py()
         if isinstance(found, dict):
             if found.get("bytes") is None and found.get("path"):
-                return self.files[0].parent / found["path"]
+                file = self._sources[int(np.searchsorted(self._starts, index, side="right")) - 1]
+                return file.parent / found["path"]
             found = found.get("bytes")
         return found or b""
 
@@ -121,8 +146,9 @@ class _Table:
     def _column(self, name: str) -> Any:
         import pyarrow
 
-        chunks: list[Any] = []
+        field, chunks = self._schema.field(name), []
         for file in self.files:
             with reading_table(file):
-                chunks += mapped(file).column(name).chunks
-        return pyarrow.chunked_array(chunks)
+                column = mapped(file).column(name)
+            chunks += cast_column(file, column, field, self._sources[0]).chunks
+        return pyarrow.chunked_array(chunks, field.type)

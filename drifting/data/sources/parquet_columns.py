@@ -81,12 +81,14 @@ def _holds_pictures(kind: Any) -> bool:
 
 
 def _holds_labels(kind: Any) -> bool:
+    """Whether a type is that of numbers or names; whether floats are whole numbers their values say."""
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return bool(
-        types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_boolean(kind)
-    )
+        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+        or types.is_string(kind) or types.is_large_string(kind)
+    )  # fmt: skip
 
 
 def _kind(kind: Any) -> str:

@@ -3,9 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
 from drifting.data.sources.splits import split_files
-from drifting.data.sources.tar_index import tar_index
+from drifting.data.sources.tar_index import TAR_KEYS, WebDatasetOptions, tar_index
 from drifting.errors import InputError, while_reading
 from drifting.runs.text import read_lines
 
@@ -23,18 +22,6 @@ logger = logging.getLogger("drifting")
 
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 """Names under which a list of the classes' names is looked for beside the shards."""
-
-
-@dataclass(frozen=True)
-class WebDatasetOptions:
-    """Which members of a sample in tar shards are read."""
-
-    image: Annotated[str | None, "ending of the pictures, such as jpg; None: the only one of an image"] = None
-    label: Annotated[str | None, "ending of the labels; None: cls or json, or there are no labels"] = None
-    field: Annotated[str, "key of the label in a member that is JSON"] = "label"
-    classes: Annotated[
-        str | None, "list of the classes' names, one a line, beside the shards; None: classnames.txt if it is there"
-    ] = None
 
 
 class WebDatasetSource(EncodedSource):
@@ -63,10 +50,11 @@ def webdataset(
     split: str = "train",
     channels: int = 3,
     image_width: int | None = None,
-    options: WebDatasetOptions = WebDatasetOptions(),
+    options: WebDatasetOptions = WebDatasetOptions(),  # noqa: B008  it is frozen
 ) -> WebDatasetSource:
     """Pictures and labels of tar shards: `KEY.jpg` and `KEY.cls` for each sample, one behind the other.
 
+    Where there are no labels, classes are the folders of the samples, as in `zipped`; without such all is of one class.
     An index of all shards is made once, beside them or in the cache folder where that may not be written.
 
     Args:
@@ -82,28 +70,29 @@ def webdataset(
     """
     shape = delivered_shape(image_size, image_width, channels)
     path = Path(path)
-    place = path if path.is_dir() else path.parent
-    found = {name: _indexed(path, place, name, options) for name in dict.fromkeys(("train", split))}
+    found = {name: _indexed(path, name, options) for name in dict.fromkeys(("train", split))}
     (_, train), (shards, index) = found["train"], found[split]
+    declared = _declared(path if path.is_dir() else path.parent, options)
     if not len(index["label"]) or not len(train["label"]):
+        if options.classes is not None:
+            raise InputError(f"options.webdataset.classes={options.classes!r}: the samples of {path} have no labels")
         logger.info("data: the samples of %s have no labels: all are of one class", path)
         return WebDatasetSource(shards, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
-    declared = _declared(place, options)
     names = classes_of(train["label"], declared, path)
     labels = label_numbers(index["label"], names, declared is not None, path)
     return WebDatasetSource(shards, index, labels, names, shape)
 
 
-def _indexed(path: Path, place: Path, split: str, options: WebDatasetOptions) -> tuple[list[Path], dict[str, NDArray]]:
+def _indexed(path: Path, split: str, options: WebDatasetOptions) -> tuple[list[Path], dict[str, NDArray[Any]]]:
     shards = split_files(path, (".tar",), split, "tar shards")
-    members = options.image, options.label, options.field
-    return shards, kept_arrays(place, f"{split}.npz", shards, lambda: tar_index(shards, *members), members)
+    members, name = (options.image, options.label, options.field), f"webdataset-{split}.npz"
+    return shards, kept_arrays(path, name, shards, lambda: tar_index(shards, options), TAR_KEYS, members)
 
 
 def _declared(place: Path, options: WebDatasetOptions) -> list[str] | None:
-    lists = [place / name for name in ((options.classes,) if options.classes else CLASS_LISTS)]
+    lists = [place / name for name in (CLASS_LISTS if options.classes is None else (options.classes,))]
     found = next((file for file in lists if file.is_file()), None)
-    if options.classes and found is None:
+    if options.classes is not None and found is None:
         raise InputError(
             f"options.webdataset.classes={options.classes!r}: there is no {lists[0]}: give a list beside the shards"
         )

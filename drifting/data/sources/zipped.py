@@ -16,12 +16,15 @@ from drifting.data.image_files import is_image, is_shown
 from drifting.data.imagenet_names import readable
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
-from drifting.data.sources.labelling import ListOptions, find_list, labelled_rows
-from drifting.data.sources.splits import SPLIT_WORDS, not_what_it_seems, split_files
+from drifting.data.sources.labelling import ListOptions, class_folders, find_list, labelled_rows
+from drifting.data.sources.splits import not_what_it_seems, split_files
 from drifting.data.zip_members import ZipMembers
 from drifting.errors import InputError, MachineError, one_line, while_reading
 
 logger = logging.getLogger("drifting")
+
+
+ZIP_KEYS = ("name", "places", "label")
 
 
 class ZipSource(EncodedSource):
@@ -80,7 +83,8 @@ def _indexed(path: Path, split: str, options: ListOptions) -> tuple[Path, dict[s
             f"path={str(path)!r} holds {archives[0].name} and {archives[1].name} for split={split!r}: give one"
         )
     archive = archives[0]
-    return archive, kept_arrays(archive.parent, f"{split}.npz", archives, lambda: _index(archive, options), options)
+    name = f"zip-{split}.npz"
+    return archive, kept_arrays(archive, name, archives, lambda: _index(archive, options), ZIP_KEYS, options)
 
 
 def _index(path: Path, options: ListOptions) -> dict[str, NDArray[Any]]:
@@ -94,27 +98,13 @@ def _index(path: Path, options: ListOptions) -> dict[str, NDArray[Any]]:
                 raise InputError(f"{path}: holds no images: give another archive")
             names = [info.filename for info in members]
             table = find_list(zipfile.Path(archive), options, "zip")
-            found = labelled_rows(table, names, options, "zip") if table is not None else _class_folders(path, names)
-            if found is not None:
-                members = [members[place] for place in found[0]]
+            labels = class_folders(path, names) if table is None else None
+            if table is not None and (found := labelled_rows(table, names, options, "zip")) is not None:
+                members, labels = [members[place] for place in found[0]], found[1]
     except (InputError, MachineError):
         raise
     except Exception as error:  # zipfile raises errors of any kind on damaged files
         raise InputError(f"{path}: is no zip archive ({one_line(error)}): {not_what_it_seems(path)}") from error
     there = ZipMembers.of(path, members)
-    labels = np.asarray([], np.int64) if found is None else found[1]
-    return {"name": there.names, "places": there.places, "label": labels}
-
-
-def _class_folders(path: Path, names: list[str]) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """All images, and the folders below the one that holds all of them; None: some lie in that folder itself."""
-    common = os.path.commonpath([os.path.dirname(name) for name in names])
-    below = [os.path.relpath(name, common or ".").split(os.sep) for name in names]
-    if any(len(parts) < 2 for parts in below):
-        return None
-    folders = {parts[0] for parts in below}
-    if "train" in folders and folders <= {word for kinds in SPLIT_WORDS.values() for kind in kinds for word in kind}:
-        raise InputError(
-            f"{path}: its folders are splits, {', '.join(sorted(folders))}: pack each into a zip of its own"
-        )
-    return np.arange(len(names)), np.asarray([parts[0] for parts in below])
+    none = np.asarray([], np.int64)
+    return {"name": there.names, "places": there.places, "label": none if labels is None else labels}
