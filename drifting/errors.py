@@ -101,7 +101,8 @@ def as_argument(argument: str, value: Any) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        remedy = error.remedy if str(error.value) == str(value) else str(error)
+        said = str(value) in (str(error.value), f"{error.argument}={error.value}")
+        remedy = error.remedy if said else str(error)
         raise ArgumentError(argument, value, remedy) from error
     except (ConfigError, InputError) as error:
         head = rf"([\w.]+=)?({re.escape(repr(str(value)))}|{re.escape(str(value))}): "

@@ -14,12 +14,14 @@ from drifting.cli.shared import (
     checked_settings,
     define_share,
     out_of,
+    place_of,
     share_of,
     workdir_of,
 )
 from drifting.config.schema import CacheBuild, Config
 from drifting.data.source import SPLITS
-from drifting.errors import InputError, as_argument, counted, require_argument, use_one_of
+from drifting.errors import ConfigError, InputError, as_argument, counted, require_argument, use_one_of
+from drifting.runs.files import exists
 from drifting.runs.shared_work import Share
 
 
@@ -37,15 +39,25 @@ def _cache(values: flags.FlagValues) -> int:
     workdir = workdir_of(values)
     if values.verify:
         return _verify(workdir)
-    if values["from"].value:
+    taken = values["from"].value
+    if taken:
+        if not exists(place_of(values, "from")):
+            remedy = "give one of latents that other code has written"
+            raise ConfigError(f"--from={taken}: there is no such folder; {remedy}")
         config: CacheBuild = values.config
-        data = dataclasses.replace(config.data, name="latents", path=values["from"].value)
+        data = dataclasses.replace(config.data, name="latents", path=taken)
         values["config"].value = dataclasses.replace(config, data=data)
-    config = checked_settings(values)
     share = Share(*share_of(values))
-    from drifting.training.latents import build_cache
+    try:
+        config = checked_settings(values)
+        from drifting.training.latents import build_cache
 
-    build_cache(config, workdir, share)
+        build_cache(config, workdir, share)
+    except ConfigError as error:
+        text = str(error)
+        if taken and text.startswith(path := f"data.path={taken!r}: "):
+            raise ConfigError(f"--from={taken}: {text.removeprefix(path)}") from error
+        raise
     return 0
 
 

@@ -78,8 +78,9 @@ def _averages(values: flags.FlagValues) -> dict[str, tuple[float | None, float |
     """
     found: dict[str, tuple[float | None, float | None]] = {}
     for name in values.ema or []:
-        word, wide, width = name.partition(f"{STD}=")
-        number = number_of("ema", width if wide and not word else name, "0.999,std=0.05")
+        wide = name.startswith(f"{STD}=")
+        word = f"{STD}=" if wide else ""
+        number = number_of("ema", name.removeprefix(word), "0.999,std=0.05", word)
         label = f"{STD}{number:g}" if wide else f"ema{number:g}"
         if label in found:
             raise ConfigError(f"--ema={','.join(values.ema)}: names {name} twice, give it once")
@@ -226,7 +227,8 @@ def _evaluate(values: flags.FlagValues) -> int:
     for average, std in averages.values() if values.workdir else ():
         ema_decay(read_config(place_of(values, "workdir")), average)
         if std is not None:
-            check_reconstructible(place_of(values, "workdir"), std)
+            with as_argument("average", f"{STD}={std:g}"):
+                check_reconstructible(place_of(values, "workdir"), std)
     best: dict[str, Any] = {}
     for label, (average, std) in averages.items():
         trained = _trained(values, average, std)

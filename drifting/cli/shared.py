@@ -176,14 +176,19 @@ def run_of(values: flags.FlagValues) -> Path:
     return workdir
 
 
-def number_of(flag: str, text: str, example: str) -> float:
-    """The number that one of a flag's values means; `example` shows right ones. Raises `ConfigError` for none."""
+def number_of(flag: str, text: str, example: str, before: str = "") -> float:
+    """The number that one of a flag's values means, after the word `before`; `example` shows right ones.
+
+    Raises:
+        ConfigError: it means none.
+    """
     try:
         return real_number(text)
     except OverflowError as error:
-        raise ConfigError(f"--{flag}={text}: {error}") from error
+        raise ConfigError(f"--{flag}={before}{text}: {error}") from error
     except ValueError as error:
-        raise ConfigError(f"--{flag}={text}: expected numbers with commas between them, e.g. {example}") from error
+        wanted = f"expected numbers with commas between them, e.g. {example}"
+        raise ConfigError(f"--{flag}={before}{text}: {wanted}") from error
 
 
 def place_of(values: flags.FlagValues, flag: str) -> Path:

@@ -28,6 +28,9 @@ from drifting.errors import counted, require
 WHOLE_LIMIT = 2**31
 """Whole numbers that are counted, indexed or kept in 32 bits are less than this; of seeds see `SEED_LIMIT`."""
 
+EMA_STDS = (0.01, 0.25)
+"""The smallest and the largest width of an average, see `method.power_average`."""
+
 DATA_LIMITS = {"image_size": 65_536, "image_width": 65_536, "classes": 10_000_000, "prefetch": 1024, "workers": 1024}
 """The most that a memory could hold of one image and of names of classes, and a system of threads and processes; more
 is a slip of the fingers."""
@@ -97,8 +100,10 @@ def _check_run(run: RunConfig) -> None:
     require(len(set(decays)) == len(decays), "train.ema_decays", decays, "give each decay once")
     require(all(0 <= decay < 1 for decay in decays), "train.ema_decays", decays, "decays lie in [0, 1)")
     require(len(set(run.ema_stds)) == len(run.ema_stds), "train.ema_stds", run.ema_stds, "give each width once")
-    widths = all(0.01 <= std <= 0.28 for std in run.ema_stds)
-    require(widths, "train.ema_stds", run.ema_stds, "widths lie in [0.01, 0.28], those of the paper are (0.05, 0.1)")
+    narrowest, widest = EMA_STDS
+    remedy = f"widths lie in [{narrowest}, {widest}], those of the paper are (0.05, 0.1)"
+    fits = all(narrowest <= std <= widest for std in run.ema_stds)
+    require(fits, "train.ema_stds", run.ema_stds, remedy)
 
 
 def _check_profile(steps: tuple[int, ...], last: int) -> None:
@@ -120,6 +125,9 @@ def _check_optimizer(optimizer: OptimizerConfig, steps: int) -> None:
         require(0 <= getattr(optimizer, key) < 1, f"optimizer.{key}", getattr(optimizer, key), "a decay lies in [0, 1)")
     require(0 <= optimizer.weight_decay < math.inf, "optimizer.weight_decay", optimizer.weight_decay, "use 0 or more")
     _at_least(0, "optimizer", optimizer, "warmup_steps", "no_op_steps", "decay_steps")
+    remedy = "is of optimizer.decay='wsd' alone: set that, or leave it 0"
+    used = optimizer.decay_steps == 0 or optimizer.decay not in ("constant", "cosine", "linear")
+    require(used, "optimizer.decay_steps", optimizer.decay_steps, remedy)
     before = optimizer.no_op_steps + optimizer.warmup_steps
     if optimizer.decay != "constant":
         remedy = f"must exceed optimizer.no_op_steps + warmup_steps = {before} for optimizer.decay={optimizer.decay}"

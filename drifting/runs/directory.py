@@ -1,5 +1,6 @@
 """The folder of a run and its `config.json`: who may write into it, and which settings may change on resuming."""
 
+import dataclasses
 import json
 import math
 import reprlib
@@ -157,6 +158,9 @@ def read_config(workdir: Path, kind: Any = Config) -> Any:
         settings = read_json(path, "restore it")
     except InputError as error:
         raise ArgumentError("workdir", workdir, str(error).removeprefix(f"{workdir}/")) from error
+    sections = {"train", "cache", "study", *(field.name for field in dataclasses.fields(kind))}
+    remedy = f"its {CONFIG_FILE} is another program's; give the folder of a `drifting {wanted}`"
+    require_argument(not sections.isdisjoint(settings), "workdir", workdir, remedy)
     remedy = f"holds a run of `drifting {command_of(settings)}`; give one of `drifting {wanted}`"
     require_argument(command_of(settings) == wanted, "workdir", workdir, remedy)
     try:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-PUBLISHED_PRESETS = {
+KNOWN_PRESETS = {
     "hf://Goodeat/drifting/mae_latent_256": ("mae", "latent_256"),
     "hf://Goodeat/drifting/mae_latent_640": ("mae", "latent_640"),
     "hf://Goodeat/drifting/mae_pixel_640": ("mae", "pixel_640"),
+    "runs/mae_latent_256_512px/encoder": ("mae", "latent_256"),
     "hf://facebook/convnextv2-base-22k-224": ("convnext", "base"),
     "hf://facebook/dinov2-small": ("dinov2", "small"),
     "hf://facebook/dinov2-base": ("dinov2", "base"),
@@ -21,7 +22,7 @@ PUBLISHED_PRESETS = {
     "hf://mit-han-lab/dc-ae-f32c32-in-1.0-diffusers": ("vae", "dc_f32c32"),
     "hf://mit-han-lab/dc-ae-f64c128-in-1.0-diffusers": ("vae", "dc_f64c128"),
 }
-"""Network and preset of published weights, whose shapes need no download."""
+"""Network and preset of weights whose shapes are known before they are there: published ones, and one to be trained."""
 
 RELEASED_REPO = "Goodeat/drifting"
 

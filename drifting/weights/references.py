@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from drifting.errors import InputError, use_one_of
 from drifting.networks import PRESETS
 from drifting.networks.network import Network, Params, as_used, make_network
 from drifting.weights.artifact import AUTOENCODERS, VAE_KIND, check_kind
-from drifting.weights.catalogue import PUBLISHED_PRESETS
+from drifting.weights.catalogue import KNOWN_PRESETS
 from drifting.weights.load import load_weights
 
 RANDOM_SCHEME = "random://"
@@ -29,7 +30,8 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
             untrained network with which a machine or a configuration can be tried out before anything is downloaded.
         kind: a name of `NETWORKS` such as `mae` (of which the encoder is taken) or `convnext`; or `vae`, any of
             `AUTOENCODERS`.
-        abstract: parameters are shapes only, and published networks are not downloaded.
+        abstract: parameters are shapes only, and published networks are not downloaded, others of the catalogue need
+            not have been trained.
         changes: constructor arguments that the run chooses: `dtype`, `remat`.
 
     Raises:
@@ -43,8 +45,8 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
     preset = reference.removeprefix(RANDOM_SCHEME) if reference.startswith(RANDOM_SCHEME) else None
     if preset is not None and preset not in presets:
         raise InputError(f"{reference}: there is no such preset, {use_one_of(preset, presets)}")
-    if abstract and PUBLISHED_PRESETS.get(reference, ("", ""))[0] == kind:
-        preset = PUBLISHED_PRESETS[reference][1]
+    if abstract and KNOWN_PRESETS.get(reference, ("", ""))[0] == kind and not Path(reference).is_dir():
+        preset = KNOWN_PRESETS[reference][1]
     if preset is None:
         artifact = load_weights(reference, kind)
         check_kind(reference, artifact.network, artifact.network if artifact.network in networks else kind)

@@ -22,7 +22,7 @@ from drifting.devices.memory import peak_memory
 from drifting.devices.mesh import Layout
 from drifting.experiments.plan.plan import DEVICE_KINDS
 from drifting.experiments.plan.workload import Mesh, Workload, image_facts, measure_workload
-from drifting.weights.catalogue import PUBLISHED_PRESETS
+from drifting.weights.catalogue import KNOWN_PRESETS
 from scripts.chip.machine import known_device, usable_memory
 from scripts.chip.rows import Row
 from scripts.measuring import REPEATS, made_up_samples, made_up_state, timed
@@ -75,7 +75,7 @@ def untrained(settings: Any) -> Any:
     """Settings with untrained networks in place of the published ones: the same sizes, and nothing to download."""
     if isinstance(settings, dict):
         return {key: untrained(value) for key, value in settings.items()}
-    known = PUBLISHED_PRESETS.get(settings) if isinstance(settings, str) else None
+    known = KNOWN_PRESETS.get(settings) if isinstance(settings, str) else None
     return f"random://{known[1]}" if known else settings
 
 

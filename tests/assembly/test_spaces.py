@@ -25,7 +25,7 @@ from drifting.method.space import VAE_SLICE
 from drifting.networks.autoencoder import Moments
 from drifting.networks.vae import AutoencoderKL
 from drifting.weights.artifact import save_artifact
-from drifting.weights.catalogue import PUBLISHED_PRESETS, RELEASED_FOLDERS
+from drifting.weights.catalogue import KNOWN_PRESETS, RELEASED_FOLDERS
 from drifting.weights.references import network
 from tests.networks.test_dcae import SIZES
 
@@ -257,8 +257,8 @@ def test_a_vae_that_does_not_fit_the_images():
 
 def test_published_networks_need_no_download_for_their_shapes():
     released = {f"hf://Goodeat/drifting/{name}" for name in RELEASED_FOLDERS if name.startswith("mae")}
-    assert released <= set(PUBLISHED_PRESETS)
-    presets = {preset: (reference, kind) for reference, (kind, preset) in PUBLISHED_PRESETS.items()}
+    assert released <= set(KNOWN_PRESETS)
+    presets = {preset: (reference, kind) for reference, (kind, preset) in KNOWN_PRESETS.items()}
     for preset, (reference, kind) in presets.items():
         found = network(reference, kind, abstract=True, dtype="bfloat16", remat=True)
         leaves = jax.tree.leaves(found.params)

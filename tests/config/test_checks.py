@@ -92,6 +92,11 @@ WRONG_TRAIN: list[tuple[dict[str, Any], str]] = [
     ({"eval.num_samples": 1}, "eval.num_samples=1: use 2 or more"),
     ({"eval.batch_size": 0}, "eval.batch_size=0: use 1 or more"),
     ({"eval.seed": -1}, "eval.seed=-1: a seed lies in"),
+    ({"train.ema_stds": (0.26,)}, "train.ema_stds=(0.26,): widths lie in [0.01, 0.25]"),
+    (
+        {"optimizer.decay_steps": 2},
+        "optimizer.decay_steps=2: is of optimizer.decay='wsd' alone: set that, or leave it 0",
+    ),
     ({"eval.ema_decay": 0.5}, "eval.ema_decay=0.5: is not kept: use one of train.ema_decays=(0.999,)"),
     (NO_BANK | {"loss.feature_scale": "neighbour"}, "features.encoders=('mae',): loss.feature_scale='neighbour'"),
     (

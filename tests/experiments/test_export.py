@@ -85,7 +85,8 @@ def test_averages_of_other_widths_are_made_after_a_run(
         ("0.99,0.5", "--ema=0.5: the run does not keep it"),
         ("std=0.1,std=.1", "names std=.1 twice"),
         ("wide=0.1", "--ema=wide=0.1: expected numbers with commas between them, e.g. 0.999,std=0.05"),
-        ("0.99,std=0.3", "use a width above 0 and at most 0.25"),
+        ("0.99,std=0.3", "--ema=std=0.3: use a width above 0 and at most 0.25"),
+        ("std=foo", "--ema=std=foo: expected numbers with commas between them"),
     ],
 )
 def test_averages_that_cannot_be_scored_are_told_before_any_is(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drifting.config.checks import EMA_STDS
 from drifting.errors import ArgumentError, InputError
 from drifting.method.optimizer import learning_rate, make_optimizer
 from drifting.method.power_average import WIDEST_STD, combination, exponent, profile, share_of_new
@@ -166,3 +167,8 @@ def test_what_a_killed_process_leaves_does_not_count(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             store_averages(tmp_path, step, step, {0.05: {"w": np.zeros(3, np.float32)}})
     assert not stored_averages(tmp_path)
+
+
+def test_every_width_that_settings_allow_has_an_exponent():
+    assert EMA_STDS[1] == WIDEST_STD
+    assert [exponent(std) > -1 for std in (*EMA_STDS, *np.linspace(*EMA_STDS, 7))] == [True] * 9
