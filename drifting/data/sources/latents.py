@@ -44,6 +44,10 @@ def latents(
         raise InputError(
             f"path={str(path)!r}: holds no files of other code, of which options.latents are: leave them out"
         )
+    elif not is_cache and folder.is_dir():
+        raise InputError(
+            f"{folder}: holds no cache of latents, nor another form of them: docs/data.md lists what is read"
+        )
     else:
         found = LatentSource(folder)
     given = {"image_size": image_size, "image_width": image_width, "channels": channels, "classes": classes}
