@@ -207,6 +207,13 @@ def flat_rows(root: Path) -> Path:
     return root
 
 
+def half_labels(root: Path) -> Path:
+    rows = {name: np.zeros((2, 4, 8, 8), np.float32) for name in ("latents", "latents_flip")}
+    root.mkdir()
+    save_file(rows | {"labels": np.array([1.0, 0.5])}, root / "a.safetensors")
+    return root
+
+
 def statistics_of(deviation: list[float]) -> Callable[[Path], Path]:
     def write(root: Path) -> Path:
         shape = (1, 4, 1, 1)
@@ -297,6 +304,17 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         r"00000000\.npy: has no label",
     ),
     "json cut short": (damaged(repa, "dataset.json", None), [], "holds no labels as EDM writes them"),
+    "half a label": (
+        damaged(repa, "dataset.json", b'{"labels": [["a.npy", 1], ["b.npy", 0.5]]}'),
+        [],
+        r"dataset\.json: 'b\.npy': its label is 0\.5",
+    ),
+    "no label in json": (
+        damaged(repa, "dataset.json", b'{"labels": [["a.npy", null], ["b.npy", 1]]}'),
+        [],
+        r"dataset\.json: 'a\.npy': has no label",
+    ),
+    "half a label in a shard": (half_labels, [], r"label 1: its label is 0\.5"),
     "two labels": (damaged(fast_dit, "*labels/7.npy", npy(np.zeros(2, int))), [], "holds no single label"),
     "a zip cut short": (lambda root: cut_short(edm2(root, FOUND)), [], r"is no zip archive .*: copy it again"),
     "a zip of something else": (

@@ -126,3 +126,12 @@ def test_a_split_without_images_is_an_error_at_once(flat: Path, monkeypatch: pyt
     monkeypatch.setitem(SOURCES, "empty", lambda split="train": Empty((4, 4, 1), 2, 0))
     with pytest.raises(ConfigError, match=r"^data\.name='empty': split='heldout' of source 'empty' has no images"):
         source(DataConfig(name="empty"), "heldout")
+
+
+def test_whole_numbers_may_have_a_point(flat: Path) -> None:
+    lines = [f"{name} {label}.0" for name, label in zip(NAMES, EXPECTED, strict=True)]
+    (flat / "val" / "labels.txt").write_text("\n".join(lines))
+    assert heldout(flat).labels.tolist() == EXPECTED
+    (flat / "val" / "labels.txt").write_text("\n".join(lines).replace(".0", ".5"))
+    with pytest.raises(InputError, match=r"'\d\.5' is no class"):
+        heldout(flat)

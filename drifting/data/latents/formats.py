@@ -6,7 +6,6 @@ A new format is a class with the members of `LatentFiles`, and an entry in `LATE
 import io
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, label_values
 from drifting.data.image_files import is_shown
 from drifting.data.kept import kept_arrays
 from drifting.data.zip_members import ZipMembers
@@ -193,7 +192,7 @@ class NumberedArrays:
 
     def __init__(self, path: Path) -> None:
         features, labels = _pair(path) or (path, path)
-        numbers, known = _numbers_of(features), set(_numbers_of(labels))
+        numbers, known = sorted(_numbers_of(features)), _numbers_of(labels)
         if missing := [number for number in numbers if number not in known]:
             raise InputError(
                 f"{labels / f'{missing[0]}.npy'}: is missing, of {counted(len(numbers), 'label')}: make it again"
@@ -245,7 +244,9 @@ class SafetensorsShards:
         self.statistics = _statistics(path / "latents_stats.pt")
         self.mirrored = all("latents_flip" in names for names in keys)
         self._starts = np.cumsum([0, *map(len, labels)])
-        values = np.concatenate(labels).astype(np.int64)
+        values = label_values(
+            np.concatenate(labels).tolist(), lambda place: f"{path}: label {place}", "make its shard again"
+        )
         self.class_names = classes_of(values, None, path)
         self.labels = label_numbers(values, self.class_names, False, path)
 
@@ -291,9 +292,9 @@ def _pair(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _numbers_of(folder: Path) -> list[int]:
-    """The `N` of a folder's `N.npy`, sorted."""
-    return sorted(int(name[:-4]) for name in os.listdir(folder) if re.fullmatch(r"\d+\.npy", name))
+def _numbers_of(folder: Path) -> set[int]:
+    """The `N` of a folder's `N.npy`."""
+    return {int(name[:-4]) for name in os.listdir(folder) if name.endswith(".npy") and name[:-4].isdecimal()}
 
 
 def _labels_in(files: Sequence[str]) -> NDArray[np.int64]:
@@ -322,13 +323,17 @@ def _statistics(path: Path) -> dict[str, NDArray[np.float64]] | None:
     return found
 
 
-def _labels_of_json(path: Any) -> dict[str, int] | None:
+def _labels_of_json(path: Any) -> dict[str, Any] | None:
     """EDM's list of labels, by file; None: there are none."""
     try:
         with while_reading(path):
             labels = json.loads(path.read_bytes())["labels"]
-        return None if labels is None else {str(file): int(label) for file, label in labels}
-    except MachineError:
+        if labels is None:
+            return None
+        files = [str(file) for file, _ in labels]
+        values = label_values([label for _, label in labels], lambda place: f"{path}: {files[place]!r}", "add it")
+        return dict(zip(files, values.tolist(), strict=True))
+    except (InputError, MachineError):
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: holds no labels as EDM writes them ({one_line(error)}): make it again") from error
@@ -342,7 +347,7 @@ def _arrays_below(root: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
 
 
-def _labels_and_members(path: Path) -> tuple[dict[str, int] | None, ZipMembers]:
+def _labels_and_members(path: Path) -> tuple[dict[str, Any] | None, ZipMembers]:
     """The labels and the `.npy` members of an archive."""
     try:
         with while_reading(path), zipfile.ZipFile(path) as archive:

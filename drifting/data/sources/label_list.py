@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from drifting.data.class_labels import NUMBER
 from drifting.data.imagenet_names import WORDNET_ID, validation_ids
 from drifting.errors import InputError, counted
 from drifting.runs.text import read_lines
@@ -120,8 +121,8 @@ def _label(name: str, class_names: Sequence[str], path: Path) -> int:
     """The label of a class's name or number; -1 of a WordNet id that is none of the classes."""
     if name in class_names:
         return class_names.index(name)
-    if name.isdecimal() and int(name) < len(class_names):
-        return int(name)
+    if NUMBER.fullmatch(name) and 0 <= float(name) < len(class_names):
+        return int(float(name))
     if WORDNET_ID.fullmatch(name) and any(map(WORDNET_ID.fullmatch, class_names)):
         return -1
     remedy = f"use names of class folders, or numbers from 0 to {len(class_names) - 1} in their sorted order"
