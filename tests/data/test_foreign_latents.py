@@ -207,6 +207,11 @@ def flat_rows(root: Path) -> Path:
     return root
 
 
+def empty_folder(root: Path) -> Path:
+    root.mkdir()
+    return root
+
+
 def half_labels(root: Path) -> Path:
     rows = {name: np.zeros((2, 4, 8, 8), np.float32) for name in ("latents", "latents_flip")}
     root.mkdir()
@@ -322,7 +327,8 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         [],
         "no archive of latents as EDM2",
     ),
-    "nothing": (lambda root: root, [], "holds no cache of latents"),
+    "nothing": (lambda root: root, [], "there is no such folder"),
+    "no latents": (empty_folder, [], "holds no cache of latents, nor another form"),
     "random crops": (lambda root: repa(root, FOUND), ["random_crop=True"], "data.random_crop"),
 }
 
@@ -334,7 +340,7 @@ def test_what_is_wrong_is_told_in_one_line(case: str, tmp_path: Path, capsys: py
     assert convert(given, *options) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1 and re.search(message, lines[0]), lines
-    assert re.match(r"drifting: error: data\.[\w.]+=", lines[0]) and not (given.parent / "cache").exists()
+    assert re.match(r"drifting: error: (data\.[\w.]+|--from)=", lines[0]) and not (given.parent / "cache").exists()
 
 
 def test_options_of_files_are_none_of_a_cache(tmp_path: Path) -> None:
