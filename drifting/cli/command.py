@@ -27,7 +27,7 @@ class Command:
         any_settings: whether it takes settings of every command, and the experiment by its name alone.
         flag_of: the flag that gives an argument of a library function, by the argument's name, where the two names
             differ. An `ArgumentError` is told in the name of the flag.
-        out: what `--out` names, `file` or `folder`; "": either, by its ending.
+        out: what `--out` names, `file`, `page` (HTML) or `folder`; "": a file or a folder, by its ending.
         needs_devices: whether it computes; a command that does not looks for no device, and runs on any machine.
     """
 

@@ -86,7 +86,9 @@ def _cells(request: SweepRequest) -> tuple[grid.Sweep, dict[grid.SweepCell, Conf
     file = experiment_file(request.file.split(":", 1)[0])
     assert file is not None  # it was loaded
     try:
-        base = load_settings(str((file.parent / found.config).resolve()))
+        beside = file.parent / found.config
+        there = beside.with_name(beside.name.partition(":")[0]).is_file()
+        base = load_settings(str(beside.resolve()) if there else found.config)
         cells = grid.cells_of(dataclasses.replace(found, settings={**found.settings, **request.changes}), base)
     except ConfigError as error:
         raise ConfigError(f"--config={request.file}: {str(error).removeprefix('--config=')}") from error
@@ -156,7 +158,7 @@ COMMANDS = {
         usage="--config=FILE --workdir=DIR [--flags] [--config.SECTION.KEY=VALUE ...]",
         flag_of={"options": "slurm_options"},
     ),
-    "report": Command("show a run or a sweep on one HTML page", _define_report, _report, out="file"),
+    "report": Command("show a run or a sweep on one HTML page", _define_report, _report, out="page"),
 } | {
     f"study {name}": Command(
         study.summary,

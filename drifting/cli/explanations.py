@@ -1,7 +1,7 @@
 """What settings mean, as text for `drifting help` and as the page docs/settings.md."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from drifting.config.meanings import Section, Setting
 from drifting.config.sections import nearest_key
@@ -45,18 +45,31 @@ def _lines(setting: Setting, short: bool) -> Iterator[str]:
     yield first + wrapped[0]
     yield from (indent + line for line in wrapped[1:])
     if not short:
-        yield f"{indent}typed as --config.{setting.key}={_example(setting)}"
+        yield f"{indent}typed as --config.{setting.key}{_example(setting)}"
 
 
 def _choice(setting: Setting) -> str:
     return f"one of {', '.join(setting.words)}" if setting.words else setting.kind
 
 
+_SEVERAL = {"whole numbers": "100,110", "numbers": "0.05,0.1", "words": "one,two"}
+"""Items to show of a tuple that has none by default, by what they are."""
+
+
 def _example(setting: Setting) -> str:
-    """A value to type: the first of the words that is not the default, or the default."""
+    """What to type behind the key: the first of the words that is not the default, or the default.
+
+    Of a tuple its items, as brackets mean something else to a shell.
+    """
     default = next(iter(setting.defaults.values()))
+    if isinstance(default, Mapping):
+        return ".NAME.KEY=VALUE"
     others = [word for word in setting.words if word != default and (word,) != default]
-    return others[0] if others else setting.default.split(" (")[0]
+    if others:
+        return f"={others[0]}"
+    if isinstance(default, tuple):
+        return f"={','.join(map(str, default)) or _SEVERAL[setting.kind.split(' with ')[0]]}"
+    return f"={setting.default.split(' (')[0]}"
 
 
 PAGE = """# Settings

@@ -50,6 +50,10 @@ def refuse_addresses(values: flags.FlagValues) -> None:
             raise ConfigError(f"--{flag}={value}: {remedy}")
 
 
+PAGE_SUFFIXES = (".html", ".htm")
+"""Ends of the names of pages: what else lies there is not written over."""
+
+
 def check_out(values: flags.FlagValues, kind: str) -> None:
     """Checks that a command can write where `--out` says, or its default, before the work whose result it is.
 
@@ -68,6 +72,9 @@ def check_out(values: flags.FlagValues, kind: str) -> None:
                 there.require_bucket()
         return
     named = f"--out={values.out}" if values.out else "--out"
+    if values.out and kind == "page" and Path(given).suffix.lower() not in PAGE_SUFFIXES:
+        raise ConfigError(f"{named}: give the name of a page, one that ends in .html")
+    kind = "file" if kind == "page" else kind
     if values.out:
         _check_kind(named, Path(given), kind or ("file" if Path(given).suffix in OUT_FILE_SUFFIXES else "folder"))
     elif "images" in values and values.images:

@@ -343,6 +343,6 @@ COMMANDS = {
         _compare,
         usage="A B [--reference=NPZ] [--flags]",
         takes=("a", "b"),
-        out="file",
+        out="page",
     ),
 }

@@ -9,9 +9,14 @@ from absl import flags
 
 from drifting.cli.catalogue import experiments, experiments_table
 from drifting.cli.command import Command
+from drifting.cli.data import COMMANDS as DATA
+from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.explanations import explanation_of, settings_page
+from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.settings import ConfigRequest
 from drifting.cli.shared import check_without_jax, jax_is_imported
+from drifting.cli.training import COMMANDS as TRAINING
+from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.meanings import COMMAND_SETTINGS, Section, option_sections, sections, study_sections
 from drifting.config.registered import ENCODER_OPTIONS, REGISTERED_NAMES, encoder_option_keys
 from drifting.config.schema import CacheBuild, Config, PretrainConfig, Settings, StudyRun, to_dict
@@ -62,8 +67,6 @@ def _plain_sections() -> tuple[list[Section], list[Section]]:
 
 
 def _help(values: flags.FlagValues) -> int:
-    from drifting.cli.commands import COMMANDS  # which imports this module
-
     topic = values.topic
     if values.markdown and topic:
         raise ConfigError(f"--markdown: prints all settings; leave it out, or leave {topic} out")
@@ -74,7 +77,13 @@ def _help(values: flags.FlagValues) -> int:
     else:
         commands, others = _plain_sections()
         found = [*commands, *others]
-    print(settings_page(found) if values.markdown else explanation_of(topic, found, [*named, *options, *COMMANDS]))
+    print(
+        settings_page(found)
+        if values.markdown
+        else explanation_of(
+            topic, found, [*named, *options, *TRAINING, *DATA, *IMAGES, *EXPERIMENTS, *WEIGHTS, *COMMANDS]
+        )
+    )
     return 0
 
 

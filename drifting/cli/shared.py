@@ -182,6 +182,8 @@ def number_of(flag: str, text: str, example: str, before: str = "") -> float:
     Raises:
         ConfigError: it means none.
     """
+    if not text and not before:
+        raise ConfigError(f"--{flag}: nothing between two commas; give numbers such as {example}")
     try:
         return real_number(text)
     except OverflowError as error:

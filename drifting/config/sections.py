@@ -103,6 +103,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert(inner_type(hint), value, path)
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
+        if ".options." in path and type(value) is item:  # typed by itself, when nothing knew yet that there may be more
+            value = (value,)
         if not isinstance(value, list | tuple):
             raise ConfigError(wrong_type(path, value, hint))
         return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))

@@ -34,7 +34,8 @@ class Sweep:
     """What `get_sweep()` of a file in `configs/sweeps/` returns.
 
     Attributes:
-        config: the experiment, as `--config` takes it, relative to the sweep's own file.
+        config: the experiment, as `--config` takes it: a file, relative to the sweep's own, or the name of one of the
+            package's.
         grid: dotted keys of settings, or a tuple of keys that vary together, each with its values; a cell for every
             combination, the last key varying fastest.
         settings: dotted keys and values that all cells have in place of the experiment's.

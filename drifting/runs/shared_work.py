@@ -101,7 +101,9 @@ class Parts:
         try:
             check_facts(self.folder, self.folder / PARTS_FACTS_FILE, facts, ignored)
         except ArgumentError as error:
-            raise ArgumentError("out", self.out, f"{self.folder}, begun before, {error.remedy}") from error
+            if any(self.folder.glob(f"part-*{self.suffix}")):
+                raise ArgumentError("out", self.out, f"{self.folder}, begun before, {error.remedy}") from error
+            write_json(self.folder / PARTS_FACTS_FILE, facts)  # work that ended before any of it was done
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PARTS_FACTS_FILE).exists():
             write_json(self.folder / PARTS_FACTS_FILE, facts)

@@ -241,7 +241,8 @@ class TrainedGenerator:
         Raises:
             ArgumentError: there is no such class, `alpha` is not positive, or a seed is out of range.
         """
-        labels = np.asarray(class_labels(list(classes), self.usage.class_names), np.int32)
+        given = np.atleast_1d(classes).tolist() if isinstance(classes, np.ndarray) else list(classes)
+        labels = np.asarray(class_labels(given, self.usage.class_names), np.int32)
         alpha = self.alpha(alpha)
         check_drawing(seed, len(labels), alpha)
         seeds = np.arange(seed, seed + len(labels)).astype(np.uint32)

@@ -69,7 +69,7 @@ def score(
     require_argument(isinstance(trained, TrainedGenerator), "trained", None, remedy)
     settings = ScoreSettings(num=num, seed=seed, alphas=None if alpha is None else [alpha])
     labels, k = _labels(trained, settings), (trained.config or Config()).eval.neighbours
-    require_argument(len(labels) > k, "num", len(labels), f"must exceed eval.neighbours={k}")
+    require_argument(len(labels) > k, "num", len(labels) if num is None else num, f"must exceed eval.neighbours={k}")
     (images,) = _drawn(trained, "the generator", labels, settings)
     path = None if reference is None else place(reference)
     judge = judge_of(trained.config, trained.facts, "the generator", images.shape, k, path, encoder)

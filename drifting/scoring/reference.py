@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drifting.data.npz import member_names, open_member
 from drifting.errors import InputError, as_argument, require_argument
-from drifting.runs.files import atomic_path, remove_torn
+from drifting.runs.files import atomic_path, exists, remove_torn
 from drifting.runs.places import local_copy
 from drifting.runs.shared_work import Parts, Share
 from drifting.sampling.files import software
@@ -223,6 +223,7 @@ def make_reference(
     check_count(len(images), "reference")
     kept = np.linspace(0, len(images) - 1, min(keep, len(images))).astype(np.int64)
     facts = images.facts | {"num": len(images), "kept": len(kept)} | encoder.facts
+    _check_replaceable(out, facts)
     parts = Parts(out.with_name(f"{out.name}.parts"), len(images), REFERENCE_PART_IMAGES, ".npz", out)
     parts.claim(facts)
 
@@ -258,6 +259,19 @@ def make_reference(
     parts.remove()
     remove_torn(out)
     return True
+
+
+def _check_replaceable(out: Path, facts: Mapping[str, Any]) -> None:
+    """Raises `ArgumentError` unless nothing is at `out`, or what was made of the same images by the same encoder."""
+    if not exists(out):
+        return
+    try:
+        before = _metadata(local_copy(out))
+    except InputError:
+        before = None
+    same = before is not None and all(before.get(key) == value for key, value in facts.items())
+    remedy = "is there and not known to be the statistics of these images; choose another, or remove it"
+    require_argument(same, "out", str(out), remedy)
 
 
 def _add(found: dict[str, Any], features: Mapping[str, np.ndarray], kept: NDArray[np.bool_]) -> None:

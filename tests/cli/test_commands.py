@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from rich.console import Console
 
+from drifting.assembly.spaces import encoder_options
 from drifting.cli import commands
 from drifting.cli.command import Command
 from drifting.cli.commands import main
@@ -150,6 +151,8 @@ def test_none_is_said_by_name():
         ["--config.model.num_heads=None", "--config.data.path=None", "--config.model.attention_dtype=None"]
     )
     assert (config.model.num_heads, config.data.path, config.model.attention_dtype) == (None, None, None)
+    one = settings_of(["--config.features.options.mae.mean_patches=7"])
+    assert encoder_options(one.features, "mae").mean_patches == (7,)
     twice = ["--config.data.image_size=16", "--config.data.image_size=None"]
     assert settings_of(twice).data.image_size is None and settings_of(twice[::-1]).data.image_size == 16
 

@@ -230,7 +230,7 @@ def test_help_of_a_command_is_its_help(capsys: pytest.CaptureFixture[str]):
      ("neighbors", "loss.neighbours"), ("mae.weight", "features.options.mae.weights"),
      ("features.mae.weigths", "features.options.mae.weights"), ("features.options.dinov", "features.options.dinov2"),
      ("data.parquet.lable", "data.options.parquet.label"), ("study.kernls", "study.kernels"),
-     ("evalute", "evaluate"), ("smaple", "sample"), ("hub pul", "hub pull")],
+     ("evalute", "evaluate"), ("smaple", "sample")],
 )  # fmt: skip
 def test_what_there_is_no_help_for(capsys: pytest.CaptureFixture[str], topic: str, close: str):
     assert main(["help", topic]) == 2

@@ -271,6 +271,9 @@ COMMANDS = [
     ("evaluate --workdir={run} --reference={here}/no.npz", "--reference={here}/no.npz: there is no such file"),
     ("compare {run}", "compare: give two runs or weights, drifting compare A B"),
     ("compare {run} {run} {run}", "'{run}': is one argument too many; usage: drifting compare A B"),
+    ("compare {run} {run} --out={here}/new.npz", "--out={here}/new.npz: give the name of a page, one that ends in"),
+    ("report --workdir={run} --out={here}/new.py", "--out={here}/new.py: give the name of a page"),
+    ("evaluate --workdir={run} --alpha=1,,2", "--alpha: nothing between two commas; give numbers such as 1.0,1.5"),
     ("export --workdir={run}", "--out: give the folder to write"),
     ("export --workdir={run} --out={here}/new --format=zip", "--format=zip: use one of safetensors, released"),
     ("replay --workdir={run}", "--step: give the number of the step"),
@@ -632,9 +635,10 @@ def test_a_full_disk_is_told_before_the_work(
 
     monkeypatch.setattr(flag_paths.tempfile, "NamedTemporaryFile", full)
     for name in takes_out():
-        assert main([*name.split(), f"--out={tmp_path}/x", *given(name)]) == 1
+        out = f"{tmp_path}/x.html" if COMMANDS[name].out == "page" else f"{tmp_path}/x"
+        assert main([*name.split(), f"--out={out}", *given(name)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"--out={tmp_path}/x: the folder {tmp_path} cannot be written (No space left on device); make" in line
+        assert f"--out={out}: the folder {tmp_path} cannot be written (No space left on device); make" in line
 
 
 # --- flags without a value ---

@@ -67,6 +67,10 @@ def test_lists_have_many_forms(flat: Path, form: str, end: str, encoding: str) -
         ("\n".join(rows("{file} {word}")).replace("dog", "bird"), "'bird' is no class: use names of class folders"),
         ("\n".join(rows("{file} 2")), r"'2' is no class: .* numbers from 0 to 1 in their sorted order"),
         ("", r"has 0 lines, of 4 images"),
+        (
+            "\n".join([*rows("{file} {word}"), rows("{file} dog")[0], rows("{file} cat")[0]]),
+            r"labels\.txt: says (cat and dog|dog and cat) of ILSVRC2012_val_00000001\.JPEG: remove one of the lines",
+        ),
     ],
 )
 def test_lists_that_do_not_fit(flat: Path, text: str, words: str) -> None:

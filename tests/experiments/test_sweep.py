@@ -302,6 +302,13 @@ def test_settings_on_the_command_line_are_those_of_all_cells(
     assert capsys.readouterr().err.startswith("drifting: error: --config.loss.widths: the cells differ in it")
 
 
+def test_a_sweep_of_ones_own_may_be_over_an_experiment_of_the_package(tmp_path: Path, capsys):
+    text = "from drifting.experiments.grid import Sweep\n\n\ndef get_sweep():\n"
+    (tmp_path / "mine.py").write_text(f'{text}    return Sweep("digits:tiny", {{"train.seed": [3, 4]}})\n')
+    assert main(["sweep", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'sweep'}", "--list"]) == 0
+    assert "seed4" in capsys.readouterr().out
+
+
 def test_wrong_sweeps(sweep_file: Path, tmp_path: Path, capsys):
     (tmp_path / "none.py").write_text("x = 1\n")
     (tmp_path / "dict.py").write_text("def get_sweep():\n    return {}\n")

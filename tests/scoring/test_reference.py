@@ -8,7 +8,7 @@ import pytest
 from drifting.data.source import ArraySource
 from drifting.data.sources.digits import digits
 from drifting.data.sources.synthetic import synthetic
-from drifting.errors import ConfigError, InputError
+from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import write_npz
 from drifting.scoring import reference
@@ -75,6 +75,36 @@ def test_processes_share_it_and_a_killed_one_goes_on(
         for kind in ("mu", "sigma", "features"):
             with np.load(path) as other, np.load(whole) as first:
                 np.testing.assert_array_equal(other[kind], first[kind])
+
+
+def test_what_lies_at_the_references_place_is_not_written_over(images: NpzImages, tmp_path: Path):
+    """Neither the images themselves, nor other files, nor what was made of others; the same may be made again."""
+    out, other = tmp_path / "reference.npz", tmp_path / "other.npz"
+    write_npz(other, 80, (4, 4, 3), iter([LEVELS[10:]]), np.zeros(80, np.int64))
+    make_reference(NpzImages(other), pixels(), tmp_path / "of_others.npz")
+    (tmp_path / "text.npz").write_text("a text")
+    for there in ("images.npz", "other.npz", "of_others.npz", "text.npz"):
+        before = (tmp_path / there).read_bytes()
+        with pytest.raises(
+            ArgumentError, match=rf"^out=.*{there}: is there and not known to be the statistics of these"
+        ):
+            make_reference(images, pixels(), tmp_path / there)
+        assert (tmp_path / there).read_bytes() == before and not (tmp_path / f"{there}.parts").exists()
+    assert make_reference(images, pixels(), out) and make_reference(images, pixels(), out)
+
+
+def test_work_that_ended_before_its_first_part_is_in_nobodys_way(
+    images: NpzImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def unreadable(self: NpzImages, items: range) -> np.ndarray:
+        raise InputError("a picture cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NpzImages, "part", unreadable)
+        with pytest.raises(InputError, match="a picture"):
+            make_reference(images, pixels(), tmp_path / "reference.npz")
+    write_npz(tmp_path / "fewer.npz", 80, (4, 4, 3), iter([LEVELS[10:]]), np.zeros(80, np.int64))
+    assert make_reference(NpzImages(tmp_path / "fewer.npz"), pixels(), tmp_path / "reference.npz")
 
 
 def test_images_of_a_data_set_are_what_they_were():

@@ -95,7 +95,10 @@ def _read_list(path: Path, files: Sequence[str], class_names: Sequence[str]) -> 
             lengths = f"{counted(len(rows), 'line')}, of {counted(len(files), 'image')}"
             raise InputError(f"{path}: has {lengths}: give `FILE CLASS` on each line")
         return [" ".join(row) for row in rows]
-    known = {_file_name(row[0]): row[1] for row in rows if len(row) > 1}
+    known: dict[str, str] = {}
+    for name, label, *_ in (row for row in rows if len(row) > 1):
+        if (before := known.setdefault(_file_name(name), label)) != label:
+            raise InputError(f"{path}: says {before} and {label} of {_file_name(name)}: remove one of the lines")
     found = [known.get(Path(file).name) or known.get(Path(file).stem) for file in files]
     if missing := [file for file, label in zip(files, found, strict=True) if label is None]:
         more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
