@@ -629,13 +629,14 @@ def test_a_full_disk_is_told_before_the_work(
     import errno
 
     from drifting.cli import flag_paths
+    from drifting.cli.commands import COMMANDS as ALL
 
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(flag_paths.tempfile, "NamedTemporaryFile", full)
     for name in takes_out():
-        out = f"{tmp_path}/x.html" if COMMANDS[name].out == "page" else f"{tmp_path}/x"
+        out = f"{tmp_path}/x.html" if ALL[name].out == "page" else f"{tmp_path}/x"
         assert main([*name.split(), f"--out={out}", *given(name)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert f"--out={out}: the folder {tmp_path} cannot be written (No space left on device); make" in line
