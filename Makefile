@@ -84,7 +84,7 @@ results-check: $(READY)  ## train one cell of the results on MNIST anew, from th
 	test -f data/mnist_mae.npz || \
 	  $(BIN)/drifting reference --config=configs/mnist.py --encoder=mae:runs/mae_mnist/encoder --out=data/mnist_mae.npz
 	rm -rf runs/mnist_check
-	$(BIN)/drifting train --config=configs/mnist.py:cpu --workdir=runs/mnist_check
+	$(BIN)/drifting train --config=configs/mnist.py:cpu --config.loss.widths=0.3 --workdir=runs/mnist_check
 	$(BIN)/drifting evaluate --workdir=runs/mnist_check --reference=data/mnist_mae.npz
 	$(BIN)/python -m scripts.mnist_results --check=runs/mnist_check
 

@@ -60,7 +60,7 @@ def width_figure(rows: Sequence[Row]) -> plots.Figure:
 @plots.style()
 def gap_figure(curves: Sequence[Row]) -> plots.Figure:
     """Distance against the gap in the course of all cells, with their rank correlation at the last step."""
-    figure, axes = plots.figure(height=2.4)
+    figure, axes = plots.figure(height=2.8)
     plot, ends = axes[0, 0], last_steps(curves)
     for objective, marker, line in plots.styled(TITLES):
         own: dict[tuple[str, str], list[Row]] = {}
@@ -79,7 +79,7 @@ def gap_figure(curves: Sequence[Row]) -> plots.Figure:
     plot.set(xscale="log", yscale="log", xlabel="gap", ylabel="Fréchet distance", title=title if len(ends) > 2 else "")
     plots.log_ticks(plot.xaxis)
     plots.log_ticks(plot.yaxis)
-    plot.legend()
+    figure.legend(*plot.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -19,7 +19,6 @@ from drifting.data.sources.classic import mnist
 from drifting.errors import ConfigError, DriftingError, counted
 from drifting.experiments.grid import FINISHED, read_cells
 from drifting.experiments.report.data import RunData, SweepData, read_folder
-from drifting.runs.files import atomic_path
 from drifting.scoring.evaluate import evaluate_files
 from drifting.scoring.image_sets import SourceImages
 from scripts.chip.machine import commit
@@ -30,13 +29,18 @@ from scripts.mnist_tables import (
     CURVE_COLUMNS,
     CURVES,
     PAGE,
+    README,
+    README_SECTION,
     REAL,
     RESULTS,
     SCORES,
+    SECTION,
     TABLE,
+    TABLES,
     compare,
+    put_tables,
     read_rows,
-    with_tables,
+    short_table,
     write_rows,
 )
 
@@ -126,8 +130,8 @@ def main(_: list[str]) -> int:
     write_rows(CURVES, CURVE_COLUMNS, curves)
     table = read_rows(TABLE)
     draw(table, read_rows(CURVES), Path(WORKDIR.value), RESULTS)
-    with atomic_path(PAGE) as temporary:
-        temporary.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+    put_tables(PAGE, SECTION, [make(table) for make in TABLES])
+    put_tables(README, README_SECTION, [short_table(table)])
     print(f"{TABLE}: {counted(len(table) - 1, 'cell')}, and their tables; look at the text of {PAGE}, which is yours")
     return 0
 

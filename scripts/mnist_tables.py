@@ -16,6 +16,8 @@ PAGE = RESULTS.parent / "results.md"
 
 SECTION = "\n## MNIST\n"
 
+README, README_SECTION = RESULTS.parents[1] / "README.md", "# drifting\n"
+
 TABLE, CURVES = RESULTS / "mnist.csv", RESULTS / "mnist_curves.csv"
 
 SCORES = (
@@ -137,22 +139,43 @@ def width_table(rows: Sequence[Row]) -> str:
 
 
 TABLES = (best_table, width_table)
+"""Those of the page."""
 
 
-def with_tables(page: str, rows: Sequence[Row]) -> str:
-    """The page with the tables of these rows in its section, each in the place of the one that begins as it does.
+def short_table(rows: Sequence[Row]) -> str:
+    """Each objective at its best width in a few columns: that of the README."""
+    lines = ["| loss | kernel width | distance to MNIST | F1 | published FID-50k (width) |", "|---" * 5 + "|"]
+    found = cells(rows)
+    for objective, width in best_widths(rows).items():
+        shown = [spread(found[objective][width], name, 2) for name in ("frechet_distance", "f1")]
+        lines.append(f"| {' | '.join([TITLES[objective], width, *shown, PUBLISHED[objective]])} |")
+    for row in rows:
+        if row["objective"] == REAL:
+            shown = [spread([row], name, 2) for name in ("frechet_distance", "f1")]
+            lines.append(f"| real test images | | {' | '.join(shown)} | |")
+    return "\n".join(lines)
+
+
+def put_tables(path: Path, heading: str, tables: Iterable[str]) -> None:
+    """Puts tables into a page, see `with_tables`; it is written whole or not at all."""
+    text = with_tables(path.read_text(encoding="utf-8"), heading, tables)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def with_tables(page: str, heading: str, tables: Iterable[str]) -> str:
+    """The page with these tables in its first section below `heading`, each in the place of the one that begins so.
 
     Raises:
         ConfigError: the section is not there, or has not one table that begins so.
     """
-    before, heading, rest = page.partition(SECTION)
+    before, heading, rest = page.partition(heading)
     section, following, after = rest.partition("\n## ")
-    for make in TABLES:
-        table = make(rows)
+    for table in tables:
         first = re.escape(table.partition(" | ")[0])
         old = re.findall(rf"^{first} \|.*\n(?:\|.*\n)*", section, flags=re.MULTILINE)
         if len(old) != 1:
-            raise ConfigError(f"{PAGE.name}: its section on MNIST has {len(old)} tables like {table.splitlines()[0]!r}")
+            raise ConfigError(f"below {heading.strip()!r} there are {len(old)} tables like {table.splitlines()[0]!r}")
         section = section.replace(old[0], f"{table}\n")
     return f"{before}{heading}{section}{following}{after}"
 

@@ -36,7 +36,9 @@ def numbers_of(rows: list[Row]) -> set[str]:
 
 def test_the_page_shows_what_the_table_says():
     text, rows = section("MNIST"), read_rows(mnist_tables.TABLE)
-    assert mnist_tables.with_tables(PAGE, rows) == PAGE
+    assert mnist_tables.with_tables(PAGE, mnist_tables.SECTION, [make(rows) for make in TABLES]) == PAGE
+    readme = mnist_tables.README.read_text(encoding="utf-8")
+    assert mnist_tables.with_tables(readme, mnist_tables.README_SECTION, [mnist_tables.short_table(rows)]) == readme
     for make in TABLES:
         assert make(rows) in text, f"{make.__name__} differs, run: python -m scripts.mnist_results --workdir=runs/mnist"
         text = text.replace(make(rows), "")
