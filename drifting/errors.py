@@ -207,3 +207,12 @@ def counted(number: int, noun: str) -> str:
 def unusable(key: str, reference: str | None, error: ValueError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: what runs coroutines wraps whatever ends them."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "CancelledError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False

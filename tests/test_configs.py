@@ -273,13 +273,14 @@ TWINS = {
 }
 """Tiny, they are the other but for numbers and would compile the same again, see the test below."""
 
-SHOWN_ELSEWHERE = {"imagenet_ablation", "mae_latent_256", "mae_latent_256_512px"}
-"""In test_latents.py a twin of theirs goes all the way from a folder of images to samples."""
+SHOWN_ELSEWHERE = {"imagenet_ablation", "mae_latent_256", "mae_latent_256_512px", "mae_latent_640", "cifar10"}
+"""In test_latents.py a twin of theirs goes all the way from a folder of images to samples; the encoders of cifar10 are
+those of imagenet_pixel_b."""
 
 
 def tiny_ones(command: str) -> list[Any]:
     """Each of these, tiny, compiles a program of its own."""
-    repeated = pytest.mark.skipif(not FULL, reason="repeats test_latents.py; set DRIFTING_FULL_TESTS=1")
+    repeated = pytest.mark.skipif(not FULL, reason="repeats others; set DRIFTING_FULL_TESTS=1")
     return [
         pytest.param(name, marks=repeated if name in SHOWN_ELSEWHERE else ())
         for name in names(command)

@@ -72,17 +72,17 @@ def check_out(values: flags.FlagValues, kind: str) -> None:
                 there.require_bucket()
         return
     named = f"--out={values.out}" if values.out else "--out"
-    if values.out and kind == "page" and Path(given).suffix.lower() not in PAGE_SUFFIXES:
-        raise ConfigError(f"{named}: give the name of a page, one that ends in .html")
-    kind = "file" if kind == "page" else kind
     if values.out:
-        _check_kind(named, Path(given), kind or ("file" if Path(given).suffix in OUT_FILE_SUFFIXES else "folder"))
+        usual = "file" if kind == "page" or Path(given).suffix in OUT_FILE_SUFFIXES else "folder"
+        _check_kind(named, Path(given), usual if kind in ("", "page") else kind)
     elif "images" in values and values.images:
         given = str(Path(values.images).parent)
     elif not Path(given).is_dir():  # there is no such run, which the command says
         return
     out = Path(given).absolute()
     _try_to_write(named, next(path for path in (out, *out.parents) if path.is_dir()))
+    if values.out and kind == "page" and out.suffix.lower() not in PAGE_SUFFIXES:
+        raise ConfigError(f"{named}: give the name of a page, one that ends in .html")
 
 
 def _check_kind(named: str, out: Path, kind: str) -> None:

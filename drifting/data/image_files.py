@@ -1,9 +1,10 @@
 """Which files of a folder are images."""
 
+import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def _gather(folder: str, above: tuple[FolderIdentity, ...], listing: _Listing) -
             return
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if is_shown(entry.name)]
-        folders = [entry.path for entry in shown if entry.is_dir()]
+        folders = [entry.path for entry in shown if _is(entry.is_dir)]
         below = set(folders)
         for entry in shown:
             if entry.path not in below:
@@ -98,10 +99,20 @@ def _add(entry: os.DirEntry[str], listing: _Listing) -> None:
     ending = os.path.splitext(entry.name)[1].lower()
     if is_image(entry.name):
         # A link to nothing is no regular file either, but a fault of the folder: whoever reads it names it.
-        odd = not entry.is_file() and os.path.exists(entry.path)
+        odd = not _is(entry.is_file) and os.path.exists(entry.path)
         (listing.irregular if odd else listing.images).append(entry.path)
-    elif ending not in COMPANION_SUFFIXES and entry.name.lower() not in COMPANIONS and entry.is_file():
+    elif ending not in COMPANION_SUFFIXES and entry.name.lower() not in COMPANIONS and _is(entry.is_file):
         listing.unread[ending] += 1
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """What an entry's `is_dir` or `is_file` says; a link to itself, of which they raise, is neither."""
+    try:
+        return kind()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _warn(left_out: _Listing) -> None:

@@ -19,7 +19,16 @@ import jax
 import orbax.checkpoint as ocp
 
 from drifting.devices.backend import require_devices
-from drifting.errors import CheckpointError, DriftingError, InputError, MachineError, one_line, refusal, while_reading
+from drifting.errors import (
+    CheckpointError,
+    DriftingError,
+    InputError,
+    MachineError,
+    one_line,
+    refusal,
+    was_interrupted,
+    while_reading,
+)
 from drifting.runs.files import HASH_THREADS, check_readable, exists, read_json, sha256, write_json
 from drifting.runs.places import check_checkpoint_path, is_stored
 from drifting.runs.staging import (
@@ -89,6 +98,11 @@ class Checkpoints:
         """The step of the newest checkpoint, damaged or not, or None. Nothing of it is read."""
         return next(iter(self.steps()), None)
 
+    def lost(self) -> int | None:
+        """The last step after which a checkpoint was sealed, where there is none any more; None: nothing is lost."""
+        sealed = [] if self.steps() or not exists(self._seals) else self._seals.glob("*.json")
+        return max((int(path.stem) for path in sealed if path.stem.isdecimal()), default=None)
+
     def latest_intact(self) -> int | None:
         """The step of the newest checkpoint that is not damaged, or None where there is none at all.
 
@@ -104,11 +118,8 @@ class Checkpoints:
             problem = self._damage(step)
             if problem is None:
                 if not self.sealed(step):
-                    logger.warning(
-                        "%s: has no seal in %s, so damage in it would not be noticed",
-                        self._directory / str(step),
-                        self._seals,
-                    )
+                    folder = self._directory / str(step)
+                    logger.warning("%s: has no seal in %s, so damage in it would not be noticed", folder, self._seals)
                 return step
             problems.append(problem)
             if step != steps[-1]:
@@ -162,7 +173,7 @@ class Checkpoints:
         return None if None in sealed.values() else sealed
 
     def _damage(self, step: int) -> str | None:
-        """What differs from the seal of a checkpoint; None where nothing does, or where it has none."""
+        """What differs from the seal of a checkpoint, or without one what it lacks; None where there is nothing."""
         folder = self._directory / str(step)
         try:
             sealed = self._seal_of(step)
@@ -170,7 +181,8 @@ class Checkpoints:
             return str(error)
         if sealed is None:
             check_readable(folder)
-            return None
+            missing = next((name for name in ("run", "state") if not exists(folder / name)), None)
+            return None if missing is None else f"{folder / missing}: is missing"
         found = _checksums(folder, list(sealed))
         wrong = [name for name, checksum in sealed.items() if found.get(name) != checksum]
         return f"{folder / wrong[0]}: is damaged or missing" if wrong else None
@@ -188,9 +200,8 @@ class Checkpoints:
                 if needs_staging(self._directory):
                     self._staging = clean_staging(self._directory)
                 self._manager = ocp.CheckpointManager(os.fspath(self._staging or self._directory), options=options)
-            (self._seals / f"{step}.json").unlink(
-                missing_ok=True
-            )  # an earlier checkpoint of that number may have left it
+            # An earlier checkpoint of that number may have left it.
+            (self._seals / f"{step}.json").unlink(missing_ok=True)
             arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
             self._manager.save(step, args=arguments, force=True)
         self._unsealed = step
@@ -319,6 +330,8 @@ class Checkpoints:
         except DriftingError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, a bare Exception among them
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
             check_readable(path)  # they may call a file missing that they may not open
             self._require_undamaged(step)
             said = one_line(f"{type(error).__name__}: {error}")[:300]
@@ -338,8 +351,8 @@ class Checkpoints:
         """Raises `InputError` where the seal of a checkpoint says that its files are not those that were written."""
         if not self._has_usable_seal(step) or (damage := self._damage(step)) is None:
             return
-        intact_before = any(other < step and self._damage(other) is None for other in self.steps())
-        remedy = f"remove {self._directory / str(step)} to use the one before" if intact_before else "restore a copy"
+        before = any(other < step and self._damage(other) is None for other in self.steps())
+        remedy = f"remove {self._directory / str(step)} to use the one before" if before else "restore a copy"
         raise InputError(f"{damage}; {remedy}")
 
 

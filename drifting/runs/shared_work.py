@@ -103,7 +103,8 @@ class Parts:
         except ArgumentError as error:
             if any(self.folder.glob(f"part-*{self.suffix}")):
                 raise ArgumentError("out", self.out, f"{self.folder}, begun before, {error.remedy}") from error
-            write_json(self.folder / PARTS_FACTS_FILE, facts)  # work that ended before any of it was done
+            with self.in_use(Share()):  # work that ended before any of it was done, and nobody is at it
+                write_json(self.folder / PARTS_FACTS_FILE, facts)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / PARTS_FACTS_FILE).exists():
             write_json(self.folder / PARTS_FACTS_FILE, facts)

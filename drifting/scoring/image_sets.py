@@ -1,5 +1,6 @@
 """Images that are there already, read part by part: of a data set, of an `.npz`, of a folder."""
 
+import errno
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drifting.data.decode import decode, is_grey
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files
@@ -56,10 +58,11 @@ class NpzImages:
         array, labels = open_member(path, "arr_0"), open_member(path, "arr_1")
         if array is None:
             raise InputError(f"{path}: has no arr_0, uint8 of [N, H, W, C], but {', '.join(member_names(path))}")
-        if array.dtype != np.uint8 or array.ndim != 4 or 0 in array.shape:
-            remedy = "; of floats in [-1, 1]: (127.5 * (x + 1)).astype('uint8')" if array.dtype.kind == "f" else ""
+        if 0 in array.shape:
+            raise InputError(f"{path}: arr_0 has the shape {list(array.shape)}, no image: give some, [N, H, W, C]")
+        if array.dtype != np.uint8 or array.ndim != 4:
             found = f"{array.dtype} of {list(array.shape)}"
-            raise InputError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}{remedy}")
+            raise InputError(f"{path}: arr_0 must be uint8 of [N, H, W, C], it has {found}{_to_levels(array)}")
         check_axes(array.shape, f"{path}: arr_0")
         check_range(0, int(array[:RANGE_IMAGES].max()), array.dtype, f"{path}: arr_0")
         self._array = array
@@ -103,7 +106,14 @@ class FolderImages:
         """See `Images`; reads all of the files, for a checksum of their names and contents."""
         digest = hashlib.sha256()
         for file in map(Path, self._files):
-            digest.update(os.fsencode(f"{file.relative_to(self.path).as_posix()} {sha256(file)}\n"))
+            try:
+                checksum = sha256(file)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
+                remedy = "it is a link to nothing, or was removed meanwhile: put it back, or remove the link"
+                raise InputError(f"cannot read the image {file}: {remedy}") from error
+            digest.update(os.fsencode(f"{file.relative_to(self.path).as_posix()} {checksum}\n"))
         return {"images": str(self.path), "files": len(self._files), "sha256": digest.hexdigest()}
 
     def __len__(self) -> int:
@@ -121,6 +131,15 @@ class FolderImages:
 
     def _read(self, file: str) -> Pixels:
         return np.atleast_3d(decode(file, Path(file), self._channels))
+
+
+def _to_levels(array: NDArray[Any]) -> str:
+    """How floats of the range that these seem to have become levels."""
+    if array.dtype.kind != "f":
+        return ""
+    if array.min() < 0:
+        return "; of floats in [-1, 1]: (127.5 * (x + 1)).astype('uint8')"
+    return "; of floats in [0, 1]: (255 * x).astype('uint8')" if array.max() <= 1 else "; of levels: x.astype('uint8')"
 
 
 def open_images(path: Path) -> NpzImages | FolderImages:

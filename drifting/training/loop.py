@@ -16,7 +16,7 @@ from drifting.devices.interrupts import StopRequested
 from drifting.devices.memory import peak_memory
 from drifting.devices.processes import StopRequests, agreed, everyones, is_writer, stop_requests, wait_for_all
 from drifting.errors import CheckpointError, DriftingError, InputError, MachineError, TrainingError, counted
-from drifting.runs.checkpoints import Checkpoints
+from drifting.runs.checkpoints import CHECKPOINTS, Checkpoints
 from drifting.runs.directory import check_config, check_identity, write_config
 from drifting.runs.lock import check_free, in_use
 from drifting.runs.metrics import MetricsWriter, WandbRun, check_metrics, import_wandb, last_metrics_step
@@ -86,6 +86,9 @@ def run_loop(course: Course) -> int:
             return start
         for line in loop.about:
             logger.info(line)
+        if not start and (lost := checkpoints.lost()) is not None:
+            remedy = f"to go on from there stop this, and put {workdir / CHECKPOINTS} back as it was"
+            logger.warning("%s: the checkpoint after step %d is gone, training begins anew; %s", label, lost, remedy)
         logger.info("%s: %s %s", label, f"going on after step {start} of" if start else "writing to", workdir)
         with stop_requests() as stop:
             # Said once requests to stop are heard: from this line on a run that is stopped is saved.

@@ -541,7 +541,13 @@ def wrong_sources(folder: Path) -> dict[str, list[str]]:
 
     file = folder / "array.npz"
     np.savez(file, image=np.zeros((4, 8, 8), np.uint8), label=np.asarray([0, 1, 2, 9]))
-    values = {"path": str(folder / "nowhere"), "image_size": "-3", "channels": "7", "classes": "-1"}
+    values = {
+        "path": str(folder / "nowhere"),
+        "image_size": "-3",
+        "image_width": "-2",
+        "channels": "7",
+        "classes": "-1",
+    }
     found = {}
     for name in SOURCES:
         found[f"{name}, nothing given"] = [name]
@@ -569,8 +575,13 @@ def test_errors_of_sources_name_settings(tmp_path: Path):
                 source(DataConfig(name=name, **typed), split)  # type: ignore[arg-type]
             except ConfigError as error:
                 told += 1
-                assert re.match(r"data\.(name|path|image_size|channels|classes)=", str(error)), (case, str(error))
-                assert not re.search(r"(?<![\w.'])(path|image_size|channels|classes)='?[\w/-]", str(error)), str(error)
+                assert re.match(r"data\.(name|path|image_size|image_width|channels|classes)=", str(error)), (
+                    case,
+                    str(error),
+                )
+                assert not re.search(
+                    r"(?<![\w.'])(path|image_size|image_width|channels|classes)='?[\w/-]", str(error)
+                ), str(error)
     assert told > 50
 
 
@@ -608,7 +619,7 @@ def test_nothing_is_written_where_it_cannot_be(
         wrong = {"pipe": "is no regular file; give", "/dev/null": "is no regular file; give"}
         wrong |= {"/proc/x.png": r"the folder /proc cannot be written \(.+\); make it writable, or give another"}
         if kind != "file":
-            wrong["file"] = "is a file; give a folder"
+            wrong["file"] = "give the name of a page" if kind == "page" else "is a file; give a folder"
         if kind != "folder":
             wrong["folder.png"] = "is a folder; give a file, such as folder.png/NAME"
         for out, words in wrong.items():

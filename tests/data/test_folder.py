@@ -11,6 +11,7 @@ from drifting.data.imagenet_names import readable
 from drifting.data.source import to_float
 from drifting.data.sources.folder import imagefolder
 from drifting.errors import InputError
+from drifting.scoring.image_sets import FolderImages
 
 
 def save(file: Path, pixels: np.ndarray, **options) -> Path:
@@ -289,3 +290,19 @@ def test_a_class_that_leads_to_a_folder_above_is_no_class_of_images(tmp_path: Pa
             imagefolder(tmp_path / "data", 8)
         assert "train/b leads back to a folder above it and is left out" in caplog.text
         link.unlink()
+
+
+@pytest.mark.parametrize("to", ["nowhere.png", "it.png"], ids=["nothing", "itself"])
+def test_a_link_that_leads_nowhere_is_named_by_every_reader(tmp_path: Path, to: str) -> None:
+    """It is a fault of the one file, not of its folder; what to do is the same whoever reads it."""
+    (tmp_path / "c").mkdir()
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "c" / "a.png")
+    link = tmp_path / "c" / "it.png"
+    link.symlink_to(tmp_path / "c" / to)
+    source = imagefolder(tmp_path, 8)
+    with pytest.raises(
+        InputError, match=rf"cannot read the image {link}: .*; (it is a link to nothing|make it readable)"
+    ):
+        source.__getitems__([0, 1])
+    with pytest.raises(InputError, match=rf"cannot read the image {link}: it is a link to nothing"):
+        _ = FolderImages(tmp_path).facts

@@ -136,6 +136,13 @@ def test_floats_from_0_to_1_ask(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert len(caplog.records) == 1
     with pytest.raises(InputError, match=r"arr_0 must be uint8 .*has float.*; of floats in \[-1, 1\]: \(127\.5 \* "):
         NpzImages(tmp_path / "x.npz")
+    for images, recipe in ((unit, r"in \[0, 1\]: \(255 \* x\)"), (255 * unit, r"levels: x\.astype")):
+        np.savez(tmp_path / "x.npz", **everything(images))
+        with pytest.raises(InputError, match=rf"arr_0 must be uint8 .*; of .*{recipe}"):
+            NpzImages(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **everything(unit[:0]))
+    with pytest.raises(InputError, match=r"arr_0 has the shape \[0, 4, 4, 3\], no image: give some"):
+        NpzImages(tmp_path / "x.npz")
 
 
 # --- lists from Windows -----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from drifting.errors import ConfigError
 from drifting.runs import watchdog
 from tests.support.runs import FULL, TINY, metrics, saved
 
-STEPS = 120
+STEPS = 90
 
 FLAGS = (
     "--config.loss.labels=4", "--config.bank.push=16", "--config.train.checkpoint_every=10",

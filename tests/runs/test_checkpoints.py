@@ -1,5 +1,6 @@
 """Checkpoints hold the whole state, appear whole or not at all, and can be read while the run goes on."""
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -230,6 +231,23 @@ def test_whatever_a_restore_raises_only_the_seal_tells_of_damage(
     assert_damage(workdir, 8, target, there_is_one_before=True)
     data_file(workdir, 4).write_bytes(b"other")
     assert_damage(workdir, 4, target, there_is_one_before=False)
+
+
+@pytest.mark.parametrize(
+    "behind", [KeyboardInterrupt(), asyncio.CancelledError()], ids=lambda error: type(error).__name__
+)
+def test_ctrl_c_in_a_restore_is_no_fault_of_the_checkpoint(
+    two_checkpoints: Path, monkeypatch: pytest.MonkeyPatch, behind: BaseException
+):
+    def fail(*_: Any, **__: Any) -> Any:
+        try:
+            raise behind
+        except BaseException as error:
+            raise Exception("Encountered error while reading") from error
+
+    monkeypatch.setattr(module.ocp.Checkpointer, "restore", fail)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoints(two_checkpoints).restore(8, abstract(jax.eval_shape(small_state)))
 
 
 NO_UTF_8 = "its path is no UTF-8, as checkpoints need; rename it"
@@ -497,3 +515,31 @@ def test_a_full_disk_is_one_line_and_leaves_what_there_was(tmp_path: Path):
         checkpoints.close()
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+@pytest.mark.parametrize("copied", [(), ("run",), ("state",)])
+def test_a_folder_that_was_not_copied_whole_is_passed_over(
+    tmp_path: Path, copied: tuple[str, ...], caplog: pytest.LogCaptureFixture
+):
+    save(tmp_path, 4)
+    folder = tmp_path / "checkpoints" / "8"
+    folder.mkdir()
+    for name in copied:
+        shutil.copytree(folder.parent / "4" / name, folder / name)
+    before = tree(tmp_path)
+    assert Checkpoints(tmp_path).latest_intact() == 4 and tree(tmp_path) == before
+    (warned,) = (record.getMessage() for record in caplog.records)
+    assert re.search(r"checkpoints/8/(run|state): is missing; using the checkpoint before it$", warned)
+    shutil.rmtree(folder.parent / "4")
+    with pytest.raises(InputError, match=r"checkpoints/8/(run|state): is missing, and no other checkpoint is intact"):
+        Checkpoints(tmp_path).latest_intact()
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path: Path):
+    assert Checkpoints(tmp_path).lost() is None
+    save(tmp_path, 4)
+    assert Checkpoints(tmp_path).lost() is None
+    (tmp_path / "checkpoints" / "4").rename(tmp_path / "checkpoints" / "four")
+    assert Checkpoints(tmp_path).lost() == 4
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert Checkpoints(tmp_path).lost() == 4

@@ -106,10 +106,14 @@ def test_parts_that_are_made_are_called_by_what_they_become(tmp_path: Path) -> N
         parts.in_use(Share(0, 2)),
     ):
         pass
+    with parts.in_use(Share()), pytest.raises(BusyError, match=rf"^out={tmp_path}/x.npz: process"):
+        parts.claim({"num": 4})
+    parts.claim({"num": 4})  # none of the other work was done
+    parts.write(0, Path.touch)
     with pytest.raises(
         ConfigError, match=rf"^out={tmp_path}/x.npz: \S+parts, begun before, is of something else \(num"
     ):
-        parts.claim({"num": 4})
+        parts.claim({"num": 3})
 
 
 @pytest.mark.parametrize("number", sorted(WITHOUT_LOCKS))

@@ -160,8 +160,10 @@ def _read_sweep(workdir: Path) -> SweepData:
 def _read_run(folder: Path, scores: dict[str, Any] | None, status: str = "", error: str | None = None) -> RunData:
     encoder = command_of(read_json(folder / CONFIG_FILE)) == "pretrain" if exists(folder / CONFIG_FILE) else False
     config = read_config(folder, PretrainConfig if encoder else Config)
-    grids = []
-    for path in sorted((folder / "samples").glob("step_*.png")):
+    grids, samples = [], folder / "samples"
+    with while_reading(samples):  # a pattern would match nothing in a folder that may not be read
+        found_there = sorted(samples.iterdir()) if exists(samples) else []
+    for path in found_there:
         if match := re.fullmatch(r"step_(\d+)\.png", path.name):
             grids.append((int(match[1]), path))
     found = _plain(to_dict(config)), _lines(folder / METRICS_FILE), scores, status, error, grids
