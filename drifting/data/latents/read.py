@@ -5,6 +5,7 @@ made from, its label, and the moments of its latents, in float16. `manifest.json
 once the cache is whole. It keeps moments rather than latents so that training can draw an image's latents afresh.
 """
 
+import abc
 import logging
 import threading
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def _read_labels(folder: Path, manifest: dict[str, Any]) -> NDArray[np.int32]:
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-class MomentSource:
+class MomentSource(abc.ABC):
     """What sources of latents have in common: one image is read as several are.
 
     What is wrong with a file is said of `configured_path`, the setting `data.path` that the source is of, if it is.
@@ -145,8 +146,9 @@ class MomentSource:
         with reading_configured(self.configured_path):
             return self._read(indices, mirrored, crop_seeds)
 
+    @abc.abstractmethod
     def _read(self, indices: Indices, mirrored: NDArray[np.bool_], crop_seeds: Sequence[Seed] | None) -> Records:
-        raise NotImplementedError
+        """What `read` gives; each source has its own."""
 
     def __len__(self) -> int:
         return len(self.labels)
