@@ -80,7 +80,7 @@ def check_out(values: flags.FlagValues, kind: str) -> None:
     elif not Path(given).is_dir():  # there is no such run, which the command says
         return
     out = Path(given).absolute()
-    _try_to_write(named, next(path for path in (out, *out.parents) if path.is_dir()))
+    try_to_write(named, next(path for path in (out, *out.parents) if path.is_dir()))
     if values.out and kind == "page" and out.suffix.lower() not in PAGE_SUFFIXES:
         raise ConfigError(f"{named}: give the name of a page, one that ends in .html")
 
@@ -95,8 +95,13 @@ def _check_kind(named: str, out: Path, kind: str) -> None:
         raise ConfigError(f"{named}: is no regular file; give the name of one")
 
 
-def _try_to_write(named: str, folder: Path) -> None:
-    """Writes a file in the folder and removes it: rights alone say nothing of full disks, and little of `/proc`."""
+def try_to_write(named: str, folder: Path) -> None:
+    """Writes a file in the folder and removes it: rights alone say nothing of full disks, and little of `/proc`.
+
+    Raises:
+        ConfigError: it cannot be written; `named` is the flag that asks for it.
+        MachineError: there is no room.
+    """
     try:
         with tempfile.NamedTemporaryFile(prefix=".drifting-", dir=folder) as file:
             file.write(bytes(TRIAL_BYTES))

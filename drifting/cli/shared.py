@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from drifting.cli.catalogue import experiments
+from drifting.cli.flag_paths import try_to_write
 from drifting.cli.overrides import real_number
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
@@ -162,6 +163,22 @@ def workdir_of(values: flags.FlagValues, what: str = "the run's folder") -> Path
     workdir = place_of(values, "workdir")
     if not is_stored(workdir) and os.path.exists(workdir) and not workdir.is_dir():
         raise ConfigError(f"--workdir={values.workdir}: is a file; give a folder")
+    return workdir
+
+
+def workdir_to_write(values: flags.FlagValues) -> Path:
+    """The folder that `--workdir` gives, which is there or can be made, as is tried before JAX is imported.
+
+    Raises:
+        ConfigError: none is given, or what is not there cannot be made.
+        MachineError: there is no room.
+    """
+    workdir = workdir_of(values)
+    if not is_stored(workdir) and not os.path.exists(workdir):
+        there = next(path for path in workdir.absolute().parents if os.path.exists(path))
+        if not there.is_dir():
+            raise ConfigError(f"--workdir={values.workdir}: cannot be written, {there} is a file; give another folder")
+        try_to_write(f"--workdir={values.workdir}", there)
     return workdir
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from absl import flags
 
 from drifting.cli.command import Command
-from drifting.cli.shared import check_without_jax, checked_settings, define_import, run_of, workdir_of
+from drifting.cli.shared import check_without_jax, checked_settings, define_import, run_of, workdir_of, workdir_to_write
 from drifting.config.schema import Config, PretrainConfig
 from drifting.errors import ConfigError
 
@@ -40,7 +40,7 @@ def _join_processes(values: flags.FlagValues) -> None:
 
 
 def _train(values: flags.FlagValues) -> int:
-    workdir, config = workdir_of(values), checked_settings(values)
+    workdir, config = workdir_to_write(values), checked_settings(values)
     from drifting.training.generator import train
 
     _join_processes(values)
@@ -48,7 +48,7 @@ def _train(values: flags.FlagValues) -> int:
 
 
 def _pretrain(values: flags.FlagValues) -> int:
-    workdir, config = workdir_of(values), checked_settings(values)
+    workdir, config = workdir_to_write(values), checked_settings(values)
     from drifting.training.encoder import pretrain
 
     _join_processes(values)

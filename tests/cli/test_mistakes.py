@@ -272,6 +272,8 @@ COMMANDS = [
     ("compare {run}", "compare: give two runs or weights, drifting compare A B"),
     ("compare {run} {run} {run}", "'{run}': is one argument too many; usage: drifting compare A B"),
     ("compare {run} {run} --out={here}/new.npz", "--out={here}/new.npz: give the name of a page, one that ends in"),
+    ("train --config=digits:tiny --workdir={here}/README.md/x", "--workdir={here}/README.md/x: cannot be written, "),
+    ("pretrain --config=mae_digits:tiny --workdir=/proc/x", "--workdir=/proc/x: the folder /proc cannot be written ("),
     ("report --workdir={run} --out={here}/new.py", "--out={here}/new.py: give the name of a page"),
     ("evaluate --workdir={run} --alpha=1,,2", "--alpha: nothing between two commas; give numbers such as 1.0,1.5"),
     ("export --workdir={run}", "--out: give the folder to write"),
