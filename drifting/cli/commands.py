@@ -29,6 +29,7 @@ from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.schema import Settings
 from drifting.data.library_warnings import pillow_warnings_in_one_line
+from drifting.devices.xla_flags import require_xla_flags
 from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
@@ -95,6 +96,7 @@ def _run(arguments: list[str]) -> int:
         check_out(values, COMMANDS[name].out)
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet
+        require_xla_flags()
         import_entries(values)
         check_named_encoder(values)
         with pillow_warnings_in_one_line():

@@ -1,5 +1,6 @@
 """Labels as data sets have them, numbers or names, as labels from 0 on."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drifting.errors import InputError, counted
+
+logger = logging.getLogger("drifting")
 
 UNLABELLED = ("all",)
 """The only class of images without labels."""
@@ -105,3 +108,19 @@ def _check_none_below_0(values: NDArray[Any], where: object) -> None:
             f"{where}: {counted(rows, 'image')} of label {values.min()}, that is without one: "
             "leave those out, or read another split"
         )
+
+
+def tell_one_class(where: object, train: bool, split: bool) -> None:
+    """Says that all images are of one class; a warning where labels are left out for it.
+
+    Args:
+        where: the data set.
+        train: whether its training images have labels.
+        split: whether those that are asked for have some.
+    """
+    if train == split:
+        logger.info("data: the images of %s have no labels: all are of one class", where)
+    else:
+        has, lacks = ("training", "held-out") if train else ("held-out", "training")
+        text = "data: the %s images of %s have labels, and the %s ones have none: all are taken as of one class"
+        logger.warning(text, has, where, lacks)

@@ -4,6 +4,7 @@ import os
 
 import jax
 
+from drifting.devices.xla_flags import require_xla_flags
 from drifting.errors import MachineError, one_line
 
 PLATFORMS_VARIABLE = "JAX_PLATFORMS"
@@ -13,8 +14,10 @@ def require_devices() -> None:
     """Checks that JAX finds what it is to compute on, before a library meets that and speaks of something else.
 
     Raises:
-        MachineError: it does not. The message names the variable that says so, and how to go on.
+        MachineError: it does not, or XLA cannot read `XLA_FLAGS`. The message names the variable that says so, and how
+            to go on.
     """
+    require_xla_flags()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # without a CUDA plug-in, JAX asserts that it found something

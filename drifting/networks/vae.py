@@ -88,7 +88,10 @@ class VAEMiddle(nnx.Module):
 
 
 class VAELevel(nnx.Module):
-    """Residual blocks of one resolution, then the convolution to the next one: stride 2, or on doubled sides."""
+    """Residual blocks of one resolution, then the convolution to the next one: stride 2, or on doubled sides.
+
+    Where there is attention, it follows each block.
+    """
 
     def __init__(
         self,
@@ -98,14 +101,18 @@ class VAELevel(nnx.Module):
         *,
         resample: Literal["down", "up"] | None,
         groups: int,
+        attention: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         widths = [inputs] + [outputs] * blocks
         self.blocks: nnx.Dict[VAEResidualBlock] = nnx.Dict()
+        self.attentions: nnx.Dict[VAEAttention] = nnx.Dict()
         for k in range(blocks):
             block = VAEResidualBlock(widths[k], widths[k + 1], groups=groups, dtype=dtype, rngs=rngs)
             self.blocks[f"block{k + 1}"] = block
+            if attention:
+                self.attentions[f"block{k + 1}"] = VAEAttention(outputs, groups=groups, dtype=dtype, rngs=rngs)
         # Halving pads after the last row and column only.
         conv = partial(Conv, outputs, outputs, 3, bias=True, dtype=dtype, rngs=rngs)
         self.down = conv(stride=2, padding=((0, 1), (0, 1))) if resample == "down" else None
@@ -115,6 +122,7 @@ class VAELevel(nnx.Module):
         """`[B, H, W, inputs]` to `[B, h, w, outputs]`, `h` = `H/2`, `2 H` or `H`."""
         for name in numbered("block", self.blocks):
             x = apply_remat(self.blocks[name], x, remat)
+            x = apply_remat(self.attentions[name], x, remat) if name in self.attentions else x
         if self.down is not None:
             x = self.down(x)
         if self.up is not None:
@@ -127,15 +135,17 @@ def _levels(
     blocks: int,
     resample: Literal["down", "up"],
     *,
+    attends: Sequence[bool],
     groups: int,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Dict[VAELevel]:
     """Levels `level1` .. of these channels, with a change of resolution between each two."""
     levels: nnx.Dict[VAELevel] = nnx.Dict()
+    common: dict[str, Any] = dict(groups=groups, dtype=dtype, rngs=rngs)
     for k, (inputs, outputs) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
         change = resample if k < len(widths) else None
-        level = VAELevel(inputs, outputs, blocks, resample=change, groups=groups, dtype=dtype, rngs=rngs)
+        level = VAELevel(inputs, outputs, blocks, resample=change, attention=attends[k - 1], **common)
         levels[f"level{k}"] = level
     return levels
 
@@ -163,15 +173,17 @@ class VAEEncoder(nnx.Module):
         blocks: int,
         groups: int,
         attention: bool,
+        attends: Sequence[bool],
         dtype: DTypeLike,
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
         self.remat = remat
+        common: dict[str, Any] = dict(groups=groups, dtype=dtype, rngs=rngs)
         self.conv_in = Conv(inputs, channels[0], 3, bias=True, dtype=dtype, rngs=rngs)
-        self.levels = _levels(channels, blocks, "down", groups=groups, dtype=dtype, rngs=rngs)
-        self.middle = VAEMiddle(channels[-1], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
-        self.head = VAEHead(channels[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+        self.levels = _levels(channels, blocks, "down", attends=attends, **common)
+        self.middle = VAEMiddle(channels[-1], attention=attention, **common)
+        self.head = VAEHead(channels[-1], outputs, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, inputs]` to `[B, H/f, W/f, outputs]` in the compute dtype."""
@@ -193,16 +205,18 @@ class VAEDecoder(nnx.Module):
         blocks: int,
         groups: int,
         attention: bool,
+        attends: Sequence[bool],
         dtype: DTypeLike,
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
         self.remat = remat
+        common: dict[str, Any] = dict(groups=groups, dtype=dtype, rngs=rngs)
         widths = list(reversed(channels))
         self.conv_in = Conv(inputs, widths[0], 3, bias=True, dtype=dtype, rngs=rngs)
-        self.middle = VAEMiddle(widths[0], groups=groups, attention=attention, dtype=dtype, rngs=rngs)
-        self.levels = _levels(widths, blocks, "up", groups=groups, dtype=dtype, rngs=rngs)
-        self.head = VAEHead(widths[-1], outputs, groups=groups, dtype=dtype, rngs=rngs)
+        self.middle = VAEMiddle(widths[0], attention=attention, **common)
+        self.levels = _levels(widths, blocks, "up", attends=attends, **common)
+        self.head = VAEHead(widths[-1], outputs, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, h, w, inputs]` to `[B, f h, f w, outputs]` in the compute dtype."""
@@ -210,6 +224,13 @@ class VAEDecoder(nnx.Module):
         for name in numbered("level", self.levels):
             x = self.levels[name](x, self.remat)
         return apply_remat(self.head, x, self.remat)
+
+
+def _one_each(name: str, given: Sequence[bool], levels: int) -> list[bool]:
+    """A value for each level, False where none are given; raises `ArgumentError` for another number of them."""
+    remedy = f"give one value for each of the {levels} block_channels"
+    require_argument(len(given) in (0, levels), name, list(given), remedy)
+    return list(given) or [False] * levels
 
 
 class AutoencoderKL(Autoencoder):
@@ -222,11 +243,14 @@ class AutoencoderKL(Autoencoder):
         layers_per_block: residual blocks of each resolution of the encoder; the decoder has one more.
         norm_groups: groups of every group norm.
         use_quant_conv, use_post_quant_conv: 1x1 convolutions after the encoder and before the decoder.
-        mid_attention: self-attention at the lowest resolution.
+        mid_attention: self-attention at the lowest resolution, between two further blocks.
+        encoder_attention, decoder_attention: whether self-attention follows each block of a resolution, in the order of
+            the network, which for the decoder is the lowest first; empty: nowhere.
         dtype: what the networks compute in; parameters, norm statistics and results are float32.
 
     Raises:
-        ArgumentError: no `block_channels`, or ones that `norm_groups` does not divide; or see `Autoencoder`.
+        ArgumentError: no `block_channels`, or ones that `norm_groups` does not divide, or attention for another
+            number of them; or see `Autoencoder`.
     """
 
     def __init__(
@@ -245,6 +269,8 @@ class AutoencoderKL(Autoencoder):
         use_quant_conv: bool,
         use_post_quant_conv: bool,
         mid_attention: bool,
+        encoder_attention: Sequence[bool] = (),
+        decoder_attention: Sequence[bool] = (),
         dtype: DTypeLike,
         remat: bool,
         rngs: nnx.Rngs,
@@ -252,6 +278,8 @@ class AutoencoderKL(Autoencoder):
         fits = bool(block_channels) and not any(width % norm_groups for width in block_channels)
         remedy = f"must be multiples of norm_groups {norm_groups}"
         require_argument(fits, "block_channels", list(block_channels), remedy)
+        down = _one_each("encoder_attention", encoder_attention, len(block_channels))
+        up = _one_each("decoder_attention", decoder_attention, len(block_channels))
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -270,10 +298,10 @@ class AutoencoderKL(Autoencoder):
 
         common: dict[str, Any] = dict(channels=block_channels, groups=norm_groups, attention=mid_attention)
         common |= dict(dtype=dtype, remat=remat, rngs=rngs)
-        self.encoder = VAEEncoder(in_channels, moments, blocks=layers_per_block, **common)
+        self.encoder = VAEEncoder(in_channels, moments, blocks=layers_per_block, attends=down, **common)
         self.quant_conv = conv(moments) if use_quant_conv else None
         self.post_quant_conv = conv(latent_channels) if use_post_quant_conv else None
-        self.decoder = VAEDecoder(latent_channels, out_channels, blocks=layers_per_block + 1, **common)
+        self.decoder = VAEDecoder(latent_channels, out_channels, blocks=layers_per_block + 1, attends=up, **common)
 
     def posterior(self, x: jax.Array) -> Moments:
         """See `Autoencoder`."""

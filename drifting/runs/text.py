@@ -24,6 +24,9 @@ def decoded_lines(name: object, read: Callable[[], bytes]) -> list[str]:
         content = read()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if marked else "utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read as text in UTF-8 ({error})") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error})") from error
+    except ValueError as error:
+        remedy = "save it as that: of Western European text `iconv -f latin1 -t utf-8 OLD > NEW` makes it"
+        raise InputError(f"{name}: cannot be read as text in UTF-8 ({error}); {remedy}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

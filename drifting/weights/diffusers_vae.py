@@ -17,6 +17,7 @@ from drifting.networks.network import Params, structure
 from drifting.runs.files import sha256
 from drifting.runs.torch_file import read_state_dict
 from drifting.weights.artifact import Artifact, existing
+from drifting.weights.ldm_names import with_diffusers_names
 from drifting.weights.torch_names import from_torch
 from drifting.weights.transformers_files import (
     check_fields,
@@ -40,7 +41,10 @@ DEFAULT_SCALING_FACTOR = 0.18215
 
 
 def load_vae(directory: str | os.PathLike[str]) -> Artifact:
-    """Read a folder with diffusers' `AutoencoderKL`, such as `stabilityai/sd-vae-ft-mse`; see `load_autoencoder`."""
+    """Read a folder with diffusers' `AutoencoderKL`, such as `stabilityai/sd-vae-ft-mse`; see `load_autoencoder`.
+
+    The tensors may have the names of latent diffusion's own code, see `with_diffusers_names`.
+    """
     return load_autoencoder(
         directory, "vae", vae_kwargs_from_diffusers, lambda kwargs: diffusers_name, _modern_attention
     )
@@ -136,12 +140,12 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     channels = config.get("block_out_channels")
     if not isinstance(channels, list) or not channels or not all(is_positive_integer(width) for width in channels):
         raise unsupported("block_out_channels", channels, "a list of positive integers")
-    levels = len(channels)
-    fixed = {"_class_name": "AutoencoderKL", "down_block_types": ["DownEncoderBlock2D"] * levels}
-    fixed |= {"up_block_types": ["UpDecoderBlock2D"] * levels}
+    attention = _attention(config, len(channels))
+    fixed = {"_class_name": "AutoencoderKL"}
     optional = {"act_fn": "silu"}
     check_fields(config, *((key, value, optional.get(key)) for key, value in (fixed | optional).items()))
     kwargs: dict[str, Any] = {"block_channels": channels, "dtype": "float32", "remat": False}
+    kwargs |= {name: levels for name, levels in attention.items() if any(levels)}
     for key, name in _SIZES.items():
         kwargs[name] = positive_integer(config, key)
     for key, name in _SWITCHES.items():
@@ -149,8 +153,30 @@ def vae_kwargs_from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(kwargs[name], bool):
             raise unsupported(key, kwargs[name], "true or false")
     kwargs |= latent_scale(config)
-    check_known(config, "block_out_channels", *fixed, *optional, *_SIZES, *_SWITCHES)
+    check_known(config, "block_out_channels", *_BLOCK_TYPES, *fixed, *optional, *_SIZES, *_SWITCHES)
     return kwargs
+
+
+_BLOCK_TYPES = {
+    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"],
+}
+"""The kinds of blocks of each resolution, without attention and with it."""
+
+
+def _attention(config: Mapping[str, Any], levels: int) -> dict[str, list[bool]]:
+    """`encoder_attention` and `decoder_attention` of `AutoencoderKL`.
+
+    Raises:
+        InputError: blocks are of other kinds.
+    """
+    attention = {}
+    for (key, (plain, attends)), name in zip(_BLOCK_TYPES.items(), ("encoder", "decoder"), strict=True):
+        given = config.get(key)
+        if not isinstance(given, list) or len(given) != levels or not all(kind in (plain, attends) for kind in given):
+            raise unsupported(key, given, f"{levels} of {plain} or {attends}")
+        attention[f"{name}_attention"] = [kind == attends for kind in given]
+    return attention
 
 
 _SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
@@ -192,7 +218,7 @@ def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     """Tensors with the attention's present names and shapes; it once had 1x1 convolutions, and later other names."""
     present = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     renamed: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in with_diffusers_names(tensors).items():
         if match := re.fullmatch(r"(.*\.attentions\.\d+)\.(.*)\.(weight|bias)", name):
             name = f"{match[1]}.{present.get(match[2], match[2])}.{match[3]}"
             tensor = tensor[:, :, 0, 0] if tensor.shape[2:] == (1, 1) else tensor
@@ -205,7 +231,6 @@ def _modern_attention(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 _RENAMED = {
     "middle/": "mid_block/",
     "attention/": "attentions.0/",
-    "attentions.0/norm/": "attentions.0/group_norm/",
     "/query/": "/to_q/",
     "/key/": "/to_k/",
     "/value/": "/to_v/",
@@ -224,7 +249,9 @@ def diffusers_name(name: str) -> str:
     """`encoder/levels/level1/blocks/block2/norm1/gain` to `encoder.down_blocks.0.resnets.1.norm1.weight`."""
     levels = "down_blocks" if name.startswith("encoder/") else "up_blocks"
     name = re.sub(r"levels/level(\d+)", lambda m: f"{levels}.{int(m[1]) - 1}", name)
+    name = re.sub(r"attentions/block(\d+)/", lambda m: f"attentions.{int(m[1]) - 1}/", name)
     name = re.sub(r"(blocks/)?block(\d+)/", lambda m: f"resnets.{int(m[2]) - 1}/", name)
     for ours, theirs in _RENAMED.items():
         name = name.replace(ours, theirs)
+    name = re.sub(r"(attentions\.\d+)/norm/", r"\1/group_norm/", name)
     return name.replace("/", ".")

@@ -126,7 +126,42 @@ def test_pickles_that_are_left_out_are_counted(name: str, tmp_path: Path, caplog
         assert "2 pickles in" in caplog.text
 
 
-def test_captions_are_no_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("table", "content"),
+    [
+        ("metadata.jsonl", b'{"file_name": "a.png", "text": "a bee"}'),
+        ("metadata.csv", b"file_name,text\na.png,a bee\n"),
+        ("metadata.csv", b"caption;file_name;prompt\na bee;a.png;bees\n"),
+    ],
+)
+def test_captions_are_no_classes(table: str, content: bytes, tmp_path: Path) -> None:
     write(tmp_path / "a.png", PNG)
-    write(tmp_path / "metadata.jsonl", b'{"file_name": "a.png", "text": "a bee"}')
+    write(tmp_path / table, content)
     assert make_source("flat", path=tmp_path, image_size=8).class_names == ("all",)
+
+
+def test_a_caption_is_a_class_where_it_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", PNG)
+    write(tmp_path / "metadata.csv", b"file_name,text\na.png,a bee\n")
+    source = make_source("flat", path=tmp_path, image_size=8, options={"label": "text"})
+    assert source.class_names == ("a bee",)
+
+
+def test_a_class_may_be_called_as_a_column_of_captions_is(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", PNG)
+    write(tmp_path / "labels.csv", b"a.png,text\n")
+    assert make_source("flat", path=tmp_path, image_size=8).class_names == ("text",)
+
+
+@pytest.mark.parametrize(("labelled", "bare"), [("train", "val"), ("val", "train")])
+def test_splits_of_which_one_has_labels_are_told(
+    labelled: str, bare: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one class, labels that are there would be left out without a word."""
+    for folder in (labelled, bare):
+        write(tmp_path / folder / "a.png", PNG)
+    write(tmp_path / labelled / "labels.csv", b"a.png,bee\n")
+    source = make_source("flat", path=tmp_path, image_size=8, split="heldout")
+    named = {"train": "training", "val": "held-out"}
+    assert source.class_names == ("all",)
+    assert f"the {named[labelled]} images of" in caplog.text and f"the {named[bare]} ones have none" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from drifting.errors import InputError
 from drifting.networks.autoencoder import Moments, decode_in_slices
+from drifting.networks.network import structure
 from drifting.networks.vae import AutoencoderKL
 from drifting.runs.files import sha256
 from drifting.weights.artifact import Artifact
@@ -36,6 +39,12 @@ STABLE_DIFFUSION: dict[str, Any] = TINY | {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2,
     "norm_num_groups": 32, "up_block_types": ["UpDecoderBlock2D"] * 4, "sample_size": 256,
 }  # fmt: skip
+
+ATTENTION: dict[str, Any] = TINY | {
+    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+}
+"""With attention at the lowest resolution, as the VAEs of MAR and LightningDiT have it."""
 
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -66,6 +75,41 @@ def with_former_names(tensors: Mapping[str, np.ndarray], *, convolutions: bool) 
         kernel = ".attentions." in name and tensor.ndim == 2 and convolutions
         former[name] = tensor[:, :, None, None] if kernel else tensor
     return former
+
+
+LDM_NAMES = {
+    "encoder.conv_in.weight": "encoder.conv_in.weight",
+    "encoder.down_blocks.0.downsamplers.0.conv.bias": "encoder.down.0.downsample.conv.bias",
+    "encoder.down_blocks.1.resnets.0.conv_shortcut.weight": "encoder.down.1.block.0.nin_shortcut.weight",
+    "encoder.down_blocks.1.attentions.0.group_norm.weight": "encoder.down.1.attn.0.norm.weight",
+    "encoder.mid_block.resnets.1.norm2.bias": "encoder.mid.block_2.norm2.bias",
+    "encoder.mid_block.attentions.0.to_q.weight": "encoder.mid.attn_1.q.weight",
+    "encoder.conv_norm_out.weight": "encoder.norm_out.weight",
+    "quant_conv.weight": "quant_conv.weight",
+    "decoder.up_blocks.0.attentions.1.to_out.0.bias": "decoder.up.1.attn.1.proj_out.bias",
+    "decoder.up_blocks.0.upsamplers.0.conv.weight": "decoder.up.1.upsample.conv.weight",
+    "decoder.up_blocks.1.resnets.1.conv1.weight": "decoder.up.0.block.1.conv1.weight",
+    "decoder.conv_out.bias": "decoder.conv_out.bias",
+}
+"""Names of diffusers, and what latent diffusion's own code calls the same tensors."""
+
+
+def with_ldm_names(tensors: Mapping[str, np.ndarray], levels: int = 2) -> dict[str, np.ndarray]:
+    """The tensors as latent diffusion's own code keeps them: by its names, attention's kernels as 1x1 convolutions."""
+    parts = {
+        "down_blocks.": "down.", "mid_block.resnets.0.": "mid.block_1.", "mid_block.resnets.1.": "mid.block_2.",
+        "mid_block.attentions.0.": "mid.attn_1.", "resnets.": "block.", "attentions.": "attn.", "group_norm.": "norm.",
+        "to_q.": "q.", "to_k.": "k.", "to_v.": "v.", "to_out.0.": "proj_out.", "conv_shortcut.": "nin_shortcut.",
+        "downsamplers.0.": "downsample.", "upsamplers.0.": "upsample.", "conv_norm_out.": "norm_out.",
+    }  # fmt: skip
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = tensor[:, :, None, None] if ".attentions." in name and tensor.ndim == 2 else tensor
+        name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
+        for theirs, ldm in parts.items():
+            name = name.replace(theirs, ldm)
+        found[name] = tensor
+    return found
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] = TINY) -> Path:
@@ -274,6 +318,58 @@ def test_former_names_of_the_attention(
     assert_same(load_vae(write(tmp_path, former)).params, artifact.params)
 
 
+@pytest.fixture(scope="module")
+def attention_tensors() -> dict[str, np.ndarray]:
+    """Weights of the network with attention at its lowest resolution."""
+    kwargs = vae_kwargs_from_diffusers(ATTENTION)
+    assert (kwargs["encoder_attention"], kwargs["decoder_attention"]) == ([False, True], [True, False])
+    _, shapes = structure("vae", kwargs)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return draw({name: tensor.shape for name, tensor in to_torch(zeros, diffusers_name).items()})
+
+
+@pytest.mark.parametrize(
+    "dressed",
+    [
+        lambda tensors: tensors,
+        lambda tensors: tensors | {"loss.logvar": np.zeros(()), "foundation_model.norm.weight": np.ones(3)},
+        lambda tensors: (
+            {f"first_stage_model.{name}": tensor for name, tensor in tensors.items()}
+            | {"model.diffusion_model.out.2.bias": np.ones(4)}
+        ),
+    ],
+)
+def test_names_of_latent_diffusion(
+    tmp_path: Path, attention_tensors: dict[str, np.ndarray], dressed: Callable[[dict[str, Any]], dict[str, Any]]
+):
+    renamed = with_ldm_names(attention_tensors)
+    for diffusers, ldm in LDM_NAMES.items():
+        np.testing.assert_array_equal(np.squeeze(renamed[ldm]), np.squeeze(attention_tensors[diffusers]))
+    found = load_vae(write(tmp_path, dressed(renamed), ATTENTION)).params
+    assert_same(to_torch(found, diffusers_name), dict(sorted(attention_tensors.items())))
+
+
+def test_the_networks_that_the_page_describes():
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    mar = json.loads(block)
+    va = mar | {"latent_channels": 32, "scaling_factor": 1.0}
+    va["up_block_types"] = ["AttnUpDecoderBlock2D", *mar["up_block_types"][1:]]
+    for config, up, channels in ((mar, 0, 16), (va, 3, 32)):
+        _, shapes = structure("vae", vae_kwargs_from_diffusers(config))
+        names = set(to_torch(jax.tree.map(lambda leaf: np.zeros((1,) * len(leaf.shape)), shapes), diffusers_name))
+        assert {f"encoder.down_blocks.4.attentions.{k}.to_q.weight" for k in range(2)} <= names
+        assert len({name for name in names if re.fullmatch(r"decoder\.up_blocks.*\.to_q\.weight", name)}) == up
+        assert shapes["post_quant_conv"]["kernel"].shape[-1] == channels
+
+
+def test_what_latent_diffusion_has_no_name_for_is_named(tmp_path: Path, attention_tensors: dict[str, np.ndarray]):
+    renamed = with_ldm_names(attention_tensors)
+    del renamed["decoder.up.1.attn.0.q.weight"]
+    with pytest.raises(InputError, match=r"missing .*up_blocks\.0\.attentions\.0\.to_q\.weight"):
+        load_vae(write(tmp_path, renamed, ATTENTION))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_weights_become_float32(tmp_path: Path, tensors: dict[str, np.ndarray], dtype: Any):
     rounded = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
@@ -298,7 +394,7 @@ def test_optional_parts_may_be_absent(tmp_path: Path, tensors: dict[str, np.ndar
     [
         ({"_class_name": "AutoencoderTiny"}, '_class_name is "AutoencoderTiny", expected "AutoencoderKL"'),
         ({"act_fn": "relu"}, 'act_fn is "relu", expected "silu"'),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types is .*AttnDownEncoderBlock2D"),
+        ({"down_block_types": ["DownBlock2D"] * 2}, "down_block_types is .*, expected .* AttnDownEncoderBlock2D"),
         ({"up_block_types": ["UpDecoderBlock2D"]}, "up_block_types is"),
         ({"latents_mean": [0.0] * 4}, "latents_std: goes with latents_mean"),
         ({"latents_std": [1.0] * 4}, r"latents_std=\[1.0, .*: goes with latents_mean"),

@@ -17,6 +17,7 @@ from drifting.networks.network import structure
 from drifting.networks.vae import PRESETS
 from drifting.weights.artifact import flatten
 from drifting.weights.diffusers_vae import diffusers_name, load_vae, vae_kwargs_from_diffusers
+from drifting.weights.ldm_names import with_diffusers_names
 from drifting.weights.load import load_weights
 from tests.networks import test_vae as ours
 from tests.support.torch_tensors import to_torch
@@ -41,6 +42,7 @@ CONFIGS = {
     "tiny with 16 channels": ours.TINY | SIXTEEN | {"scaling_factor": 0.3611, "shift_factor": 0.1159},
     "tiny with means and deviations": ours.TINY
     | {"latents_mean": [-1.6, 1.9, -1.4, 2.5], "latents_std": [8.5, 5.9, 6.5, 5.2], "scaling_factor": 0.5},
+    "tiny with attention": ours.ATTENTION,
     "stable diffusion": ours.STABLE_DIFFUSION,
 }
 
@@ -196,3 +198,14 @@ def test_files_that_diffusers_writes(tmp_path: Path, file: str, variant: str | N
     found = to_torch(load_weights(str(tmp_path), "vae").params, diffusers_name)
     for name, tensor in network.state_dict().items():
         np.testing.assert_array_equal(found[name], tensor.float().numpy())
+
+
+def test_names_of_latent_diffusion_are_turned_as_diffusers_turns_them():
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    network = make_network(ours.ATTENTION)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    renamed = {name: torch.from_numpy(tensor) for name, tensor in ours.with_ldm_names(tensors).items()}
+    turned = convert_ldm_vae_checkpoint(renamed, network.config)
+    assert set(turned) == set(with_diffusers_names({name: tensor.numpy() for name, tensor in renamed.items()}))
+    assert set(turned) == set(tensors)

@@ -318,6 +318,33 @@ def test_a_missing_device_names_the_variable(
     assert "checkpoint" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("name", COMPUTING)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--xla_no_such_flag=1", "Unknown flag in XLA_FLAGS: --xla_no_such_flag=1"),
+        ("--xla_force_host_platform_device_count=two", "Couldn't interpret value two for flag xla_force_host_platform"),
+        ("no_such_file", 'Could not open file "no_such_file"'),
+    ],
+)
+def test_flags_that_xla_cannot_read_are_named(
+    name: str,
+    given: str,
+    said: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """XLA itself ends the process, with up to a hundred lines."""
+    (tmp_path / "run").symlink_to(finished_run(tmp_path_factory))
+    monkeypatch.setenv("XLA_FLAGS", given)
+    done = finish(command(*(argument.format(tmp_path) for argument in COMPUTING[name])))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"drifting: error: XLA_FLAGS={given}: {said}")
+    assert done.stderr.endswith("correct it, or unset XLA_FLAGS\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_what_computes_nothing_needs_no_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
     done = finish(command("plan", f"--config={TINY}", "--device=h100"))

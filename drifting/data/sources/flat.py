@@ -1,6 +1,5 @@
 """Images of a folder that are not sorted into classes: a list has their labels, or they are of one class."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, tell_one_class
 from drifting.data.decode import delivered_shape
 from drifting.data.image_files import IMAGE_SUFFIXES, image_files
 from drifting.data.source import check_split
 from drifting.data.sources.folder import FolderSource
 from drifting.data.sources.labelling import ListOptions, find_list, labelled_rows
 from drifting.errors import InputError, MachineError
-
-logger = logging.getLogger("drifting")
 
 HELDOUT_FOLDERS = ("heldout", "val", "validation", "test")
 
@@ -59,7 +56,7 @@ def flat(
     except OSError as error:
         raise InputError(f"path={str(path)!r} cannot be read ({error}): make it readable") from error
     if values is None or theirs is None:
-        logger.info("data: %s has no list of labels: all is of one class", path)
+        tell_one_class(path, values is not None, theirs is not None)
         return FolderSource(found, np.zeros(len(found), np.int32), UNLABELLED, shape, "flat")
     names = classes_of(values, None, path)
     return FolderSource(found, label_numbers(theirs, names, False, path), names, shape, "flat")

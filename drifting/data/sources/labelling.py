@@ -28,6 +28,9 @@ FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "name", "id")
 LABEL_COLUMNS = ("label", "class", "labels", "target", "category")
 """Titles by which columns are known where a table has more than two."""
 
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description")
+"""Titles of columns that have no classes, unless `label` names one."""
+
 
 @dataclass(frozen=True)
 class ListOptions:
@@ -110,8 +113,11 @@ def _of_json(path: Any) -> list[tuple[str, Any]] | None:
     return [(file, label) for file, label in pairs]
 
 
-def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: str) -> list[tuple[str, Any]]:
-    """A line for each picture, its file and its class; columns parted by commas, semicolons, tabs or blanks."""
+def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: str) -> list[tuple[str, Any]] | None:
+    """A line for each picture, its file and its class; columns parted by commas, semicolons, tabs or blanks.
+
+    None: beside the file there are captions alone.
+    """
     lines = decoded_lines(path, path.read_bytes)
     mark = next((mark for mark in ",;\t" if lines and mark in lines[0]), " ")
     try:
@@ -121,6 +127,8 @@ def _of_table(path: Any, known: Mapping[str, int], options: ListOptions, key: st
     if not rows:
         raise InputError(f"{path}: is empty: give a line `FILE,CLASS` for each picture")
     file, label, titled = _columns(path, rows[0], known, options, key)
+    if label is None:
+        return None
     rows = rows[titled:]
     if short := next((row for row in rows if len(row) <= max(file, label) or not row[label]), None):
         raise InputError(f"{path}: has no class in the line {mark.join(short)[:60]!r}: add it, or remove the line")
@@ -155,8 +163,8 @@ def _of_json_lines(path: Any, options: ListOptions, key: str) -> list[tuple[str,
 
 def _columns(
     path: Any, first: list[str], known: Mapping[str, int], options: ListOptions, key: str
-) -> tuple[int, int, bool]:
-    """The columns of files and classes of a table, and whether its first line has titles."""
+) -> tuple[int, int | None, bool]:
+    """The columns of files and, if there are any, of classes of a table, and whether its first line has titles."""
     titled = not any(_normal(cell) in known or is_image(cell) for cell in first)
     for option, given in (("file", options.file), ("label", options.label)):
         if given is not None and (given not in first or not titled):
@@ -169,6 +177,8 @@ def _columns(
     if options.label:
         return file, first.index(options.label), titled
     others = [column for column in range(len(first)) if column != file]
+    if titled and others and all(titles[column] in CAPTION_COLUMNS for column in others):
+        return file, None, titled
     label = next((titles.index(title) for title in LABEL_COLUMNS if title in titles), None)
     if label is None and len(others) != 1:
         raise InputError(

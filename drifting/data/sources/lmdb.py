@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, tell_one_class
 from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
@@ -86,7 +86,7 @@ def lmdb(
     if pickles := int(index["pickles"][0]):
         logger.warning("data: %s in %s left out: they are never read here", counted(pickles, "pickle"), path)
     if not len(index["label"]) or not len(train["label"]):
-        logger.info("data: the images of %s have no labels: all are of one class", path)
+        tell_one_class(path, bool(len(train["label"])), bool(len(index["label"])))
         return LmdbSource(files, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
     names = classes_of(train["label"], None, path)
     return LmdbSource(files, index, label_numbers(index["label"], names, False, path), names, shape)

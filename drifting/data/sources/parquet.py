@@ -1,6 +1,5 @@
 """Pictures in parquet or arrow files, as data sets of the Hugging Face hub are kept."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, label_values
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, label_values, tell_one_class
 from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_file
 from drifting.data.source import Indices
@@ -24,8 +23,6 @@ from drifting.data.sources.arrow_files import (
 from drifting.data.sources.parquet_columns import ParquetOptions, columns_of
 from drifting.data.sources.splits import split_files
 from drifting.errors import InputError, counted
-
-logger = logging.getLogger("drifting")
 
 
 class ParquetSource(EncodedSource):
@@ -74,7 +71,7 @@ def parquet(
     train = _Table(Path(path), "train", options)
     found = train if split == "train" else _Table(Path(path), split, options)
     if found.label is None or train.label is None:
-        logger.info("data: %s has no column of labels: all is of one class", path)
+        tell_one_class(path, train.label is not None, found.label is not None)
         return ParquetSource(found, np.zeros(len(found), np.int32), UNLABELLED, shape)
     names = classes_of(train.values(), train.declared, path)
     labels = label_numbers(found.values(), names, train.declared is not None, path)

@@ -1,6 +1,5 @@
 """Pictures in tar shards, as WebDataset lays them out."""
 
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, tell_one_class
 from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.kept import kept_arrays
 from drifting.data.source import Indices
@@ -17,8 +16,6 @@ from drifting.data.sources.splits import split_files
 from drifting.data.sources.tar_index import TAR_KEYS, WebDatasetOptions, tar_index
 from drifting.errors import InputError, while_reading
 from drifting.runs.text import read_lines
-
-logger = logging.getLogger("drifting")
 
 CLASS_LISTS = ("classnames.txt", "classes.txt")
 """Names under which a list of the classes' names is looked for beside the shards."""
@@ -76,7 +73,7 @@ def webdataset(
     if not len(index["label"]) or not len(train["label"]):
         if options.classes is not None:
             raise InputError(f"options.webdataset.classes={options.classes!r}: the samples of {path} have no labels")
-        logger.info("data: the samples of %s have no labels: all are of one class", path)
+        tell_one_class(path, bool(len(train["label"])), bool(len(index["label"])))
         return WebDatasetSource(shards, index, np.zeros(len(index["key"]), np.int32), UNLABELLED, shape)
     names = classes_of(train["label"], declared, path)
     labels = label_numbers(index["label"], names, declared is not None, path)

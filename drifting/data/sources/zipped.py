@@ -1,6 +1,5 @@
 """Images in a zip archive, as EDM and StyleGAN keep theirs, or in class folders."""
 
-import logging
 import os
 import zipfile
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers
+from drifting.data.class_labels import UNLABELLED, classes_of, label_numbers, tell_one_class
 from drifting.data.decode import EncodedSource, ImageShape, delivered_shape
 from drifting.data.image_files import is_image, is_shown
 from drifting.data.imagenet_names import readable
@@ -20,9 +19,6 @@ from drifting.data.sources.labelling import ListOptions, class_folders, find_lis
 from drifting.data.sources.splits import not_what_it_seems, split_files
 from drifting.data.zip_members import ZipMembers
 from drifting.errors import InputError, MachineError, one_line, while_reading
-
-logger = logging.getLogger("drifting")
-
 
 ZIP_KEYS = ("name", "places", "label")
 
@@ -69,7 +65,7 @@ def zipped(
     (_, train), (archive, index) = found["train"], found[split]
     members = ZipMembers(archive, index["name"], index["places"])
     if not len(index["label"]) or not len(train["label"]):
-        logger.info("data: %s has neither a list of labels nor class folders: all is of one class", archive)
+        tell_one_class(archive, bool(len(train["label"])), bool(len(index["label"])))
         return ZipSource(members, np.zeros(len(index["name"]), np.int32), UNLABELLED, shape)
     names = classes_of(train["label"], None, path)
     labels = label_numbers(index["label"], names, False, path)
