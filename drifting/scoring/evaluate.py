@@ -6,6 +6,7 @@ the images: a file of images and the generator that drew it give the same number
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,15 @@ def _judged(judge: Judge, images: Mapping[str, Images], out: Path, share: Share)
     return scores
 
 
+def _difference(key: str, was: Any, now: Any) -> str:
+    """What is another value. Of files there are the sums, which say nothing to a reader."""
+    sums = [isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in (was, now)]
+    if all(sums):
+        return f"{key} was another file"
+    was, now = ("a file" if is_sum else repr(value) for is_sum, value in zip(sums, (was, now), strict=True))
+    return f"{key} was {was}, is {now}"
+
+
 def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float | None]) -> None:
     """Raises `ArgumentError` where a file of scores is there that was made with other settings than these."""
     if not out.exists():
@@ -292,7 +302,7 @@ def _check_settings(out: Path, about: Mapping[str, Any], alphas: Sequence[float 
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArgumentError("out", out, "is there and holds no scores; choose another, or remove it") from error
     wanted = _chosen(about, alphas)
-    if others := [f"{key} was {was[key]!r}, is {wanted[key]!r}" for key in wanted if was[key] != wanted[key]]:
+    if others := [_difference(key, was[key], wanted[key]) for key in wanted if was[key] != wanted[key]]:
         raise ArgumentError("out", out, f"was scored otherwise ({'; '.join(others)}); choose another, or remove it")
 
 

@@ -286,7 +286,11 @@ def test_scores_by_other_settings_are_not_written_over(run: Path, pixels: Path, 
         found = line(capsys, *common, *flags)
         assert found.startswith(f"--out={out}: was scored otherwise ({words}") and "choose another" in found
     found = line(capsys, "evaluate", f"--workdir={run}", "--num=20")
-    assert "reference was '" in found and 'is "the run\'s own data"' in found
+    assert "reference was a file, is" in found and 'is "the run\'s own data"' in found
+    with np.load(pixels) as arrays:
+        np.savez(tmp_path / "other.npz", **dict(arrays) | {"mu": arrays["mu"] + 1})
+    found = line(capsys, "evaluate", f"--workdir={run}", "--num=20", f"--reference={tmp_path / 'other.npz'}")
+    assert "was scored otherwise (reference was another file)" in found
     assert out.read_bytes() == before
     assert main([*common, "--num=30", f"--out={tmp_path / 'other.json'}"]) == 0
     capsys.readouterr()
