@@ -7,8 +7,8 @@ Measured: it recognises 99.24 % of the test images; nine minutes on two busy CPU
 
     drifting pretrain --config=configs/mae_mnist.py:features --workdir=runs/mae_mnist_features
 
-`features` is what `configs/mnist.py:best_cpu` trains with: coarser, without a classifier, so that no label and nothing
-of the network that scores has a part in the training.
+`features` is for training: coarser, without a classifier, so that no label and nothing of the network that scores has a
+part in it; one of the recipes of `configs/sweeps/mnist_recipe.py` has it.
 """
 
 from ml_collections import ConfigDict

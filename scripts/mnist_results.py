@@ -6,8 +6,6 @@
 The header of `configs/sweeps/mnist.py` says what comes before. A sweep that is under way gives the cells that it has.
 """
 
-import os
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +19,6 @@ from drifting.experiments.grid import FINISHED, read_cells
 from drifting.experiments.report.data import RunData, SweepData, read_folder
 from drifting.scoring.evaluate import evaluate_files
 from drifting.scoring.image_sets import SourceImages
-from scripts.chip.machine import commit
 from scripts.mnist_figures import draw
 from scripts.mnist_tables import (
     CELL,
@@ -37,6 +34,7 @@ from scripts.mnist_tables import (
     SECTION,
     TABLE,
     TABLES,
+    about,
     compare,
     put_tables,
     read_rows,
@@ -60,7 +58,6 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not isinstance(found, SweepData):
         raise ConfigError(f"workdir={workdir}: holds a run: give the folder of the sweep")
     indices = {cell.name: cell.index for cell in read_cells(workdir)}
-    about = {"commit": commit(), "machine": machine()}
     rows, curves, reference = [], [], ""
     for run in found.runs:
         cell = cell_of(run.config)
@@ -70,7 +67,7 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         last = run.metrics[-1]
         numbers = {name: run.scores[name] for name in SCORES} | {name: last[name] for name in ("gap", "collapse")}
         spent = {"steps": run.config["train"]["steps"], "seconds": round(run.seconds or 0)}
-        rows.append(cell | numbers | spent | about | {"command": command})
+        rows.append(cell | numbers | spent | about() | {"command": command})
         for line in run.metrics:
             if "eval/frechet_distance" in line and line["step"] > 1:
                 curves.append(cell | {"step": int(line["step"]), "gap": line["gap"]})
@@ -79,7 +76,7 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not rows:
         raise ConfigError(f"workdir={workdir}: no cell of the sweep is finished yet")
     command = "python -m scripts.mnist_results --workdir=runs/mnist"
-    return [{"objective": REAL} | real_scores(Path(reference), workdir) | about | {"command": command}, *rows], curves
+    return [{"objective": REAL} | real_scores(Path(reference), workdir) | about() | {"command": command}, *rows], curves
 
 
 def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,11 +93,6 @@ def real_scores(reference: Path, workdir: Path) -> dict[str, Any]:
     found = evaluate_files(images, workdir / "real-test-images.json", reference)
     assert found is not None  # one process scores alone
     return found[0]
-
-
-def machine() -> str:
-    """What it was run on: system, architecture, cores."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def check_run(folder: Path) -> bool:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.sweeps.mnist_recipe import BEST, CHANGES
 from drifting.errors import ConfigError
+from drifting.experiments.grid import SweepCell
 from drifting.runs.files import atomic_path
+from scripts.chip.machine import commit, host
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -30,6 +33,13 @@ CELL = ("objective", "kernel", "width", "seed")
 COLUMNS = (*CELL, "steps", *SCORES, "gap", "collapse", "seconds", "commit", "machine", "command")
 
 CURVE_COLUMNS = (*CELL, "step", "gap", "frechet_distance")
+
+RECIPES = RESULTS / "mnist_recipe.csv"
+
+RECIPE_COLUMNS = ("recipe", "seed", "steps", *SCORES, "seconds", "commit", "machine", "command")
+
+BEST_RECIPE = "`best_cpu`"
+"""The name of the recipe from which the others are one step away."""
 
 REAL = "real"
 """The objective's place of the row of the test set: what a perfect generator gets."""
@@ -53,6 +63,11 @@ PUBLISHED = {
 """FID-50k and width, "Drifting Fields are not Conservative", Table 2."""
 
 Row = Mapping[str, str]
+
+
+def about() -> dict[str, Any]:
+    """By which code rows are measured, and on what."""
+    return {"commit": commit(), "machine": host()}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -139,7 +154,29 @@ def width_table(rows: Sequence[Row]) -> str:
 
 
 TABLES = (best_table, width_table)
-"""Those of the page."""
+"""Those of the sweep over kernel widths."""
+
+
+def recipe_of(cell: SweepCell) -> str:
+    """Which recipe a cell has, by its name in the table."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in cell.values.items()}
+    del values["train.seed"]
+    changes: dict[str, dict[str, Any]] = {BEST_RECIPE: {}, **CHANGES}
+    return next(name for name, change in changes.items() if BEST | change == values)
+
+
+def recipe_table(rows: Sequence[Row]) -> str:
+    """Each recipe, over all seeds it was run with."""
+    names = [name for name in SCORES if name != "kid"]
+    titles = ["distance", *BEST_COLUMNS[4:-1]]
+    lines = [f"| recipe | seeds | steps | {' | '.join(titles)} | seconds |", "|---" * (len(titles) + 4) + "|"]
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["recipe"], []).append(row)
+    for recipe, of in found.items():
+        shown = [spread(of, name, 3) for name in names]
+        lines.append(f"| {recipe} | {len(of)} | {of[0]['steps']} | {' | '.join(shown)} | {spread(of, 'seconds', 0)} |")
+    return "\n".join(lines)
 
 
 def short_table(rows: Sequence[Row]) -> str:

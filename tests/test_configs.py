@@ -159,12 +159,20 @@ def test_sizes_keep_the_recipe():
         *(f"optimizer.{key}_steps" for key in ("no_op", "warmup")),
         *(f"train.{key}" for key in ("steps", "log_every", "sample_every", "checkpoint_every", "tensorboard")),
     }
+    assert differences(settings("mnist", "cpu"), settings("mnist", "best_cpu")) == {
+        *("model.patch_size", "model.register_tokens", "guidance.alpha_min", "guidance.alpha_max", "eval.alpha"),
+        *(f"loss.{key}" for key in ("widths", "labels", "generated", "positives", "unconditional")),
+        *("optimizer.name", "optimizer.learning_rate"),
+        *(f"train.{key}" for key in ("steps", "ema_decays", "sample_every", "checkpoint_every")),
+    }
     assert differences(settings("mnist"), settings("mnist", "one_gpu")) == {"model.dtype", "data.resident"}
     ablation = settings("imagenet_ablation"), settings("imagenet_ablation", "one_gpu")
     assert differences(*ablation) == {"train.micro_batch"}
-    for name, size in (("mnist", "cpu"), ("mnist", "one_gpu"), ("imagenet_ablation", "one_gpu")):
+    for name, size in (("mnist", "cpu"), ("mnist", "best_cpu"), ("mnist", "one_gpu"), ("imagenet_ablation", "one_gpu")):
         assert f" {size} " in (CONFIGS / f"{name}.py").read_text()
         settings(name, f"{size},tiny")
+    assert "mae.lambda_cls" in differences(settings("mae_mnist"), settings("mae_mnist", "features"))
+    settings("mae_mnist", "features,tiny")
 
 
 def test_the_network_that_starts_from_released_weights_is_theirs():

@@ -62,7 +62,7 @@ def rows(tiny: bool, seconds: float) -> Iterator[Row]:
         "memory_gb": None if (usable := usable_memory()) is None else usable / 1e9,
         "driver": driver(),
         "runtime": one_line(device.client.platform_version),
-        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "host": host(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
         "drifting": drifting.__version__,
@@ -87,6 +87,11 @@ def driver() -> str | None:
     """The version of NVIDIA's driver; None where there is none."""
     found = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return found.splitlines()[0] if found else None
+
+
+def host() -> str:
+    """System, architecture, cores."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def commit() -> str | None:
