@@ -1,6 +1,7 @@
 """The results on MNIST: docs/results.md says what docs/results/mnist.csv says."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,23 @@ import numpy as np
 import pytest
 
 from configs.sweeps import mnist as sweep
+from configs.sweeps import mnist_recipe as recipe
+from drifting.cli.settings import load_settings
 from drifting.errors import ConfigError
+from drifting.experiments.grid import cells_of
 from scripts import mnist_figures, mnist_tables
-from scripts.mnist_tables import COLUMNS, CURVE_COLUMNS, REAL, TABLES, TITLES, Row, read_rows, spread, write_rows
+from scripts.mnist_tables import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    REAL,
+    TABLES,
+    TITLES,
+    Row,
+    read_rows,
+    recipe_of,
+    spread,
+    write_rows,
+)
 from tests.support.runs import ROOT
 
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -24,10 +39,15 @@ def section(title: str) -> str:
 
 
 def numbers_of(rows: list[Row]) -> set[str]:
-    """What may stand on the page of these rows: every score, its means and deviations, with two or three places."""
-    found = {text for row in rows for name in ("width", "gap") for text in [row[name]]}
-    groups: list[list[Row]] = [[row] for row in rows]
-    groups += [seeds for by_width in mnist_tables.cells(rows).values() for seeds in by_width.values()]
+    """What may stand on the page of these rows of the sweep over widths."""
+    found = {row[name] for row in rows for name in ("width", "gap")}
+    groups = [seeds for by_width in mnist_tables.cells(rows).values() for seeds in by_width.values()]
+    return found | scores_of([[row] for row in rows] + groups)
+
+
+def scores_of(groups: Iterable[list[Row]]) -> set[str]:
+    """Every score of these rows, means and deviations of each group, with two or three places."""
+    found = set()
     for group in groups:
         for name in mnist_tables.SCORES:
             found |= {text for places in (2, 3) for text in spread(group, name, places).split(" ± ")}
@@ -35,17 +55,21 @@ def numbers_of(rows: list[Row]) -> set[str]:
 
 
 def test_the_page_shows_what_the_table_says():
-    text, rows = section("MNIST"), read_rows(mnist_tables.TABLE)
-    assert mnist_tables.with_tables(PAGE, mnist_tables.SECTION, [make(rows) for make in TABLES]) == PAGE
+    text, rows, recipes = section("MNIST"), read_rows(mnist_tables.TABLE), read_rows(mnist_tables.RECIPES)
+    tables = [*(make(rows) for make in TABLES), mnist_tables.recipe_table(recipes)]
+    assert mnist_tables.with_tables(PAGE, mnist_tables.SECTION, tables) == PAGE
     readme = mnist_tables.README.read_text(encoding="utf-8")
     assert mnist_tables.with_tables(readme, mnist_tables.README_SECTION, [mnist_tables.short_table(rows)]) == readme
-    for make in TABLES:
-        assert make(rows) in text, f"{make.__name__} differs, run: python -m scripts.mnist_results --workdir=runs/mnist"
-        text = text.replace(make(rows), "")
+    for table in tables:
+        assert table in text, "a table differs, run what the header of its sweep says"
+        text = text.replace(table, "")
     published = {number for line in mnist_tables.PUBLISHED.values() for number in NUMBER.findall(line)}
     curves = read_rows(mnist_tables.CURVES)
     correlation = f"{mnist_figures.rank_correlation(mnist_figures.last_steps(curves)):.2f}"
-    unknown = set(NUMBER.findall(text)) - numbers_of(rows) - published - {correlation}
+    by_recipe = [[row for row in recipes if row["recipe"] == name] for name in {row["recipe"] for row in recipes}]
+    found = numbers_of(rows) | scores_of([*by_recipe, *([row] for row in recipes)])
+    settings = set(NUMBER.findall(str(recipe.BEST) + str(recipe.CHANGES)))
+    unknown = set(NUMBER.findall(text)) - found - published - settings - {correlation}
     assert not unknown, f"in no table: {sorted(unknown)}"
 
 
@@ -57,6 +81,24 @@ def test_the_sweep_has_more_seeds_where_the_table_is_best():
     assert set(TITLES) == set(sweep.WIDTHS) == set(sweep.BEST) == set(mnist_tables.PUBLISHED)
     for objective, width in sweep.BEST.items():
         assert min(sweep.WIDTHS[objective]) < width < max(sweep.WIDTHS[objective])  # bracketed
+
+
+def test_the_best_recipe_is_that_of_the_experiment():
+    base = load_settings(str(ROOT / "configs" / "mnist.py:best_cpu"))
+    for key, value in recipe.BEST.items():
+        section, _, name = key.partition(".")
+        assert base[section][name] == value, key
+    cells = cells_of(recipe.get_sweep(), base)
+    names = [recipe_of(cell) for cell in cells]
+    assert names == [mnist_tables.BEST_RECIPE] * 3 + list(recipe.CHANGES)
+
+
+def test_recipes_have_a_row_each():
+    row = dict.fromkeys(mnist_tables.RECIPE_COLUMNS, "0.25") | {"recipe": "a", "steps": "850", "seconds": "200"}
+    rows = [row, row | {"frechet_distance": "0.75", "seconds": "210"}, row | {"recipe": "b"}]
+    lines = mnist_tables.recipe_table(rows).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+    assert lines[2].startswith("| a | 2 | 850 | 0.500 ± 0.354 | 0.250 ± 0.000 |") and lines[2].endswith(" | 205 ± 7 |")
 
 
 def made_up(tmp_path: Path) -> tuple[list[Row], list[Row]]:

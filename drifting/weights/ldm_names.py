@@ -42,7 +42,9 @@ def with_diffusers_names(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.n
         from the lowest resolution on.
     """
     if any(name.startswith(LDM_PREFIX) for name in tensors):
-        tensors = {name.removeprefix(LDM_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LDM_PREFIX)}
+        tensors = {
+            name.removeprefix(LDM_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LDM_PREFIX)
+        }
     levels = {int(match[1]) for name in tensors if (match := re.match(r"decoder\.up\.(\d+)\.", name))}
     if not levels:
         return tensors
