@@ -122,5 +122,5 @@ def tell_one_class(where: object, train: bool, split: bool) -> None:
         logger.info("data: the images of %s have no labels: all are of one class", where)
     else:
         has, lacks = ("training", "held-out") if train else ("held-out", "training")
-        text = "data: the %s images of %s have labels, and the %s ones have none: all are taken as of one class"
-        logger.warning(text, has, where, lacks)
+        text = "data: %s: the %s split has labels and the %s split has none: all images are taken as of one class"
+        logger.warning(text, where, has, lacks)

@@ -164,4 +164,4 @@ def test_splits_of_which_one_has_labels_are_told(
     source = make_source("flat", path=tmp_path, image_size=8, split="heldout")
     named = {"train": "training", "val": "held-out"}
     assert source.class_names == ("all",)
-    assert f"the {named[labelled]} images of" in caplog.text and f"the {named[bare]} ones have none" in caplog.text
+    assert f"the {named[labelled]} split has labels and the {named[bare]} split has none" in caplog.text
