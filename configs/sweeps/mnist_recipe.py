@@ -64,7 +64,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """What is left out, or brought in, by the names of the table; each is the recipe but for that."""
 
-MAPS = {"weights": "runs/mae_mnist_features/encoder", "mean": False, "std": False}
+MAPS: dict[str, Any] = {"weights": "runs/mae_mnist_features/encoder", "mean": False, "std": False}
 MAPS |= {"mean_patches": (), "std_patches": (), "every_k_block": 0}
 """The maps of the encoder's three stages, at every position; the pixels are a map of their own."""
 
