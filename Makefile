@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help demo test style lint bench bench-check parity chips stores docs results-check clean
+.PHONY: help demo test lint bench bench-check parity chips stores docs results-check clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,17 +24,13 @@ demo: $(READY)  ## train a generator of handwritten digits on this machine, draw
 	$(BIN)/drifting sample --workdir=runs/demo --out=runs/demo/samples.png
 	$(BIN)/drifting evaluate --workdir=runs/demo
 
-style: $(READY)
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-lint: style  ## style and types
 	$(BIN)/mypy
 
-test: style  ## style, types and all tests, on the CPU
-	@$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
-	wait $$types || { echo "mypy: the types are wrong, see its lines above"; exit 1; }; exit $$tests
+test: lint  ## style, types and all tests, on the CPU
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # An environment of its own: the tests show that the project stands without PyTorch.
 PARITY := .venv-parity/bin

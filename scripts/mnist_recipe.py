@@ -13,7 +13,6 @@ from absl import app, flags
 
 from drifting.errors import ConfigError, DriftingError, counted
 from drifting.experiments.grid import FINISHED, read_cells
-from drifting.experiments.report.data import SweepData, read_folder
 from scripts.mnist_tables import (
     PAGE,
     RECIPE_COLUMNS,
@@ -23,6 +22,7 @@ from scripts.mnist_tables import (
     about,
     put_tables,
     read_rows,
+    read_sweep,
     recipe_of,
     recipe_table,
     write_rows,
@@ -37,9 +37,7 @@ def gather(workdir: Path) -> list[dict[str, Any]]:
     Raises:
         DriftingError: there is no sweep, or no cell of it is finished.
     """
-    found = read_folder(workdir)
-    if not isinstance(found, SweepData):
-        raise ConfigError(f"workdir={workdir}: holds a run: give the folder of the sweep")
+    found, made = read_sweep(workdir), about()
     runs = {run.name: run for run in found.runs if run.status == FINISHED and run.scores is not None}
     rows = []
     for cell in read_cells(workdir):
@@ -48,7 +46,7 @@ def gather(workdir: Path) -> list[dict[str, Any]]:
         command = f"drifting sweep --config=sweeps/mnist_recipe --workdir=runs/mnist_recipe --index={cell.index}"
         spent = {"steps": cell.steps, "seconds": round(run.seconds or 0), "command": command}
         named = {"recipe": recipe_of(cell), "seed": cell.values["train.seed"]}
-        rows.append(named | {name: run.scores[name] for name in SCORES} | spent | about())
+        rows.append(named | {name: run.scores[name] for name in SCORES} | spent | made)
     if not rows:
         raise ConfigError(f"workdir={workdir}: no cell of the sweep is finished yet")
     return rows

@@ -16,7 +16,7 @@ from absl import app, flags
 from drifting.data.sources.classic import mnist
 from drifting.errors import ConfigError, DriftingError, counted
 from drifting.experiments.grid import FINISHED, read_cells
-from drifting.experiments.report.data import RunData, SweepData, read_folder
+from drifting.experiments.report.data import RunData, read_folder
 from drifting.scoring.evaluate import evaluate_files
 from drifting.scoring.image_sets import SourceImages
 from scripts.mnist_figures import draw
@@ -38,6 +38,7 @@ from scripts.mnist_tables import (
     compare,
     put_tables,
     read_rows,
+    read_sweep,
     short_table,
     write_rows,
 )
@@ -54,9 +55,7 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         DriftingError: there is no sweep, or no cell of it is finished.
     """
 
-    found = read_folder(workdir)
-    if not isinstance(found, SweepData):
-        raise ConfigError(f"workdir={workdir}: holds a run: give the folder of the sweep")
+    found, made = read_sweep(workdir), about()
     indices = {cell.name: cell.index for cell in read_cells(workdir)}
     rows, curves, reference = [], [], ""
     for run in found.runs:
@@ -67,7 +66,7 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         last = run.metrics[-1]
         numbers = {name: run.scores[name] for name in SCORES} | {name: last[name] for name in ("gap", "collapse")}
         spent = {"steps": run.config["train"]["steps"], "seconds": round(run.seconds or 0)}
-        rows.append(cell | numbers | spent | about() | {"command": command})
+        rows.append(cell | numbers | spent | made | {"command": command})
         for line in run.metrics:
             if "eval/frechet_distance" in line and line["step"] > 1:
                 curves.append(cell | {"step": int(line["step"]), "gap": line["gap"]})
@@ -76,7 +75,7 @@ def gather(workdir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not rows:
         raise ConfigError(f"workdir={workdir}: no cell of the sweep is finished yet")
     command = "python -m scripts.mnist_results --workdir=runs/mnist"
-    return [{"objective": REAL} | real_scores(Path(reference), workdir) | about() | {"command": command}, *rows], curves
+    return [{"objective": REAL} | real_scores(Path(reference), workdir) | made | {"command": command}, *rows], curves
 
 
 def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from configs.sweeps.mnist_recipe import BEST, CHANGES
 from drifting.errors import ConfigError
 from drifting.experiments.grid import SweepCell
+from drifting.experiments.report.data import SweepData, read_folder
 from drifting.runs.files import atomic_path
 from scripts.chip.machine import commit, host
 
@@ -68,6 +69,18 @@ Row = Mapping[str, str]
 def about() -> dict[str, Any]:
     """By which code rows are measured, and on what."""
     return {"commit": commit(), "machine": host()}
+
+
+def read_sweep(workdir: Path) -> SweepData:
+    """The sweep in a folder.
+
+    Raises:
+        DriftingError: there is none.
+    """
+    found = read_folder(workdir)
+    if not isinstance(found, SweepData):
+        raise ConfigError(f"workdir={workdir}: holds a run: give the folder of the sweep")
+    return found
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
