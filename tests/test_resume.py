@@ -117,21 +117,21 @@ def test_stopped_politely(whole: Path, tmp_path: Path, capsys: pytest.CaptureFix
     The code is 0, so that a scheduler is content; after Ctrl-C 130, so that a shell goes on with nothing that follows.
     """
     run, said = tmp_path / "run", tmp_path / "said"
-    assert (
-        stop(run, signal.SIGTERM, lambda: said.exists() and "compiling the first step" in said.read_text(), said=said)
-        == 0
-    )
+    compiling = lambda: said.exists() and "compiling the first step" in said.read_text()  # noqa: E731
+    assert stop(run, signal.SIGTERM, compiling, "--stopped_code=75", said=said) == 75  # a launcher's choice
     assert saved(run)[0] < 4
-    assert stop(run, signal.SIGTERM, lambda: logged(run) >= 4) == 0
+    if FULL:  # which the next signals meet as well
+        assert stop(run, signal.SIGTERM, lambda: logged(run) >= 4) == 0
+        assert 4 <= saved(run)[0] < 120
     step, _, _ = saved(run)
-    assert 4 <= step < 120
     assert stop(run, signal.SIGTERM, saving(run)) == 0
     assert not any(IN_PROGRESS in name for name in names(run)) and step < saved(run)[0] < 120
     step, _, _ = saved(run)
-    assert stop(run, signal.SIGINT, lambda: logged(run) > step, "--stopped_code=75") == 75  # a launcher's choice
-    assert saved(run)[0] > step
-    step, _, _ = saved(run)
-    assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 130 and saved(run)[0] < 120
+    if FULL:
+        assert stop(run, signal.SIGINT, lambda: logged(run) > step, "--stopped_code=75") == 75
+        assert saved(run)[0] > step
+        step, _, _ = saved(run)
+    assert stop(run, signal.SIGINT, lambda: logged(run) > step) == 130 and step < saved(run)[0] < 120
     assert main(train_arguments(run)) == 0
     assert "going on after step" in capsys.readouterr().err
     assert_same_run(run, whole)

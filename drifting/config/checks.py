@@ -177,8 +177,8 @@ def _check_loss(config: Config) -> None:
     loss = config.loss
     require(len(loss.widths) > 0, "loss.widths", loss.widths, "give at least one kernel width, for example (0.3,)")
     require(all(0 < w < math.inf for w in loss.widths), "loss.widths", loss.widths, "kernel widths are positive")
-    in_range = all(1e-12 <= width <= 1e12 for width in loss.widths)  # float32 holds their squares
-    require(in_range, "loss.widths", loss.widths, "kernel widths lie between 1e-12 and 1e12")
+    in_range = all(1e-6 <= width <= 1e12 for width in loss.widths)  # as WIDTH_RANGE of method.arguments has it
+    require(in_range, "loss.widths", loss.widths, "kernel widths lie between 1e-6 and 1e12")
     _at_least(1, "loss", loss, "labels")
     # A sample drifts away from the other generated ones, and real ones are compared among themselves.
     _at_least(2, "loss", loss, "generated", "positives")

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32
 
-WIDTH_RANGE = (1e-12, 1e12)
-"""Kernel widths, between which float32 holds their squares and those of a distance of a few units in them."""
+WIDTH_RANGE = (1e-6, 1e12)
+"""Kernel widths: below them the rounding of a distance of 1 is a factor in its kernel, above float32 has no squares."""
 
 
 def floating_array(argument: str, given: Any) -> Float[Array, "..."]:

@@ -1,8 +1,10 @@
 """The loss of own arrays: one call, without settings, encoders or a training loop."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -13,7 +15,7 @@ from drifting.method.arguments import floating_array, is_known, kernel_width, nu
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
 from drifting.method.loss import FeatureMaps, objective_loss
-from drifting.method.objective import Objective
+from drifting.method.objective import MapMetrics, Objective
 
 Points = Float[Array | np.ndarray, "..."]
 """Samples of one problem `[samples, dimensions]`, or of several: `[labels, samples, dimensions]`, or feature maps of
@@ -47,7 +49,7 @@ def drift_loss(
         unconditional: real samples of any class, for guidance; needs `alpha`.
         objective: a key of `LOSSES` ("Drifting Fields are not Conservative") or of `FIELDS` ("Generative Modeling via
             Drifting").
-        kernel: a key of `KERNELS` or a `Kernel`.
+        kernel: a key of `KERNELS` or a `Kernel`; make it once, for the first call with a new one compiles.
         widths: one kernel width or several, in units of the feature scale; may be traced.
         alpha: guidance scale, at least 1, one for all labels or one for each.
         normalise_field: divide each width's field by its root mean square, as the published runs do.
@@ -74,10 +76,24 @@ def drift_loss(
     scale = _guidance_scale(1.0 if alpha is None else alpha, labels)
     weight = unconditional_weight(scale, count, next(iter(unc.values())).shape[1])
     width = jnp.atleast_1d(kernel_width("widths", widths, (0, 1), "one kernel width or several"))
-    loss, maps = objective_loss(static, width, gen, pos, unc, weight)
+    loss, maps = _loss_of(static, width, gen, pos, unc, weight)
     gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
     norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
     return loss, {"gap": gap, "field_norm": norm, "maps": maps}
+
+
+# One program: the first call would compile each operation by itself, which takes ten times as long.
+@partial(jax.jit, static_argnums=0, inline=True)
+def _loss_of(
+    objective: Objective,
+    widths: Float[Array, "widths"],
+    gen: FeatureMaps,
+    pos: FeatureMaps,
+    unc: FeatureMaps,
+    w_unc: Float[Array, "labels"],
+) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
+    """`objective_loss` on one device."""
+    return objective_loss(objective, widths, gen, pos, unc, w_unc)
 
 
 def _unconditional(generated: Maps, gen: FeatureMaps, pos: FeatureMaps, given: Maps | None, alpha: Any) -> FeatureMaps:

@@ -13,6 +13,7 @@ one's pair with itself excluded) followed by unconditional real samples of weigh
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -233,7 +234,7 @@ def drift_field(
         negatives: samples that repel. None: the queries themselves, each of them without itself.
         width: kernel width in the units of `x`.
         field: a key of `FIELDS`.
-        kernel: a key of `KERNELS` or a `Kernel`.
+        kernel: a key of `KERNELS` or a `Kernel`; make it once, for the first call with a new one compiles.
         w_pos: weights of the positives, 0 or more; None is one each.
         w_neg: weights of the negatives, 0 or more; None is one each.
 
@@ -254,13 +255,30 @@ def drift_field(
     w_pos, w_neg = sample_weights("w_pos", w_pos, len(y_pos)), sample_weights("w_neg", w_neg, len(y_neg))
     width = kernel_width("width", width, (0,), "one kernel width")
     x, y_pos, y_neg = (a.astype(jnp.float32) for a in (x, y_pos, y_neg))
+    return _field_of(FIELDS[field], kernel, negatives is None, x, y_pos, y_neg, w_pos, w_neg, width)
+
+
+# One program: the first call would compile each operation by itself, which takes ten times as long.
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _field_of(
+    field: Field,
+    kernel: Kernel,
+    among_themselves: bool,
+    x: Float32[Array, "queries dims"],
+    y_pos: Float32[Array, "positives dims"],
+    y_neg: Float32[Array, "negatives dims"],
+    w_pos: Float[Array, "positives"],
+    w_neg: Float[Array, "negatives"],
+    width: Width,
+) -> Float32[Array, "queries dims"]:
+    """`drift_field` of arguments that fit; `among_themselves`: the negatives are the queries."""
     n, m = x.shape[0], y_neg.shape[0]
     pairs = Pairs(
         d_pos=pairwise_distance(x, y_pos),
         d_neg=pairwise_distance(x, y_neg),
         w_pos=w_pos,
         w_neg=w_neg,
-        is_self=jnp.eye(n, m, dtype=bool) if negatives is None else jnp.zeros((n, m), bool),
+        is_self=jnp.eye(n, m, dtype=bool) if among_themselves else jnp.zeros((n, m), bool),
     )
     centre = jnp.mean(y_pos, axis=0)
-    return displace(FIELDS[field](pairs, kernel, width), x - centre, y_pos - centre, y_neg - centre)
+    return displace(field(pairs, kernel, width), x - centre, y_pos - centre, y_neg - centre)

@@ -7,7 +7,7 @@ differentiating anything: it is attached to the loss by `attach_gradient`, and n
 """
 
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -31,8 +31,10 @@ Flag = Bool[Array, ""] | bool
 """What is decided as a program runs, or (a Python bool) as it is traced."""
 
 
+# Traced once for all maps of one shape, of which the published encoders have many, and written out for each.
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _gradients(
-    problems: Problems, keep: bool, placement: Placement, measure: Flag
+    problems: Problems, keep: bool, placement: Placement, measure: Bool[Array, ""] | None
 ) -> tuple[Float[Array, "labels generated positions channels"], list[MapMetrics]]:
     """Gradient of the loss of some maps at the generated samples, and the metrics of each map.
 
@@ -74,9 +76,11 @@ def _gradients(
     return gradient, [MapMetrics(losses[i], gap[i], norm[i], scales[i]) for i in range(len(problems.sizes))]
 
 
-def if_asked(measure: Flag, function: Callable[[], Float32[Array, "*shape"]]) -> Float32[Array, "*shape"]:
-    """What `function` gives if it is asked for; and else NaN, at no cost."""
-    if isinstance(measure, bool) and measure:
+def if_asked(
+    measure: Bool[Array, ""] | None, function: Callable[[], Float32[Array, "*shape"]]
+) -> Float32[Array, "*shape"]:
+    """What `function` gives if it is asked for (None: it is); and else NaN, at no cost."""
+    if measure is None:
         return function()
     nothing = jax.eval_shape(function)
     return jax.lax.cond(measure, function, lambda: jnp.full(nothing.shape, jnp.nan, nothing.dtype))
@@ -130,7 +134,7 @@ def map_loss(
     """
     maps = [{"map": x} for x in jax.lax.stop_gradient((gen, unc, pos))]
     weights = jax.lax.stop_gradient((w_gen, w_unc, w_pos))
-    gradients, metrics = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, True)
+    gradients, metrics = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, None)
     return attach_gradient(gen, metrics["map"].loss, gradients["map"]), metrics["map"]
 
 
@@ -142,7 +146,7 @@ def _loss_of_labels(
     pos: FeatureMaps,
     weights: tuple[Float[Array, "labels _samples"], ...],
     placement: Placement,
-    measure: Flag,
+    measure: Bool[Array, ""] | None,
 ) -> tuple[FeatureMaps, dict[str, MapMetrics]]:
     """Gradients and metrics of all maps, of the labels that lie on this device.
 
@@ -229,8 +233,7 @@ def objective_loss(
     def part(
         common: tuple[Float[Array, "widths"], Bool[Array, ""] | None], batch: Batched
     ) -> tuple[Batched, dict[str, MapMetrics]]:
-        (widths, traced), (gen, unc, pos, w_unc) = common, batch
-        asked = measure if traced is None else traced
+        (widths, asked), (gen, unc, pos, w_unc) = common, batch
         shapes = (next(iter(maps.values())).shape[:2] for maps in (gen, unc, pos))
         weights = tuple(jnp.broadcast_to(w, shape) for w, shape in zip((1.0, w_unc[:, None], 1.0), shapes, strict=True))
         gradients, metrics = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement, asked)
@@ -239,6 +242,7 @@ def objective_loss(
 
     constants = jax.lax.stop_gradient((gen, unc, pos, w_unc))
     with jax.named_scope("loss"):
-        gradients, metrics = placement.each(part, (widths, None if isinstance(measure, bool) else measure), constants)
+        asked = None if measure is True else jnp.asarray(measure)
+        gradients, metrics = placement.each(part, (widths, asked), constants)
     value = jnp.sum(jnp.stack([m.loss for m in metrics.values()]))
     return attach_gradient(gen, value, gradients), metrics

@@ -1,5 +1,6 @@
 """What a loss computes: its field or potential, its kernel, its normalisations; and how its gradient is attached."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,10 +8,10 @@ import jax
 from jax import Array
 from jaxtyping import Float, Float32
 
-from drifting.method.fields import FIELDS, Affinities, Pairs
+from drifting.method.fields import FIELDS, Affinities, Field, Pairs
 from drifting.method.kernels import Kernel, Width, kernel_of
 from drifting.method.placement import Tree
-from drifting.method.potentials import LOSSES, potential_affinities
+from drifting.method.potentials import LOSSES, Link, potential_affinities
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Objective:
             and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
             per-class neighbour scale).
         memory: what the loss may have in memory; None: what suits the default backend, see `LOSS_MEMORY`.
+        link: what `LOSSES` has under the name, now: programs are made for it, whatever stands there later.
+        field: what `FIELDS` has under the name, for an objective that is no potential.
 
     Raises:
         ValueError: the name, the kernel or the feature scale is none of these.
@@ -60,6 +63,8 @@ class Objective:
     normalise_field: bool = True
     feature_scale: str = "per_map"
     memory: LossMemory | None = None
+    link: Link | None = dataclasses.field(init=False, repr=False)
+    field: Field | None = dataclasses.field(init=False, repr=False)
 
     def __init__(
         self,
@@ -78,17 +83,20 @@ class Objective:
             raise ValueError(f"normalise_field={self.normalise_field!r}: give True or False")
         if self.feature_scale not in FEATURE_SCALES:
             raise ValueError(f"feature_scale={self.feature_scale!r}: use one of {', '.join(FEATURE_SCALES)}")
+        object.__setattr__(self, "link", LOSSES.get(self.name))
+        object.__setattr__(self, "field", None if self.link is not None else FIELDS[self.name])
 
     def affinities(self, pairs: Pairs, width: Width) -> Affinities:
         """Affinities of the objective's field for one problem and one width."""
-        if self.name in LOSSES:
-            return potential_affinities(pairs, self.kernel, width, LOSSES[self.name])
-        return FIELDS[self.name](pairs, self.kernel, width)
+        if self.link is not None:
+            return potential_affinities(pairs, self.kernel, width, self.link)
+        assert self.field is not None  # it has one of the two
+        return self.field(pairs, self.kernel, width)
 
     @property
     def is_scalar(self) -> bool:
         """Whether the loss is the potential itself (and not the square of a field)."""
-        return self.name in LOSSES and not self.normalise_field
+        return self.link is not None and not self.normalise_field
 
 
 class MapMetrics(NamedTuple):

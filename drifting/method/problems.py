@@ -20,7 +20,7 @@ from drifting.method.fields import Pairs
 from drifting.method.kernels import EXACT_PRODUCT, centred_distance
 from drifting.method.objective import Objective
 from drifting.method.placement import Placement
-from drifting.method.potentials import LOSSES, log_link, potential
+from drifting.method.potentials import log_link, potential
 
 # Constants of the released recipe: raw distances are at least DISTANCE_FLOOR; the feature scale is clamped below by
 # SCALE_FLOOR, separately for distances and for coordinates.
@@ -44,6 +44,11 @@ PerWidth = Float32[Array, "problems widths"]
 """A number for each problem of a chunk and each width."""
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["widths", "features", "weights"],
+    meta_fields=["objective", "sizes", "labels", "positions"],
+)
 @dataclass(frozen=True)
 class Problems:
     """The drift problems of some maps of equal channels, one for each label and position, computed a chunk at a time.
@@ -190,8 +195,8 @@ class Problems:
         ) -> tuple[Float32[Array, "queries targets"], Float32[Array, ""]]:
             affinities = objective.affinities(pairs, width)
             value = jnp.zeros(())
-            if objective.is_scalar:
-                value = jnp.mean(potential(pairs, objective.kernel, width, LOSSES[objective.name]))
+            if objective.is_scalar and objective.link is not None:
+                value = jnp.mean(potential(pairs, objective.kernel, width, objective.link))
             # Summed side by side: what is joined would be written, read for the sums, and written again.
             own = sum(jnp.sum(side, axis=1, keepdims=True) for side in affinities)
             neg = affinities.neg - jnp.where(pairs.is_self, own, 0.0)

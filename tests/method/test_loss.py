@@ -355,8 +355,8 @@ def test_bfloat16_features(name):
 def test_only_generated_features_carry_gradient():
     args = [jnp.asarray(a) for a in features()]
     objective = Objective("log_kde", KERNELS["laplace"], normalise_field=False)
-    gradients = jax.grad(
-        lambda pos, unc: map_loss(objective, jnp.float32([0.5]), args[0], pos, unc, *args[3:])[0], (0, 1)
+    gradients = quick(
+        jax.grad(lambda pos, unc: map_loss(objective, jnp.float32([0.5]), args[0], pos, unc, *args[3:])[0], (0, 1))
     )
     assert not any(np.any(g) for g in gradients(args[1], args[2]))
 
@@ -412,8 +412,8 @@ def test_maps_are_summed_with_unit_weights_and_guidance_weights_spread():
     w_unc = jnp.float32([0.4, 1.7])
     maps = [{"a": a, "b": b} for a, b in zip((gen, pos, unc), other[:3], strict=True)]
     objective, widths = Objective("drift", KERNELS["laplace"]), jnp.float32([0.5])
-    (total, metrics), gradient = jax.value_and_grad(
-        lambda x: objective_loss(objective, widths, x, *maps[1:], w_unc), has_aux=True
+    (total, metrics), gradient = quick(
+        jax.value_and_grad(lambda x: objective_loss(objective, widths, x, *maps[1:], w_unc), has_aux=True)
     )(maps[0])
     assert list(metrics) == ["a", "b"]
     losses = []
