@@ -122,7 +122,7 @@ def _check_as_its_command(request: ConfigRequest) -> None:
 
             check_study(to_dict(settings)["study"])
         return
-    check_without_jax(settings)
+    check_without_jax(settings, request.changes)
     if of_networks:
         from drifting.assembly.names import check_settings
         from drifting.training.scores import check_score_encoder

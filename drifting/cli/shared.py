@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from absl import flags
 
 from drifting.cli.catalogue import experiments
 from drifting.cli.flag_paths import try_to_write
-from drifting.cli.overrides import real_number
+from drifting.cli.overrides import overrides_of, real_number
 from drifting.cli.settings import loaded_file
 from drifting.config.checks import check
 from drifting.config.paths import is_address
-from drifting.config.registered import check_registered, check_registered_encoder
+from drifting.config.registered import check_registered, check_registered_encoder, check_typed_options
 from drifting.config.schema import AnyConfig, CacheBuild, Config
 from drifting.data.sources import check_data_settings
 from drifting.errors import ConfigError, InputError, require
@@ -37,7 +38,7 @@ def checked_settings(values: flags.FlagValues) -> Any:
         ConfigError: they cannot work together, or an encoder that they name is not there.
     """
     settings = values.config
-    check_without_jax(settings)
+    check_without_jax(settings, overrides_of(values))
     if isinstance(settings, Config):
         check_files(settings)
     if not isinstance(settings, CacheBuild) and settings.train.wandb_project:
@@ -47,9 +48,10 @@ def checked_settings(values: flags.FlagValues) -> Any:
     return settings
 
 
-def check_without_jax(settings: AnyConfig) -> None:
+def check_without_jax(settings: AnyConfig, typed: Iterable[str]) -> None:
     """Checks settings as far as nothing is read for it. What registries that import JAX hold, is checked where it can
-    only be the package's own: JAX is not imported yet, and so nothing has been entered.
+    only be the package's own: JAX is not imported yet, and so nothing has been entered. `typed`: the dotted keys of
+    those that were given with the command.
 
     Raises:
         ConfigError: they cannot work together, or name what there is not.
@@ -58,6 +60,8 @@ def check_without_jax(settings: AnyConfig) -> None:
     check_data_settings(settings.data)
     if not jax_is_imported():
         check_registered(settings)
+    if isinstance(settings, Config):
+        check_typed_options(settings, typed)
 
 
 def jax_is_imported() -> bool:

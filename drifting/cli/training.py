@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import flags
 
 from drifting.cli.command import Command
+from drifting.cli.overrides import overrides_of
 from drifting.cli.shared import check_without_jax, checked_settings, define_import, run_of, workdir_of, workdir_to_write
 from drifting.config.schema import Config, PretrainConfig
 from drifting.errors import ConfigError
@@ -84,7 +85,7 @@ def _define_plan(values: flags.FlagValues) -> None:
 
 def _plan(values: flags.FlagValues) -> int:
     config = values.config
-    check_without_jax(config)
+    check_without_jax(config, overrides_of(values))
     if not values.device:
         raise ConfigError("--device: give the kind of device, such as h100, rtx4090 or tpu-v6e; --device=? lists all")
     from drifting.experiments.plan.plan import plan, plan_compiled

@@ -4,6 +4,8 @@ They say what is right only where nobody can have entered anything else: in a pr
 tests hold them equal to the registries.
 """
 
+from collections.abc import Iterable
+
 from drifting.config.schema import AnyConfig, Config
 from drifting.config.sections import unknown_key
 from drifting.errors import ConfigError, one_of, use_one_of
@@ -63,6 +65,23 @@ def check_registered(config: AnyConfig) -> None:
                 raise ConfigError(unknown_key(f"features.options.{name}.{option}", given, ENCODER_OPTIONS[name]))
     if config.eval.encoder is not None:
         check_registered_encoder("eval.encoder", config.eval.encoder)
+
+
+def check_typed_options(config: Config, typed: Iterable[str]) -> None:
+    """Checks that options of feature encoders are read that a person gave with the command, by their dotted keys.
+
+    A file may hold options of encoders that it does not use: another call may.
+
+    Raises:
+        ConfigError: naming the first that is of an encoder which `features.encoders` has not.
+    """
+    used = config.features.encoders
+    for key in typed:
+        name, _, option = key.removeprefix("features.options.").partition(".")
+        if option in ENCODER_OPTIONS.get(name, ()) and key.startswith("features.options.") and name not in used:
+            value = config.features.options[name][option]
+            remedy = f"set features.encoders={','.join([*used, name])}, or leave it out"
+            raise ConfigError(f"{key}={value!r}: no loss reads it, features.encoders is {used}: {remedy}")
 
 
 def check_registered_encoder(key: str, given: str) -> None:

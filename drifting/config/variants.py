@@ -53,6 +53,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     Files in `configs/` return it as their variant `tiny`, so that a machine, a launcher or an edited file can be tried
     out in a minute without data or downloads. What makes the experiment what it is stays: objective, dtypes, guidance.
     """
+    config.data.options = ConfigDict()  # those of other data
     if command_of(config) == "cache":
         config.data.update(
             name="synthetic", path=None, image_size=16, image_width=None, channels=3, classes=4, vae="random://smoke"

@@ -74,7 +74,10 @@ WRONG_SETTINGS = [
     ("guidance.alpha_max=x", "guidance.alpha_max='x': expected float, for example 0.2"),
     ("train.tensorboard=maybe", "train.tensorboard='maybe': expected bool, for example True"),
     ("loss.widths=a", "loss.widths='a': expected a tuple of float, for example (0.2,)"),
-    ("features.mean_patches=(2,0.5)", "features.options.mae.mean_patches[1]=0.5: expected int, for example 2"),
+    (
+        "features.mean_patches=(2,0.5) --config.features.encoders=mae",
+        "features.options.mae.mean_patches[1]=0.5: expected int, for example 2",
+    ),
     (
         "model.patch_size=3",
         "model.patch_size=3: must divide the 8x8 samples: use one of 1, 2, 4, 8",
@@ -99,7 +102,7 @@ WRONG_SETTINGS = [
 
 @pytest.mark.parametrize(("setting", "message"), WRONG_SETTINGS, ids=[setting for setting, _ in WRONG_SETTINGS])
 def test_wrong_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str, message: str):
-    arguments = ["train", f"--config={TINY}", f"--workdir={tmp_path / 'new'}", f"--config.{setting}"]
+    arguments = ["train", f"--config={TINY}", f"--workdir={tmp_path / 'new'}", *f"--config.{setting}".split()]
     assert line_of(capsys, arguments).startswith(message)
     assert not list(tmp_path.iterdir())
 

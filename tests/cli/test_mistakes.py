@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from drifting.cli.commands import main
-from drifting.config.registered import REGISTERED_NAMES
+from drifting.config.registered import ENCODER_OPTIONS, REGISTERED_NAMES
 from tests.support.runs import ROOT, TINY, finished_run
 
 TRAIN = "train --config={tiny} --workdir={here}/new --config."
@@ -86,6 +86,13 @@ SETTINGS = [
     (
         "features.options.mae.weights=x --config.features.encoders=mae",
         "features.options.mae.weights='x': there is no such",
+    ),
+    *(
+        (
+            f"features.options.{name}.{options[0]}=x",
+            rf"features.options.{name}.{options[0]}='x': no loss reads it, .*{name}",
+        )
+        for name, options in ENCODER_OPTIONS.items()
     ),
     ("features.options.mea.size=3", r"features.options='mea': use one of mae, .*did you mean 'mae'"),
     ("data.name=digts", "data.name='digts': use one of digits, array, .*did you mean 'digits'"),

@@ -1,15 +1,21 @@
 """Data sources: what they deliver, on files made here, and how they refuse bad input."""
 
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from drifting.config.parse import parse
+from drifting.config.schema import Config, DataConfig
+from drifting.config.sections import inner_type
+from drifting.config.variants import tiny, train_config
 from drifting.data.source import delivery, read_records, to_float
-from drifting.data.sources import SOURCES, make_source
+from drifting.data.sources import SOURCES, check_data_settings, make_source, option_kinds
 from drifting.data.sources.array import array
 from drifting.data.sources.digits import DIGITS_HELDOUT, digits
+from drifting.errors import ConfigError
 from tests.data.test_classic import write_grey, write_photographs
 from tests.data.test_folder import noise, write_folder
 from tests.data.test_tfds import prepare
@@ -168,3 +174,32 @@ def test_make_source_explains_its_arguments(tmp_path: Path) -> None:
         make_source("imagefolder", path=folder)
     with pytest.raises(ValueError, match="image_size=32: source 'digits' takes no image_size"):
         make_source("digits", image_size=32)
+
+
+OPTIONS = [
+    pytest.param(name, option, hint, id=f"{name}.{option}")
+    for name, kind in option_kinds().items()
+    for option, hint in get_type_hints(kind).items()
+]
+
+
+@pytest.mark.parametrize(("name", "option", "hint"), OPTIONS)
+def test_options_are_of_the_source_that_is_read(name: str, option: str, hint: Any):
+    """Those of another one would never be read; those by which nothing changes are no matter."""
+    value: Any = {str: "x", int: 2, float: 0.5, bool: True}[inner_type(hint)]
+    for other in SOURCES.keys() - {name}:
+        paths = dict.fromkeys(("path", "image_size", "classes"))
+        data = DataConfig(name=other, options={name: {option: value}}, **paths)
+        told = rf"^data\.options\.{name}\.{option}={value!r}: data\.name is {other!r}, .*: set data\.name={name!r}"
+        with pytest.raises(ConfigError, match=told):
+            check_data_settings(data)
+    check_data_settings(DataConfig(name="digits", options={name: {option: None}}))
+
+
+def test_the_variant_tiny_has_no_options_of_the_data_that_it_replaces():
+    config = train_config()
+    config.data.update(name="parquet", path="x", image_size=8)
+    config.data.options = {"parquet": {"image": "img"}}
+    found = parse(tiny(config).to_dict(), Config)
+    assert found.data.name == "synthetic"
+    check_data_settings(found.data)

@@ -4,6 +4,7 @@ Where it has options of its own, they are a frozen dataclass, the annotation of 
 settings `data.options.NAME`, which `drifting help` and docs/settings.md explain by the dataclass.
 """
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -141,15 +142,29 @@ def _check_arguments(name: str, given: Mapping[str, Any], section: str = "") -> 
     raise InputError(f"{wrong}: source {name!r} {'; and '.join([*needs, *takes])}")
 
 
+def _check_read(name: str, other: str, options: Any) -> None:
+    """Raises `ConfigError` where options are set that the source `name` does not read: those of another one."""
+    defaults = dataclasses.asdict(type(options)())
+    given = (
+        [] if other == name else [key for key, value in dataclasses.asdict(options).items() if value != defaults[key]]
+    )
+    for key in given:
+        setting = f"data.options.{other}.{key}"
+        remedy = f"set data.name={other!r}, or {setting}={defaults[key]!r}"
+        raise ConfigError(
+            f"{setting}={getattr(options, key)!r}: data.name is {name!r}, which does not read it: {remedy}"
+        )
+
+
 def check_data_settings(data: DataConfig) -> None:
     """Checks settings as far as nothing is read for it: the name, the arguments that its source takes, the options.
 
     Raises:
-        ConfigError: no source can be had of them, whatever lies at their path.
+        ConfigError: no source can be had of them, whatever lies at their path, or it does not read an option given.
     """
     one_of("data.name", data.name, SOURCES)
     for name, options in data.options.items():
-        source_options(name, options)
+        _check_read(data.name, name, source_options(name, options))
     try:
         _check_arguments(data.name, {key: getattr(data, key) for key in ARGUMENTS}, "data.")
     except InputError as error:
