@@ -220,7 +220,7 @@ def _evaluate(values: flags.FlagValues) -> int:
         batch_size=values.batch if values["batch"].present else None,
         neighbours=values.neighbours,
     )
-    from drifting.scoring.evaluate import evaluate_generator, scores_file
+    from drifting.scoring.evaluate import evaluate_generator, judge_for, scores_file
     from drifting.weights.averages import check_reconstructible
 
     averages, source = _averages(values), values.weights or values.workdir
@@ -229,23 +229,22 @@ def _evaluate(values: flags.FlagValues) -> int:
         if std is not None:
             with as_argument("average", f"{STD}={std:g}"):
                 check_reconstructible(place_of(values, "workdir"), std)
+    against: dict[str, Any] = dict(
+        reference=place_of(values, "reference") if values.reference else None,
+        real_images=place_of(values, "real_images") if values.real_images else None,
+        encoder=values.encoder,
+        settings=settings,
+        share=share,
+    )
     best: dict[str, Any] = {}
+    judge = None
     for label, (average, std) in averages.items():
         trained = _trained(values, average, std)
+        judge = judge or judge_for(trained, source, **against)
         out = place_of(values, "out") if values.out else scores_file(trained, source)
         if len(averages) > 1:
             out = out.with_name(f"{out.stem}-{label}{out.suffix}")
-        found = evaluate_generator(
-            trained,
-            source,
-            out,
-            reference=place_of(values, "reference") if values.reference else None,
-            real_images=place_of(values, "real_images") if values.real_images else None,
-            encoder=values.encoder,
-            settings=settings,
-            share=share,
-            replace=False,
-        )
+        found = evaluate_generator(trained, source, out, **against, replace=False, judge=judge)
         if found is not None:
             print(*([f"{label}:"] if len(averages) > 1 else []), score_table(found), out, sep="\n")
             best[label] = min(found, key=rank)

@@ -22,7 +22,7 @@ from drifting.runs.files import labels_sha256, write_json
 from drifting.runs.places import place, remove_tree
 from drifting.runs.shared_work import Share
 from drifting.sampling.files import software
-from drifting.sampling.generator import TrainedGenerator
+from drifting.sampling.generator import TrainedGenerator, image_shape
 from drifting.sampling.images import GeneratedImages, Images
 from drifting.sampling.labels import wanted_labels
 from drifting.scoring.against_own_data import own_data_judge
@@ -91,6 +91,7 @@ def evaluate_generator(
     settings: ScoreSettings | None = None,
     share: Share | None = None,
     replace: bool = True,
+    judge: Judge | None = None,
 ) -> list[Scores] | None:
     """Scores of a generator at each guidance scale, written to a JSON file with everything needed to repeat them.
 
@@ -104,6 +105,8 @@ def evaluate_generator(
         settings: how to score.
         share: which of several processes this is; they need a reference.
         replace: whether `out` may hold scores by other settings.
+        judge: the `judge_for` of another average of the same run and all these, whose real images have been looked at
+            already; None: it is made.
 
     Returns:
         Scores for each guidance scale; None while other processes are at work.
@@ -113,15 +116,13 @@ def evaluate_generator(
             scores by other settings that are to stay.
     """
     settings, share = settings or ScoreSettings(), share or Share()
-    evaluation = (trained.config or Config()).eval
-    k = evaluation.neighbours if settings.neighbours is None else settings.neighbours
-    labels = _labels(trained, settings)
+    labels, k = _labels(trained, settings), _neighbours(trained, settings)
     _check_neighbours(settings.neighbours, settings.num, len(labels), f"eval.neighbours={k}", k)
     drawn = _drawn(trained, source, labels, settings)
     out = out or scores_file(trained, source)
-    if reference is None and evaluation.reference is None:
-        _check_own_data(encoder, share)
-    judge = judge_of(trained.config, trained.facts, source, drawn[0].shape, k, reference, encoder, real_images)
+    judge = judge or judge_for(
+        trained, source, reference=reference, real_images=real_images, encoder=encoder, settings=settings, share=share
+    )
     about = {key: value for key, value in drawn[0].facts.items() if key != "alpha"}
     about |= {"classes": settings.classes, "labels": settings.labels}
     about |= {"labels_sha256": labels_sha256(labels)} | judge.facts
@@ -137,6 +138,31 @@ def evaluate_generator(
     found = [{"alpha": alpha} | scores for alpha, scores in zip(alphas, found, strict=True)]
     _write(out, about, found)
     return found
+
+
+def judge_for(
+    trained: TrainedGenerator,
+    source: str,
+    *,
+    reference: Path | None,
+    real_images: Path | None,
+    encoder: str | None,
+    settings: ScoreSettings,
+    share: Share,
+) -> Judge:
+    """What `evaluate_generator` scores against, of the same arguments; all averages of a run can have the same one.
+
+    Raises:
+        ConfigError: the real images cannot be had or do not fit.
+    """
+    if reference is None and (trained.config or Config()).eval.reference is None:
+        _check_own_data(encoder, share)
+    shape, k = image_shape(trained.usage), _neighbours(trained, settings)
+    return judge_of(trained.config, trained.facts, source, shape, k, reference, encoder, real_images)
+
+
+def _neighbours(trained: TrainedGenerator, settings: ScoreSettings) -> int:
+    return (trained.config or Config()).eval.neighbours if settings.neighbours is None else settings.neighbours
 
 
 def _check_neighbours(given: int | None, num: int | None, count: int, default: str, neighbours: int) -> None:

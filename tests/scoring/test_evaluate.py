@@ -25,7 +25,7 @@ from drifting.sampling.files import write_images, write_npz
 from drifting.sampling.generator import TrainedGenerator, params_sha256
 from drifting.sampling.images import GeneratedImages
 from drifting.sampling.labels import balanced_labels, wanted_labels
-from drifting.scoring import against_reference
+from drifting.scoring import against_own_data, against_reference
 from drifting.scoring.against_own_data import own_data_judge
 from drifting.scoring.evaluate import evaluate_files, evaluate_generator, score
 from drifting.scoring.image_features import ScoreEncoder, score_encoder
@@ -60,6 +60,16 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # --- against the run's own data ---------------------------------------------------------------------------------------
+
+
+def test_all_averages_are_scored_against_the_same_real_images(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their features are taken once."""
+    taken, side = [], against_own_data._side
+    monkeypatch.setattr(against_own_data, "_side", lambda *given: taken.append(len(given[0])) or side(*given))
+    assert main(["evaluate", f"--workdir={run}", "--ema=0.9,0.99", "--num=20"]) == 0
+    assert len(taken) == len(set(taken)) == 2  # the training images, and those that were held out
+    found = [json.loads((run / f"eval-120-ema{decay}.json").read_text()) for decay in ("0.9", "0.99")]
+    assert [one["ema_decay"] for one in found] == [0.9, 0.99] and found[0]["scores"] != found[1]["scores"]
 
 
 def test_scores_against_the_runs_own_data(run: Path):
