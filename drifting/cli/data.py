@@ -53,7 +53,7 @@ def _cache(values: flags.FlagValues) -> int:
         from drifting.training.latents import build_cache
 
         build_cache(config, workdir, share)
-    except ConfigError as error:
+    except (ConfigError, InputError) as error:
         text = str(error)
         if taken and text.startswith(path := f"data.path={taken!r}: "):
             raise ConfigError(f"--from={taken}: {text.removeprefix(path)}") from error

@@ -138,6 +138,8 @@ def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps all that it has seen
                 if member.isreg():
                     yield member
+    except InputError:
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
         if name and re.search("empty|truncated|end of data", str(error)):  # within headers of the next member
             raise InputError(f"{shard}: is cut short behind {name}, at {size:,} bytes: copy it again") from error
