@@ -68,7 +68,8 @@ class Pretraining:
         train = self.config.train
         if train.start is None:
             return None
-        beginner = Beginner("mae", self.arguments, jax.eval_shape(self.empty).params, self.source.class_names)
+        samples = (self.parts.space.checksums.get("vae"), self.identity.get("latents"))
+        beginner = Beginner("mae", self.arguments, jax.eval_shape(self.empty).params, self.source.class_names, *samples)
         return start_of(train.start, train.start_classes, beginner)
 
     def initial_state(self) -> TrainState:

@@ -88,7 +88,8 @@ class Run:
         if train.start is None:
             return None
         arguments = networks.generator_arguments(model, self.parts.space.shape, len(names))
-        beginner = Beginner(model.name, arguments, jax.eval_shape(self.empty).params, names)
+        samples = (self.parts.space.checksums.get("vae"), self.identity.get("latents"))
+        beginner = Beginner(model.name, arguments, jax.eval_shape(self.empty).params, names, *samples)
         return start_of(train.start, train.start_classes, beginner)
 
     def initial_state(self) -> TrainState:

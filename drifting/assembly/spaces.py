@@ -5,6 +5,7 @@ network with which a machine or a configuration can be tried out before anything
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -36,7 +37,10 @@ from drifting.networks.autoencoder import Autoencoder, measured_scale, scale_of
 from drifting.networks.flash import FLASH_PLATFORMS
 from drifting.networks.kept import products_kept
 from drifting.networks.network import Network, Params
+from drifting.weights.artifact import other_vae
 from drifting.weights.references import network
+
+logger = logging.getLogger("drifting")
 
 Training = TypeVar("Training", Config, PretrainConfig)
 
@@ -167,7 +171,7 @@ def encoder_options(config: FeaturesConfig, name: str) -> Any:
 def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool = False) -> FeatureEncoder:
     """The feature space of `config` for the samples of `space`: the samples, and the maps of each encoder.
 
-    `abstract`: see `network`.
+    `abstract`: see `network`. Warns of an encoder that has learned in latents of another VAE, where that is known.
 
     Raises:
         ConfigError: weights are missing, damaged, of another kind, or for other samples.
@@ -184,6 +188,9 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
             encoders[name] = kind.make(options, networks[name], space)
         except ValueError as error:
             raise ConfigError(f"{key}.{error}") from error
+        here = None if abstract or encoders[name].of_images else space.checksums.get("vae")
+        if other := other_vae(networks[name].vae_sha256, here):
+            logger.warning("data.vae: %s: features of other latents than those say little", other)
 
     def features(params: Params, samples: Array) -> dict[str, Array]:
         images = space.decode(params, samples) if any(encoder.of_images for encoder in encoders.values()) else samples

@@ -16,7 +16,7 @@ from jax import Array
 
 from drifting.assembly import networks
 from drifting.config.paths import is_place
-from drifting.config.schema import MAEConfig, ModelConfig, ema_decay
+from drifting.config.schema import MAEConfig, ModelConfig, PretrainConfig, ema_decay
 from drifting.errors import ArgumentError, ConfigError, InputError, counted, require, unusable
 from drifting.networks import NETWORKS
 from drifting.networks.network import Params
@@ -24,7 +24,7 @@ from drifting.runs.checkpoints import Checkpoints, abstract
 from drifting.runs.directory import CONFIG_FILE, ENCODER_FOLDER, read_config
 from drifting.runs.files import exists
 from drifting.runs.places import place
-from drifting.weights.artifact import GENERATOR_KIND, Artifact, flatten, listed, unflatten
+from drifting.weights.artifact import GENERATOR_KIND, Artifact, flatten, listed, other_vae, unflatten, vae_facts
 from drifting.weights.load import load_weights
 
 OTHER_WEIGHTS = "or start from other weights"
@@ -59,12 +59,16 @@ class Beginner:
         arguments: what its constructor is called with.
         params: its parameters, as shapes.
         class_names: the classes of the data.
+        vae_sha256: checksum of the VAE whose latents its samples are; None: they are images.
+        latents: how those are scaled, see `drifting.networks.autoencoder.scale_of`; None: as that VAE says.
     """
 
     network: str
     arguments: Mapping[str, Any]
     params: Params = field(repr=False)
     class_names: Sequence[str] = field(repr=False)
+    vae_sha256: str | None = None
+    latents: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> Any:
@@ -141,6 +145,7 @@ def _weights(reference: str, kind: str) -> Artifact:
 def _of_run(reference: str, kind: str) -> Artifact:
     workdir = place(reference)
     if kind != GENERATOR_KIND:
+        read_config(workdir, PretrainConfig)
         if not exists(workdir / ENCODER_FOLDER):
             remedy = "has no encoder, which `drifting pretrain` writes when it ends: let it finish"
             raise ArgumentError("workdir", workdir, remedy)
@@ -156,6 +161,8 @@ def _of_run(reference: str, kind: str) -> Artifact:
     shapes = jax.eval_shape(networks.generator(*described, config.train.seed)[1])
     average = checkpoints.restore_part(step, "ema", {str(decay): abstract(shapes)})[str(decay)]
     stated = {"network": config.model.name, "step": step, "ema_decay": decay, "class_names": facts["classes"]}
+    stated |= {"usage": {"latents": facts.get("latents")}}
+    stated |= vae_facts(facts["weights"])
     return Artifact(GENERATOR_KIND, arguments, jax.device_get(average), stated)
 
 
@@ -257,6 +264,16 @@ def _told(facts: Mapping[str, Any], source: Artifact, beginner: Beginner) -> Ite
     if facts["positions"] is not None:
         there, here = map(_text, facts["positions"])
         yield f"{listed(list(beginner.kind.position_tables))} resized from {there} to {here}"
+    if other := other_vae(source.metadata.get("vae_sha256"), beginner.vae_sha256):
+        yield f"the VAE here is another: {other}"
+    usage = source.metadata.get("usage")
+    scaled = usage.get("latents") if usage else beginner.latents
+    if beginner.vae_sha256 is not None and scaled != beginner.latents:
+        yield f"latents were scaled {_scaled(scaled)} there, and are {_scaled(beginner.latents)} here"
+
+
+def _scaled(latents: Mapping[str, Any] | None) -> str:
+    return "as their VAE says" if latents is None else "as they were measured"
 
 
 def _text(shape: Sequence[int]) -> str:

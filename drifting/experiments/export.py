@@ -16,7 +16,7 @@ from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
 from drifting.training.encoder import ENCODER_FOLDER
-from drifting.weights.artifact import GENERATOR_KIND, Artifact, save_artifact
+from drifting.weights.artifact import GENERATOR_KIND, Artifact, save_artifact, vae_facts
 from drifting.weights.card import CARD_FILE, CARD_TAGS, model_card
 from drifting.weights.load import find_kind, load_weights
 from drifting.weights.released import save_released
@@ -113,6 +113,7 @@ def _generator(trained: TrainedGenerator) -> Artifact:
     metadata |= {} if trained.ema_std is None else {"ema_std": trained.ema_std}
     metadata |= {"data": trained.facts["data"], "class_names": list(trained.usage.class_names)}
     metadata |= {name: trained.facts[name] for name in ("start",) if name in trained.facts}
+    metadata |= vae_facts(trained.space.checksums)
     return Artifact(GENERATOR_KIND, trained.arguments, jax.device_get(trained.params), metadata)
 
 

@@ -1,7 +1,7 @@
 """A network as a pure function: its structure, its parameters, and where they come from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,12 +47,14 @@ class Network:
         params: the network's parameters.
         arguments: what its constructor was called with.
         checksum: SHA-256 of the weights, so that a run is only resumed with the same.
+        vae_sha256: checksums that the file of the VAE may have in whose latents it has learned; None: nobody says.
     """
 
     graphdef: Any = field(repr=False)
     params: Params = field(repr=False)
     arguments: dict[str, Any]
     checksum: str
+    vae_sha256: Sequence[str] | None = None
 
 
 def as_used(graphdef: Any, params: Params) -> Params:

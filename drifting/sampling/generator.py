@@ -30,7 +30,7 @@ from drifting.runs.files import exists
 from drifting.runs.places import place
 from drifting.sampling.labels import class_labels
 from drifting.sampling.sampler import SAMPLER_BLOCK, Sampler
-from drifting.weights.artifact import GENERATOR_KIND, Artifact
+from drifting.weights.artifact import GENERATOR_KIND, Artifact, other_vae
 from drifting.weights.averages import reconstruct
 from drifting.weights.load import load_weights
 from drifting.weights.references import network
@@ -157,6 +157,8 @@ class TrainedGenerator:
     def from_weights(cls, weights: str, vae: str | None = None) -> Self:
         """A published generator: a folder or `hf://OWNER/REPO[@REVISION][/FOLDER]`, of ours or a released one.
 
+        Warns of a VAE of other weights than that in whose latents it has learned, where that is known.
+
         Args:
             weights: where they lie.
             vae: where the VAE of its latents lies, if not where the weights say.
@@ -170,6 +172,9 @@ class TrainedGenerator:
             artifact = load_weights(weights, GENERATOR_KIND)
         described = _stated if artifact.metadata.get("usage") is not None else _unstated
         usage, space = described(weights, artifact, vae)
+        if other := other_vae(artifact.metadata.get("vae_sha256"), space.checksums.get("vae")):
+            logger.warning("vae=%s: %s: where it is not the same in another form, images come out wrong",
+                           vae or usage.vae, other)  # fmt: skip
         return cls(
             generator=generator_of(artifact.network, artifact.model_config, space.shape),
             params=jax.tree.map(jnp.asarray, artifact.params),

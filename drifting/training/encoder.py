@@ -27,7 +27,7 @@ from drifting.runs.places import place
 from drifting.sampling.grid import save_grid
 from drifting.training.course import Callbacks, Course, begun_with, describe_data, describe_model, whole
 from drifting.training.loop import check_folder, run_loop
-from drifting.weights.artifact import save_artifact
+from drifting.weights.artifact import save_artifact, vae_facts
 
 logger = logging.getLogger("drifting")
 
@@ -91,6 +91,7 @@ def _save_encoder(run: Pretraining, workdir: Path, step: int, state: TrainState)
         step=step,
         ema_decay=decay,
         extra={"data": source.name, "class_names": list(source.class_names), "vae": vae}
+        | vae_facts(run.parts.space.checksums)
         | {name: began[name] for name in ("start",) if name in began},
     )
     logger.info("pretrain: the encoder is features.options.mae.weights=%s", folder)

@@ -181,6 +181,24 @@ def check_names(found: Mapping[str, Any], expected: Any, what: str) -> None:
         raise InputError("; ".join(parts))
 
 
+def vae_facts(checksums: Mapping[str, str]) -> dict[str, list[str]]:
+    """What metadata say of the VAE of a network's latents, of the checksums of a run's frozen networks: see below."""
+    return {"vae_sha256": [checksums[VAE_KIND]]} if VAE_KIND in checksums else {}
+
+
+def other_vae(learned: Any, here: str | None) -> str:
+    """What there is to say of a VAE whose weights are not those in whose latents a network has learned; '': nothing.
+
+    Args:
+        learned: `metadata["vae_sha256"]`, the checksums that the file of those may have; None: they are not known.
+        here: the checksum of the VAE here; None: there is none.
+    """
+    if here is None or not isinstance(learned, list) or not learned or here in learned:
+        return ""
+    there, found = (f"{text[:12]}.." if len(text) == 64 else text for text in (str(learned[0]), here))
+    return f"its weights are {found}, by their SHA-256, and {there} in the training of what is drawn with it"
+
+
 def listed(names: list[str], most: int = 8) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

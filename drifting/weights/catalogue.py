@@ -36,8 +36,16 @@ RELEASED_FOLDERS = {
 }
 """The released weights by name, as `hf://Goodeat/drifting/NAME`, and the folders they lie in."""
 
+_OF_LATENTS = ("latent_L_sota", "latent_B_sota", "ablation", "mae_latent_640", "mae_latent_256")
+
 RELEASED_VAE = "hf://stabilityai/sd-vae-ft-mse"
-"""The VAE of the released generators of latents."""
+"""The VAE of the released generators and encoders of latents."""
+
+RELEASED_VAE_SHA256 = (
+    "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+    "1b4889b6b1d4ce7ae320a02dedaeff1780ad77d415ea0d744b476155c6377ddc",
+)
+"""Checksums of its `diffusion_pytorch_model.safetensors` and `.bin`, as they have been since commit 31f26fd."""
 
 _PIXELS: dict[str, Any] = dict(image_shape=[256, 256, 3], vae=None, alpha=1.0, alpha_range=[1.0, 4.0])
 
@@ -61,6 +69,15 @@ INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Checksum of `INCEPTION_FILE`, which pytorch-fid and torch-fidelity both use."""
+
+
+def released_vae_sha256(repo: str, folder: str) -> list[str] | None:
+    """Checksums of the files of the VAE in whose latents the released network in a folder of a repository has learned.
+
+    None: it is no released one, or has learned in pixels.
+    """
+    name = {path: name for name, path in RELEASED_FOLDERS.items()}.get(folder)
+    return list(RELEASED_VAE_SHA256) if repo == RELEASED_REPO and name in _OF_LATENTS else None
 
 
 def released_usage(repo: str, folder: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from drifting.errors import InputError
 from drifting.weights.artifact import METADATA_FILE, Artifact, check_kind, read_metadata
-from drifting.weights.catalogue import released_usage
+from drifting.weights.catalogue import released_usage, released_vae_sha256
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.weights.readers import READERS, WeightsFormat
 
@@ -30,7 +30,8 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     Returns:
         The artifact; its metadata say where it is from: `source` is the reference, `commit` the repository's (None
         for a local folder), `sha256` the checksum of the tensors. `usage` says how to use a generator: what it states
-        itself, or what is known of the released ones.
+        itself, or what is known of the released ones. `vae_sha256` are the checksums that files of the VAE may have in
+        whose latents the network has learned, where that is known.
 
     Raises:
         InputError: there is nothing at the reference, or it is damaged, a run directory, or not of that kind.
@@ -51,8 +52,11 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     artifact = found.reader.load(path)
     check_kind(reference, artifact.kind, kind)
     metadata: dict[str, Any] = {"source": reference, "commit": found.commit}
-    if isinstance(place, HubFolder) and (usage := released_usage(place.repo, place.folder, artifact.model_config)):
-        metadata["usage"] = usage
+    if isinstance(place, HubFolder):
+        if usage := released_usage(place.repo, place.folder, artifact.model_config):
+            metadata["usage"] = usage
+        if checksums := released_vae_sha256(place.repo, place.folder):
+            metadata["vae_sha256"] = checksums
     return dataclasses.replace(artifact, metadata=artifact.metadata | metadata)
 
 

@@ -53,7 +53,8 @@ def network(reference: str | None, kind: str, abstract: bool = False, **changes:
         arguments, checksum = artifact.model_config | changes, artifact.metadata["sha256"]
         params = artifact.params[FROZEN_PARTS[kind]] if kind in FROZEN_PARTS else artifact.params
         graphdef = nnx.graphdef(nnx.eval_shape(partial(_module, artifact.network, arguments)))
-        return Network(graphdef, as_used(graphdef, jax.tree.map(jnp.asarray, params)), arguments, checksum)
+        params, learned = jax.tree.map(jnp.asarray, params), artifact.metadata.get("vae_sha256")
+        return Network(graphdef, as_used(graphdef, params), arguments, checksum, learned)
     name = presets[preset]
     arguments = PRESETS[name][preset] | changes
     graphdef, shapes = nnx.split(nnx.eval_shape(partial(_module, name, arguments)))

@@ -20,9 +20,11 @@ from drifting.errors import ArgumentError, ConfigError, InputError
 from drifting.experiments.export import export_run, import_weights
 from drifting.networks.vae import PRESETS, AutoencoderKL
 from drifting.runs.directory import write_config
+from drifting.runs.files import sha256
 from drifting.sampling.generator import TrainedGenerator
 from drifting.training.generator import keeper_of
-from drifting.weights.artifact import load_artifact, save_artifact
+from drifting.weights.artifact import load_artifact, other_vae, save_artifact
+from drifting.weights.catalogue import RELEASED_VAE_SHA256
 from drifting.weights.diffusers_vae import diffusers_name
 from drifting.weights.load import load_weights
 from drifting.weights.released import load_released, save_released
@@ -256,7 +258,9 @@ def test_a_folder_in_the_released_layout_claims_nothing(tmp_path: Path, caplog: 
             TrainedGenerator.from_weights(str(tmp_path / "images"), vae)
 
 
-def test_released_weights_are_used_as_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_released_weights_are_used_as_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     """What the released metadata leave out is known of their references; another VAE stands in for the published."""
     released_latent_generator(tmp_path / "net", side=32)
     stable_diffusion_vae(tmp_path / "vae")
@@ -267,6 +271,7 @@ def test_released_weights_are_used_as_is_published(tmp_path: Path, monkeypatch: 
             trained = TrainedGenerator.from_weights(f"hf://Goodeat/drifting/{name}", str(tmp_path / "vae"))
             assert trained.alpha(None) == alpha and trained.usage.class_names == list("01234")
             assert trained.usage.vae == "hf://stabilityai/sd-vae-ft-mse" and trained.space.shape == (32, 32, 4)
+            assert trained.facts["vae_sha256"] == list(RELEASED_VAE_SHA256)
         with pytest.raises(
             ArgumentError, match=r"^vae=random://smoke: its latents are .128, 128, 4., the generator's .32"
         ):
@@ -275,6 +280,20 @@ def test_released_weights_are_used_as_is_published(tmp_path: Path, monkeypatch: 
     imported = TrainedGenerator.from_weights(str(tmp_path / "ours"), str(tmp_path / "vae"))
     assert imported.alpha(None) == 2.0 and imported.usage.vae == "hf://stabilityai/sd-vae-ft-mse"
     assert imported.facts["network"] == "dit"
+    # A VAE of the same shapes and other weights decodes, and is told: of what is imported, too.
+    told = [record.getMessage() for record in caplog.records]
+    here = sha256(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert len(told) == 4 and set(told) == {told[0]} and "\n" not in told[0]
+    assert told[0].startswith(
+        f"vae={tmp_path / 'vae'}: its weights are {here[:12]}.., by their SHA-256, and a1d993488569.."
+    )
+
+
+@pytest.mark.parametrize("learned", [None, [], ["1" * 64], ["0" * 64, "1" * 64], "1" * 64, 3])
+@pytest.mark.parametrize("here", [None, "1" * 64, "2" * 64, "random://smoke"])
+def test_a_vae_of_other_weights_is_told_where_it_is_known(learned: Any, here: str | None):
+    known = isinstance(learned, list) and bool(learned)
+    assert bool(other_vae(learned, here)) == (known and here is not None and here not in learned)
 
 
 @pytest.mark.parametrize(
