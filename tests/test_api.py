@@ -374,6 +374,13 @@ def test_a_right_source_is_taken_as_it_is():
         assert checked_source(source) is source
 
 
+@pytest.mark.parametrize("given", [None, 3, "loss", [], {}, {"loss": {}}, object()])
+def test_settings_are_given_by_section(given: object):
+    words = r"^Config\.of\(.*\): name the section, as in Config\.of\(train="
+    with pytest.raises(drifting.errors.DriftingError, match=words):
+        drifting.Config.of(given)  # type: ignore[arg-type]
+
+
 def test_wrong_arguments_name_what_to_give():
     with pytest.raises(drifting.errors.DriftingError, match=r"^config: is a dict: give Config\.of\(\.\.\.\)$"):
         drifting.prepare({"loss": {}})  # type: ignore[arg-type]

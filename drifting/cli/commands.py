@@ -15,7 +15,7 @@ from drifting.cli.command import Command
 from drifting.cli.compiled import keep_compiled
 from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
-from drifting.cli.flag_paths import check_out, expanded_arguments, refuse_addresses
+from drifting.cli.flag_paths import check_out, expanded_arguments, refuse_addresses, refuse_impossible_paths
 from drifting.cli.help import command_help, overview
 from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.lookup import COMMANDS as LOOKUP
@@ -24,7 +24,13 @@ from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
 from drifting.cli.settings import given_settings, parse_flags
 from drifting.cli.shared import check_named_encoder, import_entries
-from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_what_the_command_tells, standard_streams
+from drifting.cli.streams import (
+    CLOSED_PIPE,
+    OutputError,
+    silence_the_compiler,
+    silence_what_the_command_tells,
+    standard_streams,
+)
 from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.schema import Settings
@@ -49,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     if arguments is None:  # in a process of its own
         silence_what_the_command_tells()
+        silence_the_compiler()
         keep_memory()
     try:
         with standard_streams():
@@ -93,6 +100,7 @@ def _run(arguments: list[str]) -> int:
             return 0
         values = parse_flags(name, COMMANDS[name], rest)
         refuse_addresses(values)
+        refuse_impossible_paths(values)
         check_out(values, COMMANDS[name].out)
         if not COMMANDS[name].needs_devices:
             os.environ["JAX_PLATFORMS"] = "cpu"  # whatever it says: JAX, which reads it, has not been imported yet

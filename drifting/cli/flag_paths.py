@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from drifting.config.paths import STORES, expanded, is_address
+from drifting.config.paths import STORES, expanded, impossible, is_address
 from drifting.errors import ConfigError, MachineError, as_argument
 from drifting.runs.places import is_stored, place
 
@@ -19,6 +19,9 @@ PLACE_FLAGS = ("workdir", "out", "reference", "real_images", "run", "from")
 """The flags that give a path of this machine, or one of an object store. Of those that may name weights, their readers
 know what is served."""
 
+
+WEIGHTS_FLAGS = ("weights", "vae")
+"""The flags that give a path of this machine, or an address on the hub."""
 
 OUT_FILE_SUFFIXES = (".png", ".npz")
 """How `--out` ends where a command that writes files and folders is to write a file."""
@@ -48,6 +51,18 @@ def refuse_addresses(values: flags.FlagValues) -> None:
         if isinstance(value, str) and is_address(value) and value.partition("://")[0] not in STORES:
             remedy = "is an address, and only gs://BUCKET/… and s3://BUCKET/… are read and written: give one, or a path"
             raise ConfigError(f"--{flag}={value}: {remedy}")
+
+
+def refuse_impossible_paths(values: flags.FlagValues) -> None:
+    """Refuses paths that lead nowhere, which would be said to be missing, or fail as they are written.
+
+    Raises:
+        ConfigError: a flag has one.
+    """
+    for flag in (*PATH_FLAGS, *PLACE_FLAGS, *WEIGHTS_FLAGS):
+        value = values[flag].value if flag in values else None
+        if isinstance(value, str) and not is_address(value) and (reason := impossible(value)):
+            raise ConfigError(f"--{flag}={value}: {reason}")
 
 
 PAGE_SUFFIXES = (".html", ".htm")

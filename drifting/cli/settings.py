@@ -24,7 +24,7 @@ from drifting.cli.overrides import changed, define_overrides, overrides_of, real
 from drifting.config.meanings import COMMAND_SETTINGS
 from drifting.config.older import FORMER_MODULES
 from drifting.config.parse import annotation, parse
-from drifting.config.paths import is_address
+from drifting.config.paths import impossible, is_address
 from drifting.config.schema import Config, PretrainConfig, Settings, command_of, to_dict
 from drifting.config.shipped import experiment_file, experiment_names
 from drifting.errors import ConfigError, DriftingError, one_line
@@ -295,6 +295,8 @@ def loaded_file(given: str, flag: str = "config") -> Iterator[Any]:
         ConfigError: there is no such file, or it or the block fails.
     """
     name = given.split(":", 1)[0]
+    if reason := impossible(name):
+        raise ConfigError(f"--{flag}={given}: {reason}")
     path = experiment_file(name)
     if path is None:
         raise ConfigError(f"--{flag}={given}: {_no_file(given, name)}")

@@ -103,6 +103,15 @@ def silence_what_the_command_tells() -> None:
     sys.excepthook = _unless_refused(sys.excepthook, lambda kind, error, trace: error)
 
 
+def silence_the_compiler() -> None:
+    """Has XLA log nothing short of its end; must come before JAX is imported.
+
+    It logs at length how long it compiles and folds constants. What fails it raises, too. A level that the environment
+    sets stays.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def _unless_refused(hook: Callable[..., Any], error_of: Callable[..., BaseException | None]) -> Callable[..., None]:
     def told(*arguments: Any) -> None:
         error = error_of(*arguments)

@@ -118,6 +118,7 @@ COMMANDS = {
         _define_push,
         _push,
         usage="--weights=DIR --repo=OWNER/NAME",
+        flag_of={"folder": "weights"},
         needs_devices=False,
     ),
 }

@@ -1,5 +1,6 @@
 """Paths as people type them: `~` for a home folder, and addresses where a path is asked for."""
 
+import errno
 import os
 import re
 
@@ -35,6 +36,20 @@ def _home(found: re.Match[str]) -> str:
 def is_address(text: str) -> bool:
     """Whether a text is an address such as `gs://bucket/runs`, which no path is."""
     return ADDRESS.match(text) is not None
+
+
+def impossible(path: str) -> str | None:
+    """Why nothing can lie at a path, be it there or not, with a remedy; None: something can."""
+    try:
+        os.stat(path)
+    except ValueError:
+        return "has a NUL in it; give the path without"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "its links lead in a circle; mend them, or give another path"
+        if error.errno == errno.ENAMETOOLONG:
+            return "is too long a name; give a shorter one"
+    return None
 
 
 def is_place(given: object) -> bool:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Never, Self
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def unknown_key(path: str, value: Any, known: Iterable[str]) -> str:
     """One line for a dotted `path` whose last part is none of the `known` keys there, with the nearest that is."""
     prefix, dot, name = path.rpartition(".")
     given = path if isinstance(value, dict) else f"{path}={value!r}"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [key for key in known if key.startswith(name)]
     remedy = f"did you mean {prefix}{dot}{close[0]}?" if close else f"known keys: {', '.join(known)}"
     return f"{given}: there is no such key; {remedy}"
 
@@ -129,12 +130,15 @@ class Sectioned:
     """Settings in sections, which show and take what differs from the defaults."""
 
     @classmethod
-    def of(cls, **sections: Mapping[str, Any]) -> Self:
+    def of(cls, *unnamed: Never, **sections: Mapping[str, Any]) -> Self:
         """Settings with some changed, by section: `Config.of(loss={"widths": (0.05, 0.2)})`.
 
         Raises:
-            ConfigError: an unknown section or key, or a value of a wrong type.
+            ConfigError: an unknown section or key, or a value of a wrong type, or of no section.
         """
+        if unnamed:
+            remedy = f"name the section, as in {cls.__name__}.of(train={{'steps': 100}})"
+            raise ConfigError(f"{cls.__name__}.of({reprlib.repr(unnamed[0])}): {remedy}")
         found: Self = parse_section(cls(), renewed(sections), "")
         return found
 

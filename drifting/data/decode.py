@@ -1,6 +1,7 @@
 """Images that are kept encoded, as files or as records, and decoded when they are read."""
 
 import abc
+import errno
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drifting.data.crop import Seed, centre_crop, random_crop
 from drifting.data.source import Delivery, Indices, LabelledImages, Records, reading_configured, to_float
@@ -160,10 +161,13 @@ def _opened(name: str, data: Path | bytes) -> Iterator[Image.Image]:
         known = isinstance(error, OSError | ValueError)
         reason = one_line(error if known else f"{type(error).__name__}: {error}").rstrip(": ")
         reason = re.sub(r" ?'?<[^<>]* at 0x[0-9a-f]+>'?", "", reason)  # where in memory its bytes are
+        if isinstance(error, UnidentifiedImageError):  # whose words are the name once more
+            empty = not (data if isinstance(data, bytes) else data.stat().st_size)
+            reason = "it is empty" if empty else "it is no image of a format that Pillow knows"
         remedy = "repair or remove it"
         if isinstance(error, MemoryError):
             remedy = "free some memory"
-        elif isinstance(error, FileNotFoundError):
+        elif isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ELOOP):
             remedy = "it is a link to nothing, or was removed meanwhile: put it back, or remove the link"
         elif isinstance(error, OSError) and error.errno is not None:
             remedy = "make it readable"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from drifting.config.paths import is_place
+from drifting.config.paths import impossible, is_address, is_place
 from drifting.config.schema import Config
 from drifting.errors import ConfigError, InputError, counted, require, require_argument
 from drifting.experiments.report.comparison import write_comparison
@@ -67,6 +67,8 @@ def compare_generators(
 
 def _open(side: str, name: str) -> TrainedGenerator:
     """What a person named as A or B."""
+    if not is_address(name) and (reason := impossible(name)):
+        raise ConfigError(f"{side}={name}: {reason}")
     try:
         path = place(name) if is_place(name) else None
         if path is not None and exists(path / CONFIG_FILE):

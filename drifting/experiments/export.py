@@ -1,5 +1,6 @@
 """Weights out of a run and in from elsewhere: what `drifting export` and `drifting import` do."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,12 +17,22 @@ from drifting.runs.files import atomic_path, read_json
 from drifting.sampling.generator import TrainedGenerator
 from drifting.scoring.results import latest_scores
 from drifting.training.encoder import ENCODER_FOLDER
-from drifting.weights.artifact import GENERATOR_KIND, Artifact, save_artifact, vae_facts
+from drifting.weights.artifact import (
+    GENERATOR_KIND,
+    METADATA_FILE,
+    TENSORS_FILE,
+    Artifact,
+    save_artifact,
+    vae_facts,
+)
 from drifting.weights.card import CARD_FILE, CARD_TAGS, model_card
 from drifting.weights.load import find_kind, load_weights
-from drifting.weights.released import save_released
+from drifting.weights.released import RELEASED_TENSORS, save_released
 
 logger = logging.getLogger("drifting")
+
+CARD_CHECKSUM = "card_sha256"
+"""The entry of the metadata by which an edited model card is told from the one that was written."""
 
 LAYOUTS = {"safetensors": save_artifact, "released": save_released}
 
@@ -31,11 +42,12 @@ def export_run(workdir: Path, out: Path, *, average: float | None = None, layout
 
     Args:
         workdir: what `drifting train` or `drifting pretrain` wrote.
-        out: the folder; an artifact that is there is replaced.
+        out: the folder; an artifact that is there is replaced, but for what a person has edited or put there.
         average: the decay of the average to take, of a generator; None: see `schema.ema_decay`.
         layout: `safetensors`, or `released`, which the released code reads as well.
 
     Raises:
+        ArgumentError: what a person has put into `out` would be lost.
         ConfigError: there is no run or no such average, it has not come far enough, or its model has no released form.
     """
     _check_layout(layout)
@@ -90,7 +102,7 @@ def import_weights(weights: str, out: Path, *, layout: str = "safetensors") -> N
 
     Args:
         weights: a folder, `hf://OWNER/REPO[@REVISION][/FOLDER]`, or a file of the Inception network.
-        out: the folder; an artifact that is there is replaced.
+        out: the folder; an artifact that is there is replaced, but for what a person has edited or put there.
         layout: see `export_run`.
 
     Raises:
@@ -118,7 +130,18 @@ def _generator(trained: TrainedGenerator) -> Artifact:
 
 
 # These metadata are written anew for the new folder; everything else that an artifact's metadata say goes along.
-WRITTEN_ANEW = {"format", "kind", "backend", "path", "model_config", "sha256", "step", "ema_decay", "network"}
+WRITTEN_ANEW = {
+    "format",
+    "kind",
+    "backend",
+    "path",
+    "model_config",
+    "sha256",
+    "step",
+    "ema_decay",
+    "network",
+    CARD_CHECKSUM,
+}
 
 
 def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any]) -> None:
@@ -127,6 +150,15 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
     if kept.get("commit") is None:  # from a folder of this machine
         kept = {name: value for name, value in kept.items() if name not in ("source", "commit")}
     kept |= {name: _without_folders(kept[name]) for name in ("usage", "vae", "start") if name in kept}
+    card = None
+    if artifact.kind in CARD_TAGS:
+        count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
+        described = metadata | kept | {"kind": artifact.kind, "network": artifact.network}
+        described |= {"model_config": artifact.model_config}
+        card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
+        card = card.encode("utf-8", errors="backslashreplace").decode("utf-8")
+        kept[CARD_CHECKSUM] = _checksum(card)
+    _refuse_what_others_wrote(out, card)
     with as_argument("out", out):
         LAYOUTS[layout](
             out,
@@ -138,14 +170,31 @@ def _write(artifact: Artifact, out: Path, layout: str, extra: Mapping[str, Any])
             network=artifact.network,
             extra=kept,
         )
-    if artifact.kind not in CARD_TAGS:
+    if card is not None:
+        with atomic_path(out / CARD_FILE) as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+
+def _refuse_what_others_wrote(out: Path, card: str | None) -> None:
+    """Raises `ArgumentError` where replacing the artifact at `out` would cost what a person has put or edited there.
+
+    `card`: the model card to be written, which may be there already.
+    """
+    if not (out / METADATA_FILE).is_file():  # whatever it is, it is no artifact, and is not replaced
         return
-    count = sum(leaf.size for leaf in jax.tree.leaves(artifact.params))
-    described = metadata | kept | {"kind": artifact.kind, "network": artifact.network}
-    described |= {"model_config": artifact.model_config}
-    card = model_card(described, parameters=count, settings=kept.get("settings"), scores=kept.get("scores"))
-    with atomic_path(out / CARD_FILE) as temporary:
-        temporary.write_text(card, encoding="utf-8", errors="backslashreplace")
+    remedy = "would be lost: move it away, or give another folder"
+    ours = {METADATA_FILE, TENSORS_FILE, RELEASED_TENSORS, CARD_FILE}
+    if others := sorted(path.name for path in out.iterdir() if path.name not in ours):
+        raise ArgumentError("out", out, f"holds {others[0]}, which no export has written and which {remedy}")
+    if not (out / CARD_FILE).is_file():
+        return
+    text = (out / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    if text != card and _checksum(text) != read_json(out / METADATA_FILE).get(CARD_CHECKSUM):
+        raise ArgumentError("out", out, f"its {CARD_FILE} was edited, and {remedy}")
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _without_folders(settings: Any) -> Any:

@@ -14,11 +14,11 @@ from drifting.config.older import renamed
 from drifting.config.parse import annotation, parse
 from drifting.config.schema import Config, ema_decay, to_dict
 from drifting.errors import ArgumentError, ConfigError, InputError
-from drifting.runs.directory import check_config
-from drifting.runs.files import atomic_path, read_json
+from drifting.runs.directory import CONFIG_FILE, SWEEP_FILE, check_config
+from drifting.runs.files import atomic_path, exists, read_json
 from drifting.scoring.metrics import rank, ranked_by
 
-SWEEP_FILE, TABLE_FILE, ERROR_FILE, COMPILED_FOLDER = "sweep.json", "sweep.csv", "error.txt", "compiled"
+TABLE_FILE, ERROR_FILE, COMPILED_FOLDER = "sweep.csv", "error.txt", "compiled"
 
 CELL_SCORES = "sweep-scores.json"
 """A cell's scores as the sweep asked for them: `drifting evaluate` of a cell writes `eval-STEP.json` anew."""
@@ -119,8 +119,10 @@ def cells_of(sweep: Sweep, base: ConfigDict) -> dict[SweepCell, Config]:
             raise ConfigError(f"grid {', '.join(names)}: has no values, give at least one")
         axes.append([dict(zip(names, v if isinstance(keys, tuple) else (v,), strict=True)) for v in values])
     cells: dict[SweepCell, Config] = {}
+    _check_keys("settings", sweep.settings)
     for index, combination in enumerate(itertools.product(*axes)):
         changed = {key: value for part in combination for key, value in part.items()}
+        _check_keys("grid", changed)
         config = parse(_changed(base, {**sweep.settings, **changed}))
         name = "-".join(_text(key, value) for key, value in changed.items())
         try:
@@ -148,24 +150,32 @@ def _scoring(sweep: Sweep, config: Config) -> dict[str, Any]:
 
 
 def check_cells(cells: Mapping[SweepCell, Config], workdir: Path) -> None:
-    """Checks that the cells that have begun have these settings, but for those that may change on resuming.
+    """Checks that the folder is no run's, and that the cells that have begun have these settings, but for those that
+    may change on resuming.
 
     Raises:
-        ConfigError: one has others; says which.
+        ConfigError: it is, or one has others; says which.
     """
+    if exists(workdir / CONFIG_FILE) and not exists(workdir / SWEEP_FILE):
+        raise ArgumentError("workdir", workdir, "holds a run; give a sweep a folder of its own")
     for cell, config in cells.items():
         if cell.status(workdir) in (FINISHED, STARTED):
             check_config(cell.folder(workdir), config)
 
 
-def _changed(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `base`, with these at dotted keys. Raises `ConfigError` where there is no such key."""
-    settings = to_dict(parse(base))
+def _check_keys(named: str, values: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` where there is no such key; `named`: where the sweep has it."""
     for path, value in values.items():
         try:
             annotation(Config, path, value)
         except ConfigError as error:
-            raise ConfigError(f"grid: {error}") from error
+            raise ConfigError(f"{named}: {error}") from error
+
+
+def _changed(base: ConfigDict, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `base`, with these at dotted keys."""
+    settings = to_dict(parse(base))
+    for path, value in values.items():
         *sections, key = renamed(path).split(".")
         section: Any = settings
         for name in sections:  # sections of options are made where they are not there

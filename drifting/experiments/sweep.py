@@ -23,13 +23,13 @@ from drifting.experiments.grid import (
     ERROR_FILE,
     FAILED,
     FINISHED,
-    SWEEP_FILE,
     TABLE_FILE,
     Sweep,
     SweepCell,
     check_cells,
     collect,
 )
+from drifting.runs.directory import SWEEP_FILE
 from drifting.runs.files import atomic_path, write_json
 from drifting.runs.lock import check_free
 from drifting.runs.progress import duration

@@ -19,6 +19,9 @@ _RunKind = TypeVar("_RunKind", bound=AnyConfig)
 
 CONFIG_FILE = "config.json"
 
+SWEEP_FILE = "sweep.json"
+"""What a folder of cells, each of them a run, is known by."""
+
 ENCODER_FOLDER = "encoder"
 """Where `drifting pretrain` writes its encoder in the run's folder."""
 
@@ -64,6 +67,8 @@ def check_config(workdir: Path, config: AnyConfig) -> None:
             workdir.require_bucket()
     if workdir.exists() and not workdir.is_dir():
         raise ArgumentError("workdir", workdir, "is a file; give a folder")
+    if exists(workdir / SWEEP_FILE) and not exists(workdir / CONFIG_FILE):
+        raise ArgumentError("workdir", workdir, "holds a sweep; give a run another folder, or one of its cells'")
     if isinstance(config, CacheBuild):
         check_utf8(workdir)
     else:

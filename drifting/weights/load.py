@@ -80,8 +80,9 @@ def load_folder(folder: Path) -> Artifact:
     """The weights in a local folder, of whichever kind they are and in any format of `READERS`.
 
     Raises:
-        InputError: they are missing or damaged.
+        InputError: they are missing or damaged, or it is a run directory.
     """
+    _refuse_run_directory(folder, "generator")
     return _look(str(folder), folder).reader.load(folder)
 
 

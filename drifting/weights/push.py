@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi, get_token, parse_hf_uri
 from huggingface_hub.errors import HfUriError
 
-from drifting.errors import HubError, InputError, require_argument
+from drifting.errors import HubError, InputError, as_argument, require_argument
 from drifting.weights.card import CARD_FILE, EXAMPLE_REPO
 from drifting.weights.download import HUB_SCHEME
 from drifting.weights.errors import HOW_TO_LOG_IN, HUB_FAILURES, explained, words_of
@@ -38,12 +38,13 @@ def push_weights(
         The address of the repository, or of the branch in it.
 
     Raises:
-        InputError: the folder is no whole artifact, or its README cannot be read.
-        ArgumentError: `repo` is no such name.
+        ArgumentError: the folder is no whole artifact, or `repo` is no such name.
+        InputError: its README cannot be read.
         HubError: no token, no permission or no network.
     """
     folder = Path(folder).expanduser()
-    artifact = load_folder(folder)
+    with as_argument("folder", folder):
+        artifact = load_folder(folder)
     _check_name(repo)
     if get_token() is None:
         raise HubError(f"{repo}: nobody is logged in: {HOW_TO_LOG_IN}")

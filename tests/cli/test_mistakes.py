@@ -736,3 +736,33 @@ def test_home_of_nobody_is_refused_in_settings(tmp_path: Path):
     words = "data.path=~nobodyelse/x: there is no user nobodyelse"
     with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
         parse({"data": {"path": "~nobodyelse/x"}})
+
+
+def test_paths_at_which_nothing_can_lie_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Over all flags of all commands that give a path: links in a circle, and names that are too long."""
+    from absl import flags
+
+    from drifting.cli.commands import COMMANDS as ALL
+    from drifting.cli.flag_paths import PATH_FLAGS, PLACE_FLAGS, WEIGHTS_FLAGS
+
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    wrong = {tmp_path / "loop": "its links lead in a circle; mend", tmp_path / ("a" * 300): "is too long a name; give"}
+    experiments = {"cache": "data/imagenet", "pretrain": "mae_digits", "sweep": "sweeps/kernel_width"}
+    tried = 0
+    for name, command in ALL.items():
+        values = flags.FlagValues()
+        command.define(values)
+        for flag in {*PATH_FLAGS, *PLACE_FLAGS, *WEIGHTS_FLAGS} & {"config", *values}:
+            if flag == "config" and command.settings is None:
+                continue
+            needs = [f"--config={experiments.get(name, 'digits')}"]
+            takes_config = (command.settings or name == "sweep") and not command.has_defaults
+            if flag in ("config", command.without_config) or not takes_config:
+                needs = []
+            for path, words in wrong.items():
+                code = main([*name.split(), *["a", "b"][: len(command.takes)], *needs, f"--{flag}={path}"])
+                (line,) = capsys.readouterr().err.splitlines()
+                assert code == 2 and line.startswith(f"drifting: error: --{flag}={path}: {words}"), (name, line)
+                tried += 1
+    assert tried > 80
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]

@@ -16,7 +16,7 @@ from drifting.cli import commands
 from drifting.cli.commands import COMMANDS, main
 from drifting.cli.flag_paths import PATH_FLAGS, PLACE_FLAGS, expanded_arguments, refuse_addresses
 from drifting.cli.settings import load_settings
-from drifting.cli.streams import CLOSED_PIPE, OutputError, standard_streams
+from drifting.cli.streams import CLOSED_PIPE, OutputError, silence_the_compiler, standard_streams
 from drifting.config.parse import parse
 from drifting.devices.interrupts import interrupts
 from drifting.errors import ConfigError
@@ -184,3 +184,12 @@ def test_a_file_of_settings_imports_from_its_folder_and_the_working_directory(
     before, names = list(sys.path), set(sys.modules)
     assert load_settings("experiments/own.py").train.steps == 7
     assert sys.path == before and not {"base", "mine", "mine.steps"} & (set(sys.modules) - names)
+
+
+@pytest.mark.parametrize(("given", "level"), [(None, "3"), ("0", "0")])
+def test_what_xla_logs_is_asked_for(monkeypatch: pytest.MonkeyPatch, given: str | None, level: str):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", given or "")
+    if given is None:
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    silence_the_compiler()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level

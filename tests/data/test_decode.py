@@ -317,6 +317,18 @@ def test_a_link_to_nothing_is_named_where_it_is_read(tmp_path: Path) -> None:
         imagefolder(tmp_path, 8)[0]
 
 
+def test_what_is_no_picture_is_said_once(tmp_path: Path) -> None:
+    """A link in a circle, nothing at all, and something else, in a file and as bytes."""
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    with pytest.raises(InputError, match=r"symbolic links.*; it is a link to nothing, or was removed"):
+        decode("loop.png", tmp_path / "loop.png", 3)
+    for content, words in ((b"", "it is empty"), (b"text", "it is no image of a format that Pillow knows")):
+        (tmp_path / "file.png").write_bytes(content)
+        for data in (content, tmp_path / "file.png"):
+            with pytest.raises(InputError, match=rf"^cannot read the image name: {words}; repair or remove it$"):
+                decode("name", data, 3)
+
+
 def test_scored_folders_hold_every_format_at_any_depth(tmp_path: Path) -> None:
     for number, name in enumerate(sorted(KINDS)):
         write(tmp_path / str(number % 3), name)

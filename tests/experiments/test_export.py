@@ -130,6 +130,21 @@ def test_exporting_again_replaces_and_importing_gives_the_same(run: Path, tmp_pa
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "released"])
+def test_what_a_person_has_put_into_an_export_is_not_lost(run: Path, tmp_path: Path, layout: str):
+    export_run(run, net := tmp_path / "net", layout=layout)
+    export_run(run, net, layout=layout)
+    for name, content in (("README.md", "mine"), ("LICENSE", "mine")):
+        before = (net / name).read_text() if (net / name).exists() else None
+        (net / name).write_text(content)
+        there = {path.name: path.read_bytes() for path in net.iterdir()}
+        with pytest.raises(ConfigError, match=rf"{name}.*would be lost: move it away, or give another folder"):
+            export_run(run, net, layout=layout)
+        assert {path.name: path.read_bytes() for path in net.iterdir()} == there
+        (net / name).unlink() if before is None else (net / name).write_text(before)
+    export_run(run, net, layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "released"])
 def test_an_encoder_is_exported(tmp_path: Path, layout: str):
     config = PretrainConfig(mae=MAEConfig(base_channels=4, layers=(1, 1, 1, 1), lambda_cls=0.1))
     arguments = networks.mae_arguments(config.mae, 4, 3)

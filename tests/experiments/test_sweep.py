@@ -18,7 +18,7 @@ from drifting.cli.settings import load_settings
 from drifting.config.schema import Config
 from drifting.errors import ConfigError, TrainingError
 from drifting.experiments import sweep as sweep_module
-from drifting.experiments.grid import Sweep, cells_of, listing, read_cells, rows_of
+from drifting.experiments.grid import Sweep, cells_of, check_cells, listing, read_cells, rows_of
 from drifting.experiments.sweep import CompileCounts, run_sweep
 from drifting.runs.directory import check_config, config_differences, read_config, write_config
 from drifting.sampling import generator
@@ -78,6 +78,26 @@ def test_a_table_shows_values_of_every_kind(tmp_path: Path):
 def test_wrong_grids(grid: dict[str, Any], words: str):
     with pytest.raises(ConfigError, match=words):
         cells_of(Sweep("", grid), BASE)
+
+
+def test_a_wrong_setting_of_all_cells_is_none_of_the_grid():
+    words = r"^settings: eval\.num=3: there is no such key; did you mean eval\.num_samples\?"
+    with pytest.raises(ConfigError, match=words):
+        cells_of(Sweep("", {"train.seed": [1]}, {"eval.num": 3}), BASE)
+
+
+def test_runs_and_sweeps_do_not_share_a_folder(tmp_path: Path):
+    cells = cells_of(Sweep("", {"train.seed": [1]}), BASE)
+    begin = {
+        "config.json": lambda: check_cells(cells, tmp_path),
+        "sweep.json": lambda: check_config(tmp_path, next(iter(cells.values()))),
+    }
+    for held, begins in begin.items():
+        begins()
+        (tmp_path / held).write_text("{}")
+        with pytest.raises(ConfigError, match=r"holds a (run|sweep); give"):
+            begins()
+        (tmp_path / held).unlink()
 
 
 @pytest.mark.parametrize("variant", ["digits", "digits_long", "mnist", "ablation"])

@@ -85,6 +85,10 @@ def test_repositories_are_owner_and_name(hub: FakeHub, artifact: Path, repo: str
 def test_only_whole_artifacts_are_pushed(hub: FakeHub, artifact: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="is this the folder of an artifact"):
         push_weights(tmp_path, "me/net")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^folder=.*: is a run; give the folder that `drifting export` makes of it"):
+        push_weights(tmp_path / "run", "me/net")
     (artifact / "params.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="SHA-256"):
         push_weights(artifact, "me/net")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drifting.config.paths import is_address, is_place
+from drifting.config.paths import impossible, is_address, is_place
 from drifting.config.schema import DataConfig
 from drifting.config.sections import parse_section
 from drifting.data.decode import EncodedSource
@@ -77,6 +77,8 @@ def make_source(
             )  # fmt: skip
         except InputError as error:  # it names the copy, and a person knows the address
             raise InputError(str(error).replace(str(copy), path)) from error
+    if isinstance(path, str) and (reason := impossible(path)):
+        raise InputError(f"path={path!r}: {reason}")
     given = dict(zip(ARGUMENTS, (path, image_size, image_width, channels, classes), strict=True))
     _check_arguments(name, given)
     given = {key: value for key, value in given.items() if value is not None}
