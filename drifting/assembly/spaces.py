@@ -121,7 +121,7 @@ def source_space(reference: str | None, source: Source, normalise: bool = False)
     if found != delivers.vae_checksum:
         raise ConfigError(
             f"data.vae={reference!r}: its checksum is {found}, but {delivers.path} holds latents of another VAE, "
-            f"{delivers.vae!r} with checksum {delivers.vae_checksum}"
+            f"{delivers.vae!r} with checksum {delivers.vae_checksum}: name a copy of that one, the same file"
         )
     if scale is None and delivers.vae_scale is not None and space.vae is not None:
         now = scale_of(space.vae.arguments)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drifting.errors import InputError
-from drifting.weights.artifact import METADATA_FILE, Artifact, check_kind, read_metadata
+from drifting.weights.artifact import METADATA_FILE, Artifact, check_kind, flatten, listed, read_metadata
 from drifting.weights.catalogue import released_usage, released_vae_sha256
 from drifting.weights.download import HubFolder, fetch, fetch_url, parse_reference
 from drifting.weights.readers import READERS, WeightsFormat
@@ -34,7 +36,7 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
         whose latents the network has learned, where that is known.
 
     Raises:
-        InputError: there is nothing at the reference, or it is damaged, a run directory, or not of that kind.
+        InputError: there is nothing at the reference, or it is damaged, a run directory, or of another kind.
         HubError: it cannot be downloaded.
     """
     if not reference:
@@ -51,6 +53,7 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
         path = (fetch(there, [], first_of=names + variants) if variants else fetch(there, names)).path
     artifact = found.reader.load(path)
     check_kind(reference, artifact.kind, kind)
+    _check_finite(reference, artifact)
     metadata: dict[str, Any] = {"source": reference, "commit": found.commit}
     if isinstance(place, HubFolder):
         if usage := released_usage(place.repo, place.folder, artifact.model_config):
@@ -168,6 +171,13 @@ def _load_published(kind: str) -> Artifact:
             artifact = reader.load(fetch_url(url, checksum))
             return dataclasses.replace(artifact, metadata=artifact.metadata | {"source": url, "commit": None})
     raise InputError(f"no weights given for the {kind}: give a folder or hf://OWNER/REPO")
+
+
+def _check_finite(reference: str, artifact: Artifact) -> None:
+    """Raises `InputError` where a tensor holds NaN or infinity, of which nothing that is made with it would be free."""
+    wrong = [name for name, value in flatten(artifact.params).items() if not np.isfinite(value).all()]
+    if wrong:
+        raise InputError(f"{reference}: {listed(wrong)}: has numbers that are not finite: copy it again")
 
 
 def _refuse_run_directory(folder: Path, kind: str) -> None:

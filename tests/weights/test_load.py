@@ -18,7 +18,7 @@ from drifting.networks.dit import DiT
 from drifting.networks.mae import MAE
 from drifting.networks.vae import AutoencoderKL
 from drifting.weights import artifact, catalogue, load
-from drifting.weights.artifact import Artifact, save_artifact
+from drifting.weights.artifact import Artifact, flatten, save_artifact, unflatten
 from drifting.weights.diffusers_vae import VAE_TENSORS, diffusers_name, vae_kwargs_from_diffusers
 from drifting.weights.download import fetch
 from drifting.weights.load import find_kind, load_folder, load_weights
@@ -139,6 +139,26 @@ def test_vae_of_diffusers(hub: FakeHub, tmp_path: Path, where: str):
     artifact = load_weights(str(folder) if where == "folder" else "hf://stable/diffusion/vae", "vae")
     assert (artifact.kind, artifact.metadata["commit"]) == ("vae", None if where == "folder" else commit)
     assert_same(artifact.params, params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("layout", [*SAVERS, "diffusers"])
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path, params: dict[str, Any], layout: str, value: float):
+    """In weights of every layout: nothing that is made with them would be free of these."""
+    kind, folder = ("vae" if layout == "diffusers" else "mae"), tmp_path / "net"
+    if kind == "vae":
+        params = random_params(lambda: AutoencoderKL(**vae_kwargs_from_diffusers(VAE), rngs=nnx.Rngs(0)))
+    flat = flatten(params)
+    name = sorted(flat)[len(flat) // 2]
+    changed = unflatten(flat | {name: np.where(flat[name] == flat[name].max(), value, flat[name]).astype(np.float32)})
+    if kind == "vae":
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(VAE))
+        save_file(to_torch(changed, diffusers_name), folder / "diffusion_pytorch_model.safetensors")
+    else:
+        SAVERS[layout](folder, kind=kind, model_config=ENCODER, params=changed, step=None, ema_decay=None)
+    with pytest.raises(InputError, match=rf"^{folder}: {name}: has numbers that are not finite: copy it again$"):
+        load_weights(str(folder), kind)
 
 
 TORCH_STORAGES = {"<f4": "FloatStorage", "<f2": "HalfStorage"}
