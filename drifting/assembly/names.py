@@ -10,7 +10,7 @@ from drifting.errors import one_of, require
 from drifting.method.encoders import ENCODERS
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
-from drifting.method.objective import FEATURE_SCALES
+from drifting.method.objective import FEATURE_SCALES, KERNEL_BACKENDS
 from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES
 from drifting.method.potentials import LOSSES
 from drifting.networks import NETWORKS
@@ -59,6 +59,7 @@ def known_names() -> dict[str, tuple[str, ...]]:
         "optimizer.decay": SCHEDULES,
         "optimizer.decayed": DECAYED,
         "loss.feature_scale": FEATURE_SCALES,
+        "loss.kernel_backend": KERNEL_BACKENDS,
         "features.encoders": ENCODERS,
     }
     return {key: tuple(names) for key, names in found.items()}

@@ -19,6 +19,7 @@ REGISTERED_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "loss.kernel": ("gaussian", "laplace", "rational_quadratic"),
     "loss.feature_scale": ("per_map", "per_problem", "neighbour", "none"),
+    "loss.kernel_backend": ("jax", "pallas"),
     "optimizer.name": ("adamw", "muon"),
     "optimizer.decay": ("constant", "cosine", "linear", "wsd"),
     "optimizer.decayed": ("all", "matrices"),

@@ -156,34 +156,41 @@ def drift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     The affinity of a pair is the geometric mean of a softmax over targets and a softmax over queries, floored at 1e-6
     before the root; the softmaxes are unweighted, the weights multiply afterwards. Not conservative.
     """
-    logits = _joint_logits(pairs, kernel, width)
+    logits = _logits(pairs, kernel, width)
+    row, columns = _log_total(logits), [jax.nn.logsumexp(side, axis=0) for side in logits]
     # One exponential of the mean of both logarithms, in place of two softmaxes and a root.
-    both = jax.nn.log_softmax(logits, axis=1) + jax.nn.log_softmax(logits, axis=0)
-    return _cross_weighted(jnp.maximum(jnp.exp(0.5 * both), AFFINITY_FLOOR**0.5), pairs)
+    both = (side - 0.5 * (row[:, None] + column) for side, column in zip(logits, columns, strict=True))
+    return _cross_weighted([jnp.maximum(jnp.exp(side), AFFINITY_FLOOR**0.5) for side in both], pairs)
 
 
 def drift_row(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the softmax over targets alone: `E[k k (y_pos - y_neg)] / (Z_p + Z_q)^2` where both sides count the
     same ("Drifting Fields are not Conservative", Eq. 21 and Appendix D)."""
-    return _cross_weighted(jax.nn.softmax(_joint_logits(pairs, kernel, width), axis=1), pairs)
+    logits = _logits(pairs, kernel, width)
+    row = _log_total(logits)[:, None]
+    return _cross_weighted([jnp.exp(side - row) for side in logits], pairs)
 
 
 def drift_raw(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the kernel itself, not normalised at all (Deng et al., Table 11)."""
-    return _cross_weighted(jnp.exp(_joint_logits(pairs, kernel, width)), pairs)
+    return _cross_weighted([jnp.exp(side) for side in _logits(pairs, kernel, width)], pairs)
 
 
-def _joint_logits(pairs: Pairs, kernel: Kernel, width: Width) -> Float[Array, "queries targets"]:
-    """`log k` over all targets, negatives first; a sample's pair with itself is pushed far away."""
-    d = jnp.concatenate([pairs.d_neg, pairs.d_pos], axis=1)  # where both are slices of one array, that array
-    is_self = jnp.pad(pairs.is_self, ((0, 0), (0, pairs.d_pos.shape[1])))
-    return kernel.log_k(d + jnp.where(is_self, SELF_DISTANCE, 0.0), width)
+def _logits(pairs: Pairs, kernel: Kernel, width: Width) -> list[Float[Array, "queries _targets"]]:
+    """`log k` of negatives and of positives; a sample's pair with itself is pushed far away."""
+    d_neg = pairs.d_neg + jnp.where(pairs.is_self, SELF_DISTANCE, 0.0)
+    return [kernel.log_k(d, width) for d in (d_neg, pairs.d_pos)]
 
 
-def _cross_weighted(a: Float[Array, "queries targets"], pairs: Pairs) -> Affinities:
+def _log_total(logits: list[Float[Array, "queries _targets"]]) -> Float[Array, "queries"]:
+    """The logarithm of each query's sum over the targets of both kinds."""
+    negative, positive = (jax.nn.logsumexp(side, axis=1) for side in logits)
+    return jnp.logaddexp(negative, positive)
+
+
+def _cross_weighted(a: list[Float[Array, "queries _targets"]], pairs: Pairs) -> Affinities:
     """Each side's affinities times the other side's total: the rows of the result sum to zero."""
-    m = pairs.w_neg.shape[0]
-    a_neg, a_pos = a[:, :m] * pairs.w_neg, a[:, m:] * pairs.w_pos
+    a_neg, a_pos = a[0] * pairs.w_neg, a[1] * pairs.w_pos
     total_neg, total_pos = jnp.sum(a_neg, axis=1, keepdims=True), jnp.sum(a_pos, axis=1, keepdims=True)
     return Affinities(a_pos * total_neg, -a_neg * total_pos)
 

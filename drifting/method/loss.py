@@ -17,9 +17,10 @@ from einops import rearrange
 from jax import Array
 from jaxtyping import Bool, Float, Float32
 
+from drifting.method.fused import Fused, is_covered
 from drifting.method.objective import LOSS_MEMORY, LossMemory, MapMetrics, Objective, attach_gradient
 from drifting.method.placement import ONE_DEVICE, Batched, Placement
-from drifting.method.problems import Chunk, PairDistances, PerWidth, Problems, Units, units_of
+from drifting.method.problems import Chunk, PairDistances, PerChunk, PerWidth, Problems, Units, units_of
 
 FIELD_FLOOR = 1e-8
 """Of the released recipe: the mean square of a field is at least that."""
@@ -38,42 +39,67 @@ def _gradients(
 ) -> tuple[Float[Array, "labels generated positions channels"], list[MapMetrics]]:
     """Gradient of the loss of some maps at the generated samples, and the metrics of each map.
 
-    One product of all pairs gives the distances, and one the fields of all widths: what a later pass needs is kept. If
-    the fields are not to be kept, their sum over the widths takes one more.
+    Three passes over the problems, for what is between them are means over all problems of a map.
     """
-    objective, widths, gen = problems.objective, problems.widths, problems.features[0]
-    d, weighted, weights = problems.each(problems.distances)
-    units, scale = units_of(problems, weighted, weights, placement)
-
-    def found(chunk: Chunk, d: PairDistances, units: Units) -> tuple[Any, tuple[PerWidth, PerWidth, PerWidth]]:
-        fields, value = problems.fields(chunk, d, units)
-        gap = if_asked(measure, lambda: problems.gaps(chunk, d, units))
-        return fields if keep else (), (value, gap, jnp.mean(jnp.square(fields), axis=(2, 3)))
-
-    fields, per_problem = problems.each(found, d, units)
-    values, gaps, squares = (problems.map_means(x, placement) for x in per_problem)
+    objective, (labels, n, _, channels) = problems.objective, problems.features[0].shape
+    passes = Fused(problems) if is_covered(objective, problems.features) else Chunked(problems, keep)
+    units, scale = units_of(problems, *passes.scales(), placement)
+    values, gaps, squares = (problems.map_means(x, placement) for x in passes.norms(units, measure))
     norms = jax.lax.rsqrt(jnp.maximum(squares, FIELD_FLOOR)) if objective.normalise_field else jnp.ones_like(squares)
-    factors = problems.of_maps(norms)
-    if keep:
-        # Not a product: a sum is joined with what follows.
-        each_width = (factors[:, :, i, None, None] * fields[:, :, i] for i in range(len(widths)))
-        total = reduce(jnp.add, each_width)
-    else:
-        total = problems.each(problems.summed_field, d, units, factors)
-    labels, n, _, channels = gen.shape
     # As floats: the counts exceed 32-bit integers in the ImageNet recipes.
     counts = jnp.asarray([float(labels * n * size * placement.devices) for size in problems.sizes], jnp.float32)
     count = problems.of_maps(counts)
     if objective.is_scalar:
-        losses = jnp.sum(values, axis=1)
         slope = -units.coordinate / jnp.square(units.distance) / count
     else:
-        losses = problems.map_means(jnp.mean(jnp.square(total), axis=(2, 3)), placement)
         slope = -2 / units.coordinate / (count * channels)
-    gradient = problems.by_position(slope[..., None, None] * total)
-    gradient = rearrange(gradient, "l f n c -> l n f c").astype(gen.dtype)
+    gradient, of_sum = passes.gradient(units, problems.of_maps(norms), slope)
+    losses = jnp.sum(values, axis=1) if objective.is_scalar else problems.map_means(of_sum, placement)
     scales, gap, norm = problems.map_means(scale, placement), jnp.mean(gaps, axis=1), jnp.sqrt(squares)
     return gradient, [MapMetrics(losses[i], gap[i], norm[i], scales[i]) for i in range(len(problems.sizes))]
+
+
+class Chunked:
+    """The passes of the loss as operations of JAX, a chunk of problems at a time.
+
+    One product of all pairs gives the distances, and one the fields of all widths: what a later pass needs is kept. If
+    the fields are not to be kept, their sum over the widths takes one more.
+    """
+
+    def __init__(self, problems: Problems, keep: bool) -> None:
+        self._problems, self._keep = problems, keep
+
+    def scales(self) -> tuple[Float32[Array, "chunks problems"], Float32[Array, "chunks problems"]]:
+        """See `Fused.scales`."""
+        self._distances, weighted, weights = self._problems.each(self._problems.distances)
+        return weighted, weights
+
+    def norms(self, units: Units, measure: Bool[Array, ""] | None) -> tuple[PerChunk, PerChunk, PerChunk]:
+        """See `Fused.norms`."""
+
+        def found(chunk: Chunk, d: PairDistances, units: Units) -> tuple[Any, tuple[PerWidth, PerWidth, PerWidth]]:
+            fields, value = self._problems.fields(chunk, d, units)
+            gap = if_asked(measure, lambda: self._problems.gaps(chunk, d, units))
+            return fields if self._keep else (), (value, gap, jnp.mean(jnp.square(fields), axis=(2, 3)))
+
+        self._fields, per_problem = self._problems.each(found, self._distances, units)
+        values, gaps, squares = per_problem
+        return values, gaps, squares
+
+    def gradient(
+        self, units: Units, factors: PerChunk, slope: Float32[Array, "chunks problems"]
+    ) -> tuple[Float[Array, "labels generated positions channels"], Float32[Array, "chunks problems"]]:
+        """See `Fused.gradient`."""
+        problems = self._problems
+        if self._keep:
+            # Not a product: a sum is joined with what follows.
+            count = len(problems.widths)
+            total = reduce(jnp.add, (factors[:, :, i, None, None] * self._fields[:, :, i] for i in range(count)))
+        else:
+            total = problems.each(problems.summed_field, self._distances, units, factors)
+        gradient = problems.by_position(slope[..., None, None] * total)
+        gradient = rearrange(gradient, "l f n c -> l n f c").astype(problems.features[0].dtype)
+        return gradient, jnp.mean(jnp.square(total), axis=(2, 3))
 
 
 def if_asked(
@@ -164,7 +190,9 @@ def _loss_of_labels(
         # One after the other: the compilers would have the arrays of all of them in memory at a time.
         features, gradients, metrics = jax.lax.optimization_barrier((features, gradients, metrics))
         labels, _, positions, channels = features[0].shape
-        shape = _chunk_shape(memory.chunk, labels, positions, problem_numbers(1, channels, counts, len(widths)))
+        shape = labels, positions
+        if not is_covered(objective, features):
+            shape = _chunk_shape(memory.chunk, labels, positions, problem_numbers(1, channels, counts, len(widths)))
         sizes = tuple(gen[name].shape[2] for name in names)
         problems = Problems(objective, widths, features, weights, sizes, *shape)
         keep = keeps_fields(memory, labels * positions, channels, counts, len(widths))

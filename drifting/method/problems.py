@@ -43,6 +43,9 @@ PerProblem = Float32[Array, "problems"]
 PerWidth = Float32[Array, "problems widths"]
 """A number for each problem of a chunk and each width."""
 
+PerChunk = Float32[Array, "chunks problems widths"]
+"""A number for each problem of each chunk and each width."""
+
 
 @partial(
     jax.tree_util.register_dataclass,

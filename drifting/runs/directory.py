@@ -28,6 +28,7 @@ ENCODER_FOLDER = "encoder"
 RESUMABLE = (
     "train.steps",
     "train.micro_batch",
+    "loss.kernel_backend",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",

@@ -139,7 +139,8 @@ def kernels(device: jax.Device, tiny: bool) -> Iterator[Check]:
 
 
 def losses(device: jax.Device, tiny: bool) -> Iterator[Check]:
-    """Every objective with every kernel: value and gradient of two maps, in chunks as the platform has them."""
+    """Every objective with every kernel: value and gradient of two maps, in chunks as the platform has them; and each
+    objective by kernels in Pallas, where there are some."""
     platform = platform_of(device)
     labels, generated, positives, unconditional = (2, 8, 8, 2) if tiny else (4, 64, 64, 16)
     shapes = {"small": (2, 16), "large": (4, 32)} if tiny else {"small": (4, 64), "large": (16, 256)}
@@ -153,8 +154,16 @@ def losses(device: jax.Device, tiny: bool) -> Iterator[Check]:
     widths = np.asarray(WIDTHS, np.float32)
     for objective, kernel, dtype in combinations(tiny):
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
-        there, here = (partial(_loss_and_gradient, objective, kernel, place) for place in (platform, "cpu"))
+        there, here = (partial(_loss_and_gradient, objective, kernel, place, None) for place in (platform, "cpu"))
         yield Check(f"losses, {dtype}", f"{objective}, {kernel}", there, here, (widths, *given, weights))
+    kernels = {"gpu": "gpu", "cpu": "interpreted"}.get(platform)
+    # Each objective once: its kernels take long to compile.
+    for objective, kernel, dtype in combinations(tiny=True) if kernels else []:
+        given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
+        there = partial(_loss_and_gradient, objective, kernel, platform, kernels)
+        here = partial(_loss_and_gradient, objective, kernel, "cpu", None)
+        name = f"{objective}, {kernel}, in kernels"
+        yield Check(f"losses, {dtype}", name, there, here, (widths, *given, weights))
 
 
 def combinations(tiny: bool) -> list[tuple[str, str, str]]:
@@ -167,10 +176,11 @@ def combinations(tiny: bool) -> list[tuple[str, str, str]]:
 
 
 def _loss_and_gradient(
-    name: str, kernel: str, platform: str, widths: Any, gen: Any, pos: Any, unc: Any, w_unc: Any
+    name: str, kernel: str, platform: str, kernels: str | None, widths: Any, gen: Any, pos: Any, unc: Any, w_unc: Any
 ) -> Any:
     # Potentials are trained as they are, as in the recipes for MNIST; of fields there is but one form.
-    objective = Objective(name, kernel, normalise_field=name in FIELDS, memory=LOSS_MEMORY[platform])
+    memory = LOSS_MEMORY[platform]
+    objective = Objective(name, kernel, normalise_field=name in FIELDS, memory=memory, kernels=kernels)
     return jax.value_and_grad(lambda gen: objective_loss(objective, widths, gen, pos, unc, w_unc)[0])(gen)
 
 

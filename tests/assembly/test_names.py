@@ -28,6 +28,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"optimizer.name": "moun"}, "optimizer.name='moun': use one of adamw, muon (did you mean 'muon'?)"),
     ({"optimizer.decayed": "kernels"}, "optimizer.decayed='kernels': use one of all, matrices"),
     ({"loss.kernel": "gausian"}, "loss.kernel='gausian': use one of gaussian,"),
+    ({"loss.kernel_backend": "triton"}, "loss.kernel_backend='triton': use one of jax, pallas"),
     ({"loss.feature_scale": "map"}, "loss.feature_scale='map': use one of per_map,"),
     ({"features.encoders": ("vit",)}, "features.encoders='vit': use one of mae, convnext"),
     (

@@ -18,6 +18,11 @@ from drifting.experiments.plan.plan import DEVICE_KINDS
 from drifting.experiments.plan.workload import Mesh, measure_workload
 from drifting.method import bank
 from drifting.method.bank import Bank
+from drifting.method.fields import FIELDS
+from drifting.method.kernels import KERNELS
+from drifting.method.loss import objective_loss
+from drifting.method.objective import Objective
+from drifting.method.potentials import LOSSES
 from tests.support.runs import FULL, ROOT
 
 NEEDS = {"h200": "jax_cuda12_plugin", "tpu-v6e": "libtpu"}
@@ -118,6 +123,32 @@ def test_the_published_ablation_on_eight_h200(micro_batch: int, peak: float):
     assert max(counts.loops) <= 12
     if micro_batch == 0:
         assert counts.launches.total() <= 6000 and counts.moved.total() <= 1250e9
+
+
+def test_the_published_ablation_with_the_loss_in_kernels():
+    """Three launches for the maps that are computed together, besides what is between them; and no array of pairs."""
+    settings = load_settings(str(ROOT / "configs" / "imagenet_ablation.py")).to_dict()
+    settings["loss"]["kernel_backend"] = "pallas"
+    config = parse(settings)
+    assert isinstance(config, Config)
+    counts = compile_step(config, Mesh(8), "h200").counts
+    assert counts.launches["loss"] <= 500 and counts.moved["loss"] <= 60e9
+
+
+@pytest.mark.parametrize("objective", [name for name in (*FIELDS, *LOSSES) if name != "inverse_profile_kde"])
+def test_the_loss_in_kernels_compiles(objective: str):
+    """Of the published numbers of samples, with each kernel and at more channels than a program has at a time."""
+    place = SingleDeviceSharding(_mesh(Mesh(), "h200").devices.flat[0])
+
+    def at(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+    maps = [{"map": at(2, count, 3, 100, dtype=jnp.bfloat16)} for count in (64, 64, 16)]
+    for kernel in KERNELS:
+        loss = partial(objective_loss, Objective(objective, kernel, kernels="gpu"))
+        with _nothing_kept():
+            text = jax.jit(jax.grad(loss, 1, has_aux=True)).lower(at(3), *maps, at(2)).compile().as_text()
+        assert len(set(re.findall(r"loss_(?:scales|norms|gradient)", text))) == 3
 
 
 @pytest.mark.skipif(not FULL, reason="takes an hour; set DRIFTING_FULL_TESTS=1")

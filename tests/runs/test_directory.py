@@ -17,6 +17,7 @@ MAY_CHANGE = {
     "train": "steps micro_batch log_every sample_every checkpoint_every keep_checkpoints stuck_after tensorboard "
     "profile wandb_project wandb_entity wandb_group wandb_tags",
     "data": "path prefetch workers vae verify",
+    "loss": "kernel_backend",
     "mesh": "data fsdp",
     "eval": "alpha num_samples batch_size seed ema_decay neighbours reference real_images encoder every every_samples "
     "diagnose",
