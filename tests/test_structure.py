@@ -145,7 +145,7 @@ def impurities(module: str, text: str) -> list[str]:
     found = [name for name in imports(module, text, module in packages()) if name.split(".")[0] not in allowed]
     for name in called(ast.parse(text)):
         package, _, function = name.rpartition(".")
-        reads = package.split(".")[0] in ("numpy", "jax") and function in FILE_READERS
+        reads = (package.split(".")[0] == "numpy" or package == "jax.numpy") and function in FILE_READERS
         found += [name] * (reads or name in BUILT_IN_WORK or name in ("jax.debug.print", "jax.debug.callback"))
     return sorted(f"{module} -> {name}" for name in found)
 

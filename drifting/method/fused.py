@@ -47,8 +47,8 @@ Refs = tuple[Any, ...]
 Pair = tuple[Float32[Array, "queries negatives"], Float32[Array, "queries positives"]]
 """A number for each pair of a query with a negative, and with a positive."""
 
-PerProblem = Float32[Array, "chunks problems"]
-"""A number for each problem."""
+OfProblem = Float32[Array, "chunks problems"]
+"""A number of each problem."""
 
 
 class Sizes(NamedTuple):
@@ -73,7 +73,7 @@ class Sizes(NamedTuple):
         return rows[0], rows[1], rows[2]
 
 
-class Points(NamedTuple):
+class SomePoints(NamedTuple):
     """Some channels of a problem's samples, the origin among them."""
 
     generated: Float32[Array, "queries channels"]
@@ -101,7 +101,7 @@ class Fused:
         self._features = tuple(x if x.shape[1] else problems.features[0] for x in problems.features)
         self._weights = tuple(w if w.shape[1] else problems.weights[0] for w in problems.weights)
 
-    def scales(self) -> tuple[PerProblem, PerProblem]:
+    def scales(self) -> tuple[OfProblem, OfProblem]:
         """Each problem's weighted sum of distances, the mean over its queries; and the sum of its weights."""
         weighted, weights = self._call(_scales, (), [(), ()])
         return weighted, weights
@@ -121,8 +121,8 @@ class Fused:
         return jax.lax.cond(measure, lambda: found(True), lambda: found(False))
 
     def gradient(
-        self, units: Units, factors: PerChunk, slope: PerProblem
-    ) -> tuple[Float[Array, "labels generated positions channels"], PerProblem]:
+        self, units: Units, factors: PerChunk, slope: OfProblem
+    ) -> tuple[Float[Array, "labels generated positions channels"], OfProblem]:
         """`slope` times the sum over the widths of the fields times their `factors`, as an array of the generated
         samples; and each problem's mean square of that sum."""
         arguments = (self._problems.widths, *units, factors, slope)
@@ -131,7 +131,7 @@ class Fused:
         )[::-1]
         return gradient, squares
 
-    def _call(self, kernel: Callable[..., None], arguments: tuple[Array, ...], outputs: list[Any]) -> list[Array]:
+    def _call(self, kernel: Callable[..., None], arguments: Refs, outputs: list[Any]) -> list[Any]:
         """Runs a kernel, one program for each label and position.
 
         Args:
@@ -188,7 +188,7 @@ def _product(interpreted: bool) -> Product:
 # --- what a program has of its problem --------------------------------------------------------------------------------
 
 
-def _points(sizes: Sizes, features: Refs, first: Int32[Array, ""] | int) -> Points:
+def _points(sizes: Sizes, features: Refs, first: Int32[Array, ""] | int) -> SomePoints:
     """The points of a problem in the channels from `first` on. Rows that fill a tile lie anywhere."""
     generated, unconditional, positives = features
     channels = first + jax.lax.broadcasted_iota(jnp.int32, (1, CHANNELS), 1)
@@ -206,7 +206,7 @@ def _points(sizes: Sizes, features: Refs, first: Int32[Array, ""] | int) -> Poin
     if sizes.unconditional:
         neg = neg + load(unconditional, negatives, sizes.unconditional, sizes.generated)
     origin = jnp.sum(pos, axis=0, keepdims=True) / sizes.positives
-    return Points(gen - origin, neg - origin, pos - origin)
+    return SomePoints(gen - origin, neg - origin, pos - origin)
 
 
 def _weights(sizes: Sizes, weights: Refs) -> tuple[Float32[Array, "negatives"], Float32[Array, "positives"]]:
@@ -216,8 +216,7 @@ def _weights(sizes: Sizes, weights: Refs) -> tuple[Float32[Array, "negatives"], 
 
     def load(ref: Any, rows: int, count: int, after: int = 0) -> Float32[Array, "rows"]:
         own = jax.lax.iota(jnp.int32, rows) - after
-        found: Array = triton.load(ref.at[own], mask=(own >= 0) & (own < count), other=0.0)
-        return found
+        return jnp.asarray(triton.load(ref.at[own], mask=(own >= 0) & (own < count), other=0.0), jnp.float32)
 
     neg = load(generated, negatives, sizes.generated)
     if sizes.unconditional:

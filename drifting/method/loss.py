@@ -6,7 +6,7 @@ it. Targets are constants of the gradient, so the gradient with respect to the g
 differentiating anything: it is attached to the loss by `attach_gradient`, and no activation of the loss is kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from typing import Any
 
@@ -28,6 +28,9 @@ FIELD_FLOOR = 1e-8
 FeatureMaps = dict[str, Float[Array, "labels _samples _positions _channels"]]
 """Feature maps by name."""
 
+Numbers = Float32[Array, "maps numbers"]
+"""The metrics of each map: loss, gap, scale and the field norm of each width. One array: there are many maps."""
+
 Flag = Bool[Array, ""] | bool
 """What is decided as a program runs, or (a Python bool) as it is traced."""
 
@@ -36,15 +39,16 @@ Flag = Bool[Array, ""] | bool
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _gradients(
     problems: Problems, keep: bool, placement: Placement, measure: Bool[Array, ""] | None
-) -> tuple[Float[Array, "labels generated positions channels"], list[MapMetrics]]:
-    """Gradient of the loss of some maps at the generated samples, and the metrics of each map.
+) -> tuple[Float[Array, "labels generated positions channels"], Numbers]:
+    """Gradient of the loss of some maps at the generated samples, and the numbers of each map.
 
     Three passes over the problems, for what is between them are means over all problems of a map.
     """
     objective, (labels, n, _, channels) = problems.objective, problems.features[0].shape
     passes = Fused(problems) if is_covered(objective, problems.features) else Chunked(problems, keep)
     units, scale = units_of(problems, *passes.scales(), placement)
-    values, gaps, squares = (problems.map_means(x, placement) for x in passes.norms(units, measure))
+    means = problems.map_means(jnp.stack(passes.norms(units, measure), axis=2), placement)
+    values, gaps, squares = means[:, 0], means[:, 1], means[:, 2]
     norms = jax.lax.rsqrt(jnp.maximum(squares, FIELD_FLOOR)) if objective.normalise_field else jnp.ones_like(squares)
     # As floats: the counts exceed 32-bit integers in the ImageNet recipes.
     counts = jnp.asarray([float(labels * n * size * placement.devices) for size in problems.sizes], jnp.float32)
@@ -54,9 +58,15 @@ def _gradients(
     else:
         slope = -2 / units.coordinate / (count * channels)
     gradient, of_sum = passes.gradient(units, problems.of_maps(norms), slope)
-    losses = jnp.sum(values, axis=1) if objective.is_scalar else problems.map_means(of_sum, placement)
-    scales, gap, norm = problems.map_means(scale, placement), jnp.mean(gaps, axis=1), jnp.sqrt(squares)
-    return gradient, [MapMetrics(losses[i], gap[i], norm[i], scales[i]) for i in range(len(problems.sizes))]
+    means = problems.map_means(jnp.stack([of_sum, scale], axis=2), placement)
+    losses = jnp.sum(values, axis=1) if objective.is_scalar else means[:, 0]
+    numbers = jnp.stack([losses, jnp.mean(gaps, axis=1), means[:, 1]], axis=1)
+    return gradient, jnp.concatenate([numbers, jnp.sqrt(squares)], axis=1)
+
+
+def _unpacked(numbers: Numbers, names: Iterable[str]) -> dict[str, MapMetrics]:
+    """The metrics of each map."""
+    return {name: MapMetrics(row[0], row[1], row[3:], row[2]) for name, row in zip(names, numbers, strict=True)}
 
 
 class Chunked:
@@ -160,8 +170,9 @@ def map_loss(
     """
     maps = [{"map": x} for x in jax.lax.stop_gradient((gen, unc, pos))]
     weights = jax.lax.stop_gradient((w_gen, w_unc, w_pos))
-    gradients, metrics = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, None)
-    return attach_gradient(gen, metrics["map"].loss, gradients["map"]), metrics["map"]
+    gradients, numbers = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, None)
+    metrics = _unpacked(numbers, ["map"])["map"]
+    return attach_gradient(gen, metrics.loss, gradients["map"]), metrics
 
 
 def _loss_of_labels(
@@ -173,22 +184,23 @@ def _loss_of_labels(
     weights: tuple[Float[Array, "labels _samples"], ...],
     placement: Placement,
     measure: Bool[Array, ""] | None,
-) -> tuple[FeatureMaps, dict[str, MapMetrics]]:
-    """Gradients and metrics of all maps, of the labels that lie on this device.
+) -> tuple[FeatureMaps, Numbers]:
+    """Gradients and numbers of all maps, in the order of `gen`, of the labels that lie on this device.
 
     Small maps of equal channels are computed together, large ones some positions at a time, see `LossMemory`.
     """
     memory = objective.memory or LOSS_MEMORY.get(jax.default_backend(), LOSS_MEMORY["gpu"])
     gradients: FeatureMaps = {}
-    metrics: dict[str, MapMetrics] = {}
+    numbers: list[Numbers] = []
     counts = tuple(w.shape[1] for w in weights)
-    for names in by_size(gen, maps_together(gen, counts, len(widths), memory.chunk)):
+    groups = by_size(gen, maps_together(gen, counts, len(widths), memory.chunk))
+    for names in groups:
         features = tuple(
             maps[names[0]] if len(names) == 1 else jnp.concatenate([maps[name] for name in names], axis=2)
             for maps in (gen, unc, pos)
         )
         # One after the other: the compilers would have the arrays of all of them in memory at a time.
-        features, gradients, metrics = jax.lax.optimization_barrier((features, gradients, metrics))
+        features, gradients, numbers = jax.lax.optimization_barrier((features, gradients, numbers))
         labels, _, positions, channels = features[0].shape
         shape = labels, positions
         if not is_covered(objective, features):
@@ -199,10 +211,12 @@ def _loss_of_labels(
         gradient, found = _gradients(problems, keep, placement, measure)
         parts = jnp.split(gradient, np.cumsum(sizes)[:-1].tolist(), axis=2)
         gradients |= dict(zip(names, parts, strict=True))
-        metrics |= dict(zip(names, found, strict=True))
-    # Metrics too: what they are made of would otherwise stay in memory until the step's end, where they are wanted.
-    gradients, metrics = jax.lax.optimization_barrier((gradients, metrics))
-    return {name: gradients[name] for name in gen}, {name: metrics[name] for name in gen}
+        numbers.append(found)
+    # Numbers too: what they are made of would otherwise stay in memory until the step's end, where they are wanted.
+    gradients, numbers = jax.lax.optimization_barrier((gradients, numbers))
+    computed = [name for names in groups for name in names]
+    order = np.asarray([computed.index(name) for name in gen])
+    return {name: gradients[name] for name in gen}, jnp.concatenate(numbers)[order]
 
 
 def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, limit: int) -> list[list[str]]:
@@ -258,19 +272,15 @@ def objective_loss(
         The loss and the metrics of every map.
     """
 
-    def part(
-        common: tuple[Float[Array, "widths"], Bool[Array, ""] | None], batch: Batched
-    ) -> tuple[Batched, dict[str, MapMetrics]]:
+    def part(common: tuple[Float[Array, "widths"], Bool[Array, ""] | None], batch: Batched) -> tuple[Batched, Numbers]:
         (widths, asked), (gen, unc, pos, w_unc) = common, batch
         shapes = (next(iter(maps.values())).shape[:2] for maps in (gen, unc, pos))
         weights = tuple(jnp.broadcast_to(w, shape) for w, shape in zip((1.0, w_unc[:, None], 1.0), shapes, strict=True))
-        gradients, metrics = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement, asked)
-        # They are the same on every device, and their sum is taken.
-        return gradients, jax.tree.map(lambda x: x / placement.devices, metrics)
+        gradients, numbers = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement, asked)
+        return gradients, numbers / placement.devices  # they are the same on every device, and their sum is taken
 
     constants = jax.lax.stop_gradient((gen, unc, pos, w_unc))
     with jax.named_scope("loss"):
         asked = None if measure is True else jnp.asarray(measure)
-        gradients, metrics = placement.each(part, (widths, asked), constants)
-    value = jnp.sum(jnp.stack([m.loss for m in metrics.values()]))
-    return attach_gradient(gen, value, gradients), metrics
+        gradients, numbers = placement.each(part, (widths, asked), constants)
+    return attach_gradient(gen, jnp.sum(numbers[:, 0]), gradients), _unpacked(numbers, gen)

@@ -123,9 +123,15 @@ class Problems:
         self, x: Float32[Array, "chunks problems *rest"], placement: Placement
     ) -> Float32[Array, "maps *rest"]:
         """The mean over the problems of each map, those of all devices."""
-        ends = np.cumsum(self.sizes)[:-1].tolist()
-        maps = jnp.split(self.by_position(x), ends, axis=1)
-        return placement.mean(jnp.stack([jnp.mean(one, axis=(0, 1)) for one in maps]))
+        by_position = jnp.mean(self.by_position(x), axis=0)
+        ends = np.cumsum(self.sizes)[:, None]
+        place = np.arange(ends[-1, 0])
+        own = (place >= ends - np.asarray(self.sizes)[:, None]) & (place < ends)
+        # One sum for all maps, and not a product: what is not finite in one of them would be in all.
+        own = own.reshape(own.shape + (1,) * (by_position.ndim - 1))
+        total = jnp.sum(jnp.where(own, by_position, 0.0), axis=1)
+        sizes = jnp.asarray(self.sizes, jnp.float32).reshape(-1, *(1 for _ in total.shape[1:]))
+        return placement.mean(total / sizes)
 
     def of_maps(self, x: Float32[Array, "maps *rest"]) -> Float32[Array, "chunks problems *rest"]:
         """What each map has, for each of its problems."""
