@@ -43,8 +43,8 @@ def objective_of(loss: LossConfig, platform: str | None = None) -> Objective:
     one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
     one_of("loss.kernel_backend", loss.kernel_backend, KERNEL_BACKENDS)
     memory = None if platform is None else LOSS_MEMORY.get(platform, LOSS_MEMORY["gpu"])
-    kernels = "gpu" if platform == "gpu" and loss.kernel_backend == "pallas" else None
-    return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale, memory, kernels)
+    fused = "gpu" if platform == "gpu" and loss.kernel_backend == "pallas" else None
+    return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale, memory, fused)
 
 
 def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:

@@ -87,7 +87,7 @@ def is_covered(objective: Objective, features: tuple[Float[Array, "labels _sampl
     queries, negatives, positives = Sizes(n, u, p, channels, 1).tiles
     known = objective.field in _FIELDS if objective.link is None else objective.link in _LINKS
     fits = queries * (negatives + positives) <= MOST_PAIRS
-    return objective.kernels is not None and known and fits and objective.kernel in _KERNELS
+    return objective.fused is not None and known and fits and objective.kernel in _KERNELS
 
 
 class Fused:
@@ -153,7 +153,7 @@ class Fused:
         widths = pl.BlockSpec((self._sizes.widths,), lambda label, place: (0,))
         given = [widths if x.ndim == 1 else numbers(*x.shape[2:]) for x in laid]
         made = [numbers(*x) if isinstance(x, tuple) else features(x) for x in outputs]
-        interpreted = problems.objective.kernels == "interpreted"
+        interpreted = problems.objective.fused == "interpreted"
         found = pl.pallas_call(
             partial(kernel, self._sizes, _product(interpreted)),
             grid=(labels, positions),

@@ -36,7 +36,7 @@ LOSS_MEMORY = {
 """By platform: chunks that stay in a processor's cache, or a few large launches of an accelerator."""
 
 KERNEL_BACKENDS = ("jax", "pallas")
-"""What may compute the loss, see `Objective.kernels`."""
+"""What may compute the loss, see `Objective.fused`."""
 
 FEATURE_SCALES = ("per_map", "per_problem", "neighbour", "none")
 
@@ -54,7 +54,7 @@ class Objective:
             and 'neighbour' (features are used as they come; 'neighbour' means the caller divided them by the
             per-class neighbour scale).
         memory: what the loss may have in memory; None: what suits the default backend, see `LOSS_MEMORY`.
-        kernels: how the loss is computed: by operations of JAX (None), or where they cover it by kernels in Pallas, for
+        fused: how the loss is computed: by operations of JAX (None), or where they cover it by kernels in Pallas, for
             GPUs (`gpu`) or interpreted, on any platform, to compare them (`interpreted`).
         link: what `LOSSES` has under the name, now: programs are made for it, whatever stands there later.
         field: what `FIELDS` has under the name, for an objective that is no potential.
@@ -68,7 +68,7 @@ class Objective:
     normalise_field: bool = True
     feature_scale: str = "per_map"
     memory: LossMemory | None = None
-    kernels: str | None = None
+    fused: str | None = None
     link: Link | None = dataclasses.field(init=False, repr=False)
     field: Field | None = dataclasses.field(init=False, repr=False)
 
@@ -79,10 +79,10 @@ class Objective:
         normalise_field: bool = True,
         feature_scale: str = "per_map",
         memory: LossMemory | None = None,
-        kernels: str | None = None,
+        fused: str | None = None,
     ) -> None:
         given = dict(name=name, kernel=kernel_of(kernel), normalise_field=normalise_field)
-        for key, value in (given | dict(feature_scale=feature_scale, memory=memory, kernels=kernels)).items():
+        for key, value in (given | dict(feature_scale=feature_scale, memory=memory, fused=fused)).items():
             object.__setattr__(self, key, value)  # a frozen dataclass sets its fields so
         if not isinstance(self.name, str) or self.name not in {**LOSSES, **FIELDS}:
             raise ValueError(f"objective={self.name!r}: use one of {', '.join([*LOSSES, *FIELDS])}")

@@ -156,11 +156,11 @@ def losses(device: jax.Device, tiny: bool) -> Iterator[Check]:
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
         there, here = (partial(_loss_and_gradient, objective, kernel, place, None) for place in (platform, "cpu"))
         yield Check(f"losses, {dtype}", f"{objective}, {kernel}", there, here, (widths, *given, weights))
-    kernels = {"gpu": "gpu", "cpu": "interpreted"}.get(platform)
+    fused = {"gpu": "gpu", "cpu": "interpreted"}.get(platform)
     # Each objective once: its kernels take long to compile.
-    for objective, kernel, dtype in combinations(tiny=True) if kernels else []:
+    for objective, kernel, dtype in combinations(tiny=True) if fused else []:
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
-        there = partial(_loss_and_gradient, objective, kernel, platform, kernels)
+        there = partial(_loss_and_gradient, objective, kernel, platform, fused)
         here = partial(_loss_and_gradient, objective, kernel, "cpu", None)
         name = f"{objective}, {kernel}, in kernels"
         yield Check(f"losses, {dtype}", name, there, here, (widths, *given, weights))
@@ -176,11 +176,11 @@ def combinations(tiny: bool) -> list[tuple[str, str, str]]:
 
 
 def _loss_and_gradient(
-    name: str, kernel: str, platform: str, kernels: str | None, widths: Any, gen: Any, pos: Any, unc: Any, w_unc: Any
+    name: str, kernel: str, platform: str, fused: str | None, widths: Any, gen: Any, pos: Any, unc: Any, w_unc: Any
 ) -> Any:
     # Potentials are trained as they are, as in the recipes for MNIST; of fields there is but one form.
     memory = LOSS_MEMORY[platform]
-    objective = Objective(name, kernel, normalise_field=name in FIELDS, memory=memory, kernels=kernels)
+    objective = Objective(name, kernel, normalise_field=name in FIELDS, memory=memory, fused=fused)
     return jax.value_and_grad(lambda gen: objective_loss(objective, widths, gen, pos, unc, w_unc)[0])(gen)
 
 

@@ -148,7 +148,7 @@ def test_the_loss_in_kernels_compiles(objective: str):
 
     maps = [{"map": at(2, count, 3, 100, dtype=jnp.bfloat16)} for count in (64, 64, 16)]
     for kernel in KERNELS:
-        loss = partial(objective_loss, Objective(objective, kernel, kernels="gpu"))
+        loss = partial(objective_loss, Objective(objective, kernel, fused="gpu"))
         with _nothing_kept():
             text = jax.jit(jax.grad(loss, 1, has_aux=True)).lower(at(3), *maps, at(2)).compile().as_text()
         assert len(set(re.findall(r"loss_(?:scales|norms|gradient)", text))) == 3

@@ -39,8 +39,8 @@ def evaluate(objective: Objective, widths: Any, gen: Any, *others: Any) -> Any:
 def assert_same(objective: dict[str, Any], widths: list[float], args: list[Any], bound: float = 1e-5) -> None:
     """Loss, gradient and metrics by kernels are those of the reference, in the Euclidean norm."""
     found, wanted = (
-        jax.tree.leaves(evaluate(Objective(**objective, kernels=kernels), jnp.float32(widths), *args))
-        for kernels in ("interpreted", None)
+        jax.tree.leaves(evaluate(Objective(**objective, fused=how), jnp.float32(widths), *args))
+        for how in ("interpreted", None)
     )
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
@@ -58,7 +58,7 @@ def objectives_and_kernels() -> list[Any]:
 def test_every_objective_is_that_of_the_reference(name: str, kernel: str):
     """Numbers of samples and channels that fill no tile, and three widths."""
     args = arguments(2, 5, 6, 3, 2, 40)
-    assert fused.is_covered(Objective(name, kernel, kernels="interpreted"), (args[0], args[2], args[1]))
+    assert fused.is_covered(Objective(name, kernel, fused="interpreted"), (args[0], args[2], args[1]))
     assert_same(dict(name=name, kernel=kernel), [0.05, 0.3, 1.0], args)
 
 
@@ -85,14 +85,14 @@ def test_maps_together_and_the_gap_where_it_is_asked_for():
     maps = [{"a": x, "b": x[:, :, :1] * 3} for x in (gen, pos, unc)]
 
     @partial(jax.jit, static_argnums=0)
-    def evaluate(kernels: str | None, measure: Any) -> Any:
-        objective = Objective("drift", "laplace", kernels=kernels)
+    def evaluate(how: str | None, measure: Any) -> Any:
+        objective = Objective("drift", "laplace", fused=how)
         loss = partial(objective_loss, objective, jnp.float32([0.3, 0.1]))
         unconditional = jnp.float32([0.0, 1.7])
         return jax.value_and_grad(lambda x: loss(x, *maps[1:], unconditional, measure=measure), has_aux=True)(maps[0])
 
     for measure in (True, False):
-        found, wanted = (evaluate(kernels, measure) for kernels in ("interpreted", None))
+        found, wanted = (evaluate(how, measure) for how in ("interpreted", None))
         assert all(np.isfinite(m.gap) == measure for m in found[0][1].values())
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-7)
@@ -107,7 +107,7 @@ def test_golden(golden: Path, number: int):
     names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
     weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
     maps = [a[:, :, None] for a in (gen, pos, neg)]
-    objective = Objective("drift", "laplace", kernels="interpreted")
+    objective = Objective("drift", "laplace", fused="interpreted")
     (loss, metrics), gradient = evaluate(objective, case["R_list"], *maps, *weights)
     for found, wanted in (
         (loss, case["loss"].mean()),
@@ -122,7 +122,7 @@ def test_golden(golden: Path, number: int):
 def test_for_gpus_there_are_three_kernels(name: str):
     """Lowered, which needs no compiler of theirs: Triton has all operations of every field and potential."""
     maps = [{"map": x} for x in arguments(1, 4, 5, 3, 1, 6)[:3]]
-    loss = partial(objective_loss, Objective(name, "laplace", kernels="gpu"), jnp.float32([0.3]))
+    loss = partial(objective_loss, Objective(name, "laplace", fused="gpu"), jnp.float32([0.3]))
     gradient = jax.jit(jax.grad(lambda x: loss(x, *maps[1:], jnp.float32([1.7])), has_aux=True))
     text = gradient.trace(maps[0]).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == 3
@@ -135,10 +135,10 @@ def test_what_the_kernels_do_not_know_is_computed_by_the_reference():
     wide = [jnp.zeros((1, count, 1, 6)) for count in (100, 3, 100)]
     own = Kernel(lambda d, width: -jnp.log1p(d / width) * 3)
     for objective, features in (
-        (Objective("log_kde", own, kernels="interpreted"), (gen, unc, pos)),
-        (Objective("inverse_profile_kde", "laplace", kernels="interpreted"), (gen, unc, pos)),
+        (Objective("log_kde", own, fused="interpreted"), (gen, unc, pos)),
+        (Objective("inverse_profile_kde", "laplace", fused="interpreted"), (gen, unc, pos)),
         (Objective("log_kde", "laplace"), (gen, unc, pos)),
-        (Objective("log_kde", "laplace", kernels="interpreted"), tuple(wide)),
+        (Objective("log_kde", "laplace", fused="interpreted"), tuple(wide)),
     ):
         assert not fused.is_covered(objective, features)
-    assert np.isfinite(evaluate(Objective("log_kde", own, kernels="interpreted"), jnp.float32([0.4]), *args)[0][0])
+    assert np.isfinite(evaluate(Objective("log_kde", own, fused="interpreted"), jnp.float32([0.4]), *args)[0][0])
