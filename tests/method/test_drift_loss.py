@@ -52,6 +52,19 @@ def test_it_is_the_loss_of_a_step(objective: str):
     np.testing.assert_allclose(metrics["gap"], np.mean([m.gap for m in maps.values()]), rtol=1e-6)
 
 
+def test_whoever_replaces_an_entry_gets_the_new_one(monkeypatch: pytest.MonkeyPatch):
+    """A call is compiled for what stands under the name, not for the name."""
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["log_kde"])
+    monkeypatch.setitem(KERNELS, "mine", KERNELS["laplace"])
+    first = drift_loss(X, Y, objective="mine", kernel="mine")[0]
+    assert first == drift_loss(X, Y, objective="log_kde", kernel="laplace")[0]
+    monkeypatch.setitem(LOSSES, "mine", LOSSES["mmd_kde"])
+    assert drift_loss(X, Y, objective="mine", kernel="mine", normalise_field=False)[0] != first
+    monkeypatch.setitem(KERNELS, "mine", KERNELS["gaussian"])
+    found = drift_loss(X, Y, objective="mine", kernel="mine", normalise_field=False)[0]
+    assert found == drift_loss(X, Y, objective="mmd_kde", kernel="gaussian", normalise_field=False)[0]
+
+
 def test_ranks():
     """One problem, a problem for each label, a problem for each label and position: a rank less is an axis of one."""
     whole, _ = drift_loss(X[:1, :, :1], Y[:1, :, :1])
