@@ -5,7 +5,7 @@ from drifting.errors import one_of
 from drifting.method.fields import FIELDS
 from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
-from drifting.method.objective import FEATURE_SCALES, KERNEL_BACKENDS, LOSS_MEMORY, Objective
+from drifting.method.objective import FEATURE_SCALES, FUSED_PLATFORMS, KERNEL_BACKENDS, LOSS_MEMORY, Objective
 from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES, Optimizer, learning_rate, make_optimizer
 from drifting.method.potentials import LOSSES
 from drifting.method.step import Recipe
@@ -43,7 +43,7 @@ def objective_of(loss: LossConfig, platform: str | None = None) -> Objective:
     one_of("loss.feature_scale", loss.feature_scale, FEATURE_SCALES)
     one_of("loss.kernel_backend", loss.kernel_backend, KERNEL_BACKENDS)
     memory = None if platform is None else LOSS_MEMORY.get(platform, LOSS_MEMORY["gpu"])
-    fused = "gpu" if platform == "gpu" and loss.kernel_backend == "pallas" else None
+    fused = platform if platform in FUSED_PLATFORMS and loss.kernel_backend == "pallas" else None
     return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale, memory, fused)
 
 

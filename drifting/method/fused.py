@@ -1,40 +1,47 @@
 """The passes of the loss as kernels, each one program for a problem: no array of pairs is ever in memory.
 
-Every pass forms a problem's distances anew, from some channels at a time. Fields and potentials are those of `FIELDS`
-and `LOSSES`, called inside the kernels. They are in Pallas, for GPUs by way of Triton; what all else has is
-`drifting.method.loss.Chunked`, the reference.
+Every pass forms a problem's distances anew. Fields and potentials are those of `FIELDS` and `LOSSES`, called inside the
+kernels. They are in Pallas, for GPUs by way of Triton and for TPUs by way of Mosaic, which differ in how a program has
+its samples: Triton in tiles of powers of two, filled up, some channels at a time; Mosaic all of them, as they are. What
+all else has is `drifting.method.loss.Chunked`, the reference.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+from jax.experimental.pallas import tpu, triton
 from jaxtyping import Bool, Float, Float32, Int32
 
 from drifting.method.fields import FIELDS, Affinities, Pairs
-from drifting.method.kernels import KERNELS
+from drifting.method.kernels import EXACT_PRODUCT, KERNELS
 from drifting.method.objective import Objective
 from drifting.method.potentials import identity_link, log_link, potential
 from drifting.method.problems import DISTANCE_FLOOR, PerChunk, Problems, Units
 
 CHANNELS = 32
-"""Channels that a program has at a time. With 64, registers do not suffice for 64 x (80 + 64) pairs."""
+"""Channels that a program for GPUs has at a time. With 64, registers do not suffice for 64 x (80 + 64) pairs."""
 
 WARPS = 8
-"""Groups of 32 threads of a program: 64 x (128 + 64) pairs are 48 numbers a thread."""
+"""Groups of 32 threads of a program for GPUs: 64 x (128 + 64) pairs are 48 numbers a thread."""
 
 MOST_PAIRS = 2**14
-"""The most pairs of a program, whose tiles are powers of two."""
+"""The most pairs of a program."""
+
+MOST_NUMBERS = 2**19
+"""The most numbers of a problem's samples on a TPU, in whose fast memory they are several times over."""
+
+SUBLANES = 8
+"""Rows of float32 that a TPU has side by side: arrays are joined at multiples of it."""
 
 FAR = 1e9
 """The distance, in kernel widths, of targets that only fill a tile. In a sum over targets it is nothing."""
 
-# Those that are here now: of a kernel or a field of somebody else nobody knows whether Triton has its operations.
+# Those that are here now: of a kernel or a field of somebody else nobody knows whether there are its operations.
 _KERNELS = tuple(KERNELS.values())
 
 _FIELDS = tuple(FIELDS.values())
@@ -52,13 +59,14 @@ OfProblem = Float32[Array, "chunks problems"]
 
 
 class Sizes(NamedTuple):
-    """The samples of a problem, for which a kernel is made. Its tiles are powers of two, filled up."""
+    """The samples of a problem, for which a kernel is made; and the platform, `gpu` or `tpu`."""
 
     generated: int
     unconditional: int
     positives: int
     channels: int
     widths: int
+    platform: str
 
     @property
     def negatives(self) -> int:
@@ -67,10 +75,21 @@ class Sizes(NamedTuple):
 
     @property
     def tiles(self) -> tuple[int, int, int]:
-        """Rows of the tiles of queries, negatives and positives. Products need 16."""
+        """Rows of the tiles of queries, negatives and positives. Triton's are powers of two, its products need 16."""
         counts = self.generated, self.negatives, self.positives
+        if self.platform == "tpu":
+            return counts
         rows = [max(16, pl.next_power_of_2(count)) for count in counts]
         return rows[0], rows[1], rows[2]
+
+    def are_covered(self) -> bool:
+        """Whether a program has room for so many, and can join them."""
+        queries, negatives, positives = self.tiles
+        fits = queries * (negatives + positives) <= MOST_PAIRS
+        if self.platform == "gpu":
+            return fits
+        joined = not self.unconditional or self.generated % SUBLANES == 0
+        return fits and joined and (negatives + positives) * self.channels <= MOST_NUMBERS
 
 
 class SomePoints(NamedTuple):
@@ -83,11 +102,14 @@ class SomePoints(NamedTuple):
 
 def is_covered(objective: Objective, features: tuple[Float[Array, "labels _samples positions channels"], ...]) -> bool:
     """Whether these problems are computed by the kernels: they are asked for, and know the objective and its kernel."""
-    (_, n, _, channels), (_, u, *_), (_, p, *_) = (x.shape for x in features)
-    queries, negatives, positives = Sizes(n, u, p, channels, 1).tiles
     known = objective.field in _FIELDS if objective.link is None else objective.link in _LINKS
-    fits = queries * (negatives + positives) <= MOST_PAIRS
-    return objective.fused is not None and known and fits and objective.kernel in _KERNELS
+    asked = objective.fused is not None and known and objective.kernel in _KERNELS
+    return asked and _sizes(objective, features).are_covered()
+
+
+def _sizes(objective: Objective, features: tuple[Any, ...], widths: int = 1) -> Sizes:
+    (_, n, _, channels), (_, u, *_), (_, p, *_) = (x.shape for x in features)
+    return Sizes(n, u, p, channels, widths, str(objective.fused).partition("-")[0])
 
 
 class Fused:
@@ -95,25 +117,28 @@ class Fused:
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
-        (_, n, _, channels), (_, u, *_), (_, p, *_) = (x.shape for x in problems.features)
-        self._sizes = Sizes(n, u, p, channels, len(problems.widths))
+        self._sizes = _sizes(problems.objective, problems.features, len(problems.widths))
+        self._on_tpu = self._sizes.platform == "tpu"
+        generated, unconditional, positives = problems.features
         # An array of nothing has no block; what stands in its place is not read.
-        self._features = tuple(x if x.shape[1] else problems.features[0] for x in problems.features)
-        self._weights = tuple(w if w.shape[1] else problems.weights[0] for w in problems.weights)
+        features = (generated, unconditional if self._sizes.unconditional else generated, positives)
+        # A block of a TPU has whole rows; one of a GPU steps over the other positions.
+        self._features = tuple(rearrange(x, "l n f c -> l f n c") if self._on_tpu else x for x in features)
+        w_gen, w_unc, w_pos = problems.weights
+        self._weights = (jnp.concatenate([w_gen, w_unc], axis=1)[:, None], w_pos[:, None])
 
     def scales(self) -> tuple[OfProblem, OfProblem]:
         """Each problem's weighted sum of distances, the mean over its queries; and the sum of its weights."""
-        weighted, weights = self._call(_scales, (), [(), ()])
-        return weighted, weights
+        weighted, weights = self._call(_scales, (), [1, 1])
+        return weighted[..., 0], weights[..., 0]
 
     def norms(self, units: Units, measure: Bool[Array, ""] | None) -> tuple[PerChunk, PerChunk, PerChunk]:
         """Of each problem and width the potential (0 of a field), the gap (NaN where it is not asked for; None: it is)
         and the mean square of the field."""
-        arguments, shape = (self._problems.widths, *units), (self._sizes.widths,)
+        arguments, count = (self._problems.widths, *units), self._sizes.widths
 
         def found(measured: bool) -> tuple[PerChunk, PerChunk, PerChunk]:
-            kernel = partial(_norms, objective=self._problems.objective)
-            values, squares, *gaps = self._call(kernel, arguments, [shape] * (3 if measured else 2))
+            values, squares, *gaps = self._call(_norms, arguments, [count] * (3 if measured else 2))
             return values, gaps[0] if gaps else jnp.full_like(values, jnp.nan), squares
 
         if measure is None:
@@ -126,227 +151,241 @@ class Fused:
         """`slope` times the sum over the widths of the fields times their `factors`, as an array of the generated
         samples; and each problem's mean square of that sum."""
         arguments = (self._problems.widths, *units, factors, slope)
-        gradient, squares = self._call(
-            partial(_gradient, objective=self._problems.objective), arguments, [(), self._problems.features[0]]
-        )[::-1]
-        return gradient, squares
+        squares, gradient = self._call(_gradient, arguments, [1, self._features[0]])
+        gradient = rearrange(gradient, "l f n c -> l n f c") if self._on_tpu else gradient
+        return gradient, squares[..., 0]
 
     def _call(self, kernel: Callable[..., None], arguments: Refs, outputs: list[Any]) -> list[Any]:
         """Runs a kernel, one program for each label and position.
 
         Args:
-            kernel: takes the sizes and references to features, weights, arguments and outputs of its problem.
-            arguments: `[widths]`, or `[chunks, problems, ...]`.
-            outputs: what of a problem's numbers has that shape; or an array like which one is made.
+            kernel: takes a `_Program`, and references to arguments and outputs; numbers are rows, `[1, count]`.
+            arguments: `[widths]`, or `[chunks, problems]` and perhaps more.
+            outputs: how many numbers of a problem it is; or an array of features like which one is made.
         """
-        problems = self._problems
-        labels, _, positions, channels = problems.features[0].shape
+        labels, _, positions, _ = self._problems.features[0].shape
+        objective, on_tpu = self._problems.objective, self._on_tpu
+        interpreted = str(objective.fused).endswith("-interpreted")
+        scalars: dict[str, Any] = {"memory_space": tpu.SMEM} if on_tpu else {}
 
         def features(x: Any) -> pl.BlockSpec:
-            return pl.BlockSpec((None, x.shape[1], None, channels), lambda label, place: (label, 0, place, 0))
+            if on_tpu:
+                return pl.BlockSpec((None, None, *x.shape[2:]), lambda label, place: (label, place, 0, 0))
+            return pl.BlockSpec((None, x.shape[1], None, x.shape[3]), lambda label, place: (label, 0, place, 0))
 
-        def numbers(*rest: int) -> pl.BlockSpec:
-            return pl.BlockSpec((None, None, *rest), lambda label, place: (label, place, *(0 for _ in rest)))
+        def numbers(count: int) -> pl.BlockSpec:
+            return pl.BlockSpec((None, 1, count), lambda label, place: (label * positions + place, 0, 0), **scalars)
 
-        weights = [pl.BlockSpec((None, w.shape[1]), lambda label, place: (label, 0)) for w in self._weights]
-        laid = [x if x.ndim == 1 else x.reshape(labels, positions, *x.shape[2:]) for x in arguments]
-        widths = pl.BlockSpec((self._sizes.widths,), lambda label, place: (0,))
-        given = [widths if x.ndim == 1 else numbers(*x.shape[2:]) for x in laid]
-        made = [numbers(*x) if isinstance(x, tuple) else features(x) for x in outputs]
-        interpreted = problems.objective.fused == "interpreted"
+        def made(x: Any) -> jax.ShapeDtypeStruct:
+            if isinstance(x, int):
+                return jax.ShapeDtypeStruct((labels * positions, 1, x), jnp.float32)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+        weights = [pl.BlockSpec((None, *w.shape[1:]), lambda label, place: (label, 0, 0)) for w in self._weights]
+        widths = pl.BlockSpec((1, self._sizes.widths), lambda label, place: (0, 0), **scalars)
+        rows = [x[None] if x.ndim == 1 else x.reshape(labels * positions, 1, -1) for x in arguments]
+        given = [widths if x.ndim == 2 else numbers(x.shape[2]) for x in rows]
+
+        def program(*refs: Any) -> None:
+            kernel(_Program(self._sizes, objective, interpreted, refs[:3], refs[3:5]), *refs[5:])
+
         found = pl.pallas_call(
-            partial(kernel, self._sizes, _product(interpreted)),
+            program,
             grid=(labels, positions),
             in_specs=[*map(features, self._features), *weights, *given],
-            out_specs=made,
-            out_shape=[
-                jax.ShapeDtypeStruct((labels, positions, *x), jnp.float32)
-                if isinstance(x, tuple)
-                else jax.ShapeDtypeStruct(x.shape, x.dtype)
-                for x in outputs
-            ],
-            compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=2),
+            out_specs=[numbers(x) if isinstance(x, int) else features(x) for x in outputs],
+            out_shape=[made(x) for x in outputs],
+            compiler_params=None if on_tpu else triton.CompilerParams(num_warps=WARPS, num_stages=2),
             interpret=interpreted,
-            name=f"loss{kernel.func.__name__ if isinstance(kernel, partial) else kernel.__name__}",
-        )(*self._features, *self._weights, *laid)
+            name=f"loss{kernel.__name__}",
+        )(*self._features, *self._weights, *rows)
         return [
-            x.reshape(1, labels * positions, *shape) if isinstance(shape, tuple) else x
-            for x, shape in zip(found, outputs, strict=True)
+            x.reshape(1, labels * positions, count) if isinstance(count, int) else x
+            for x, count in zip(found, outputs, strict=True)
         ]
 
 
-Product = Callable[[Float32[Array, "a b"], Float32[Array, "b c"]], Float32[Array, "a c"]]
-"""A product of matrices inside a kernel."""
-
-
-def _product(interpreted: bool) -> Product:
-    """On GPUs six products of bfloat16 parts, which keep float32's digits, as `HIGHEST` has them on TPUs."""
-    precision = jax.lax.Precision.HIGHEST if interpreted else jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
-    return partial(jnp.matmul, precision=precision)
-
-
-# --- what a program has of its problem --------------------------------------------------------------------------------
-
-
-def _points(sizes: Sizes, features: Refs, first: Int32[Array, ""] | int) -> SomePoints:
-    """The points of a problem in the channels from `first` on. Rows that fill a tile lie anywhere."""
-    generated, unconditional, positives = features
-    channels = first + jax.lax.broadcasted_iota(jnp.int32, (1, CHANNELS), 1)
-    queries, negatives, targets = sizes.tiles
-
-    def load(ref: Any, rows: int, count: int, after: int = 0) -> Float32[Array, "rows channels"]:
-        own = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) - after
-        mask = (own >= 0) & (own < count) & (channels < sizes.channels)
-        at = tuple(jnp.broadcast_to(index, mask.shape) for index in (own, channels))
-        found = triton.load(ref.at[at], mask=mask, other=0)
-        return found.astype(jnp.float32)
-
-    gen, pos = load(generated, queries, sizes.generated), load(positives, targets, sizes.positives)
-    neg = load(generated, negatives, sizes.generated)
-    if sizes.unconditional:
-        neg = neg + load(unconditional, negatives, sizes.unconditional, sizes.generated)
-    origin = jnp.sum(pos, axis=0, keepdims=True) / sizes.positives
-    return SomePoints(gen - origin, neg - origin, pos - origin)
-
-
-def _weights(sizes: Sizes, weights: Refs) -> tuple[Float32[Array, "negatives"], Float32[Array, "positives"]]:
-    """Weights of the negatives and of the positives; what fills a tile has none."""
-    generated, unconditional, positives = weights
-    _, negatives, targets = sizes.tiles
-
-    def load(ref: Any, rows: int, count: int, after: int = 0) -> Float32[Array, "rows"]:
-        own = jax.lax.iota(jnp.int32, rows) - after
-        return jnp.asarray(triton.load(ref.at[own], mask=(own >= 0) & (own < count), other=0.0), jnp.float32)
-
-    neg = load(generated, negatives, sizes.generated)
-    if sizes.unconditional:
-        neg = neg + load(unconditional, negatives, sizes.unconditional, sizes.generated)
-    return neg, load(positives, targets, sizes.positives)
-
-
-def _is_self(sizes: Sizes) -> Bool[Array, "queries negatives"]:
-    shape = sizes.tiles[:2]
-    return jax.lax.broadcasted_iota(jnp.int32, shape, 0) == jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-
-
-def _over_channels(sizes: Sizes, add: Callable[[Any, Any], Any], start: Any) -> Any:
-    """`add(first channel, total)` for every `CHANNELS` of them."""
-    trips = pl.cdiv(sizes.channels, CHANNELS)
-    return jax.lax.fori_loop(0, trips, lambda i, total: add(i * CHANNELS, total), start)
-
-
-def _distances(sizes: Sizes, product: Product, features: Refs) -> Pair:
-    """Raw distances of all pairs."""
-    queries, negatives, positives = sizes.tiles
-
-    def add(first: Int32[Array, ""], total: Pair) -> Pair:
-        points = _points(sizes, features, first)
-        x = points.generated
-
-        def squared(y: Float32[Array, "targets channels"]) -> Float32[Array, "queries targets"]:
-            return jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None] - 2 * product(x, y.T)
-
-        return total[0] + squared(points.negatives), total[1] + squared(points.positives)
-
-    zeros = jnp.zeros((queries, negatives), jnp.float32), jnp.zeros((queries, positives), jnp.float32)
-    squares = _over_channels(sizes, add, zeros)
-    d_neg, d_pos = (jnp.sqrt(jnp.maximum(square, DISTANCE_FLOOR**2)) for square in squares)
-    return jnp.where(_is_self(sizes), DISTANCE_FLOOR, d_neg), d_pos
-
-
-def _mean(sizes: Sizes, x: Float32[Array, "queries"]) -> Float32[Array, ""]:
-    """The mean over the queries, without what fills their tile."""
-    real = jax.lax.iota(jnp.int32, sizes.tiles[0]) < sizes.generated
-    return jnp.sum(jnp.where(real, x, 0.0)) / sizes.generated
-
-
-class _Problem(NamedTuple):
-    """The pairs of a problem, in raw distances."""
+class _Program(NamedTuple):
+    """What a program has of its problem: references to its samples and weights."""
 
     sizes: Sizes
     objective: Objective
-    d: Pair
-    weights: tuple[Float32[Array, "negatives"], Float32[Array, "positives"]]
-    unit: Float32[Array, ""]
-    coordinate: Float32[Array, ""]
+    interpreted: bool
+    features: Refs
+    weights: Refs
 
-    def pairs(self, width: Float32[Array, ""]) -> Pairs:
-        """As fields and potentials take them. What fills a tile is far from all else."""
+    @property
+    def on_tpu(self) -> bool:
+        return self.sizes.platform == "tpu"
+
+    def product(self, a: Float32[Array, "a b"], b: Float32[Array, "b c"]) -> Float32[Array, "a c"]:
+        """Six products of bfloat16 parts, which keep float32's digits: on a TPU that is the highest precision."""
+        exact = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
+        return jnp.matmul(a, b, precision=EXACT_PRODUCT if self.on_tpu or self.interpreted else exact)
+
+    def points(self, first: Int32[Array, ""] | int) -> SomePoints:
+        """The points in the channels from `first` on. Rows that fill a tile lie anywhere."""
+        gen, neg, pos = self._whole() if self.on_tpu else self._tiles(first)
+        origin = jnp.sum(pos, axis=0, keepdims=True) / self.sizes.positives
+        return SomePoints(gen - origin, neg - origin, pos - origin)
+
+    def _whole(self) -> tuple[Array, Array, Array]:
+        gen, unc, pos = (ref[...].astype(jnp.float32) for ref in self.features)
+        return gen, jnp.concatenate([gen, unc], axis=0) if self.sizes.unconditional else gen, pos
+
+    def _tiles(self, first: Int32[Array, ""] | int) -> tuple[Array, Array, Array]:
+        sizes, (generated, unconditional, positives) = self.sizes, self.features
+        queries, negatives, targets = sizes.tiles
+        channels = first + jax.lax.broadcasted_iota(jnp.int32, (1, CHANNELS), 1)
+
+        def load(ref: Any, rows: int, count: int, after: int = 0) -> Float32[Array, "rows channels"]:
+            own = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) - after
+            mask = (own >= 0) & (own < count) & (channels < sizes.channels)
+            at = tuple(jnp.broadcast_to(index, mask.shape) for index in (own, channels))
+            return triton.load(ref.at[at], mask=mask, other=0).astype(jnp.float32)
+
+        neg = load(generated, negatives, sizes.generated)
+        if sizes.unconditional:
+            neg = neg + load(unconditional, negatives, sizes.unconditional, sizes.generated)
+        return load(generated, queries, sizes.generated), neg, load(positives, targets, sizes.positives)
+
+    def over_channels(self, add: Callable[[Any, Any], Any], start: Any) -> Any:
+        """`add(first channel, total)` for as many channels as a program has at a time."""
+        if self.on_tpu:
+            return add(0, start)
+        trips = pl.cdiv(self.sizes.channels, CHANNELS)
+        return jax.lax.fori_loop(0, trips, lambda i, total: add(i * CHANNELS, total), start)
+
+    def each_weight(self) -> tuple[Float32[Array, "negatives"], Float32[Array, "positives"]]:
+        """Weights of the negatives and of the positives; what fills a tile has none."""
+        if self.on_tpu:
+            negatives, positives = (ref[0] for ref in self.weights)
+            return negatives, positives
+
+        def load(ref: Any, rows: int, count: int) -> Float32[Array, "rows"]:
+            own = jax.lax.iota(jnp.int32, rows)
+            return triton.load(ref.at[0, own], mask=own < count, other=0.0).astype(jnp.float32)
+
+        (_, negatives, positives), sizes = self.sizes.tiles, self.sizes
+        return load(self.weights[0], negatives, sizes.negatives), load(self.weights[1], positives, sizes.positives)
+
+    def is_self(self) -> Bool[Array, "queries negatives"]:
+        """Whether a negative is the query itself."""
+        shape = self.sizes.tiles[:2]
+        return jax.lax.broadcasted_iota(jnp.int32, shape, 0) == jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+
+    def distances(self) -> Pair:
+        """Raw distances of all pairs."""
+        queries, negatives, positives = self.sizes.tiles
+
+        def add(first: Int32[Array, ""] | int, total: Pair) -> Pair:
+            points = self.points(first)
+            x = points.generated
+
+            def squared(y: Float32[Array, "targets channels"]) -> Float32[Array, "queries targets"]:
+                return jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None] - 2 * self.product(x, y.T)
+
+            return total[0] + squared(points.negatives), total[1] + squared(points.positives)
+
+        zeros = jnp.zeros((queries, negatives), jnp.float32), jnp.zeros((queries, positives), jnp.float32)
+        squares = self.over_channels(add, zeros)
+        d_neg, d_pos = (jnp.sqrt(jnp.maximum(square, DISTANCE_FLOOR**2)) for square in squares)
+        return jnp.where(self.is_self(), DISTANCE_FLOOR, d_neg), d_pos
+
+    def mean(self, x: Float32[Array, "queries"]) -> Float32[Array, ""]:
+        """The mean over the queries, without what fills their tile."""
+        if self.sizes.tiles[0] > self.sizes.generated:
+            x = jnp.where(jax.lax.iota(jnp.int32, self.sizes.tiles[0]) < self.sizes.generated, x, 0.0)
+        return jnp.sum(x) / self.sizes.generated
+
+    def pairs(self, d: Pair, unit: Float32[Array, ""], width: Float32[Array, ""]) -> Pairs:
+        """The pairs as fields and potentials take them. What fills a tile is far from all else."""
 
         def placed(d: Float32[Array, "queries targets"], count: int) -> Float32[Array, "queries targets"]:
+            if d.shape == (self.sizes.generated, count):
+                return d / unit
             rows, columns = (jax.lax.broadcasted_iota(jnp.int32, d.shape, axis) for axis in (0, 1))
-            return jnp.where((rows < self.sizes.generated) & (columns < count), d / self.unit, FAR * width)
+            return jnp.where((rows < self.sizes.generated) & (columns < count), d / unit, FAR * width)
 
-        d_neg, d_pos = placed(self.d[0], self.sizes.negatives), placed(self.d[1], self.sizes.positives)
-        return Pairs(d_pos, d_neg, self.weights[1], self.weights[0], _is_self(self.sizes))
+        w_neg, w_pos = self.each_weight()
+        return Pairs(
+            placed(d[1], self.sizes.positives), placed(d[0], self.sizes.negatives), w_pos, w_neg, self.is_self()
+        )
 
-    def affinities(self, pairs: Pairs, width: Float32[Array, ""]) -> Affinities:
+    def affinities(self, pairs: Pairs, width: Float32[Array, ""], coordinate: Float32[Array, ""]) -> Affinities:
         """Those whose product with the targets is the field: what a query weighs itself is among them."""
         pos, neg = self.objective.affinities(pairs, width)
         own = jnp.sum(pos, axis=1, keepdims=True) + jnp.sum(neg, axis=1, keepdims=True)
-        return Affinities(pos / self.coordinate, (neg - jnp.where(pairs.is_self, own, 0.0)) / self.coordinate)
+        return Affinities(pos / coordinate, (neg - jnp.where(pairs.is_self, own, 0.0)) / coordinate)
+
+    def field(self, b: Affinities, points: SomePoints) -> Float32[Array, "queries channels"]:
+        """The field of these affinities, in some channels."""
+        return self.product(b.neg, points.negatives) + self.product(b.pos, points.positives)
+
+    def put(self, ref: Any, first: Int32[Array, ""] | int, x: Float32[Array, "queries channels"]) -> None:
+        """Writes an array of the generated samples, in the channels from `first` on."""
+        if self.on_tpu:
+            ref[...] = x.astype(ref.dtype)
+            return
+        rows, channels = (jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) for axis in (0, 1))
+        mask = (rows < self.sizes.generated) & (first + channels < self.sizes.channels)
+        triton.store(ref.at[rows, first + channels], x.astype(ref.dtype), mask=mask)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------------
 
 
-def _scales(sizes: Sizes, product: Product, *refs: Any) -> None:
+def _scales(program: _Program, weighted: Any, total: Any) -> None:
     """See `Fused.scales`."""
-    features, weights, (weighted, total) = refs[:3], refs[3:6], refs[6:]
-    (d_neg, d_pos), (w_neg, w_pos) = _distances(sizes, product, features), _weights(sizes, weights)
-    weighted[...] = _mean(sizes, jnp.sum(d_neg * w_neg, axis=1) + jnp.sum(d_pos * w_pos, axis=1))
-    total[...] = jnp.sum(w_neg) + jnp.sum(w_pos)
+    (d_neg, d_pos), (w_neg, w_pos) = program.distances(), program.each_weight()
+    weighted[0, 0] = program.mean(jnp.sum(d_neg * w_neg, axis=1) + jnp.sum(d_pos * w_pos, axis=1))
+    total[0, 0] = jnp.sum(w_neg) + jnp.sum(w_pos)
 
 
-def _norms(sizes: Sizes, product: Product, *refs: Any, objective: Objective) -> None:
+def _norms(
+    program: _Program, widths: Any, unit: Any, coordinate: Any, values: Any, squares: Any, gaps: Any = None
+) -> None:
     """See `Fused.norms`. Without a reference to put them, the gaps are not computed."""
-    features, (widths, unit, coordinate), (values, squares, *gaps) = refs[:3], refs[6:9], refs[9:]
-    d, weights = _distances(sizes, product, features), _weights(sizes, refs[3:6])
-    problem = _Problem(sizes, objective, d, weights, unit[...], coordinate[...])
+    objective, d = program.objective, program.distances()
 
     def one(i: Int32[Array, ""], nothing: None) -> None:
-        width = widths[i]
-        pairs = problem.pairs(width)
-        b = problem.affinities(pairs, width)
+        width = widths[0, i]
+        pairs = program.pairs(d, unit[0, 0], width)
+        b = program.affinities(pairs, width, coordinate[0, 0])
 
-        def add(first: Int32[Array, ""], total: Float32[Array, "queries"]) -> Float32[Array, "queries"]:
-            points = _points(sizes, features, first)
-            field = product(b.neg, points.negatives) + product(b.pos, points.positives)
-            return total + jnp.sum(field * field, axis=1)
+        def add(first: Int32[Array, ""] | int, total: Float32[Array, "queries"]) -> Float32[Array, "queries"]:
+            return total + jnp.sum(jnp.square(program.field(b, program.points(first))), axis=1)
 
-        total = _over_channels(sizes, add, jnp.zeros(sizes.tiles[0], jnp.float32))
-        squares[i] = _mean(sizes, total) / sizes.channels
+        total = program.over_channels(add, jnp.zeros(program.sizes.tiles[0], jnp.float32))
+        squares[0, i] = program.mean(total) / program.sizes.channels
         value = jnp.float32(0)
         if objective.is_scalar and objective.link is not None:
-            value = _mean(sizes, potential(pairs, objective.kernel, width, objective.link))
-        values[i] = value
-        if gaps:
-            gaps[0][i] = _mean(sizes, potential(pairs, objective.kernel, width, log_link))
+            value = program.mean(potential(pairs, objective.kernel, width, objective.link))
+        values[0, i] = value
+        if gaps is not None:
+            gaps[0, i] = program.mean(potential(pairs, objective.kernel, width, log_link))
 
-    jax.lax.fori_loop(0, sizes.widths, one, None)
+    jax.lax.fori_loop(0, program.sizes.widths, one, None)
 
 
-def _gradient(sizes: Sizes, product: Product, *refs: Any, objective: Objective) -> None:
+def _gradient(
+    program: _Program, widths: Any, unit: Any, coordinate: Any, factors: Any, slope: Any, squares: Any, gradient: Any
+) -> None:
     """See `Fused.gradient`."""
-    features, (widths, unit, coordinate, factors, slope), (squares, gradient) = refs[:3], refs[6:11], refs[11:]
-    d, weights = _distances(sizes, product, features), _weights(sizes, refs[3:6])
-    problem = _Problem(sizes, objective, d, weights, unit[...], coordinate[...])
-    by, (queries, negatives, positives) = slope[...], sizes.tiles
+    d, (queries, negatives, positives) = program.distances(), program.sizes.tiles
 
     def one(i: Int32[Array, ""], total: Affinities) -> Affinities:
-        b, factor = problem.affinities(problem.pairs(widths[i]), widths[i]), factors[i]
+        width, factor = widths[0, i], factors[0, i]
+        b = program.affinities(program.pairs(d, unit[0, 0], width), width, coordinate[0, 0])
         return Affinities(total.pos + factor * b.pos, total.neg + factor * b.neg)
 
     zeros = Affinities(jnp.zeros((queries, positives), jnp.float32), jnp.zeros((queries, negatives), jnp.float32))
-    b = jax.lax.fori_loop(0, sizes.widths, one, zeros)
+    b = jax.lax.fori_loop(0, program.sizes.widths, one, zeros)
 
-    def put(first: Int32[Array, ""], total: Float32[Array, "queries"]) -> Float32[Array, "queries"]:
-        points = _points(sizes, features, first)
-        field = product(b.neg, points.negatives) + product(b.pos, points.positives)
-        rows, channels = (jax.lax.broadcasted_iota(jnp.int32, field.shape, axis) for axis in (0, 1))
-        mask = (rows < sizes.generated) & (first + channels < sizes.channels)
-        triton.store(gradient.at[rows, first + channels], (by * field).astype(gradient.dtype), mask=mask)
-        return total + jnp.sum(field * field, axis=1)
+    def add(first: Int32[Array, ""] | int, total: Float32[Array, "queries"]) -> Float32[Array, "queries"]:
+        field = program.field(b, program.points(first))
+        program.put(gradient, first, slope[0, 0] * field)
+        return total + jnp.sum(jnp.square(field), axis=1)
 
-    total = _over_channels(sizes, put, jnp.zeros(queries, jnp.float32))
-    squares[...] = _mean(sizes, total) / sizes.channels
+    total = program.over_channels(add, jnp.zeros(queries, jnp.float32))
+    squares[0, 0] = program.mean(total) / program.sizes.channels

@@ -35,6 +35,9 @@ LOSS_MEMORY = {
 }
 """By platform: chunks that stay in a processor's cache, or a few large launches of an accelerator."""
 
+FUSED_PLATFORMS = ("gpu", "tpu")
+"""Platforms that have kernels for the loss."""
+
 KERNEL_BACKENDS = ("jax", "pallas")
 """What may compute the loss, see `Objective.fused`."""
 
@@ -55,7 +58,7 @@ class Objective:
             per-class neighbour scale).
         memory: what the loss may have in memory; None: what suits the default backend, see `LOSS_MEMORY`.
         fused: how the loss is computed: by operations of JAX (None), or where they cover it by kernels in Pallas, for
-            GPUs (`gpu`) or interpreted, on any platform, to compare them (`interpreted`).
+            `gpu` or `tpu`; or by these interpreted, on any platform, to compare them (`gpu-interpreted`).
         link: what `LOSSES` has under the name, now: programs are made for it, whatever stands there later.
         field: what `FIELDS` has under the name, for an objective that is no potential.
 

@@ -156,7 +156,7 @@ def losses(device: jax.Device, tiny: bool) -> Iterator[Check]:
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)
         there, here = (partial(_loss_and_gradient, objective, kernel, place, None) for place in (platform, "cpu"))
         yield Check(f"losses, {dtype}", f"{objective}, {kernel}", there, here, (widths, *given, weights))
-    fused = {"gpu": "gpu", "cpu": "interpreted"}.get(platform)
+    fused = {"gpu": "gpu", "cpu": "gpu-interpreted", "tpu": "tpu"}.get(platform)
     # Each objective once: its kernels take long to compile.
     for objective, kernel, dtype in combinations(tiny=True) if fused else []:
         given = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), features)

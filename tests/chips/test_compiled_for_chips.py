@@ -138,17 +138,18 @@ def test_the_published_ablation_with_the_loss_in_kernels():
     assert counts.launches["loss"] <= 500 and counts.moved["loss"] <= 60e9
 
 
+@DEVICES
 @pytest.mark.parametrize("objective", [name for name in (*FIELDS, *LOSSES) if name != "inverse_profile_kde"])
-def test_the_loss_in_kernels_compiles(objective: str):
-    """Of the published numbers of samples, with each kernel and at more channels than a program has at a time."""
-    place = SingleDeviceSharding(_mesh(Mesh(), "h200").devices.flat[0])
+def test_the_loss_in_kernels_compiles(objective: str, device: str):
+    """Of the published numbers of samples, with each kernel and at more channels than a GPU's program has at a time."""
+    place = SingleDeviceSharding(_mesh(Mesh(), device).devices.flat[0])
 
     def at(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
     maps = [{"map": at(2, count, 3, 100, dtype=jnp.bfloat16)} for count in (64, 64, 16)]
     for kernel in KERNELS:
-        loss = partial(objective_loss, Objective(objective, kernel, fused="gpu"))
+        loss = partial(objective_loss, Objective(objective, kernel, fused=DEVICE_KINDS[device].platform))
         with _nothing_kept():
             text = jax.jit(jax.grad(loss, 1, has_aux=True)).lower(at(3), *maps, at(2)).compile().as_text()
         assert len(set(re.findall(r"loss_(?:scales|norms|gradient)", text))) == 3

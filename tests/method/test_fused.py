@@ -36,11 +36,12 @@ def evaluate(objective: Objective, widths: Any, gen: Any, *others: Any) -> Any:
     return jax.value_and_grad(lambda x: map_loss(objective, widths, x, *others), has_aux=True)(gen)
 
 
-def assert_same(objective: dict[str, Any], widths: list[float], args: list[Any], bound: float = 1e-5) -> None:
+def assert_same(
+    objective: dict[str, Any], widths: list[float], args: list[Any], bound: float = 1e-5, how: str = "gpu-interpreted"
+) -> None:
     """Loss, gradient and metrics by kernels are those of the reference, in the Euclidean norm."""
     found, wanted = (
-        jax.tree.leaves(evaluate(Objective(**objective, fused=how), jnp.float32(widths), *args))
-        for how in ("interpreted", None)
+        jax.tree.leaves(evaluate(Objective(**objective, fused=by), jnp.float32(widths), *args)) for by in (how, None)
     )
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
@@ -58,8 +59,17 @@ def objectives_and_kernels() -> list[Any]:
 def test_every_objective_is_that_of_the_reference(name: str, kernel: str):
     """Numbers of samples and channels that fill no tile, and three widths."""
     args = arguments(2, 5, 6, 3, 2, 40)
-    assert fused.is_covered(Objective(name, kernel, fused="interpreted"), (args[0], args[2], args[1]))
+    assert fused.is_covered(Objective(name, kernel, fused="gpu-interpreted"), (args[0], args[2], args[1]))
     assert_same(dict(name=name, kernel=kernel), [0.05, 0.3, 1.0], args)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("drift", "laplace"), ("log_kde", "gaussian"), ("score", "laplace")])
+@pytest.mark.parametrize("unconditional", [0, 3])
+def test_as_a_tpu_has_it(name: str, kernel: str, unconditional: int):
+    """Whole arrays, apart by position; generated samples are as many as lie side by side."""
+    args = arguments(2, 8, 5, unconditional, 3, 40)
+    assert fused.is_covered(Objective(name, kernel, fused="tpu-interpreted"), (args[0], args[2], args[1]))
+    assert_same(dict(name=name, kernel=kernel), [0.05, 1.0], args, how="tpu-interpreted")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +102,7 @@ def test_maps_together_and_the_gap_where_it_is_asked_for():
         return jax.value_and_grad(lambda x: loss(x, *maps[1:], unconditional, measure=measure), has_aux=True)(maps[0])
 
     for measure in (True, False):
-        found, wanted = (evaluate(how, measure) for how in ("interpreted", None))
+        found, wanted = (evaluate(how, measure) for how in ("gpu-interpreted", None))
         assert all(np.isfinite(m.gap) == measure for m in found[0][1].values())
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-7)
@@ -107,7 +117,7 @@ def test_golden(golden: Path, number: int):
     names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
     weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
     maps = [a[:, :, None] for a in (gen, pos, neg)]
-    objective = Objective("drift", "laplace", fused="interpreted")
+    objective = Objective("drift", "laplace", fused="gpu-interpreted")
     (loss, metrics), gradient = evaluate(objective, case["R_list"], *maps, *weights)
     for found, wanted in (
         (loss, case["loss"].mean()),
@@ -135,10 +145,11 @@ def test_what_the_kernels_do_not_know_is_computed_by_the_reference():
     wide = [jnp.zeros((1, count, 1, 6)) for count in (100, 3, 100)]
     own = Kernel(lambda d, width: -jnp.log1p(d / width) * 3)
     for objective, features in (
-        (Objective("log_kde", own, fused="interpreted"), (gen, unc, pos)),
-        (Objective("inverse_profile_kde", "laplace", fused="interpreted"), (gen, unc, pos)),
+        (Objective("log_kde", own, fused="gpu-interpreted"), (gen, unc, pos)),
+        (Objective("inverse_profile_kde", "laplace", fused="gpu-interpreted"), (gen, unc, pos)),
         (Objective("log_kde", "laplace"), (gen, unc, pos)),
-        (Objective("log_kde", "laplace", fused="interpreted"), tuple(wide)),
+        (Objective("log_kde", "laplace", fused="gpu-interpreted"), tuple(wide)),
+        (Objective("log_kde", "laplace", fused="tpu-interpreted"), (gen, unc, pos)),  # 4 generated samples
     ):
         assert not fused.is_covered(objective, features)
-    assert np.isfinite(evaluate(Objective("log_kde", own, fused="interpreted"), jnp.float32([0.4]), *args)[0][0])
+    assert np.isfinite(evaluate(Objective("log_kde", own, fused="gpu-interpreted"), jnp.float32([0.4]), *args)[0][0])
