@@ -54,6 +54,11 @@ Refs = tuple[Any, ...]
 Pair = tuple[Float32[Array, "queries negatives"], Float32[Array, "queries positives"]]
 """A number for each pair of a query with a negative, and with a positive."""
 
+SomeSamples = tuple[
+    Float32[Array, "queries channels"], Float32[Array, "negatives channels"], Float32[Array, "positives channels"]
+]
+"""Some channels of a problem's generated, negative and positive samples."""
+
 OfProblem = Float32[Array, "chunks problems"]
 """A number of each problem."""
 
@@ -229,11 +234,11 @@ class _Program(NamedTuple):
         origin = jnp.sum(pos, axis=0, keepdims=True) / self.sizes.positives
         return SomePoints(gen - origin, neg - origin, pos - origin)
 
-    def _whole(self) -> tuple[Array, Array, Array]:
+    def _whole(self) -> SomeSamples:
         gen, unc, pos = (ref[...].astype(jnp.float32) for ref in self.features)
         return gen, jnp.concatenate([gen, unc], axis=0) if self.sizes.unconditional else gen, pos
 
-    def _tiles(self, first: Int32[Array, ""] | int) -> tuple[Array, Array, Array]:
+    def _tiles(self, first: Int32[Array, ""] | int) -> SomeSamples:
         sizes, (generated, unconditional, positives) = self.sizes, self.features
         queries, negatives, targets = sizes.tiles
         channels = first + jax.lax.broadcasted_iota(jnp.int32, (1, CHANNELS), 1)
