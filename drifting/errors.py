@@ -66,6 +66,10 @@ class CacheError(DriftingError, RuntimeError):
     """A cache of latents cannot be finished."""
 
 
+class UnusableMomentsError(CacheError):
+    """The VAE of a cache finds what cannot be kept, which another one may not."""
+
+
 class HubError(DriftingError, OSError):
     """The hub or the network did not do what was asked, or what came is damaged."""
 
@@ -204,7 +208,23 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{many}"
 
 
-def unusable(key: str, reference: str | None, error: ValueError) -> str:
+@contextmanager
+def as_setting(key: str, reference: str | None) -> Iterator[None]:
+    """What the block finds wrong with weights, or with the way to them, is said with the setting that named them.
+
+    Raises:
+        ConfigError: in place of an `InputError` of the block.
+        HubError: in place of one of the block.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise ConfigError(unusable(key, reference, error)) from error
+    except HubError as error:
+        raise HubError(unusable(key, reference, error)) from error
+
+
+def unusable(key: str, reference: str | None, error: DriftingError) -> str:
     """One line for a setting that refers to what cannot be used; most errors begin with the reference themselves."""
     return f"{key}={reference!r}: {str(error).removeprefix(f'{reference}: ')}"
 

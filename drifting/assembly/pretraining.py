@@ -14,7 +14,7 @@ from drifting.assembly.feed import reading
 from drifting.assembly.names import check_settings
 from drifting.assembly.recipe import optimizer_of
 from drifting.assembly.spaces import named_vae, normalised, source_space
-from drifting.assembly.start import Beginner, StartingPoint, begun, start_of
+from drifting.assembly.start import Beginner, StartingPoint, begun, check_classes, start_of
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import PretrainConfig
 from drifting.data.batches import Pipeline
@@ -98,6 +98,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
     """
     check_settings(config)
     source = open_source(config.data)
+    check_classes(config.train.start_classes, None, source.num_classes)
     space = source_space(config.data.vae, source, config.data.normalise_latents)
     config = named_vae(config, source)
     check_sizes(config, space.shape, source.num_classes)

@@ -18,7 +18,7 @@ from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
 from drifting.assembly.spaces import feature_encoder, features_on, named_vae, normalised, own_encoder, source_space
-from drifting.assembly.start import Beginner, StartingPoint, begun, start_of
+from drifting.assembly.start import Beginner, StartingPoint, begun, check_classes, start_of
 from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.checks import check_layout, check_sizes
 from drifting.config.schema import Config
@@ -225,6 +225,7 @@ def prepare(
     remedy = "starts a network of config.model: give the network that is to begin with them, and leave it None"
     require(network is None or config.train.start is None, "train.start", config.train.start, remedy)
     source = open_source(config.data) if source is None else source
+    check_classes(config.train.start_classes, None, source.num_classes)
     space = source_space(config.data.vae, source, config.data.normalise_latents)
     config = named_vae(config, source)
     check_sizes(config, space.shape, source.num_classes)

@@ -22,12 +22,11 @@ from drifting.data.source import LabelledSource, Source, delivery
 from drifting.errors import (
     ArgumentError,
     ConfigError,
-    InputError,
+    as_setting,
     counted,
     one_of,
     require,
     require_argument,
-    unusable,
     when_tried,
 )
 from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
@@ -47,10 +46,8 @@ Training = TypeVar("Training", Config, PretrainConfig)
 
 def _network(key: str, reference: str | None, kind: str, abstract: bool, **changes: Any) -> Network:
     """The network that the setting `key` names; what is wrong with it is said with that name in front."""
-    try:
+    with as_setting(key, reference):
         return network(reference, kind, abstract, **changes)
-    except InputError as error:
-        raise ConfigError(unusable(key, reference, error)) from error
 
 
 # --- the space in which samples live ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ they are, see `drifting.networks`.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,8 @@ from jax import Array
 
 from drifting.assembly import networks
 from drifting.config.paths import is_place
-from drifting.config.schema import MAEConfig, ModelConfig, PretrainConfig, ema_decay
-from drifting.errors import ArgumentError, ConfigError, InputError, counted, require, unusable
+from drifting.config.schema import MAEConfig, ModelConfig, PretrainConfig, RunConfig, ema_decay
+from drifting.errors import ArgumentError, ConfigError, as_setting, counted, require
 from drifting.networks import NETWORKS
 from drifting.networks.network import Params
 from drifting.runs.checkpoints import Checkpoints, abstract
@@ -25,7 +26,7 @@ from drifting.runs.directory import CONFIG_FILE, ENCODER_FOLDER, read_config
 from drifting.runs.files import exists
 from drifting.runs.places import place
 from drifting.weights.artifact import GENERATOR_KIND, Artifact, flatten, listed, other_vae, unflatten, vae_facts
-from drifting.weights.load import load_weights
+from drifting.weights.load import described, load_weights
 
 OTHER_WEIGHTS = "or start from other weights"
 
@@ -118,6 +119,47 @@ def start_of(reference: str, chosen: Sequence[int], beginner: Beginner) -> Start
     return StartingPoint(taken, facts, "; ".join(_told(facts, source, beginner)))
 
 
+def check_start(train: RunConfig, network: str) -> None:
+    """Checks what can be said of `train.start` and `train.start_classes` before a network is built, or tensors read.
+
+    Args:
+        train: the settings.
+        network: the name in `NETWORKS` of the network that is to begin with the weights.
+
+    Raises:
+        ConfigError: there are no such weights, they are of another kind, or have no such classes.
+        HubError: they cannot be downloaded.
+    """
+    if train.start is None:
+        return
+    kind = "mae" if network == "mae" else GENERATOR_KIND
+    with _said_of_start(train.start):
+        if kind == GENERATOR_KIND and _is_run(train.start):
+            step = _last_step(train.start)
+            count: Any = len(Checkpoints(place(train.start)).read_run(step)["identity"]["classes"])
+        else:
+            weights = _encoder_of(train.start) if _is_run(train.start) else train.start
+            count = described(weights, kind).get("num_classes")
+    if isinstance(count, int) and count:
+        check_classes(train.start_classes, count, len(train.start_classes))
+
+
+def check_classes(chosen: Sequence[int], there: int | None, here: int) -> None:
+    """Checks `train.start_classes` for so many classes there and here; None: it is not known how many.
+
+    Raises:
+        ConfigError: they are not as many as those here, or one is not there.
+    """
+    if not chosen:
+        return
+    of = "classes" if there is None else counted(there, "class")
+    remedy = f"name one of the {of} of train.start for each of the {here} here"
+    require(len(chosen) == here, "train.start_classes", tuple(chosen), remedy)
+    inside = there is None or max(chosen) < there
+    known = "" if there is None else f"train.start has classes 0 to {there - 1}: "
+    require(inside, "train.start_classes", tuple(chosen), f"{known}{remedy}")
+
+
 def begun(params: Params, taken: Mapping[str, Array] | None) -> Params:
     """Parameters in which `taken`, tensors by their names, are in the place of those drawn."""
     return params if taken is None else unflatten(flatten(params) | dict(taken))
@@ -132,28 +174,49 @@ def _weights(reference: str, kind: str) -> Artifact:
     Raises:
         ConfigError: there are none, or they are damaged or of another kind.
     """
-    try:
-        if is_place(reference) and exists(place(reference) / CONFIG_FILE):
-            return _of_run(reference, kind)
-        return load_weights(reference, kind)
-    except ArgumentError as error:
-        raise ConfigError(f"train.start={reference!r}: {error.remedy}") from error
-    except InputError as error:
-        raise ConfigError(unusable("train.start", reference, error)) from error
+    with _said_of_start(reference):
+        if not _is_run(reference):
+            return load_weights(reference, kind)
+        return _of_run(reference) if kind == GENERATOR_KIND else load_weights(_encoder_of(reference), kind)
 
 
-def _of_run(reference: str, kind: str) -> Artifact:
+@contextmanager
+def _said_of_start(reference: str) -> Iterator[None]:
+    """What the block finds wrong with the weights is said of `train.start`."""
+    with as_setting("train.start", reference):
+        try:
+            yield
+        except ArgumentError as error:
+            raise ConfigError(f"train.start={reference!r}: {error.remedy}") from error
+
+
+def _is_run(reference: str) -> bool:
+    return is_place(reference) and exists(place(reference) / CONFIG_FILE)
+
+
+def _encoder_of(reference: str) -> str:
+    """The encoder that a pre-training has written."""
     workdir = place(reference)
-    if kind != GENERATOR_KIND:
-        read_config(workdir, PretrainConfig)
-        if not exists(workdir / ENCODER_FOLDER):
-            remedy = "has no encoder, which `drifting pretrain` writes when it ends: let it finish"
-            raise ArgumentError("workdir", workdir, remedy)
-        return load_weights(str(workdir / ENCODER_FOLDER), kind)
-    config, checkpoints = read_config(workdir), Checkpoints(workdir)
-    step = checkpoints.latest_intact()
+    read_config(workdir, PretrainConfig)
+    if not exists(workdir / ENCODER_FOLDER):
+        remedy = "has no encoder, which `drifting pretrain` writes when it ends: let it finish"
+        raise ArgumentError("workdir", workdir, remedy)
+    return str(workdir / ENCODER_FOLDER)
+
+
+def _last_step(reference: str) -> int:
+    """The step of a generator's run after which its latest intact checkpoint was saved."""
+    workdir = place(reference)
+    read_config(workdir)
+    step = Checkpoints(workdir).latest_intact()
     if step is None:
         raise ArgumentError("workdir", workdir, "has no checkpoint yet: let it train first")
+    return step
+
+
+def _of_run(reference: str) -> Artifact:
+    workdir, step = place(reference), _last_step(reference)
+    config, checkpoints = read_config(workdir), Checkpoints(workdir)
     facts = checkpoints.read_run(step)["identity"]
     height, width, channels = facts["sample_shape"]
     described = (config.model, (height, width, channels), len(facts["classes"]))
@@ -220,10 +283,7 @@ def _classes(chosen: list[int], source: Artifact, beginner: Beginner) -> list[in
         named = source.metadata.get("class_names") or (source.metadata.get("usage") or {}).get("class_names")
         alike = _are_numbers(names) or named is None or _are_numbers(named) or list(named) == names
         return list(range(count)) if count == len(names) and alike else None
-    remedy = f"name one of the {counted(count, 'class')} of train.start for each of the {len(names)} here"
-    require(len(chosen) == len(names), "train.start_classes", tuple(chosen), remedy)
-    inside = max(chosen) < count
-    require(inside, "train.start_classes", tuple(chosen), f"train.start has classes 0 to {count - 1}: {remedy}")
+    check_classes(chosen, count, len(names))
     return chosen
 
 

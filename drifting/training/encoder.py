@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from drifting.assembly.pretraining import Pretraining, prepare_pretraining
+from drifting.assembly.start import check_start
 from drifting.config.schema import PretrainConfig
 from drifting.data.source import read_records
 from drifting.devices.mesh import shardings
@@ -48,6 +49,8 @@ def pretrain(config: PretrainConfig, workdir: str | Path) -> int:
     """
     workdir = place(workdir)
     check_folder(workdir, config)  # before anything is said of the data
+    if Checkpoints(workdir).latest() is None:
+        check_start(config.train, "mae")
     with prepare_pretraining(config) as run:
         config, shapes = run.config, jax.eval_shape(run.empty)
         began, told = begun_with(workdir, run)

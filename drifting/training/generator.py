@@ -12,12 +12,14 @@ import jax.numpy as jnp
 
 from drifting.assembly.run import Run, prepare
 from drifting.assembly.spaces import encoder_options
+from drifting.assembly.start import check_start
 from drifting.config.arguments import checked_arguments
 from drifting.config.schema import Config, ema_decay, has_banks
 from drifting.data.source import LabelledSource
 from drifting.devices.processes import is_writer
 from drifting.errors import counted, require
 from drifting.method.state import STD_PREFIX, TrainState
+from drifting.runs.checkpoints import Checkpoints
 from drifting.runs.places import place
 from drifting.scoring.diagnosis import Diagnosis, subject_of
 from drifting.training.course import Callbacks, Course, begun_with, describe_data, describe_model
@@ -53,6 +55,8 @@ def train(config: Config, workdir: str | Path, *, source: LabelledSource | None 
     if isinstance(config, Config):
         check_folder(workdir, config)  # before anything is said of the data
         check_score_encoder(config)
+        if Checkpoints(workdir).latest() is None:
+            check_start(config.train, config.model.name)
     with prepare(config, source=source) as run:
         config, (began, told) = run.config, begun_with(workdir, run)
         callbacks = Callbacks(

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from drifting.data.latents.shards import Shard, shards_of
 from drifting.data.latents.write import Encode, Image, ShardMaker, finish_cache, is_mended, read_or_error
 from drifting.data.source import LabelledSource, delivery
 from drifting.devices.interrupts import interrupts
-from drifting.errors import CacheError, ConfigError, InputError, counted, require_argument
+from drifting.errors import CacheError, ConfigError, InputError, UnusableMomentsError, counted, require_argument
 from drifting.method.space import SampleSpace
 from drifting.networks.autoencoder import scale_of
 from drifting.networks.network import Params
 from drifting.runs.directory import CONFIG_FILE, check_config, read_config, write_config
 from drifting.runs.files import read_json, remove_torn, write_json
+from drifting.runs.places import is_stored
 from drifting.runs.shared_work import Share, changes, share_in_use
 
 logger = logging.getLogger("drifting")
@@ -61,9 +62,31 @@ def build_cache(config: CacheBuild, workdir: Path, share: Share | None = None) -
     began, source = time.monotonic(), sources.source(config.data)
     made = _named_vae(config, source)
     space = source_space(made.data.vae, source)
+    before = {path for path in (workdir, *_described_by(workdir)) if path.exists()}
     claim(workdir, config, cache_facts(made, source, space))
-    with share_in_use(workdir, "workdir", share):
-        return _encode_share(made, workdir, share, source, space, began)
+    try:
+        with share_in_use(workdir, "workdir", share):
+            return _encode_share(made, workdir, share, source, space, began)
+    except UnusableMomentsError:
+        if share.count == 1:
+            _take_back(workdir, before)
+        raise
+
+
+def _described_by(workdir: Path) -> tuple[Path, Path]:
+    """The files that say what is to be a cache there."""
+    return workdir / CONFIG_FILE, workdir / CACHE_FACTS_FILE
+
+
+def _take_back(workdir: Path, before: Collection[Path]) -> None:
+    """Removes what says that a cache was begun, but for what was there `before`, unless some of it is finished."""
+    if workdir / CACHE_FACTS_FILE in before or any(workdir.glob("*.array_record*")):
+        return
+    for path in _described_by(workdir):
+        if path not in before:
+            path.unlink(missing_ok=True)
+    if workdir not in before and not is_stored(workdir) and not any(workdir.iterdir()):
+        workdir.rmdir()
 
 
 def _encode_share(

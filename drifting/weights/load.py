@@ -63,6 +63,22 @@ def load_weights(reference: str | None, kind: str) -> Artifact:
     return dataclasses.replace(artifact, metadata=artifact.metadata | metadata)
 
 
+def described(reference: str, kind: str) -> dict[str, Any]:
+    """The constructor's arguments that weights state, as far as they are stated beside them: no tensors are read.
+
+    Raises:
+        InputError: there is nothing at the reference, or it is a run directory, or of another kind.
+        HubError: it cannot be downloaded.
+    """
+    place = parse_reference(reference)
+    if isinstance(place, Path):
+        _refuse_run_directory(place, kind)
+    found = _look(reference, place)
+    check_kind(reference, found.kind or kind, kind)
+    stated = read_metadata(found.path).get("model_config") if found.reader.description == METADATA_FILE else None
+    return stated if isinstance(stated, dict) else {}
+
+
 def find_kind(reference: str) -> str:
     """The kind of network at a reference, by what lies there: see `load_weights`.
 

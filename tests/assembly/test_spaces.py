@@ -1,6 +1,7 @@
 """Frozen networks by reference: latents in and out, encoders of samples and of images, gradients through all."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.config.schema import FeaturesConfig, MAEConfig
 from drifting.data.source import to_float
 from drifting.data.sources.digits import digits
-from drifting.errors import ConfigError
+from drifting.errors import ConfigError, HubError
+from drifting.method.encoders import ENCODERS
 from drifting.method.encoders.convnext import convnext_features
 from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
@@ -268,3 +270,26 @@ def test_published_networks_need_no_download_for_their_shapes():
         published |= {"sd3": 83_819_683, "flux": 83_819_683, **SIZES}
         published |= {"pixel_640": 2_127_119_360, "small": 22_056_192, "large": 304_367_616}
         assert count == published.get(preset, 87_692_800 if kind == "convnext" else 86_579_712)
+
+
+@pytest.mark.parametrize(
+    ("key", "find"),
+    [
+        ("data.vae", lambda reference: sample_space(reference, (16, 16, 3))),
+        *(
+            (
+                f"features.options.{name}.weights",
+                lambda reference, name=name: feature_encoder(
+                    FeaturesConfig((name,), {name: {"weights": reference}}), PIXELS
+                ),
+            )
+            for name in ENCODERS
+        ),
+    ],
+)
+def test_without_a_connection_the_setting_is_named(
+    key: str, find: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=rf"^{re.escape(key)}='hf://no/such': .*HF_HUB_OFFLINE forbids the network"):
+        find("hf://no/such")

@@ -13,9 +13,13 @@ import pytest
 from drifting.assembly import networks
 from drifting.assembly.run import prepare
 from drifting.assembly.start import Beginner, start_of
-from drifting.config.schema import MAEConfig, ModelConfig
-from drifting.errors import ConfigError
+from drifting.config import pretrain_config, train_config
+from drifting.config.parse import parse
+from drifting.config.schema import MAEConfig, ModelConfig, PretrainConfig
+from drifting.errors import ConfigError, HubError
 from drifting.networks.network import structure
+from drifting.training.encoder import pretrain
+from drifting.training.generator import train
 from drifting.weights.artifact import flatten, save_artifact, unflatten
 from drifting.weights.released import save_released
 from tests.support.runs import finished_run, tiny_config
@@ -213,3 +217,47 @@ def test_a_run_begins_with_the_average_of_another_and_all_else_anew(tmp_path_fac
         assert len(state.ema) == 2 and np.any(run.start.taken["final/kernel"])
     with pytest.raises(ConfigError, match=r"train\.start=.*: starts a network of config\.model"):
         prepare(tiny_config(train=dict(start=str(workdir))), network=lambda rngs: None)
+
+
+BEFORE_ANYTHING: dict[str, tuple[str, dict[str, Any], str]] = {
+    "nothing there": ("dit", {"start": "gone"}, "train.start='gone': there is no such folder"),
+    "no reference": ("dit", {"start": "hf://a"}, "train.start='hf://a': not a reference"),
+    "an encoder": ("dit", {"start": "mae"}, "train.start='mae': holds a 'mae', expected a 'generator'"),
+    "a generator": ("mae", {"start": "dit"}, "train.start='dit': holds a 'generator', expected a 'mae'"),
+    "a run of the other kind": ("mae", {"start": "run"}, "train.start='run': "),
+    "no such class": (
+        "dit",
+        {"start": "dit", "start_classes": (0, 4)},
+        "train.start_classes=(0, 4): train.start has",
+    ),
+    "no such class, encoder": ("mae", {"start": "mae", "start_classes": (9,)}, "train.start_classes=(9,): train.start"),
+    "no such class of a run": ("dit", {"start": "run", "start_classes": (99,)}, "train.start_classes=(99,): train.st"),
+    "no connection": ("dit", {"start": "hf://a/b"}, "train.start='hf://a/b': "),
+    "no connection, encoder": ("mae", {"start": "hf://a/b"}, "train.start='hf://a/b': "),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_ANYTHING)
+def test_what_needs_no_network_is_said_before_the_data_are_looked_at(
+    case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    network, settings, words = BEFORE_ANYTHING[case]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    for kind in ("dit", "mae"):
+        saved(tmp_path / kind, kind)
+    (tmp_path / "run").symlink_to(finished_run(tmp_path_factory))
+    config = train_config() if network == "dit" else pretrain_config()
+    config.data.update(name="imagefolder", path="no such data")
+    config.train.update(settings)
+    with pytest.raises((ConfigError, HubError)) as error:
+        if network == "dit":
+            train(parse(config), tmp_path / "new")
+        else:
+            pretrain(parse(config, PretrainConfig), tmp_path / "new")
+    assert str(error.value).startswith(words) and "\n" not in str(error.value) and not (tmp_path / "new").exists()
+
+
+def test_as_many_classes_are_named_as_the_data_have():
+    with pytest.raises(ConfigError, match=r"^train\.start_classes=\(0, 1\): name one of .* for each of the 10 here"):
+        prepare(tiny_config(data=dict(vae="no such vae"), train=dict(start="run", start_classes=(0, 1))))

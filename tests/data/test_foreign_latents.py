@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,10 +174,15 @@ def damaged(write: Callable[[Path, Encoded], Path], name: str, content: bytes | 
 
 def without(write: Callable[[Path, Encoded], Path], name: str) -> Callable[[Path], Path]:
     def both(root: Path) -> Path:
-        sorted(write(root, FOUND).rglob(name))[0].unlink()
+        found = sorted(write(root, FOUND).rglob(name))[0]
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
         return root
 
     return both
+
+
+def features_alone(root: Path) -> Path:
+    return fast_dit(root, FOUND) / "imagenet256_features"
 
 
 def cut_short(path: Path) -> Path:
@@ -301,6 +307,13 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     ),
     "statistics damaged": (damaged(lightning_dit, "*.pt", b"x"), [], r"latents_stats\.pt: not a readable"),
     # something is missing
+    "no labels": (without(fast_dit, "*_labels"), [], "has imagenet256_features, and no imagenet256_labels, "),
+    "features alone": (features_alone, [], "holds features alone: give .*, which must have imagenet256_labels"),
+    "no dataset.json": (
+        without(repa, "dataset.json"),
+        [],
+        r"has \.npy files, and no .*vae-sd/dataset\.json, their labels",
+    ),
     "no label": (without(fast_dit, "*labels/7.npy"), [], r"labels/7\.npy: is missing"),
     "no file": (without(repa, "*00000007.npy"), [], r"00000007\.npy: is in dataset\.json, and not there"),
     "no labels of json": (

@@ -311,6 +311,18 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], list[str], str]] = {
         [],
         "compressed by gzip: unpack",
     ),
+    "compressed tar shards": (
+        "webdataset",
+        lambda root: write(root / "train-0.tar.gz", gzip.compress(b"x")).parent,
+        [],
+        r"compressed ones, such as train-0\.tar\.gz: unpack them by `gunzip`",
+    ),
+    "compressed parquet": (
+        "parquet",
+        lambda root: write(root / "a.parquet.zst", b"x").parent,
+        [],
+        r"compressed ones, such as a\.parquet\.zst: unpack them by `unzstd`",
+    ),
     "empty tar": ("webdataset", shard_of({}), [], "hold no samples"),
     "no cls": (
         "webdataset",

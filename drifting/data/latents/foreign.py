@@ -53,6 +53,25 @@ def written_by(folder: Path) -> LatentFiles | None:
     return None if found is None else found(folder)
 
 
+def missing_beside(folder: Path) -> str | None:
+    """What keeps `.npy` files of latents from being those of a format: a clause; None: there are no such files."""
+    if folder.name.endswith("_features") and any(folder.glob("[0-9]*.npy")):
+        return f"holds features alone: give {folder.parent}, which must have {_labels_of(folder)}, too"
+    for features in sorted(folder.glob("*_features")):
+        if any(features.glob("[0-9]*.npy")):
+            return (
+                f"has {features.name}, and no {_labels_of(features)}, their labels, as fast-DiT writes them: copy them"
+            )
+    root = folder / "vae-sd" if (folder / "vae-sd").is_dir() else folder
+    if any(root.glob("*/*.npy")) and not (root / "dataset.json").is_file():
+        return f"has .npy files, and no {root / 'dataset.json'}, their labels, as REPA and EDM2 write them: copy it"
+    return None
+
+
+def _labels_of(features: Path) -> str:
+    return f"{features.name.removesuffix('_features')}_labels"
+
+
 class ForeignLatents(MomentSource):
     """Latents of other code, read when they are asked for.
 

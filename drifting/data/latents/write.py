@@ -37,7 +37,7 @@ from drifting.data.latents.read import (
 from drifting.data.latents.shards import Shard
 from drifting.data.latents.statistics import ChannelSums, mean_and_deviation, sums_of_shard
 from drifting.data.source import LabelledSource, Source
-from drifting.errors import CacheError, InputError, MachineError, counted, one_line, refusal
+from drifting.errors import CacheError, InputError, MachineError, UnusableMomentsError, counted, one_line, refusal
 from drifting.runs.directory import CONFIG_FILE
 from drifting.runs.files import atomic_path, flush, labels_sha256, read_json, remove_torn, sha256, write_json
 from drifting.runs.places import is_stored
@@ -236,7 +236,9 @@ class ShardMaker:
         finite = np.isfinite(table["moments"]).all(axis=(1, 2, 3, 4))
         if not finite.all():
             index = indices[int(finite.argmin())]
-            raise CacheError(f"cache: moments of image {index} are not finite in float16; is data.vae the right one?")
+            raise UnusableMomentsError(
+                f"cache: moments of image {index} are not finite in float16; is data.vae the right one?"
+            )
         with _writing(shard.path):
             for row in table:
                 writer.write(row.tobytes())

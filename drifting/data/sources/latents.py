@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from drifting.data.latents.foreign import ForeignLatents, LatentsOptions, written_by
+from drifting.data.latents.foreign import ForeignLatents, LatentsOptions, missing_beside, written_by
 from drifting.data.latents.read import CACHE_FACTS_FILE, MANIFEST_FILE, LatentSource
 from drifting.data.source import check_split
 from drifting.errors import InputError
@@ -45,9 +45,9 @@ def latents(
             f"path={str(path)!r}: holds no files of other code, of which options.latents are: leave them out"
         )
     elif not is_cache and folder.is_dir():
-        raise InputError(
-            f"{folder}: holds no cache of latents, nor another form of them: docs/data.md lists what is read"
-        )
+        missing = missing_beside(folder.absolute())
+        wrong = "holds no cache of latents, nor another form of them: docs/data.md lists what is read"
+        raise InputError(f"{folder}: {missing or wrong}")
     else:
         found = LatentSource(folder)
     given = {"image_size": image_size, "image_width": image_width, "channels": channels, "classes": classes}

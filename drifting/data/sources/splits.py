@@ -15,6 +15,9 @@ SPLIT_WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Words for each split; of several kinds that are there the first counts."""
 
+UNPACKED_BY = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
+"""What unpacks a compressed file, by the ending that it has besides its own."""
+
 
 def split_files(path: Path, suffixes: Sequence[str], split: str, what: str) -> list[Path]:
     """The files of a split, sorted: `path` itself, or those below it whose names end with one of `suffixes`.
@@ -40,7 +43,11 @@ def split_files(path: Path, suffixes: Sequence[str], split: str, what: str) -> l
         return [path]
     files = _files(path, tuple(suffixes))
     if not files:
-        raise InputError(f"path={str(path)!r} holds no {what} ({', '.join(suffixes)}): give a folder that does")
+        holds = f"path={str(path)!r} holds no {what} ({', '.join(suffixes)})"
+        if packed := _files(path, tuple(f"{suffix}{ending}" for suffix in suffixes for ending in UNPACKED_BY)):
+            remedy = f"unpack them by `{UNPACKED_BY[packed[0].suffix.lower()]}`"
+            raise InputError(f"{holds} but compressed ones, such as {packed[0].name}: {remedy}")
+        raise InputError(f"{holds}: give a folder that does")
     words = [_split_of(file.relative_to(path)) for file in files]
     for kind in range(len(SPLIT_WORDS[split])):
         if found := [file for file, word in zip(files, words, strict=True) if word == (split, kind)]:
