@@ -16,12 +16,13 @@ Variants, with the published FID-50k (F1) at their best width, of .025 to 1, aft
     fashion_drift_gauss         61.37 (.06)
     fashion_drift_laplace       75.06 (.02)
     cpu                         log-KDE-Gauss# on two CPU cores, in minutes; see docs/results.md
-    best_cpu                    the same time and network with Muon, guidance, large patches and averaged weights
+    best_cpu                    the same time, hidden size and depth with Muon, guidance and larger patches
     one_gpu                     log-KDE-Gauss# on a GPU of 16 GB or more, in bfloat16; 0.4 hours on an H100 by plan
 
-`cpu` gives up size alone: 1.6 million parameters, patches of 7x7 pixels, 48 generated samples of a class, 1,200 steps
-at five times the rate. Options that the paper does not name (SwiGLU, RMSNorm, rotary positions, query-key norm, 64
-codes a style token) are those of the ImageNet models. Not trained here at full size.
+`cpu` gives up size: 1.6 million parameters, patches of 7x7 pixels, 4 register tokens, 48 generated samples of a class,
+1,200 steps, 150 of them no-op and ramp-up, at five times the rate. Options that the paper does not name (SwiGLU,
+RMSNorm, rotary positions, query-key norm, 64 codes a style token) are those of the ImageNet models. Not
+trained here at full size.
 """
 
 from ml_collections import ConfigDict

@@ -14,6 +14,9 @@ from scripts.mnist_tables import CELL, REAL, TITLES, Row, best_widths, cells
 
 CURVE_SCORES = {"frechet_distance": "Fréchet distance", "precision": "precision", "recall": "recall"}
 
+LABELLED_WIDTHS = (0.025, 0.1, 0.5)
+"""Those between which there is room for a label."""
+
 DIGITS = range(10)
 
 
@@ -35,9 +38,13 @@ def draw(rows: Sequence[Row], curves: Sequence[Row], workdir: Path, out: Path) -
 
 @plots.style()
 def width_figure(rows: Sequence[Row]) -> plots.Figure:
-    """Distance, precision and recall of the five objectives against width: means over seeds, and each seed a dot."""
+    """Distance, precision and recall of the five objectives against width: means over seeds, and each seed a dot.
+
+    The distance of the test set is left out: it is so far below that the objectives would not be told apart.
+    """
     figure, axes = plots.figure(1, len(CURVE_SCORES), height=2.3)
     real = next((row for row in rows if row["objective"] == REAL), None)
+    tried = sorted({float(row["width"]) for row in rows if row["objective"] != REAL})
     for plot, (score, title) in zip(axes[0], CURVE_SCORES.items(), strict=True):
         for (objective, by_width), marker, line in plots.styled(cells(rows).items()):
             widths = [float(width) for width in by_width]
@@ -46,26 +53,30 @@ def width_figure(rows: Sequence[Row]) -> plots.Figure:
             for width, seeds in zip(widths, by_width.values(), strict=True):
                 values = [float(row[score]) for row in seeds]
                 plot.plot([width] * len(values), values, linestyle="", marker=".", color=drawn.get_color())
-        if real is not None:
-            plot.axhline(float(real[score]), color="0.6", linewidth=0.6)
         plot.set(xscale="log", xlabel="kernel width", title=title)
+        plot.set_xticks(LABELLED_WIDTHS, [f"{width:g}" for width in LABELLED_WIDTHS])
+        plot.set_xticks(tried, [""] * len(tried), minor=True)
         if score == "frechet_distance":
             plot.set(yscale="log")
             plots.log_ticks(plot.yaxis)
-        plots.log_ticks(plot.xaxis)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        elif real is not None:
+            plot.axhline(float(real[score]), color=plots.REAL_COLOUR, linewidth=0.6, label="real test images")
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 @plots.style()
 def gap_figure(curves: Sequence[Row]) -> plots.Figure:
-    """Distance against the gap in the course of all cells, with their rank correlation at the last step."""
+    """Distance against the gap in the course of all cells, with their rank correlation at the last step.
+
+    Gaps that are not positive have no place on the axis and are left out of the lines, not of the correlation.
+    """
     figure, axes = plots.figure(height=2.8)
     plot, ends = axes[0, 0], last_steps(curves)
     for objective, marker, line in plots.styled(TITLES):
         own: dict[tuple[str, str], list[Row]] = {}
         for row in curves:
-            if (row["objective"], row["kernel"]) == objective:
+            if (row["objective"], row["kernel"]) == objective and float(row["gap"]) > 0:
                 own.setdefault((row["width"], row["seed"]), []).append(row)
         colour = None
         for course in own.values():

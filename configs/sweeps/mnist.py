@@ -10,7 +10,7 @@ loss or seed, scored by 10,000 images in the features of a classifier of the tra
     drifting pretrain  --config=configs/mae_mnist.py --workdir=runs/mae_mnist
     drifting reference --config=configs/mnist.py --encoder=mae:runs/mae_mnist/encoder --out=data/mnist_mae.npz
 
-Measured: docs/results.md has the numbers, which the second line writes. 32 cells of some minutes on two CPU cores.
+Measured: docs/results.md has the numbers, which the second line writes. 31 cells, each about four minutes on two cores.
 """
 
 from drifting.errors import ConfigError

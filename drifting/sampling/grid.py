@@ -103,7 +103,7 @@ def row_names(names: Sequence[str], height: int, widest: int) -> NDArray[np.uint
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
     shown = [_shortened(" ".join(name.split()), font, max(widest, 4 * size)) for name in names]
     gap = size // 2
-    width = math.ceil(max(font.getlength(name) for name in shown)) + gap
+    width = math.ceil(max(font.getlength(name) for name in shown)) + 2 * gap
     canvas = Image.new("L", (width, height * len(names)))
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(shown):

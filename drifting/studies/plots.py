@@ -138,7 +138,7 @@ def log_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     some = LogLocator(subs=(1.0, 2.0, 5.0)) if high > 3 * low else MaxNLocator(3)
     axis.set_major_locator(LogLocator() if high > 30 * low else some)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

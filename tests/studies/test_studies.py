@@ -536,6 +536,7 @@ def test_a_logarithmic_axis_has_more_than_one_label(span: float):
         figure.draw_without_rendering()
     low, high = axes[0, 0].get_xlim()
     shown = [label for label in axes[0, 0].get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert all(float(label.get_text()) == pytest.approx(label.get_position()[0]) for label in shown if label.get_text())
     boxes = [label.get_window_extent() for label in shown if label.get_text()]
     assert len(boxes) >= 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
