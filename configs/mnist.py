@@ -21,8 +21,7 @@ Variants, with the published FID-50k (F1) at their best width, of .025 to 1, aft
 
 `cpu` gives up size: 1.6 million parameters, patches of 7x7 pixels, 4 register tokens, 48 generated samples of a class,
 1,200 steps, 150 of them no-op and ramp-up, at five times the rate. Options that the paper does not name (SwiGLU,
-RMSNorm, rotary positions, query-key norm, 64 codes a style token) are those of the ImageNet models. Not
-trained here at full size.
+RMSNorm, rotary positions, query-key norm, 64 codes a style token) are ImageNet's. Not trained here at full size.
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,7 @@ from drifting.errors import (
     InputError,
     MachineError,
     TrainingError,
+    UnusableMomentsError,
 )
 from drifting.method.kernels import KERNELS
 from drifting.runs.metrics import MetricsWriter
@@ -441,6 +442,7 @@ CODES = {
     MachineError: 1,
     CheckpointError: 1,
     CacheError: 1,
+    UnusableMomentsError: 1,
     HubError: 1,
     TrainingError: 1,
 }
