@@ -1,7 +1,6 @@
 """The loss of own arrays: one call, without settings, encoders or a training loop."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from drifting.method.arguments import floating_array, is_known, kernel_width, nu
 from drifting.method.guidance import unconditional_weight
 from drifting.method.kernels import Kernel
 from drifting.method.loss import FeatureMaps, objective_loss
-from drifting.method.objective import MapMetrics, Objective
+from drifting.method.objective import Objective
 
 Points = Float[Array | np.ndarray, "..."]
 """Samples of one problem `[samples, dimensions]`, or of several: `[labels, samples, dimensions]`, or feature maps of
@@ -83,17 +82,7 @@ def drift_loss(
 
 
 # One program: the first call would compile each operation by itself, which takes ten times as long.
-@partial(jax.jit, static_argnums=0, inline=True)
-def _loss_of(
-    objective: Objective,
-    widths: Float[Array, "widths"],
-    gen: FeatureMaps,
-    pos: FeatureMaps,
-    unc: FeatureMaps,
-    w_unc: Float[Array, "labels"],
-) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
-    """`objective_loss` on one device."""
-    return objective_loss(objective, widths, gen, pos, unc, w_unc)
+_loss_of = jax.jit(objective_loss, static_argnums=0, inline=True)
 
 
 def _unconditional(generated: Maps, gen: FeatureMaps, pos: FeatureMaps, given: Maps | None, alpha: Any) -> FeatureMaps:

@@ -15,7 +15,7 @@ from drifting.method.kernels import KERNELS, Kernel
 from drifting.method.loss import map_loss, objective_loss
 from drifting.method.objective import Objective
 from drifting.method.potentials import LOSSES
-from tests.support.golden_files import group, load
+from tests.support.golden_files import drift_case
 from tests.support.runs import FULL
 
 COVERED = [name for name in (*FIELDS, *LOSSES) if name != "inverse_profile_kde"]
@@ -111,17 +111,12 @@ def test_maps_together_and_the_gap_where_it_is_asked_for():
 @pytest.mark.parametrize("number", range(29) if FULL else (0, 9, 20))
 def test_golden(golden: Path, number: int):
     """The drift loss of the released code and its gradient, at the tolerances of the reference's own test."""
-    case = group(load(golden / "drift_loss.npz"), f"case{number:02d}")
-    gen, pos = case["gen"], case["pos"]
-    neg = case.get("neg", np.zeros((len(gen), 0, gen.shape[2]), np.float32))
-    names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
-    weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
-    maps = [a[:, :, None] for a in (gen, pos, neg)]
+    case, args = drift_case(golden, number)
     objective = Objective("drift", "laplace", fused="gpu-interpreted")
-    (loss, metrics), gradient = evaluate(objective, case["R_list"], *maps, *weights)
+    (loss, metrics), gradient = evaluate(objective, case["R_list"], *args)
     for found, wanted in (
         (loss, case["loss"].mean()),
-        (gradient[:, :, 0] * len(gen), case["grad_gen"]),
+        (gradient[:, :, 0] * len(case["gen"]), case["grad_gen"]),
         (metrics.scale, case["info_scale"]),
         (np.square(metrics.field_norm), case["info_loss_R"]),
     ):

@@ -18,7 +18,7 @@ from drifting.method.potentials import LOSSES, potential, potential_affinities
 from drifting.method.spread import collapse_ratio, neighbour_distance
 from drifting.studies import small_widths
 from tests.support import restated
-from tests.support.golden_files import group, load, meta
+from tests.support.golden_files import drift_case, load, meta
 from tests.support.runs import FULL
 
 L, N, P, U, F, C = 2, 4, 5, 3, 2, 6  # labels, generated, positives, unconditional, positions, channels
@@ -67,16 +67,11 @@ def relative(got, want) -> float:
 @pytest.mark.parametrize("number", range(29))
 def test_golden(golden, number):
     """Loss, gradient, scale and field norms of the released code, at the tolerances its files give."""
-    case = group(load(golden / "drift_loss.npz"), f"case{number:02d}")
-    gen, pos = case["gen"], case["pos"]
-    neg = case.get("neg", np.zeros((len(gen), 0, gen.shape[2]), np.float32))
-    names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
-    weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
-    maps = [a[:, :, None] for a in (gen, pos, neg)]
-    (loss, metrics), gradient = evaluate(Objective("drift", KERNELS["laplace"]), case["R_list"], *maps, *weights)
+    case, args = drift_case(golden, number)
+    (loss, metrics), gradient = evaluate(Objective("drift", KERNELS["laplace"]), case["R_list"], *args)
     what = meta(case)
     assert relative(loss, case["loss"].mean()) < 2e-5, what
-    assert relative(gradient[:, :, 0] * len(gen), case["grad_gen"]) < 2e-5, what
+    assert relative(gradient[:, :, 0] * len(case["gen"]), case["grad_gen"]) < 2e-5, what
     assert relative(metrics.scale, case["info_scale"]) < 2e-5, what
     np.testing.assert_allclose(np.square(metrics.field_norm), case["info_loss_R"], rtol=5e-5, err_msg=str(what))
 

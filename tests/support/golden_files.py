@@ -25,6 +25,16 @@ def meta(arrays: Arrays, key: str = "meta") -> dict[str, Any]:
     return json.loads(str(arrays[key]))
 
 
+def drift_case(golden: Path, number: int) -> tuple[Arrays, list[np.ndarray]]:
+    """A case of the released drift loss; and its features and weights as `map_loss` takes them, one position each."""
+    case = group(load(golden / "drift_loss.npz"), f"case{number:02d}")
+    gen, pos = case["gen"], case["pos"]
+    neg = case.get("neg", np.zeros((len(gen), 0, gen.shape[2]), np.float32))
+    names = (("weight_gen", gen), ("weight_pos", pos), ("weight_neg", neg))
+    weights = [case.get(name, np.ones(a.shape[:2], np.float32)) for name, a in names]
+    return case, [*(a[:, :, None] for a in (gen, pos, neg)), *weights]
+
+
 def unflatten(flat: Arrays) -> dict[str, Any]:
     """`{'a/b': x}` as `{'a': {'b': x}}`."""
     root: dict[str, Any] = {}
