@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from drifting.assembly.pretraining import jitted_pretraining, set_up_pretraining
 from drifting.assembly.run import jitted_step, set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
-from drifting.config.schema import Config, DataConfig, has_banks
+from drifting.config.schema import Config, DataConfig, PretrainConfig, has_banks
 from drifting.devices.mesh import Layout, shardings
 from drifting.method.all_samples import AllSamples
 from drifting.method.records import RecordFormat
@@ -78,19 +79,47 @@ def abstract_step(config: Config, images: ImageFacts, layout: Layout) -> Abstrac
     parts, empty = set_up(config, space, encoder, images.classes, layout)
     shapes = jax.eval_shape(empty)
     placed = shardings(layout, shapes)
-
-    def everywhere(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated), tree)
-
     widths = jax.ShapeDtypeStruct((len(config.loss.widths),), jnp.float32)
-    key = jax.eval_shape(partial(jax.random.key, 0))
     arguments = (
-        jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed),
+        _placed(shapes, placed),
         _batch(config, images, space, layout),
-        *everywhere((encoder.params | space.params, widths, key)),
+        *_everywhere((encoder.params | space.params, widths, _key()), layout),
         jax.ShapeDtypeStruct((), jnp.bool_, sharding=layout.replicated),
     )
     return AbstractStep(parts, jitted_step(parts, placed, layout), empty, arguments)
+
+
+def abstract_pretraining(config: PretrainConfig, images: ImageFacts, layout: Layout) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted step of a pre-training, and its `state, batch, frozen, key`, shapes as in `AbstractStep`."""
+    space = abstract_space(config.data, images)
+    parts, _, empty = set_up_pretraining(config, space, images.classes, layout)
+    shapes = jax.eval_shape(empty)
+    placed = shardings(layout, shapes)
+    delivered, count = _delivered(space), config.train.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((count, *delivered.shape), delivered.dtype, sharding=layout.batch),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=layout.batch),
+        "id": jax.ShapeDtypeStruct((count,), jnp.uint32, sharding=layout.batch),
+    }
+    arguments = _placed(shapes, placed), batch, *_everywhere((space.params, _key()), layout)
+    return jitted_pretraining(parts, placed, layout), arguments
+
+
+def _placed(shapes: Any, placed: Any) -> Any:
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed)
+
+
+def _everywhere(tree: Any, layout: Layout) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated), tree)
+
+
+def _key() -> Any:
+    return jax.eval_shape(partial(jax.random.key, 0))
+
+
+def _delivered(space: SampleSpace) -> jax.ShapeDtypeStruct:
+    """An image as the feed delivers it, or what it was encoded to."""
+    return space.record if space.as_delivered else jax.ShapeDtypeStruct(space.image_shape, space.image_dtype)
 
 
 def _batch(config: Config, images: ImageFacts, space: SampleSpace, layout: Layout) -> dict[str, Any]:
@@ -99,7 +128,7 @@ def _batch(config: Config, images: ImageFacts, space: SampleSpace, layout: Layou
     def rows(count: int, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *shape), dtype, sharding=layout.batch)
 
-    delivered = space.record if space.as_delivered else jax.ShapeDtypeStruct(space.image_shape, space.image_dtype)
+    delivered = _delivered(space)
     if config.data.resident == "device":
         record = RecordFormat(delivered.shape, delivered.dtype)
         views = 2 if space.encoded and config.data.flip else 1

@@ -27,6 +27,7 @@ from drifting.errors import counted, require
 from drifting.method.mae_step import MAERecipe, MAEStepParts, mae_step
 from drifting.method.placement import ONE_DEVICE
 from drifting.method.pool import Batch
+from drifting.method.space import SampleSpace
 from drifting.method.state import TrainState, make_state
 from drifting.networks.network import Params
 
@@ -108,19 +109,7 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
     remedy = f"must divide the {counted(batch_size, 'sample')} of a batch, which are all there are"
     fits = train.micro_batch == 0 or batch_size % train.micro_batch == 0
     require(fits, "train.micro_batch", train.micro_batch, remedy)
-    arguments = networks.mae_arguments(config.mae, space.shape[2], source.num_classes)
-    optimizer, key = optimizer_of(config.optimizer, train.steps), jax.random.key(train.seed)
-
-    def autoencoder() -> nnx.Module:
-        return networks.autoencoder(arguments, key)
-
-    def empty_state(taken: dict[str, Array] | None = None) -> TrainState:
-        params = begun(nnx.to_pure_dict(nnx.state(autoencoder())), taken)
-        return make_state(params, optimizer, ema_decays=train.ema_decays)
-
-    graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
-    placement = ONE_DEVICE if layout.devices == 1 else layout
-    parts = MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer, placement)
+    parts, arguments, empty_state = set_up_pretraining(config, space, source.num_classes, layout)
     placed = shardings(layout, jax.eval_shape(empty_state))
     return Pretraining(
         config=config,
@@ -131,10 +120,34 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
         empty=empty_state,
         frozen=layout.put(space.params),
         key=jax.jit(jax.random.key, out_shardings=layout.replicated)(train.seed),
-        compiled=jax.jit(partial(mae_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated)),
+        compiled=jitted_pretraining(parts, placed, layout),
         feed=Pipeline(source, batch_size, train.seed, **reading(config.data, layout)),
         identity=data_facts(source) | {"weights": space.checksums} | normalised(config, space),
     )
+
+
+def set_up_pretraining(
+    config: PretrainConfig, space: SampleSpace, num_classes: int, layout: Layout
+) -> tuple[MAEStepParts, dict[str, Any], Callable[..., TrainState]]:
+    """What a pre-training step is compiled for, the autoencoder's arguments, and what makes the first state."""
+    arguments = networks.mae_arguments(config.mae, space.shape[2], num_classes)
+    optimizer = optimizer_of(config.optimizer, config.train.steps)
+
+    def autoencoder() -> nnx.Module:
+        return networks.autoencoder(arguments, jax.random.key(config.train.seed))
+
+    def empty_state(taken: dict[str, Array] | None = None) -> TrainState:
+        params = begun(nnx.to_pure_dict(nnx.state(autoencoder())), taken)
+        return make_state(params, optimizer, ema_decays=config.train.ema_decays)
+
+    graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
+    placement = ONE_DEVICE if layout.devices == 1 else layout
+    return MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer, placement), arguments, empty_state
+
+
+def jitted_pretraining(parts: MAEStepParts, placed: Any, layout: Layout) -> Any:
+    """The step, which takes the place of its state; `placed` says where the state lies."""
+    return jax.jit(partial(mae_step, parts), donate_argnums=0, out_shardings=(placed, layout.replicated))
 
 
 def mae_recipe_of(config: PretrainConfig) -> MAERecipe:

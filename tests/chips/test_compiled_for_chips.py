@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 
 from drifting.cli.settings import load_settings
 from drifting.config.parse import parse
-from drifting.config.schema import Config
+from drifting.config.schema import Config, PretrainConfig
 from drifting.experiments.plan.compiled import CompiledStep, _mesh, _nothing_kept, compile_step
 from drifting.experiments.plan.plan import DEVICE_KINDS
 from drifting.experiments.plan.workload import Mesh, measure_workload
@@ -32,6 +32,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs").glob("imagenet_*.py"))
+
+ENCODERS = sorted(path.stem for path in (ROOT / "configs").glob("mae_*.py"))
 
 DEVICES = pytest.mark.parametrize("device", NEEDS)
 
@@ -67,6 +69,15 @@ def test_parameters_that_are_spread_travel_in_the_dtype_they_are_used_in():
     )
     assert half["all-gather"] < 0.75 * single["all-gather"]  # tables of labels stay float32
     assert half["reduce-scatter"] > 0.5 * single["all-gather"] > half["all-reduce"]
+
+
+@DEVICES
+@pytest.mark.parametrize("experiment", ENCODERS)
+def test_the_smallest_form_of_every_encoder_compiles(experiment: str, device: str):
+    settings = load_settings(f"{ROOT / 'configs' / experiment}.py:tiny").to_dict()
+    settings["train"]["batch_size"] = 8
+    step = compile_step(parse(settings, PretrainConfig), Mesh(8), device)
+    assert 0 < step.peak < 2**30 and not step.counts.collectives.keys() - {"all-reduce"}
 
 
 @DEVICES

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from drifting.assembly.abstract import abstract_step
-from drifting.config.schema import Config
+from drifting.assembly.abstract import abstract_pretraining, abstract_step
+from drifting.config.schema import PretrainConfig, TrainingConfig
 from drifting.devices.mesh import BATCH_AXES, Layout
 from drifting.errors import ArgumentError, one_line, require_argument
 from drifting.experiments.plan.module import ModuleCounts, count_module
@@ -71,19 +71,23 @@ class CompiledStep:
         return vars(self) | {"counts": counts}
 
 
-def compile_step(config: Config, mesh: Mesh, device: str) -> CompiledStep:
-    """Compiles the step of a run for a mesh of devices.
+def compile_step(config: TrainingConfig, mesh: Mesh, device: str) -> CompiledStep:
+    """Compiles the step of a run, or of a pre-training, for a mesh of devices.
 
     Raises:
         ArgumentError: there is no compiler for a device of that name or it is not installed, no slice of that many
             chips, or the compiler refuses the program, as that for TPU does one that does not fit.
     """
-    layout = Layout(_mesh(mesh, device), config.bank.per_device)
+    chips, images = _mesh(mesh, device), image_facts(config.data)
     options: dict[str, Any] = dict(GPU_OPTIONS) if device in CARDS else {}
     with tempfile.TemporaryDirectory() as folder:
         options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         began = time.perf_counter()
-        lowered = abstract_step(config, image_facts(config.data), layout).lower()
+        if isinstance(config, PretrainConfig):
+            jitted, arguments = abstract_pretraining(config, images, Layout(chips))
+            lowered = jitted.lower(*arguments)
+        else:
+            lowered = abstract_step(config, images, Layout(chips, config.bank.per_device)).lower()
         traced = time.perf_counter()
         try:
             with _nothing_kept():

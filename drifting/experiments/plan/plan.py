@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drifting.config.checks import check, check_layout
-from drifting.config.schema import Config, PretrainConfig, TrainingConfig
+from drifting.config.schema import PretrainConfig, TrainingConfig
 from drifting.errors import ArgumentError, ConfigError, counted, require, require_argument, use_one_of
 from drifting.experiments.plan.compiled import CARDS, SLICES, compile_step
 from drifting.experiments.plan.compiled_report import print_compiled
@@ -137,7 +137,7 @@ def _fits(workload: Workload, mesh: Mesh, micro_batch: int, device: Device) -> b
 
 
 def plan_compiled(
-    config: Config,
+    config: TrainingConfig,
     *,
     mesh: str,
     device: str,
@@ -148,7 +148,7 @@ def plan_compiled(
     """Prints what the compiler for `device` makes of a training step; returns whether it fits.
 
     Args:
-        config: the settings of `drifting train`.
+        config: the settings of a training.
         mesh: the axes of the mesh, see `parse_mesh`.
         device: a key of `SLICES`, or one of `CARDS`, of the module `compiled`.
         micro_batch: samples at a time, 0 all; None: `train.micro_batch`.
