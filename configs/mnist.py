@@ -45,8 +45,8 @@ SIZES = {
     },
     "best_cpu": {
         "model": dict(patch_size=14, register_tokens=0), "optimizer": dict(name="muon", learning_rate=5e-3),
-        "loss": dict(labels=10, generated=24, positives=64, unconditional=12, widths=(0.3,)),
-        "guidance": dict(alpha_min=2.5, alpha_max=2.5), "eval": dict(alpha=2.5),
+        "loss": dict(positives=80, unconditional=24, widths=(0.3,)),
+        "guidance": dict(alpha_min=2.8, alpha_max=2.8), "eval": dict(alpha=2.8),
         "train": dict(steps=3600, ema_decays=(0.98,), sample_every=900, checkpoint_every=900),
     },
     "one_gpu": {"model": dict(dtype="bfloat16"), "data": dict(resident="device")},

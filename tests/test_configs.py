@@ -161,7 +161,7 @@ def test_sizes_keep_the_recipe():
     }
     assert differences(settings("mnist", "cpu"), settings("mnist", "best_cpu")) == {
         *("model.patch_size", "model.register_tokens", "guidance.alpha_min", "guidance.alpha_max", "eval.alpha"),
-        *(f"loss.{key}" for key in ("widths", "labels", "generated", "positives", "unconditional")),
+        *(f"loss.{key}" for key in ("widths", "positives", "unconditional")),
         *("optimizer.name", "optimizer.learning_rate"),
         *(f"train.{key}" for key in ("steps", "ema_decays", "sample_every", "checkpoint_every")),
     }
