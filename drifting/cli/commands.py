@@ -17,9 +17,9 @@ from drifting.cli.data import COMMANDS as DATA
 from drifting.cli.experiments import COMMANDS as EXPERIMENTS
 from drifting.cli.flag_paths import check_out, expanded_arguments, refuse_addresses, refuse_impossible_paths
 from drifting.cli.help import command_help, overview
+from drifting.cli.huge_pages import begin_with_huge_pages
 from drifting.cli.images import COMMANDS as IMAGES
 from drifting.cli.lookup import COMMANDS as LOOKUP
-from drifting.cli.memory_kept import keep_memory
 from drifting.cli.messages import fail, failure_of_the_machine
 from drifting.cli.overrides import take_config
 from drifting.cli.settings import given_settings, parse_flags
@@ -54,9 +54,10 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     if arguments is None:  # in a process of its own
+        if _computes(sys.argv[1:]):
+            begin_with_huge_pages()
         silence_what_the_command_tells()
         silence_the_compiler()
-        keep_memory()
     try:
         with standard_streams():
             try:
@@ -66,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except OutputError as error:
         return CLOSED_PIPE if error.reader_is_gone else fail(str(error), code=1)
+
+
+def _computes(arguments: list[str]) -> bool:
+    """Whether the command, as far as its first word says, is one that looks for devices."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        return False
+    return any(name.split()[0] == arguments[0] and entry.needs_devices for name, entry in COMMANDS.items())
 
 
 def _run(arguments: list[str]) -> int:

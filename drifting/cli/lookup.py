@@ -159,7 +159,11 @@ def _assignments(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, 
 
 COMMANDS = {
     "configs": Command(
-        "list the experiments, their variants and published numbers", _define_configs, _configs, usage="[--json]"
+        "list the experiments, their variants and published numbers",
+        _define_configs,
+        _configs,
+        usage="[--json]",
+        needs_devices=False,
     ),
     "config": Command(
         "print the settings of an experiment, with what changes them",
@@ -176,5 +180,6 @@ COMMANDS = {
         _help,
         usage="[COMMAND | SECTION | SECTION.KEY] [--markdown]",
         takes=("topic",),
+        needs_devices=False,
     ),
 }
