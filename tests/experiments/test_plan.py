@@ -171,6 +171,15 @@ def test_one_device_of_80_gb_fits_and_so_do_eight_of_24(monkeypatch: Any, ablati
     assert fits and f"{device} ({parse_mesh(mesh)}) with train.micro_batch=" in text
 
 
+def test_what_nearly_fills_a_device_says_so(monkeypatch: Any, ablation: Workload):
+    """What is counted and what the compiler assigns differ by up to the margin."""
+    needed = ablation.total(Mesh(8), 0) / plan.DEVICE_KINDS["h200"].memory
+    for share, near in ((needed * 1.1, True), (needed * 1.2, False)):
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share:.3f}")
+        fits, text = outcome(monkeypatch, ablation, "h200", "data=8", micro_batch=0)
+        assert fits and ("but nearly fills it" in text) is near
+
+
 def test_what_does_not_fit_says_what_would(monkeypatch: Any, ablation: Workload):
     fits, text = outcome(monkeypatch, ablation, "rtx4090", "data=1")
     assert not fits and "does not fit on 1 x rtx4090" in text

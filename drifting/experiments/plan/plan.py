@@ -31,6 +31,9 @@ SHARE_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 """The environment variable that says which share of a GPU JAX takes."""
 
 
+MARGIN = 0.15
+"""How far the memory that is counted here may be from what the compiler assigns (docs/chips.md compares them)."""
+
 LARGEST_SHARE = 0.95
 """The largest share of a GPU that JAX can be told to take: the rest is the runtime's."""
 
@@ -261,6 +264,11 @@ def _print_outcome(
     seconds = workload.operations(size) / (efficiency * DEVICE_KINDS[device].peak * mesh.devices)
     hours = seconds * config.train.steps / 3600
     console.print(f"fits on {name} with train.micro_batch={size}{' (all at a time)' if size == 0 else ''}")
+    found = DEVICE_KINDS[device]
+    if workload.total(mesh, size, found.platform) * (1 + MARGIN) > found.usable:
+        console.print(
+            "but nearly fills it, and what is counted is good to 15 %: --compile, or a smaller micro-batch, is safer"
+        )
     console.print(
         f"{counted(config.train.steps, 'step')} of {seconds:.3g} s: {hours:,.1f} hours, "
         f"{hours * mesh.devices:,.1f} device-hours, at {efficiency:.3g} of the bf16 peak"
