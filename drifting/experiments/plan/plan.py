@@ -32,7 +32,7 @@ SHARE_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 MARGIN = 0.15
-"""How far the memory that is counted here may be from what the compiler assigns (docs/chips.md compares them)."""
+"""How much more than is counted here the compiler may assign to micro-batches (docs/chips.md compares them)."""
 
 LARGEST_SHARE = 0.95
 """The largest share of a GPU that JAX can be told to take: the rest is the runtime's."""
@@ -111,7 +111,7 @@ def plan(
         config: the settings of `drifting train` or `drifting pretrain`.
         mesh: the axes of the mesh, see `parse_mesh`.
         device: a key of `DEVICE_KINDS`.
-        micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else the largest that fits.
+        micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else what `_chosen` says.
         efficiency: share of the device's bf16 peak that training reaches.
 
     Raises:
@@ -126,8 +126,9 @@ def plan(
     workload = measure_workload(config)
     fitting = [size for size in workload.micro_batches(layout) if _fits(workload, layout, size, found)]
     fits = bool(fitting) if asked is None else _fits(workload, layout, asked, found)
-    smallest = workload.micro_batches(layout)[-1]
-    size = asked if asked is not None else (fitting or [smallest])[0]
+    size = asked if asked is not None else _chosen(workload, layout, found)
+    if size is None:
+        size = workload.micro_batches(layout)[-1]
     console = console or Console(width=110, highlight=False)
     _print_step(console, workload, size)
     _print_memory(console, workload, layout, found, size)
@@ -135,8 +136,19 @@ def plan(
     return fits
 
 
-def _fits(workload: Workload, mesh: Mesh, micro_batch: int, device: Device) -> bool:
-    return workload.total(mesh, micro_batch, device.platform) <= device.usable
+def _fits(workload: Workload, mesh: Mesh, micro_batch: int, device: Device, margin: float = 0.0) -> bool:
+    return workload.total(mesh, micro_batch, device.platform) * (1 + margin) <= device.usable
+
+
+def _chosen(workload: Workload, mesh: Mesh, device: Device) -> int | None:
+    """All samples at a time if they fit; the most that fit with a margin, or else the most that take the least memory.
+
+    Smaller micro-batches cost no more operations. None: nothing fits.
+    """
+    fitting = [size for size in workload.micro_batches(mesh) if _fits(workload, mesh, size, device)]
+    safe = [size for size in fitting if size == 0 or _fits(workload, mesh, size, device, MARGIN)]
+    tightest = min(fitting, key=lambda size: workload.total(mesh, size, device.platform), default=None)
+    return safe[0] if safe else tightest
 
 
 def plan_compiled(
@@ -264,11 +276,8 @@ def _print_outcome(
     seconds = workload.operations(size) / (efficiency * DEVICE_KINDS[device].peak * mesh.devices)
     hours = seconds * config.train.steps / 3600
     console.print(f"fits on {name} with train.micro_batch={size}{' (all at a time)' if size == 0 else ''}")
-    found = DEVICE_KINDS[device]
-    if workload.total(mesh, size, found.platform) * (1 + MARGIN) > found.usable:
-        console.print(
-            "but nearly fills it, and what is counted is good to 15 %: --compile, or a smaller micro-batch, is safer"
-        )
+    if size and not _fits(workload, mesh, size, DEVICE_KINDS[device], MARGIN):
+        console.print("but nearly fills it, and the count is good to 15 %: ask the compiler, or leave it more room")
     console.print(
         f"{counted(config.train.steps, 'step')} of {seconds:.3g} s: {hours:,.1f} hours, "
         f"{hours * mesh.devices:,.1f} device-hours, at {efficiency:.3g} of the bf16 peak"
@@ -277,16 +286,15 @@ def _print_outcome(
 
 def _remedy(config: TrainingConfig, workload: Workload, mesh: Mesh, device: str, fitting: list[int]) -> str:
     """What would fit: smaller micro-batches, more of these devices, or as many of another kind."""
-    if fitting:
-        return f"use train.micro_batch={fitting[0]}"
     found = DEVICE_KINDS[device]
+    if fitting:
+        return f"use train.micro_batch={_chosen(workload, mesh, found)}"
     share = workload.total(mesh, workload.micro_batches(mesh)[-1], found.platform) / found.memory
     if found.platform == "gpu" and share <= LARGEST_SHARE:
         return f"set {SHARE_VARIABLE}={math.ceil(100 * share) / 100:g} when the training starts, and ask again with it"
 
     def best(mesh: Mesh, name: str) -> int | None:
-        found = DEVICE_KINDS[name]
-        return next((size for size in workload.micro_batches(mesh) if _fits(workload, mesh, size, found)), None)
+        return _chosen(workload, mesh, DEVICE_KINDS[name])
 
     def possible(mesh: Mesh) -> bool:
         try:
