@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from drifting.cli.commands import COMMANDS, main
+from drifting.cli.commands import COMMANDS, program
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -480,7 +480,7 @@ def test_constraints_are_exact_and_cover_the_dependencies():
 
 def test_the_installed_command_is_there():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert {name: pkgutil.resolve_name(where) for name, where in scripts.items()} == {"drifting": main}
+    assert {name: pkgutil.resolve_name(where) for name, where in scripts.items()} == {"drifting": program}
 
 
 # --- and that the tests above can fail --------------------------------------------------------------------------------

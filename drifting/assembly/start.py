@@ -141,11 +141,11 @@ def check_start(train: RunConfig, network: str) -> None:
             weights = _encoder_of(train.start) if _is_run(train.start) else train.start
             count = described(weights, kind).get("num_classes")
     if isinstance(count, int) and count:
-        check_classes(train.start_classes, count, len(train.start_classes))
+        check_classes(train.start_classes, count, None)
 
 
-def check_classes(chosen: Sequence[int], there: int | None, here: int) -> None:
-    """Checks `train.start_classes` for so many classes there and here; None: it is not known how many.
+def check_classes(chosen: Sequence[int], there: int | None, here: int | None) -> None:
+    """Checks `train.start_classes` for so many classes there and here; None: it is not (yet) known how many.
 
     Raises:
         ConfigError: they are not as many as those here, or one is not there.
@@ -153,8 +153,10 @@ def check_classes(chosen: Sequence[int], there: int | None, here: int) -> None:
     if not chosen:
         return
     of = "classes" if there is None else counted(there, "class")
-    remedy = f"name one of the {of} of train.start for each of the {here} here"
-    require(len(chosen) == here, "train.start_classes", tuple(chosen), remedy)
+    remedy = f"name one of the {of} of train.start for each " + (
+        "class here" if here is None else f"of the {here} here"
+    )
+    require(here is None or len(chosen) == here, "train.start_classes", tuple(chosen), remedy)
     inside = there is None or max(chosen) < there
     known = "" if there is None else f"train.start has classes 0 to {there - 1}: "
     require(inside, "train.start_classes", tuple(chosen), f"{known}{remedy}")

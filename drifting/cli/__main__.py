@@ -2,6 +2,6 @@
 
 import sys
 
-from drifting.cli.commands import main
+from drifting.cli.commands import program
 
-sys.exit(main())
+sys.exit(program())

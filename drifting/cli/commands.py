@@ -51,11 +51,16 @@ WRONG_INPUT = (ConfigError, InputError, flags.Error)
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
+def program() -> int:
+    """What `drifting` and `python -m drifting.cli` run: `main`, with huge pages for a command that computes."""
+    if _computes(sys.argv[1:]):
+        begin_with_huge_pages()
+    return main()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; `arguments` are those after the program's name. Returns the exit code."""
     if arguments is None:  # in a process of its own
-        if _computes(sys.argv[1:]):
-            begin_with_huge_pages()
         silence_what_the_command_tells()
         silence_the_compiler()
     try:

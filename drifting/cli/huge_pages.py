@@ -27,10 +27,11 @@ def begin_with_huge_pages() -> None:
     fewer. glibc asks for them where a variable says so that is read before a program begins, and has no other way.
 
     Nothing happens where nothing is gained: with an accelerator, another C library, or a system that gives huge pages
-    to everybody or nobody; nor where `DRIFTING_HUGE_PAGES=0` or any setting of malloc is in the environment. It is for
-    processes that are the package's own: a library does not begin the whole process anew.
+    to everybody or nobody; nor where `DRIFTING_HUGE_PAGES=0` or any setting of malloc is in the environment, or where a
+    debugger is at work, which would lose the process. It is for programs that are the package's own: a library does
+    not begin the whole process anew.
     """
-    if sys.executable and _gain(os.environ):
+    if sys.executable and sys.gettrace() is None and _gain(os.environ):
         with suppress(OSError):  # then it goes on as it is
             arguments = [sys.executable, *sys.orig_argv[1:]]
             os.execve(sys.executable, arguments, {**os.environ, "GLIBC_TUNABLES": TUNABLE})

@@ -107,7 +107,8 @@ def mae_step(
     def losses(
         params: Any, inputs: MaskedSamples
     ) -> tuple[Float32[Array, "samples"], dict[str, Float[Array, "samples"]]]:
-        outputs = nnx.merge(parts.graphdef, params)(*inputs)
+        with jax.named_scope("encoder"):
+            outputs = nnx.merge(parts.graphdef, params)(*inputs)
         names = ("recon_loss", "cls_loss", "accuracy", "mask_ratio")
         return mae_loss(outputs, weight), {name: outputs[name] for name in names if name in outputs}
 

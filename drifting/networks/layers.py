@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
 EPSILON = 1e-6
@@ -224,15 +225,30 @@ def group_normalised(x: jax.Array, gain: jax.Array, bias: jax.Array, groups: int
     return (centred * (inverse * gain) + bias).astype(x.dtype)
 
 
-@group_normalised.defjvp
+@partial(group_normalised.defjvp, symbolic_zeros=True)
 def _of_tangents(groups: int, given: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    """In closed form: what autodiff makes of the sums goes through the array more often."""
+    """In closed form: what autodiff makes of the sums goes through the array more often.
+
+    What does not change has no array of zeros for its tangent: within a `shard_map` none could be made of the
+    parameters of a frozen network, which lie outside it.
+    """
     (x, gain, bias), (dx, dgain, dbias) = given, tangents
     centred, inverse = _centred(x, groups)
-    unit, d = centred * inverse, dx.astype(jnp.float32)
-    shared, along = (_over_group(jnp.mean(of, axis=(1, 2)), groups)[:, None, None] for of in (d, d * unit))
-    slope = (d - shared - unit * along) * (inverse * gain) + unit * dgain + dbias
+    unit = centred * inverse
+    slope = jnp.zeros_like(unit)
+    if not _unchanged(dx):
+        d = dx.astype(jnp.float32)
+        shared, along = (_over_group(jnp.mean(of, axis=(1, 2)), groups)[:, None, None] for of in (d, d * unit))
+        slope = (d - shared - unit * along) * (inverse * gain)
+    if not _unchanged(dgain):
+        slope += unit * dgain
+    if not _unchanged(dbias):
+        slope += dbias
     return (centred * (inverse * gain) + bias).astype(x.dtype), slope.astype(x.dtype)
+
+
+def _unchanged(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
 
 
 def _centred(x: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:

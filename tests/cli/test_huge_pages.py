@@ -113,3 +113,21 @@ def test_a_system_that_refuses_is_put_up_with(begun: list[Any], monkeypatch: pyt
 )
 def test_only_commands_that_compute_begin_anew(arguments: list[str], computes: bool):
     assert commands._computes(arguments) is computes
+
+
+@pytest.mark.parametrize(("command", "times"), [("train", 1), ("config", 0)])
+def test_the_program_begins_anew_and_the_function_does_not(
+    command: str, times: int, begun: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever calls `main` has a process of his own, which is not to begin anew."""
+    monkeypatch.setattr(sys, "argv", ["drifting", command, "--config=nothing"])
+    monkeypatch.setattr(commands, "silence_what_the_command_tells", lambda: None)  # of this process, to its end
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    assert commands.main() == 2 and not begun
+    assert commands.program() == 2 and len(begun) == times
+
+
+def test_a_debugger_keeps_its_process(begun: list[Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "gettrace", lambda: print)
+    begin_with_huge_pages()
+    assert not begun

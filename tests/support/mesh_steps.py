@@ -45,13 +45,18 @@ TRAVELS = ("collective-permute", "all-to-all")
 
 
 def cases() -> dict[str, Config]:
-    """The two-axis drift, in micro-batches and from a shared bank; a log-KDE of resident data."""
+    """The two-axis drift in features, in micro-batches and from a shared bank; a log-KDE of resident data."""
     data = dict(name="synthetic", image_size=8, channels=3, classes=10, flip=True)
     common = dict(optimizer=dict(warmup_steps=0), bank=dict(per_device=False))
+    # Groups of one channel: the mean of a map is 0 and its deviation 1, whatever the image.
+    maps = dict(weights="random://pixel_smoke", mean=False, std=False, mean_patches=(), std_patches=())
+    features = dict(encoders=("mae",), options=dict(mae=maps))
     drift = dict(objective="drift", kernel="laplace", widths=(0.2, 0.05), **SIZES)
     log_kde = dict(objective="log_kde", kernel="gaussian", widths=(0.4,), **SIZES)
     return {
-        "drift": tiny_config(data=data, train=dict(ema_decays=(0.9,), micro_batch=16), loss=drift, **common),
+        "drift": tiny_config(
+            data=data, train=dict(ema_decays=(0.9,), micro_batch=16), loss=drift, features=features, **common
+        ),
         "log-KDE": tiny_config(
             data=data | dict(resident="device"),
             train=dict(ema_decays=(0.9,)),
