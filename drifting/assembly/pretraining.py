@@ -127,9 +127,12 @@ def prepare_pretraining(config: PretrainConfig) -> Pretraining:
 
 
 def set_up_pretraining(
-    config: PretrainConfig, space: SampleSpace, num_classes: int, layout: Layout
+    config: PretrainConfig, space: SampleSpace, num_classes: int, layout: Layout | None = None
 ) -> tuple[MAEStepParts, dict[str, Any], Callable[..., TrainState]]:
-    """What a pre-training step is compiled for, the autoencoder's arguments, and what makes the first state."""
+    """What a pre-training step is compiled for, the autoencoder's arguments, and what makes the first state.
+
+    Without a layout it is for one device.
+    """
     arguments = networks.mae_arguments(config.mae, space.shape[2], num_classes)
     optimizer = optimizer_of(config.optimizer, config.train.steps)
 
@@ -141,7 +144,7 @@ def set_up_pretraining(
         return make_state(params, optimizer, ema_decays=config.train.ema_decays)
 
     graphdef = nnx.graphdef(nnx.eval_shape(autoencoder))
-    placement = ONE_DEVICE if layout.devices == 1 else layout
+    placement = ONE_DEVICE if layout is None or layout.devices == 1 else layout
     return MAEStepParts(mae_recipe_of(config), graphdef, space, optimizer, placement), arguments, empty_state
 
 

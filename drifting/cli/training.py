@@ -74,7 +74,7 @@ def _exit_code(values: flags.FlagValues, trains: Callable[[], bool]) -> int:
 def _define_plan(values: flags.FlagValues) -> None:
     flags.DEFINE_string("mesh", "data=1,fsdp=1", "its axes; default data=1,fsdp=1, one device", flag_values=values)
     flags.DEFINE_string("device", None, "kind of device, such as h100, rtx4090 or tpu-v6e", flag_values=values)
-    sizes = "samples at a time, 0 all; default train.micro_batch if set, else the largest that fits"
+    sizes = "samples at a time, 0 all; default train.micro_batch if set, else what fits with room"
     flags.DEFINE_integer("micro_batch", None, sizes, lower_bound=0, flag_values=values)
     share = "share of the bf16 peak that training reaches; default 0.125, as published"
     flags.DEFINE_float("efficiency", 0.125, share, flag_values=values)

@@ -111,7 +111,8 @@ def plan(
         config: the settings of `drifting train` or `drifting pretrain`.
         mesh: the axes of the mesh, see `parse_mesh`.
         device: a key of `DEVICE_KINDS`.
-        micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else what `_chosen` says.
+        micro_batch: samples at a time, 0 all; None: `train.micro_batch` if it is set, else as many as fit with room to
+            spare.
         efficiency: share of the device's bf16 peak that training reaches.
 
     Raises:

@@ -17,10 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from drifting.assembly import networks
 from drifting.assembly.abstract import ImageFacts, abstract_space
-from drifting.assembly.pretraining import mae_recipe_of
-from drifting.assembly.recipe import optimizer_of
+from drifting.assembly.pretraining import set_up_pretraining
 from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, features_on
 from drifting.config.checks import check_sizes
@@ -40,7 +38,6 @@ from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
 from drifting.method.objective import LossMemory
 from drifting.method.space import VAE_SLICE, SampleSpace
-from drifting.method.state import make_state
 from drifting.networks.mae import mae_loss
 
 Bytes = dict[str, float]
@@ -277,18 +274,15 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
 
 
 def _measure_pretraining(config: PretrainConfig, space: SampleSpace, images: ImageFacts) -> Workload:
-    arguments, key = networks.mae_arguments(config.mae, space.shape[2], images.classes), jax.random.key(0)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: networks.autoencoder(arguments, key)))
-    optimizer = optimizer_of(config.optimizer, config.train.steps)
-    decays, batch = config.train.ema_decays, config.train.batch_size
-    state = jax.eval_shape(partial(make_state, optimizer=optimizer, ema_decays=decays), nnx.to_pure_dict(params))
+    parts, _, empty = set_up_pretraining(config, space, images.classes)
+    state, batch, key = jax.eval_shape(empty), config.train.batch_size, jax.random.key(0)
 
     def inputs(batch: int) -> Any:
-        mask = jax.eval_shape(lambda: mae_recipe_of(config).masks(key, (batch, *space.shape)))
+        mask = jax.eval_shape(lambda: parts.recipe.masks(key, (batch, *space.shape)))
         return AbstractArray((batch, *space.shape), jnp.float32), AbstractArray((batch,), jnp.int32), mask
 
     def losses(params: Any, inputs: Any) -> Any:
-        return mae_loss(nnx.merge(graphdef, params)(*inputs), config.mae.lambda_cls)
+        return mae_loss(nnx.merge(parts.graphdef, params)(*inputs), config.mae.lambda_cls)
 
     flop = {"masked autoencoder, forward + backward": batch * flops(_with_backward(losses), state.params, inputs(1))}
     if space.vae is not None and not space.encoded:
