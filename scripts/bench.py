@@ -143,8 +143,12 @@ def drift_loss_of(problems: int, channels: int) -> tuple[Callable[..., Any], tup
     weights = [jnp.ones((1, n)) for n in counts]
     objective = Objective("drift", KERNELS["laplace"])
     widths = jnp.array([0.2, 0.05, 0.02])
-    loss = partial(map_loss, objective, widths)
-    return jax.value_and_grad(loss, has_aux=True), (gen, pos, unc, *weights)
+
+    def loss(gen: jax.Array, real: jax.Array, *weights: jax.Array) -> Any:
+        """Of real samples in one array, as a step has them."""
+        return map_loss(objective, widths, gen, real[:, unc.shape[1] :], real[:, : unc.shape[1]], *weights)
+
+    return jax.value_and_grad(loss, has_aux=True), (gen, jnp.concatenate([unc, pos], axis=1), *weights)
 
 
 def photographs(count: int) -> list[bytes]:

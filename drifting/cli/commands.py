@@ -35,7 +35,7 @@ from drifting.cli.training import COMMANDS as TRAINING
 from drifting.cli.weights import COMMANDS as WEIGHTS
 from drifting.config.schema import Settings
 from drifting.data.library_warnings import pillow_warnings_in_one_line
-from drifting.devices.xla_flags import require_xla_flags
+from drifting.devices.xla_flags import give_xla_flags, require_xla_flags
 from drifting.errors import ArgumentError, ConfigError, DriftingError, InputError, one_line
 
 logger = logging.getLogger("drifting")
@@ -52,8 +52,9 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def program() -> int:
-    """What `drifting` and `python -m drifting.cli` run: `main`, with huge pages for a command that computes."""
+    """What `drifting` and `python -m drifting.cli` run: `main`, and what a command that computes is better off with."""
     if _computes(sys.argv[1:]):
+        give_xla_flags()
         begin_with_huge_pages()
     return main()
 

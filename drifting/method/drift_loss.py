@@ -1,6 +1,7 @@
 """The loss of own arrays: one call, without settings, encoders or a training loop."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,14 +76,22 @@ def drift_loss(
     scale = _guidance_scale(1.0 if alpha is None else alpha, labels)
     weight = unconditional_weight(scale, count, next(iter(unc.values())).shape[1])
     width = jnp.atleast_1d(kernel_width("widths", widths, (0, 1), "one kernel width or several"))
-    loss, maps = _loss_of(static, width, gen, pos, unc, weight)
-    gap = jnp.mean(jnp.stack([m.gap for m in maps.values()]))
-    norm = jnp.mean(jnp.stack([m.field_norm for m in maps.values()]), axis=0)
-    return loss, {"gap": gap, "field_norm": norm, "maps": maps}
+    return _loss_of(static, width, gen, pos, unc, weight)
 
 
 # One program: the first call would compile each operation by itself, which takes ten times as long.
-_loss_of = jax.jit(objective_loss, static_argnums=0, inline=True)
+@partial(jax.jit, static_argnums=0, inline=True)
+def _loss_of(
+    objective: Objective,
+    widths: Float[Array, "widths"],
+    gen: FeatureMaps,
+    pos: FeatureMaps,
+    unc: FeatureMaps,
+    w_unc: Float32[Array, "labels"],
+) -> tuple[Float32[Array, ""], dict[str, Any]]:
+    """`drift_loss` of arguments that fit."""
+    loss, maps = objective_loss(objective, widths, gen, pos, unc, w_unc)
+    return loss, {"gap": maps.gap, "field_norm": maps.field_norm, "maps": dict(maps)}
 
 
 def _unconditional(generated: Maps, gen: FeatureMaps, pos: FeatureMaps, given: Maps | None, alpha: Any) -> FeatureMaps:

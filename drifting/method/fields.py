@@ -60,6 +60,16 @@ class Affinities(NamedTuple):
 Field = Callable[[Pairs, Kernel, Width], Affinities]
 
 
+LEAST_LOGIT = -1e30
+"""Where all logarithms of a sum's terms are less, or -inf, their difference from the largest is not formed."""
+
+
+def log_sum_exp(logits: Float[Array, "*shape"], axis: int) -> Float[Array, "*reduced"]:
+    """`log sum exp(logits)` along an axis; no more than two reductions and what can be joined with what follows."""
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=axis, keepdims=True), LEAST_LOGIT))
+    return jnp.log(jnp.sum(jnp.exp(logits - top), axis=axis)) + jnp.squeeze(top, axis)
+
+
 def log_density(
     log_kernel: Float[Array, "queries targets"],
     weights: Float[Array, "targets"],
@@ -70,12 +80,14 @@ def log_density(
     `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded`. Weights of zero are
     allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
     """
-    total = jnp.sum(weights)
-    logits = log_kernel + jnp.log(weights)
+    w = jnp.broadcast_to(weights, log_kernel.shape)
     if excluded is not None:
-        total = jnp.sum(jnp.where(excluded, 0.0, weights), axis=1)
-        logits = jnp.where(excluded, -jnp.inf, logits)
-    return jax.nn.logsumexp(logits, axis=1) - jnp.log(total)
+        w = jnp.where(excluded, 0.0, w)
+    # Weights multiply after the exponential: their logarithms would be one more for each pair.
+    log_kernel = jnp.where(w > 0, log_kernel, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(log_kernel, axis=1), LEAST_LOGIT))
+    total = jnp.sum(jnp.exp(log_kernel - top[:, None]) * w, axis=1)
+    return jnp.log(total) + top - jnp.log(jnp.sum(w, axis=1))
 
 
 def density_weights(
@@ -157,7 +169,7 @@ def drift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     before the root; the softmaxes are unweighted, the weights multiply afterwards. Not conservative.
     """
     logits = _logits(pairs, kernel, width)
-    row, columns = _log_total(logits), [jax.nn.logsumexp(side, axis=0) for side in logits]
+    row, columns = _log_total(logits), [log_sum_exp(side, axis=0) for side in logits]
     # One exponential of the mean of both logarithms, in place of two softmaxes and a root.
     both = (side - 0.5 * (row[:, None] + column) for side, column in zip(logits, columns, strict=True))
     return _cross_weighted([jnp.maximum(jnp.exp(side), AFFINITY_FLOOR**0.5) for side in both], pairs)
@@ -184,7 +196,7 @@ def _logits(pairs: Pairs, kernel: Kernel, width: Width) -> list[Float[Array, "qu
 
 def _log_total(logits: list[Float[Array, "queries _targets"]]) -> Float[Array, "queries"]:
     """The logarithm of each query's sum over the targets of both kinds."""
-    negative, positive = (jax.nn.logsumexp(side, axis=1) for side in logits)
+    negative, positive = (log_sum_exp(side, axis=1) for side in logits)
     return jnp.logaddexp(negative, positive)
 
 

@@ -54,11 +54,6 @@ Refs = tuple[Any, ...]
 Pair = tuple[Float32[Array, "queries negatives"], Float32[Array, "queries positives"]]
 """A number for each pair of a query with a negative, and with a positive."""
 
-SomeSamples = tuple[
-    Float32[Array, "queries channels"], Float32[Array, "negatives channels"], Float32[Array, "positives channels"]
-]
-"""Some channels of a problem's generated, negative and positive samples."""
-
 OfProblem = Float32[Array, "chunks problems"]
 """A number of each problem."""
 
@@ -97,24 +92,26 @@ class Sizes(NamedTuple):
         return fits and joined and (negatives + positives) * self.channels <= MOST_NUMBERS
 
 
-class SomePoints(NamedTuple):
-    """Some channels of a problem's samples, the origin among them."""
+class SomeSamples(NamedTuple):
+    """Some channels of a problem's samples."""
 
     generated: Float32[Array, "queries channels"]
     negatives: Float32[Array, "negatives channels"]
     positives: Float32[Array, "positives channels"]
 
 
-def is_covered(objective: Objective, features: tuple[Float[Array, "labels _samples positions channels"], ...]) -> bool:
-    """Whether these problems are computed by the kernels: they are asked for, and know the objective and its kernel."""
+def is_covered(objective: Objective, counts: tuple[int, int, int], channels: int) -> bool:
+    """Whether problems are computed by the kernels: they are asked for, and know the objective and its kernel.
+
+    `counts`: generated, unconditional and positive samples of a problem.
+    """
     known = objective.field in _FIELDS if objective.link is None else objective.link in _LINKS
     asked = objective.fused is not None and known and objective.kernel in _KERNELS
-    return asked and _sizes(objective, features).are_covered()
+    return asked and _sizes(objective, counts, channels).are_covered()
 
 
-def _sizes(objective: Objective, features: tuple[Any, ...], widths: int = 1) -> Sizes:
-    (_, n, _, channels), (_, u, *_), (_, p, *_) = (x.shape for x in features)
-    return Sizes(n, u, p, channels, widths, str(objective.fused).partition("-")[0])
+def _sizes(objective: Objective, counts: tuple[int, int, int], channels: int, widths: int = 1) -> Sizes:
+    return Sizes(*counts, channels, widths, str(objective.fused).partition("-")[0])
 
 
 class Fused:
@@ -122,15 +119,18 @@ class Fused:
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
-        self._sizes = _sizes(problems.objective, problems.features, len(problems.widths))
+        generated, real = problems.features
+        self._sizes = _sizes(problems.objective, problems.counts, real.shape[3], len(problems.widths))
         self._on_tpu = self._sizes.platform == "tpu"
-        generated, unconditional, positives = problems.features
-        # An array of nothing has no block; what stands in its place is not read.
-        features = (generated, unconditional if self._sizes.unconditional else generated, positives)
-        # A block of a TPU has whole rows; one of a GPU steps over the other positions.
-        self._features = tuple(rearrange(x, "l n f c -> l f n c") if self._on_tpu else x for x in features)
-        w_gen, w_unc, w_pos = problems.weights
-        self._weights = (jnp.concatenate([w_gen, w_unc], axis=1)[:, None], w_pos[:, None])
+        self._features: tuple[Array, ...] = (generated, real)
+        if self._on_tpu:
+            # A block of a TPU has whole rows, from the first on; one of a GPU steps over the other positions.
+            unconditional, positives = real[:, : problems.unconditional], real[:, problems.unconditional :]
+            # An array of nothing has no block; what stands in its place is not read.
+            features = (generated, unconditional if problems.unconditional else generated, positives)
+            self._features = tuple(rearrange(x, "l n f c -> l f n c") for x in features)
+        negatives = self._sizes.negatives
+        self._weights = (problems.weights[:, None, :negatives], problems.weights[:, None, negatives:])
 
     def scales(self) -> tuple[OfProblem, OfProblem]:
         """Each problem's weighted sum of distances, the mean over its queries; and the sum of its weights."""
@@ -192,7 +192,8 @@ class Fused:
         given = [widths if x.ndim == 2 else numbers(x.shape[2]) for x in rows]
 
         def program(*refs: Any) -> None:
-            kernel(_Program(self._sizes, objective, interpreted, refs[:3], refs[3:5]), *refs[5:])
+            first, rest = len(self._features), len(self._features) + len(self._weights)
+            kernel(_Program(self._sizes, objective, interpreted, refs[:first], refs[first:rest]), *refs[rest:])
 
         found = pl.pallas_call(
             program,
@@ -228,31 +229,33 @@ class _Program(NamedTuple):
         exact = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
         return jnp.matmul(a, b, precision=EXACT_PRODUCT if self.on_tpu or self.interpreted else exact)
 
-    def points(self, first: Int32[Array, ""] | int) -> SomePoints:
-        """The points in the channels from `first` on. Rows that fill a tile lie anywhere."""
+    def points(self, first: Int32[Array, ""] | int) -> SomeSamples:
+        """The samples in the channels from `first` on, the origin among them. Rows that fill a tile lie anywhere."""
         gen, neg, pos = self._whole() if self.on_tpu else self._tiles(first)
         origin = jnp.sum(pos, axis=0, keepdims=True) / self.sizes.positives
-        return SomePoints(gen - origin, neg - origin, pos - origin)
+        return SomeSamples(gen - origin, neg - origin, pos - origin)
 
     def _whole(self) -> SomeSamples:
         gen, unc, pos = (ref[...].astype(jnp.float32) for ref in self.features)
-        return gen, jnp.concatenate([gen, unc], axis=0) if self.sizes.unconditional else gen, pos
+        return SomeSamples(gen, jnp.concatenate([gen, unc], axis=0) if self.sizes.unconditional else gen, pos)
 
     def _tiles(self, first: Int32[Array, ""] | int) -> SomeSamples:
-        sizes, (generated, unconditional, positives) = self.sizes, self.features
+        sizes, (generated, real) = self.sizes, self.features
         queries, negatives, targets = sizes.tiles
         channels = first + jax.lax.broadcasted_iota(jnp.int32, (1, CHANNELS), 1)
 
-        def load(ref: Any, rows: int, count: int, after: int = 0) -> Float32[Array, "rows channels"]:
+        def load(ref: Any, rows: int, count: int, after: int = 0, start: int = 0) -> Float32[Array, "rows channels"]:
+            """`count` samples of `ref` from `start` on, behind `after` rows of zeros."""
             own = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) - after
             mask = (own >= 0) & (own < count) & (channels < sizes.channels)
-            at = tuple(jnp.broadcast_to(index, mask.shape) for index in (own, channels))
+            at = tuple(jnp.broadcast_to(index, mask.shape) for index in (own + start, channels))
             return triton.load(ref.at[at], mask=mask, other=0).astype(jnp.float32)
 
         neg = load(generated, negatives, sizes.generated)
         if sizes.unconditional:
-            neg = neg + load(unconditional, negatives, sizes.unconditional, sizes.generated)
-        return load(generated, queries, sizes.generated), neg, load(positives, targets, sizes.positives)
+            neg = neg + load(real, negatives, sizes.unconditional, after=sizes.generated)
+        pos = load(real, targets, sizes.positives, start=sizes.unconditional)
+        return SomeSamples(load(generated, queries, sizes.generated), neg, pos)
 
     def over_channels(self, add: Callable[[Any, Any], Any], start: Any) -> Any:
         """`add(first channel, total)` for as many channels as a program has at a time."""
@@ -323,7 +326,7 @@ class _Program(NamedTuple):
         own = jnp.sum(pos, axis=1, keepdims=True) + jnp.sum(neg, axis=1, keepdims=True)
         return Affinities(pos / coordinate, (neg - jnp.where(pairs.is_self, own, 0.0)) / coordinate)
 
-    def field(self, b: Affinities, points: SomePoints) -> Float32[Array, "queries channels"]:
+    def field(self, b: Affinities, points: SomeSamples) -> Float32[Array, "queries channels"]:
         """The field of these affinities, in some channels."""
         return self.product(b.neg, points.negatives) + self.product(b.pos, points.positives)
 

@@ -215,8 +215,12 @@ def pairwise_distance(
 def centred_distance(x: Float[Array, "n dims"], y: Float[Array, "m dims"], floor: float = 0.0) -> Float[Array, "n m"]:
     """`pairwise_distance` of points whose common centre is the origin already."""
     product = jnp.matmul(x, y.T, precision=EXACT_PRODUCT)
-    squared = jnp.sum(jnp.square(x), axis=1)[:, None] + jnp.sum(jnp.square(y), axis=1)[None] - 2 * product
-    return safe_sqrt(squared, floor)
+    return safe_sqrt(squared_norms(x)[:, None] + squared_norms(y)[None] - 2 * product, floor)
+
+
+def squared_norms(x: Float[Array, "*points dims"]) -> Float[Array, "*points"]:
+    """The squares of the points' distances from the origin."""
+    return jnp.sum(jnp.square(x), axis=-1)
 
 
 def safe_sqrt(squared: Float[Array, "*shape"], floor: float = 0.0) -> Float[Array, "*shape"]:

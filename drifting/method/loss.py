@@ -6,9 +6,9 @@ it. Targets are constants of the gradient, so the gradient with respect to the g
 differentiating anything: it is attached to the loss by `attach_gradient`, and no activation of the loss is kept.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Float32
 
 from drifting.method.fused import Fused, is_covered
-from drifting.method.objective import LOSS_MEMORY, LossMemory, MapMetrics, Objective, attach_gradient
+from drifting.method.objective import LOSS_MEMORY, LossMemory, MapMetrics, MetricsByMap, Objective, attach_gradient
 from drifting.method.placement import ONE_DEVICE, Batched, Placement
 from drifting.method.problems import Chunk, PairDistances, PerChunk, PerWidth, Problems, Units, units_of
 
@@ -45,7 +45,7 @@ def _gradients(
     Three passes over the problems, for what is between them are means over all problems of a map.
     """
     objective, (labels, n, _, channels) = problems.objective, problems.features[0].shape
-    passes = Fused(problems) if is_covered(objective, problems.features) else Chunked(problems, keep)
+    passes = Fused(problems) if is_covered(objective, problems.counts, channels) else Chunked(problems, keep)
     units, scale = units_of(problems, *passes.scales(), placement)
     means = problems.map_means(jnp.stack(passes.norms(units, measure), axis=2), placement)
     values, gaps, squares = means[:, 0], means[:, 1], means[:, 2]
@@ -62,11 +62,6 @@ def _gradients(
     losses = jnp.sum(values, axis=1) if objective.is_scalar else means[:, 0]
     numbers = jnp.stack([losses, jnp.mean(gaps, axis=1), means[:, 1]], axis=1)
     return gradient, jnp.concatenate([numbers, jnp.sqrt(squares)], axis=1)
-
-
-def _unpacked(numbers: Numbers, names: Iterable[str]) -> dict[str, MapMetrics]:
-    """The metrics of each map."""
-    return {name: MapMetrics(row[0], row[1], row[3:], row[2]) for name, row in zip(names, numbers, strict=True)}
 
 
 class Chunked:
@@ -87,14 +82,14 @@ class Chunked:
     def norms(self, units: Units, measure: Bool[Array, ""] | None) -> tuple[PerChunk, PerChunk, PerChunk]:
         """See `Fused.norms`."""
 
-        def found(chunk: Chunk, d: PairDistances, units: Units) -> tuple[Any, tuple[PerWidth, PerWidth, PerWidth]]:
+        def found(chunk: Chunk, d: PairDistances, units: Units) -> tuple[Any, tuple[PerWidth, PerWidth, Any]]:
             fields, value = self._problems.fields(chunk, d, units)
             gap = if_asked(measure, lambda: self._problems.gaps(chunk, d, units))
-            return fields if self._keep else (), (value, gap, jnp.mean(jnp.square(fields), axis=(2, 3)))
+            return fields if self._keep else (), (value, gap, mean_products(fields))
 
         self._fields, per_problem = self._problems.each(found, self._distances, units)
-        values, gaps, squares = per_problem
-        return values, gaps, squares
+        values, gaps, self._products = per_problem
+        return values, gaps, jnp.diagonal(self._products, axis1=2, axis2=3)
 
     def gradient(
         self, units: Units, factors: PerChunk, slope: Float32[Array, "chunks problems"]
@@ -109,7 +104,20 @@ class Chunked:
             total = problems.each(problems.summed_field, self._distances, units, factors)
         gradient = problems.by_position(slope[..., None, None] * total)
         gradient = rearrange(gradient, "l f n c -> l n f c").astype(problems.features[0].dtype)
-        return gradient, jnp.mean(jnp.square(total), axis=(2, 3))
+        # The mean square of the sum: it is not gone through a second time.
+        return gradient, jnp.sum(factors[..., None] * self._products * factors[:, :, None], axis=(2, 3))
+
+
+def mean_products(
+    fields: Float32[Array, "problems widths queries channels"],
+) -> Float32[Array, "problems widths widths"]:
+    """The mean of the product of the fields of each two widths; on the diagonal their mean squares."""
+    (_, count, n, channels), each = fields.shape, range(fields.shape[1])
+    sums = {(i, j): jnp.sum(fields[:, i] * fields[:, j], axis=(1, 2)) for i in each for j in range(i + 1)}
+    # Before they are arranged: so the fields are gone through once for all of them.
+    sums = jax.lax.optimization_barrier(sums)
+    rows = [jnp.stack([sums[max(i, j), min(i, j)] for j in each], axis=1) for i in range(count)]
+    return jnp.stack(rows, axis=1) / (n * channels)
 
 
 def if_asked(
@@ -133,17 +141,34 @@ def keeps_fields(memory: LossMemory, problems: int, channels: int, counts: tuple
     return widths * problems * counts[0] * channels <= memory.kept
 
 
-def _chunk_shape(limit: int, labels: int, positions: int, numbers: int) -> tuple[int, int]:
-    """Labels and positions whose problems are computed together: divisors of their numbers.
+class ChunkShape(NamedTuple):
+    """Labels and positions of the problems of a chunk, and positions that are added to make up whole chunks."""
 
-    `limit`: how many numbers may be there at a time; `numbers`: those of one problem.
+    labels: int
+    positions: int
+    added: int = 0
+
+
+def chunk_shape(limit: int, labels: int, positions: int, numbers: int, joined: bool) -> ChunkShape:
+    """The chunks of some maps.
+
+    Args:
+        limit: how many numbers may be there at a time.
+        labels: how many labels there are.
+        positions: how many positions there are.
+        numbers: those of one problem.
+        joined: whether positions may be added: several maps become one array anyway.
     """
+    if joined and labels * numbers <= limit:
+        chunks = -(-positions // (limit // (numbers * labels)))
+        together = -(-positions // chunks)
+        return ChunkShape(labels, together, together * chunks - positions)
 
     def largest(count: int, limit: int) -> int:
         return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, limit))
 
     together = largest(positions, limit // (numbers * labels))
-    return (labels if together > 1 else largest(labels, limit // numbers)), together
+    return ChunkShape(labels if together > 1 else largest(labels, limit // numbers), together)
 
 
 def map_loss(
@@ -168,10 +193,10 @@ def map_loss(
         w_pos: weights of the positives.
         w_unc: weights of the unconditional samples.
     """
-    maps = [{"map": x} for x in jax.lax.stop_gradient((gen, unc, pos))]
-    weights = jax.lax.stop_gradient((w_gen, w_unc, w_pos))
-    gradients, numbers = _loss_of_labels(objective, widths, maps[0], maps[1], maps[2], weights, ONE_DEVICE, None)
-    metrics = _unpacked(numbers, ["map"])["map"]
+    constants, weights = jax.lax.stop_gradient(((gen, unc, pos), (w_gen, w_unc, w_pos)))
+    maps = {"map": constants[0]}, {"map": jnp.concatenate(constants[1:], axis=1)}
+    gradients, numbers = _loss_of_labels(objective, widths, *maps, weights, ONE_DEVICE, None)
+    metrics = MetricsByMap(numbers, ("map",))["map"]
     return attach_gradient(gen, metrics.loss, gradients["map"]), metrics
 
 
@@ -179,65 +204,83 @@ def _loss_of_labels(
     objective: Objective,
     widths: Float[Array, "widths"],
     gen: FeatureMaps,
-    unc: FeatureMaps,
-    pos: FeatureMaps,
+    real: FeatureMaps,
     weights: tuple[Float[Array, "labels _samples"], ...],
     placement: Placement,
     measure: Bool[Array, ""] | None,
 ) -> tuple[FeatureMaps, Numbers]:
     """Gradients and numbers of all maps, in the order of `gen`, of the labels that lie on this device.
 
+    Of the real samples the unconditional come first, then the positives; `weights` are of these three.
     Small maps of equal channels are computed together, large ones some positions at a time, see `LossMemory`.
     """
     memory = objective.memory or LOSS_MEMORY.get(jax.default_backend(), LOSS_MEMORY["gpu"])
-    gradients: FeatureMaps = {}
+    counts = (weights[0].shape[1], weights[1].shape[1], weights[2].shape[1])
+    joined_weights = jnp.concatenate(weights, axis=1)
+    gradients: list[Float[Array, "labels generated _positions _channels"]] = []
     numbers: list[Numbers] = []
-    counts = tuple(w.shape[1] for w in weights)
-    groups = by_size(gen, maps_together(gen, counts, len(widths), memory.chunk))
+    groups = by_size(gen, maps_together(gen, counts, len(widths), memory))
     for names in groups:
-        features = tuple(
-            maps[names[0]] if len(names) == 1 else jnp.concatenate([maps[name] for name in names], axis=2)
-            for maps in (gen, unc, pos)
-        )
+        labels, _, _, channels = gen[names[0]].shape
+        sizes = [gen[name].shape[2] for name in names]
+        shape = ChunkShape(labels, sum(sizes))
+        if not is_covered(objective, counts, channels):
+            of_problem = problem_numbers(1, channels, counts, len(widths))
+            shape = chunk_shape(memory.chunk, labels, sum(sizes), of_problem, len(names) > 1)
+        features = tuple(_joined([maps[name] for name in names], shape.added) for maps in (gen, real))
         # One after the other: the compilers would have the arrays of all of them in memory at a time.
         features, gradients, numbers = jax.lax.optimization_barrier((features, gradients, numbers))
-        labels, _, positions, channels = features[0].shape
-        shape = labels, positions
-        if not is_covered(objective, features):
-            shape = _chunk_shape(memory.chunk, labels, positions, problem_numbers(1, channels, counts, len(widths)))
-        sizes = tuple(gen[name].shape[2] for name in names)
-        problems = Problems(objective, widths, features, weights, sizes, *shape)
-        keep = keeps_fields(memory, labels * positions, channels, counts, len(widths))
+        # What was added is as a map of its own.
+        sizes += [shape.added] if shape.added else []
+        problems = Problems(objective, widths, features, joined_weights, counts[1], tuple(sizes), *shape[:2])
+        keep = keeps_fields(memory, labels * sum(sizes), channels, counts, len(widths))
         gradient, found = _gradients(problems, keep, placement, measure)
-        parts = jnp.split(gradient, np.cumsum(sizes)[:-1].tolist(), axis=2)
-        gradients |= dict(zip(names, parts, strict=True))
-        numbers.append(found)
+        gradients.append(gradient)
+        numbers.append(found[: len(names)])
     # Numbers too: what they are made of would otherwise stay in memory until the step's end, where they are wanted.
     gradients, numbers = jax.lax.optimization_barrier((gradients, numbers))
+    apart: FeatureMaps = {}
+    for names, gradient in zip(groups, gradients, strict=True):
+        ends = np.cumsum([gen[name].shape[2] for name in names])
+        apart |= dict(zip(names, jnp.split(gradient, ends.tolist(), axis=2), strict=False))
     computed = [name for names in groups for name in names]
     order = np.asarray([computed.index(name) for name in gen])
-    return {name: gradients[name] for name in gen}, jnp.concatenate(numbers)[order]
+    return {name: apart[name] for name in gen}, jnp.concatenate(numbers)[order]
 
 
-def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, limit: int) -> list[list[str]]:
-    """Names of the maps that are computed together: of equal channels and dtype, within `limit` numbers.
+def _joined(
+    maps: list[Float[Array, "labels samples _positions channels"]], added: int
+) -> Float[Array, "labels samples positions channels"]:
+    """Maps one after the other along the positions, and then as many positions of zeros as are `added`."""
+    if len(maps) == 1:
+        return maps[0]
+    labels, samples, _, channels = maps[0].shape
+    zeros = [jnp.zeros((labels, samples, added, channels), maps[0].dtype)] if added else []
+    return jnp.concatenate([*maps, *zeros], axis=2)
+
+
+def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, memory: LossMemory) -> list[list[str]]:
+    """Names of the maps that are computed together: of equal channels and dtype, as far as there is room.
 
     Args:
         gen: the generated samples' feature maps `[labels, generated, positions, channels]`, or their shapes.
         counts: generated, unconditional and positive samples of a problem.
         widths: how many kernel widths there are.
-        limit: see `LossMemory.chunk`.
+        memory: how much room there is: for their problems, and for their fields if each alone would be kept.
     """
+    limit = memory.chunk if memory.together is None else memory.together
     groups: list[list[str]] = []
     last: dict[Any, tuple[list[str], int]] = {}
     for name, x in gen.items():
-        kind, numbers = (x.shape[3], x.dtype), x.shape[0] * problem_numbers(x.shape[2], x.shape[3], counts, widths)
-        group, held = last.get(kind, ([], limit + 1))
-        if held + numbers > limit:
-            group, held = [], 0
+        (labels, _, positions, channels), kind = x.shape, (x.shape[3], x.dtype)
+        group, held = last.get(kind, ([], positions))
+        together = held + positions
+        fits = labels * problem_numbers(together, channels, counts, widths) <= limit
+        if not group or not fits or not keeps_fields(memory, labels * together, channels, counts, widths):
+            group, together = [], positions
             groups.append(group)
         group.append(name)
-        last[kind] = (group, held + numbers)
+        last[kind] = (group, together)
     return groups
 
 
@@ -255,7 +298,7 @@ def objective_loss(
     w_unc: Float[Array, "labels"],
     placement: Placement = ONE_DEVICE,
     measure: Flag = True,
-) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
+) -> tuple[Float32[Array, ""], MetricsByMap]:
     """The training loss: the sum over feature maps of each map's loss.
 
     Args:
@@ -276,11 +319,12 @@ def objective_loss(
         (widths, asked), (gen, unc, pos, w_unc) = common, batch
         shapes = (next(iter(maps.values())).shape[:2] for maps in (gen, unc, pos))
         weights = tuple(jnp.broadcast_to(w, shape) for w, shape in zip((1.0, w_unc[:, None], 1.0), shapes, strict=True))
-        gradients, numbers = _loss_of_labels(objective, widths, gen, unc, pos, weights, placement, asked)
+        real = {name: jnp.concatenate([unc[name], pos[name]], axis=1) for name in gen}
+        gradients, numbers = _loss_of_labels(objective, widths, gen, real, weights, placement, asked)
         return gradients, numbers / placement.devices  # they are the same on every device, and their sum is taken
 
     constants = jax.lax.stop_gradient((gen, unc, pos, w_unc))
     with jax.named_scope("loss"):
         asked = None if measure is True else jnp.asarray(measure)
         gradients, numbers = placement.each(part, (widths, asked), constants)
-    return attach_gradient(gen, jnp.sum(numbers[:, 0]), gradients), _unpacked(numbers, gen)
+    return attach_gradient(gen, jnp.sum(numbers[:, 0]), gradients), MetricsByMap(numbers, tuple(gen))

@@ -8,6 +8,8 @@ features. So the chain rule is taken in three passes:
 3. generate and extract once more, a micro-batch after the other, this time with activations, and pull that gradient
    back to the parameters, adding up.
 
+The first pass takes `FORWARD_SHARE` micro-batches at a time: without activations they need no more memory.
+
 The price is one more forward pass. The result is that of the whole batch but for the order of additions. With a single
 micro-batch the features come from the pass that keeps its activations, and nothing is computed twice.
 """
@@ -28,6 +30,9 @@ Forward = Callable[[Tree, Batched], tuple[Batched, Batched]]
 MicroBatched: TypeAlias = PyTree[Shaped[Array, "micro_batches size ..."]]
 """A batch in equal micro-batches."""
 
+FORWARD_SHARE = 8
+"""How many times as large the micro-batches are of passes that keep nothing for a backward pass."""
+
 Value = tuple[Float[Array, ""], Any]
 """A loss and its metrics."""
 
@@ -47,7 +52,7 @@ def micro_batched_gradient(
         loss: gives the loss and metrics of the features of all samples together.
         params: what is differentiated, float32.
         inputs: the samples' inputs.
-        size: samples of a micro-batch, over all devices; a divisor of their number; 0 is all of them.
+        size: samples whose activations exist at a time, over all devices; a divisor of their number; 0 is all of them.
         placement: calls a function for each device's part of the samples.
 
     Returns:
@@ -65,7 +70,7 @@ def micro_batched_gradient(
     count = samples // size
 
     def without_activations(params: Tree, inputs: Batched) -> tuple[Batched, Tree]:
-        return in_micro_batches(lambda inputs: forward(params, inputs), inputs, count), ()
+        return in_micro_batches(lambda inputs: forward(params, inputs), inputs, -(-count // FORWARD_SHARE)), ()
 
     def pulled_back(params: Tree, batch: Batched) -> tuple[Batched, Tree]:
         inputs, cotangents = batch

@@ -1,10 +1,12 @@
 """What a loss computes: its field or potential, its kernel, its normalisations; and how its gradient is attached."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32
 
@@ -22,18 +24,21 @@ class LossMemory:
         chunk: those in the arrays of the problems that are computed together.
         kept: those in the fields of all widths that are kept until their norms are known; fields that are more are
             computed a second time.
+        together: those of all problems of maps of equal channels that are joined; None: no more than `chunk`.
     """
 
     chunk: int
     kept: int
+    together: int | None = None
 
 
 LOSS_MEMORY = {
-    "cpu": LossMemory(2**19, 2**23),
-    "gpu": LossMemory(2**29, 2**29),
+    "cpu": LossMemory(2**20, 2**23, 2**24),
+    "gpu": LossMemory(5 * 2**28, 2**29, 2**29),
     "tpu": LossMemory(2**28, 2**28),
 }
-"""By platform: chunks that stay in a processor's cache, or a few large launches of an accelerator."""
+"""By platform: chunks that stay in a processor's cache, all maps of equal channels in one loop, the least to compile;
+or a few large launches of an accelerator, where large maps stay where they are."""
 
 FUSED_PLATFORMS = ("gpu", "tpu")
 """Platforms that have kernels for the loss."""
@@ -123,6 +128,42 @@ class MapMetrics(NamedTuple):
     gap: Float32[Array, ""]
     field_norm: Float32[Array, "widths"]
     scale: Float32[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MetricsByMap(Mapping[str, MapMetrics]):
+    """The metrics of all feature maps by name, in one array: of an array for each, a step would have hundreds.
+
+    Attributes:
+        numbers: loss, gap, scale and the field norm of each width.
+        names: the names of the maps.
+    """
+
+    numbers: Float32[Array, "maps numbers"] = dataclasses.field(repr=False)
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, name: str) -> MapMetrics:
+        if name not in self.names:
+            raise KeyError(name)
+        row = self.numbers[self.names.index(name)]
+        return MapMetrics(row[0], row[1], row[3:], row[2])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def gap(self) -> Float32[Array, ""]:
+        """The mean gap of all maps."""
+        return jnp.mean(self.numbers[:, 1])
+
+    @property
+    def field_norm(self) -> Float32[Array, "widths"]:
+        """The mean field norm of all maps, for each width."""
+        return jnp.mean(self.numbers[:, 3:], axis=0)
 
 
 @jax.custom_vjp

@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int32
 
 from drifting.method.fields import Pairs
-from drifting.method.kernels import EXACT_PRODUCT, centred_distance
+from drifting.method.kernels import EXACT_PRODUCT, safe_sqrt, squared_norms
 from drifting.method.objective import Objective
 from drifting.method.placement import Placement
 from drifting.method.potentials import log_link, potential
@@ -50,7 +50,7 @@ PerChunk = Float32[Array, "chunks problems widths"]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["widths", "features", "weights"],
-    meta_fields=["objective", "sizes", "labels", "positions"],
+    meta_fields=["objective", "unconditional", "sizes", "labels", "positions"],
 )
 @dataclass(frozen=True)
 class Problems:
@@ -59,8 +59,10 @@ class Problems:
     Attributes:
         objective: what to compute.
         widths: kernel widths, in units of the feature scale.
-        features: generated, unconditional and positive samples, the maps one after the other along the positions.
+        features: generated and real samples, the maps one after the other along the positions. Of the real ones the
+            unconditional come first, then the positives.
         weights: the weights of the same samples.
+        unconditional: how many unconditional samples there are.
         sizes: positions of each map.
         labels: labels of a chunk.
         positions: positions of a chunk; it has `labels * positions` problems.
@@ -69,10 +71,16 @@ class Problems:
     objective: Objective
     widths: Float[Array, "widths"] = dataclasses.field(repr=False)
     features: tuple[Float[Array, "labels _samples positions channels"], ...] = dataclasses.field(repr=False)
-    weights: tuple[Float[Array, "labels _samples"], ...] = dataclasses.field(repr=False)
+    weights: Float[Array, "labels targets"] = dataclasses.field(repr=False)
+    unconditional: int
     sizes: tuple[int, ...]
     labels: int
     positions: int
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Generated, unconditional and positive samples of a problem."""
+        return self.queries, self.unconditional, self.features[1].shape[1] - self.unconditional
 
     @property
     def queries(self) -> int:
@@ -82,7 +90,7 @@ class Problems:
     @property
     def negatives(self) -> int:
         """Generated and unconditional samples of a problem."""
-        return self.queries + self.features[1].shape[1]
+        return self.queries + self.unconditional
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -131,7 +139,7 @@ class Problems:
         own = own.reshape(own.shape + (1,) * (by_position.ndim - 1))
         total = jnp.sum(jnp.where(own, by_position, 0.0), axis=1)
         sizes = jnp.asarray(self.sizes, jnp.float32).reshape(-1, *(1 for _ in total.shape[1:]))
-        return placement.mean(total / sizes)
+        return placement.mean(total) / sizes
 
     def of_maps(self, x: Float32[Array, "maps *rest"]) -> Float32[Array, "chunks problems *rest"]:
         """What each map has, for each of its problems."""
@@ -141,6 +149,11 @@ class Problems:
 
     def points(self, chunk: Chunk) -> TargetPoints:
         """All samples of a chunk's problems; the generated ones come first, then the other targets."""
+        generated, real, origin = self.samples(chunk)
+        return jnp.concatenate([generated, real], axis=1) - origin
+
+    def samples(self, chunk: Chunk) -> tuple[TargetPoints, TargetPoints, TargetPoints]:
+        """The generated and the real samples of a chunk's problems, and the mean of the positives."""
 
         def part(x: Float[Array, "labels samples positions channels"]) -> TargetPoints:
             (_, n, _, c), (first, place) = x.shape, chunk
@@ -148,13 +161,12 @@ class Problems:
                 x = jax.lax.dynamic_slice(x, (first, 0, place, 0), (self.labels, n, self.positions, c))
             return rearrange(x, "l n f c -> (l f) n c").astype(jnp.float32)
 
-        generated, unconditional, positives = (part(x) for x in self.features)
-        points = jnp.concatenate([generated, unconditional, positives], axis=1)
-        return points - jnp.mean(positives, axis=1, keepdims=True)
+        generated, real = (part(x) for x in self.features)
+        return generated, real, jnp.mean(real[:, self.unconditional :], axis=1, keepdims=True)
 
     def target_weights(self, chunk: Chunk) -> Float[Array, "problems targets"]:
         """The weights of a chunk's targets."""
-        weights = jnp.concatenate(self.weights, axis=1)
+        weights = self.weights
         if self.parts[0] > 1:
             weights = jax.lax.dynamic_slice_in_dim(weights, chunk[0], self.labels)
         return jnp.repeat(weights, self.positions, axis=0)
@@ -162,8 +174,11 @@ class Problems:
     def distances(self, chunk: Chunk) -> tuple[PairDistances, PerProblem, PerProblem]:
         """Raw distances of a chunk; each problem's weighted sum over its targets, the mean over its queries; and the
         sum of its weights."""
-        points, weights = self.points(chunk), self.target_weights(chunk)
-        d = jax.vmap(partial(centred_distance, floor=DISTANCE_FLOOR))(points[:, : self.queries], points)
+        (generated, real, origin), weights = self.samples(chunk), self.target_weights(chunk)
+        # Not of the points: the samples may be of a smaller dtype.
+        norms = squared_norms(origin - generated), squared_norms(real - origin)
+        product = jnp.matmul(generated - origin, self.points(chunk).mT, precision=EXACT_PRODUCT)
+        d = safe_sqrt(norms[0][:, :, None] + jnp.concatenate(norms, axis=1)[:, None] - 2 * product, DISTANCE_FLOOR)
         d = jnp.where(jnp.eye(d.shape[1], d.shape[2], dtype=bool), DISTANCE_FLOOR, d)
         return d, jnp.mean(jnp.sum(d * weights[:, None], axis=2), axis=1), jnp.sum(weights, axis=1)
 

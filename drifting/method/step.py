@@ -21,8 +21,8 @@ from drifting.method.encoders import FeatureFn
 from drifting.method.features import Features
 from drifting.method.guidance import GuidancePrior, unconditional_weight
 from drifting.method.loss import Flag, objective_loss
-from drifting.method.micro_batches import in_micro_batches, micro_batched_gradient
-from drifting.method.objective import MapMetrics, Objective
+from drifting.method.micro_batches import FORWARD_SHARE, in_micro_batches, micro_batched_gradient
+from drifting.method.objective import MetricsByMap, Objective
 from drifting.method.placement import ONE_DEVICE, Placement
 from drifting.method.pool import Batch, OpenPool, Pool
 from drifting.method.space import SampleSpace
@@ -43,7 +43,7 @@ GeneratedSamples = Float32[Array, "samples height width channels"]
 """Generated samples, those of one label together."""
 
 RealFeatures = dict[str, Float[Array, "labels real _positions _channels"]]
-"""Feature maps of the real samples of each label, positives and then unconditional ones."""
+"""Feature maps of the real samples of each label, unconditional ones and then positives, as the loss has them."""
 
 
 class Purpose(enum.IntEnum):
@@ -161,7 +161,7 @@ def train_step(
     def features_of(params: Params, inputs: Inputs) -> tuple[Features, GeneratedSamples]:
         return features_and_samples(parts, params, inputs, frozen)
 
-    def loss_of(features: Features) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
+    def loss_of(features: Features) -> tuple[Float32[Array, ""], MetricsByMap]:
         return step_loss(recipe.objective, features, real, draw, widths, lengths, placement, measure)
 
     params = gathered(parts.generator, state.params, placement)
@@ -172,8 +172,8 @@ def train_step(
     positives = draw.positives.reshape(*draw.positives.shape[:2], -1)
     metrics = {
         "loss": loss,
-        "gap": jnp.mean(jnp.stack([m.gap for m in maps.values()])),
-        "field_norm": jnp.mean(jnp.stack([m.field_norm for m in maps.values()])),
+        "gap": maps.gap,
+        "field_norm": jnp.mean(maps.field_norm),
         "collapse": collapse_ratio(samples.reshape(len(draw.labels), -1, positives.shape[-1]), positives),
         "alpha": jnp.mean(draw.alpha),
         "bank_fill": pool.fill(),
@@ -239,9 +239,10 @@ def features_and_samples(
 
 def real_features(parts: StepParts, draw: Draw, frozen: Params) -> RealFeatures:
     """The features of the drawn positives and unconditional samples, for which no activation is kept."""
-    real = jnp.concatenate([draw.positives, draw.unconditional], axis=1)
+    real = jnp.concatenate([draw.unconditional, draw.positives], axis=1)
     samples, size = real.reshape(-1, *real.shape[2:]), parts.recipe.micro_batch
-    count = -(-len(samples) // size) if size else 1
+    # In two at least: what compilers join with the loss is rounded in another way on each mesh.
+    count = max(2, -(-len(samples) // (FORWARD_SHARE * size))) if size else 1
 
     def part(frozen: Params, samples: Float32[Array, "samples height width channels"]) -> tuple[Features, tuple[()]]:
         with jax.named_scope("encoder"):
@@ -260,7 +261,7 @@ def step_loss(
     lengths: Float32[Array, "labels"] | None = None,
     placement: Placement = ONE_DEVICE,
     measure: Flag = True,
-) -> tuple[Float32[Array, ""], dict[str, MapMetrics]]:
+) -> tuple[Float32[Array, ""], MetricsByMap]:
     """The loss of generated samples against the drawn real ones, in feature space.
 
     Args:
@@ -276,13 +277,13 @@ def step_loss(
     Returns:
         The loss, differentiable in `features`, and the metrics of every feature map.
     """
-    labels, n_pos = draw.positives.shape[:2]
+    labels, n_unc = draw.unconditional.shape[:2]
     unit = 1.0 if lengths is None else lengths[:, None, None, None]
     generated = {name: f.reshape(labels, -1, *f.shape[1:]) / unit for name, f in features.items()}
-    positives = {name: f[:, :n_pos] / unit for name, f in real.items()}
-    unconditional = {name: f[:, n_pos:] / unit for name, f in real.items()}
+    unconditional = {name: f[:, :n_unc] / unit for name, f in real.items()}
+    positives = {name: f[:, n_unc:] / unit for name, f in real.items()}
     n_gen = jax.tree.leaves(generated)[0].shape[1]
-    w_unc = unconditional_weight(draw.alpha, n_gen, draw.unconditional.shape[1])
+    w_unc = unconditional_weight(draw.alpha, n_gen, n_unc)
     return objective_loss(objective, widths, generated, positives, unconditional, w_unc, placement, measure)
 
 

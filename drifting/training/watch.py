@@ -30,7 +30,7 @@ GRID_CLASSES = 10
 
 def named_metrics(widths: tuple[float, ...], metrics: dict[str, Any]) -> dict[str, float]:
     """Flat names and numbers of a step's metrics: `gap/NAME` for a feature map, `field_norm/NAME/WIDTH` for a width."""
-    maps: dict[str, MapMetrics] = metrics["maps"]
+    maps: Mapping[str, MapMetrics] = metrics["maps"]
     flat = {name: float(value) for name, value in metrics.items() if name != "maps"}
     for name, m in maps.items():
         flat |= {f"loss/{name}": float(m.loss), f"gap/{name}": float(m.gap), f"scale/{name}": float(m.scale)}

@@ -59,7 +59,7 @@ def objectives_and_kernels() -> list[Any]:
 def test_every_objective_is_that_of_the_reference(name: str, kernel: str):
     """Numbers of samples and channels that fill no tile, and three widths."""
     args = arguments(2, 5, 6, 3, 2, 40)
-    assert fused.is_covered(Objective(name, kernel, fused="gpu-interpreted"), (args[0], args[2], args[1]))
+    assert fused.is_covered(Objective(name, kernel, fused="gpu-interpreted"), (5, 3, 6), 40)
     assert_same(dict(name=name, kernel=kernel), [0.05, 0.3, 1.0], args)
 
 
@@ -68,7 +68,7 @@ def test_every_objective_is_that_of_the_reference(name: str, kernel: str):
 def test_as_a_tpu_has_it(name: str, kernel: str, unconditional: int):
     """Whole arrays, apart by position; generated samples are as many as lie side by side."""
     args = arguments(2, 8, 5, unconditional, 3, 40)
-    assert fused.is_covered(Objective(name, kernel, fused="tpu-interpreted"), (args[0], args[2], args[1]))
+    assert fused.is_covered(Objective(name, kernel, fused="tpu-interpreted"), (8, unconditional, 5), 40)
     assert_same(dict(name=name, kernel=kernel), [0.05, 1.0], args, how="tpu-interpreted")
 
 
@@ -136,15 +136,14 @@ def test_for_gpus_there_are_three_kernels(name: str):
 def test_what_the_kernels_do_not_know_is_computed_by_the_reference():
     """A kernel of one's own, a link that searches, and problems that are too large for a program."""
     args = arguments(1, 4, 5, 3, 1, 6)
-    gen, pos, unc, *_ = args
-    wide = [jnp.zeros((1, count, 1, 6)) for count in (100, 3, 100)]
+    few = (4, 3, 5)
     own = Kernel(lambda d, width: -jnp.log1p(d / width) * 3)
-    for objective, features in (
-        (Objective("log_kde", own, fused="gpu-interpreted"), (gen, unc, pos)),
-        (Objective("inverse_profile_kde", "laplace", fused="gpu-interpreted"), (gen, unc, pos)),
-        (Objective("log_kde", "laplace"), (gen, unc, pos)),
-        (Objective("log_kde", "laplace", fused="gpu-interpreted"), tuple(wide)),
-        (Objective("log_kde", "laplace", fused="tpu-interpreted"), (gen, unc, pos)),  # 4 generated samples
+    for objective, counts in (
+        (Objective("log_kde", own, fused="gpu-interpreted"), few),
+        (Objective("inverse_profile_kde", "laplace", fused="gpu-interpreted"), few),
+        (Objective("log_kde", "laplace"), few),
+        (Objective("log_kde", "laplace", fused="gpu-interpreted"), (100, 3, 100)),
+        (Objective("log_kde", "laplace", fused="tpu-interpreted"), few),  # 4 generated samples
     ):
-        assert not fused.is_covered(objective, features)
+        assert not fused.is_covered(objective, counts, 6)
     assert np.isfinite(evaluate(Objective("log_kde", own, fused="gpu-interpreted"), jnp.float32([0.4]), *args)[0][0])

@@ -13,7 +13,7 @@ from drifting.assembly.run import set_up
 from drifting.assembly.spaces import feature_encoder, sample_space
 from drifting.data.sources.digits import digits
 from drifting.method.kernels import KERNELS
-from drifting.method.loss import map_loss, objective_loss
+from drifting.method.loss import chunk_shape, map_loss, maps_together, objective_loss
 from drifting.method.micro_batches import accumulated_gradient, in_micro_batches, micro_batched_gradient
 from drifting.method.objective import LossMemory, Objective
 from drifting.method.step import train_step
@@ -102,6 +102,36 @@ def test_a_map_in_chunks_has_the_same_loss(name: str, scale: str, normalise: boo
     # A problem has 3 x 4 x 12 + 12 x 5 + 2 x 4 x 5 = 244 numbers, and its fields 40.
     for chunk, kept in ((2**28, 0), (500, 2**28), (500, 0), (1500, 479), (244, 480)):
         assert relative(evaluate(chunk, kept), whole) < 2e-6, (chunk, kept)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("drift", "per_map"), ("log_kde", "per_problem"), ("score", "none")])
+def test_maps_that_are_joined_have_the_same_losses(name: str, scale: str):
+    """Ten positions of two maps in chunks of four, for which two are made up; and each map by itself."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (7, 5), "c": (2, 6), "b": (3, 5)}
+    maps = [
+        {key: jnp.asarray(rng.normal(size=(2, n, *shape)) + 1, jnp.float32) for key, shape in shapes.items()}
+        for n in (4, 5, 3)
+    ]
+    widths, weights = jnp.asarray([0.4, 0.1]), jnp.asarray([0.5, 1.5])
+
+    def evaluate(memory: LossMemory) -> Any:
+        objective = Objective(name, KERNELS["laplace"], True, scale, memory)
+        function = jax.value_and_grad(
+            lambda gen: objective_loss(objective, widths, gen, *maps[1:], weights), has_aux=True
+        )
+        return jax.jit(function, compiler_options=QUICK)(maps[0])
+
+    # A problem of five channels has 244 numbers, see above, and its fields 40.
+    joined, apart = LossMemory(1952, 2**28, 2**28), LossMemory(1952, 2**28, 0)
+    assert chunk_shape(1952, 2, 10, 244, joined=True) == (2, 4, 2)
+    for memory, together in (
+        (joined, [["a", "b"], ["c"]]),
+        (apart, [["a"], ["c"], ["b"]]),
+        (LossMemory(1952, 799, 2**28), [["a"], ["c"], ["b"]]),
+    ):
+        assert maps_together(maps[0], (4, 3, 5), 2, memory) == together
+    assert relative(evaluate(joined), evaluate(apart)) < 2e-6
 
 
 def test_maps_come_one_after_the_other():

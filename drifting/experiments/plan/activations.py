@@ -65,7 +65,7 @@ def _loss_memory(config: Config, maps: dict[str, Any], devices: int, platform: s
     labels = -(-loss.labels // devices)
     gen = {name: AbstractArray((labels, loss.generated, *f.shape[1:]), f.dtype) for name, f in maps.items()}
     most, gone = 0.0, 0.0
-    for names in by_size(gen, maps_together(gen, counts, widths, memory.chunk)):
+    for names in by_size(gen, maps_together(gen, counts, widths, memory)):
         positions, channels = sum(gen[name].shape[2] for name in names), gen[names[0]].shape[3]
         problems = labels * positions
         fields = widths if keeps_fields(memory, problems, channels, counts, widths) else 1
