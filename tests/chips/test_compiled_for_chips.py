@@ -136,7 +136,7 @@ def test_the_published_ablation_on_eight_h200(micro_batch: int, peak: float):
     assert counts.collectives.keys() == {"all-reduce"} and counts.launches["loss"] <= 2000
     assert max(counts.loops) <= 12
     if micro_batch == 0:
-        assert counts.launches.total() <= 6000 and counts.moved.total() <= 1250e9
+        assert counts.launches.total() <= 4500 and counts.moved.total() <= 1100e9 and counts.moved["loss"] <= 185e9
 
 
 def test_the_published_ablation_with_the_loss_in_kernels():
@@ -170,8 +170,8 @@ def test_the_loss_in_kernels_compiles(objective: str, device: str):
 @pytest.mark.parametrize(
     ("experiment", "device", "mesh", "micro_batch", "kernels"),
     [
-        ("imagenet_latent_l", "h200", Mesh(8), 2048, 50_000),
-        ("imagenet_pixel_b", "h200", Mesh(8), 2048, 50_000),
+        ("imagenet_latent_l", "h200", Mesh(8), 2048, 20_000),
+        ("imagenet_pixel_b", "h200", Mesh(8), 2048, 30_000),
         ("imagenet_ablation", "tpu-v6e", Mesh(64), 0, None),
         ("imagenet_latent_l", "tpu-v6e", Mesh(64), 2048, None),
     ],
