@@ -60,14 +60,16 @@ class Affinities(NamedTuple):
 Field = Callable[[Pairs, Kernel, Width], Affinities]
 
 
-LEAST_LOGIT = -1e30
-"""Where all logarithms of a sum's terms are less, or -inf, their difference from the largest is not formed."""
+LEAST_LOGIT = float(np.finfo(np.float32).min)
+"""Less is nothing but -inf: from that, where all terms are, no difference is formed."""
 
 
-def log_sum_exp(logits: Float[Array, "*shape"], axis: int) -> Float[Array, "*reduced"]:
-    """`log sum exp(logits)` along an axis; no more than two reductions and what can be joined with what follows."""
+def log_sum_exp(
+    logits: Float[Array, "*shape"], axis: int, weights: Float[Array, "*shape"] | float = 1.0
+) -> Float[Array, "*reduced"]:
+    """`log sum weights exp(logits)` along an axis; two reductions, and the rest can be joined with what follows."""
     top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=axis, keepdims=True), LEAST_LOGIT))
-    return jnp.log(jnp.sum(jnp.exp(logits - top), axis=axis)) + jnp.squeeze(top, axis)
+    return jnp.log(jnp.sum(jnp.exp(logits - top) * weights, axis=axis)) + jnp.squeeze(top, axis)
 
 
 def log_density(
@@ -85,9 +87,7 @@ def log_density(
         w = jnp.where(excluded, 0.0, w)
     # Weights multiply after the exponential: their logarithms would be one more for each pair.
     log_kernel = jnp.where(w > 0, log_kernel, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(log_kernel, axis=1), LEAST_LOGIT))
-    total = jnp.sum(jnp.exp(log_kernel - top[:, None]) * w, axis=1)
-    return jnp.log(total) + top - jnp.log(jnp.sum(w, axis=1))
+    return log_sum_exp(log_kernel, 1, w) - jnp.log(jnp.sum(w, axis=1))
 
 
 def density_weights(
