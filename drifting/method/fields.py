@@ -60,8 +60,8 @@ class Affinities(NamedTuple):
 Field = Callable[[Pairs, Kernel, Width], Affinities]
 
 
-LEAST_LOGIT = float(np.finfo(np.float32).min)
-"""Less is nothing but -inf: from that, where all terms are, no difference is formed."""
+LEAST_LOGIT = -3.4028234e38
+"""Of float32 less is nothing but -inf: from that, where all terms are, no difference is formed."""
 
 
 def log_sum_exp(
