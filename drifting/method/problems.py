@@ -104,7 +104,8 @@ class Problems:
         if rows * columns == 1:
             return jax.tree.map(lambda x: x[None], function((0, 0), *jax.tree.map(lambda x: x[0], kept)))
         # Not `jax.lax.map`: nothing says when its empty results are made, so a compiler makes those of all maps first.
-        empty, _ = jax.lax.optimization_barrier((jnp.zeros(()), self.features[0]))
+        # Made of a number of the features, whatever it is, they cannot be before the features are.
+        filling = self.features[0][0, 0, 0, 0]
 
         def one(number: Int32[Array, ""] | int) -> Any:
             chunk = (number // columns * self.labels, number % columns * self.positions)
@@ -115,7 +116,7 @@ class Problems:
             return jax.tree.map(put, found, one(number))
 
         shapes = jax.eval_shape(one, 0)
-        results = jax.tree.map(lambda x: jnp.broadcast_to(empty.astype(x.dtype), (rows * columns, *x.shape)), shapes)
+        results = jax.tree.map(lambda x: jnp.broadcast_to(filling.astype(x.dtype), (rows * columns, *x.shape)), shapes)
         return jax.lax.fori_loop(0, rows * columns, with_one, results)
 
     def by_position(self, x: Float32[Array, "chunks problems *rest"]) -> Float32[Array, "labels positions *rest"]:
