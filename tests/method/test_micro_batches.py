@@ -104,6 +104,19 @@ def test_a_map_in_chunks_has_the_same_loss(name: str, scale: str, normalise: boo
         assert relative(evaluate(chunk, kept), whole) < 2e-6, (chunk, kept)
 
 
+def test_what_is_not_finite_stays_in_its_problem():
+    """The first number of the features, of which the empty results of the chunks are made."""
+    rng = np.random.default_rng(0)
+    gen, pos, unc = (jnp.asarray(rng.normal(size=(2, n, 6, 5)), jnp.float32) for n in (4, 5, 3))
+    weights = [jnp.ones((2, n)) for n in (4, 5, 3)]
+    objective = Objective("log_kde", KERNELS["laplace"], False, "per_problem", LossMemory(244, 2**28))
+    function = jax.grad(lambda gen: map_loss(objective, jnp.asarray([0.4]), gen, pos, unc, *weights)[0])
+    gradient = np.array(jax.jit(function, compiler_options=QUICK)(gen.at[0, 0, 0, 0].set(jnp.nan)))
+    assert np.isnan(gradient[0, :, 0]).any()
+    gradient[0, :, 0] = 0
+    assert np.isfinite(gradient).all() and np.abs(gradient[1]).max() > 0
+
+
 @pytest.mark.parametrize(("name", "scale"), [("drift", "per_map"), ("log_kde", "per_problem"), ("score", "none")])
 def test_maps_that_are_joined_have_the_same_losses(name: str, scale: str):
     """Ten positions of two maps in chunks of four, for which two are made up; and each map by itself."""
