@@ -29,12 +29,10 @@ from drifting.errors import (
     require_argument,
     when_tried,
 )
-from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder, FeatureFn
+from drifting.method.encoders import ENCODERS, Encoder, FeatureEncoder
 from drifting.method.features import pixel_features
 from drifting.method.space import SampleSpace, Shape
 from drifting.networks.autoencoder import Autoencoder, measured_scale, scale_of
-from drifting.networks.flash import FLASH_PLATFORMS
-from drifting.networks.kept import products_kept
 from drifting.networks.network import Network, Params
 from drifting.weights.artifact import other_vae
 from drifting.weights.references import network
@@ -200,15 +198,6 @@ def feature_encoder(config: FeaturesConfig, space: SampleSpace, abstract: bool =
     params = {name: found.params for name, found in networks.items()}
     checksums = {name: found.checksum for name, found in networks.items()}
     return FeatureEncoder(features, params | space.params, checksums)
-
-
-def features_on(platform: str, features: FeatureFn) -> FeatureFn:
-    """`features`, of which the backward pass keeps products and convolutions alone on an accelerator.
-
-    Of a sample of the published ablation these are 8 MB in place of 40. What lies between costs little to compute on
-    one, and on a processor more than its memory.
-    """
-    return jax.checkpoint(features, policy=products_kept) if platform in FLASH_PLATFORMS else features
 
 
 def own_encoder(encoder: Callable[[Array], dict[str, Array]], space: SampleSpace) -> FeatureEncoder:

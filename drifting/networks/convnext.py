@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
+from drifting.networks.kept import products_kept
 from drifting.networks.layers import EPSILON, Conv, LayerNorm, Linear, numbered
 
 STEM_SIDE = 4
@@ -94,7 +95,8 @@ class ConvNeXtStage(nnx.Module):
         def block(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
             return nnx.merge(graphdef, params)(x), None
 
-        return jax.lax.scan(jax.checkpoint(block, prevent_cse=False) if self.remat else block, x, params)[0]
+        one = jax.checkpoint(block, policy=None if self.remat else products_kept, prevent_cse=False)
+        return jax.lax.scan(one, x, params)[0]
 
 
 class ConvNeXtV2(nnx.Module):
@@ -105,7 +107,7 @@ class ConvNeXtV2(nnx.Module):
         dims, depths: channels and blocks of each stage (`PRESETS`).
         pooled_epsilon: added to the variance in the norm of `pooled`.
         dtype: what it computes in; parameters and norm statistics are float32.
-        remat: recompute each block's activations in the backward pass.
+        remat: keep only each block's input for the backward pass; otherwise also its products with weights.
 
     Raises:
         ArgumentError: `dims` and `depths` are not equally long, or empty.

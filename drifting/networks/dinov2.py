@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import InputError, counted, require_argument
+from drifting.networks.kept import products_kept
 from drifting.networks.layers import LayerNorm, Linear, patchify
 
 _COMMON: dict[str, Any] = dict(mlp_ratio=4, patch_size=14, in_channels=3, qkv_bias=True, epsilon=1e-6)
@@ -119,7 +120,7 @@ class DINOv2(nnx.Module):
         qkv_bias: queries, keys and values have biases.
         epsilon: added to the variance in every norm.
         dtype: what it computes in; parameters, norm statistics and the attention's softmax are float32.
-        remat: recompute each block's activations in the backward pass.
+        remat: keep only each block's input for the backward pass; otherwise also its products with weights.
 
     Raises:
         ArgumentError: `num_heads` does not divide `hidden_size`, or `patch_size` not `image_size`.
@@ -230,7 +231,7 @@ class DINOv2(nnx.Module):
         def block(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
             return nnx.merge(graphdef, params)(x), None
 
-        one = jax.checkpoint(block, prevent_cse=False) if self.remat else block
+        one = jax.checkpoint(block, policy=None if self.remat else products_kept, prevent_cse=False)
 
         # A scan in a scan keeps only the outputs that are asked for, and still compiles one block.
         def several(x: jax.Array, params: nnx.State) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ from flax import nnx
 from drifting.assembly.abstract import ImageFacts, abstract_space
 from drifting.assembly.pretraining import set_up_pretraining
 from drifting.assembly.run import set_up
-from drifting.assembly.spaces import feature_encoder, features_on
+from drifting.assembly.spaces import feature_encoder
 from drifting.config.checks import check_sizes
 from drifting.config.schema import Config, DataConfig, PretrainConfig, TrainingConfig, has_banks
 from drifting.data import sources
@@ -38,6 +38,7 @@ from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
 from drifting.method.objective import LossMemory
 from drifting.method.space import VAE_SLICE, SampleSpace
+from drifting.networks.kept import products_kept
 from drifting.networks.mae import mae_loss
 
 Bytes = dict[str, float]
@@ -245,9 +246,9 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
     if space.vae is not None and not space.encoded:
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
-    on_device = features_on("gpu", parts.features)  # no plan is for a processor
-    encoders = (lambda x, params: on_device(params, x), samples, frozen)
-    both = {"generator": (generate, state.params, inputs), "encoders": encoders}
+    # What lies between products a compiler makes again within its kernels: differentiation asks for five times as much.
+    kept = parts.features if config.features.remat else jax.checkpoint(parts.features, policy=products_kept)
+    both = {"generator": (generate, state.params, inputs), "encoders": (lambda x, p: kept(p, x), samples, frozen)}
     copies, activations = _kept_by_differentiation(both)
     feature_bytes = _bytes(maps)
     return Workload(
