@@ -7,7 +7,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 _NAME = "kept"
 
-_named = jax.checkpoint_policies.save_only_these_names(_NAME)
+kept_by_name = jax.checkpoint_policies.save_only_these_names(_NAME)
+"""The policy that keeps what was named by `keep`."""
 
 
 def keep(x: jax.Array) -> jax.Array:
@@ -16,15 +17,7 @@ def keep(x: jax.Array) -> jax.Array:
     return named
 
 
-def kept_by_name(primitive: Any, *arguments: Any, **settings: Any) -> bool:
-    """Whether an operation gives what was named by `keep`, or is a kernel such as attention's."""
-    kept: bool = primitive.name == "pallas_call" or _named(primitive, *arguments, **settings)
-    return kept
-
-
 def products_kept(primitive: Any, *arguments: Any, **settings: Any) -> bool:
-    """Whether an operation is a product with weights, a convolution or a kernel: what is dear to compute."""
-    if primitive.name in ("pallas_call", "conv_general_dilated"):
-        return True
+    """Whether an operation is a product with weights or a convolution: what is dear to compute."""
     kept: bool = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **settings)
-    return kept
+    return kept or primitive.name == "conv_general_dilated"
