@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import require_argument
-from drifting.networks.kept import products_kept
+from drifting.networks.kept import keep, products_kept
 from drifting.networks.layers import EPSILON, Conv, LayerNorm, Linear, numbered
 
 STEM_SIDE = 4
@@ -96,7 +96,7 @@ class ConvNeXtStage(nnx.Module):
             return nnx.merge(graphdef, params)(x), None
 
         one = jax.checkpoint(block, policy=None if self.remat else products_kept, prevent_cse=False)
-        return jax.lax.scan(one, x, params)[0]
+        return jax.lax.scan(lambda x, params: one(keep(x), params), x, params)[0]
 
 
 class ConvNeXtV2(nnx.Module):

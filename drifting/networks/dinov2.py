@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from drifting.errors import InputError, counted, require_argument
-from drifting.networks.kept import products_kept
+from drifting.networks.kept import keep, products_kept
 from drifting.networks.layers import LayerNorm, Linear, patchify
 
 _COMMON: dict[str, Any] = dict(mlp_ratio=4, patch_size=14, in_channels=3, qkv_bias=True, epsilon=1e-6)
@@ -235,7 +235,7 @@ class DINOv2(nnx.Module):
 
         # A scan in a scan keeps only the outputs that are asked for, and still compiles one block.
         def several(x: jax.Array, params: nnx.State) -> tuple[jax.Array, jax.Array]:
-            x, _ = jax.lax.scan(one, x, params)
+            x, _ = jax.lax.scan(lambda x, params: one(keep(x), params), x, params)
             return x, x
 
         params = jax.tree.map(lambda p: p.reshape(self.depth // every, every, *p.shape[1:]), params)

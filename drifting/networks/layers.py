@@ -17,6 +17,8 @@ from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
+from drifting.networks.kept import keep
+
 EPSILON = 1e-6
 """Added to variances and mean squares by every norm of the released recipe."""
 
@@ -279,7 +281,7 @@ def apply_remat(module: nnx.Module, x: jax.Array, remat: bool) -> jax.Array:
     if not remat:
         return module(x)
     graphdef, params = nnx.split(module)
-    return jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
+    return jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, keep(x))
 
 
 def rotary_angles(length: int, features: int) -> tuple[np.ndarray, np.ndarray]:

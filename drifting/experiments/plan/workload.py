@@ -38,7 +38,7 @@ from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
 from drifting.method.objective import LossMemory
 from drifting.method.space import VAE_SLICE, SampleSpace
-from drifting.networks.kept import products_kept
+from drifting.networks.kept import kept_by_name, products_kept
 from drifting.networks.mae import mae_loss
 
 Bytes = dict[str, float]
@@ -247,7 +247,7 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
         flop["VAE on new images"] = _vae_flops(space, new)
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
     # What lies between products a compiler makes again within its kernels: differentiation asks for five times as much.
-    kept = parts.features if config.features.remat else jax.checkpoint(parts.features, policy=products_kept)
+    kept = jax.checkpoint(parts.features, policy=kept_by_name if config.features.remat else products_kept)
     both = {"generator": (generate, state.params, inputs), "encoders": (lambda x, p: kept(p, x), samples, frozen)}
     copies, activations = _kept_by_differentiation(both)
     feature_bytes = _bytes(maps)
