@@ -17,7 +17,14 @@ from drifting.assembly.feed import batch_names, make_feed, resident_source
 from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
 from drifting.assembly.recipe import optimizer_of, recipe_of
-from drifting.assembly.spaces import feature_encoder, named_vae, normalised, own_encoder, source_space
+from drifting.assembly.spaces import (
+    feature_encoder,
+    features_until_loss,
+    named_vae,
+    normalised,
+    own_encoder,
+    source_space,
+)
 from drifting.assembly.start import Beginner, StartingPoint, begun, check_classes, start_of
 from drifting.config.arguments import check_drawing, checked_arguments
 from drifting.config.checks import check_layout, check_sizes
@@ -290,8 +297,10 @@ def set_up(
         generator, init_params = networks.own_generator(network, space.shape, config.train.seed)
     optimizer = optimizer_of(config.optimizer, config.train.steps)
     placement = ONE_DEVICE if layout is None or layout.devices == 1 else layout
-    recipe = recipe_of(config, platform)
-    parts = StepParts(recipe, generator, space, encoder.features, optimizer, pool_of(config), placement)
+    recipe, features = recipe_of(config, platform), encoder.features
+    if not (recipe.micro_batch or config.features.remat):
+        features = features_until_loss(platform or "cpu", features)
+    parts = StepParts(recipe, generator, space, features, optimizer, pool_of(config), placement)
     sets = 1 if layout is None else layout.replicas
 
     def empty_state(taken: dict[str, Array] | None = None) -> TrainState:

@@ -171,7 +171,7 @@ def test_the_loss_in_kernels_compiles(objective: str, device: str):
     ("experiment", "device", "mesh", "micro_batch", "kernels"),
     [
         ("imagenet_latent_l", "h200", Mesh(8), 2048, 20_000),
-        ("imagenet_pixel_b", "h200", Mesh(8), 2048, 30_000),
+        ("imagenet_pixel_b", "h200", Mesh(8), 4096, 20_000),
         ("imagenet_ablation", "tpu-v6e", Mesh(64), 0, None),
         ("imagenet_latent_l", "tpu-v6e", Mesh(64), 2048, None),
     ],
