@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from drifting.config.schema import Config
+from drifting.experiments.plan.flops import products
 from drifting.method.loss import by_size, keeps_fields, maps_together, problem_numbers
 from drifting.method.objective import LOSS_MEMORY
 
@@ -45,6 +46,16 @@ def _residuals(function: Callable[..., Any], first: Any, second: Any) -> tuple[f
     one, two = kept(1), kept(2)
     parameters = _bytes(first if not callable(first) else second)
     return max(0.0, 2 * one - two - parameters), two - one
+
+
+def _widest(function: Callable[..., Any], first: Any, second: Any) -> float:
+    """Bytes of one sample in the widest result of `products` of `function`, see `_residuals`."""
+
+    def most(batch: int) -> float:
+        jaxpr = jax.make_jaxpr(function)(_at(first, batch), _at(second, batch)).jaxpr
+        return max((_bytes([v.aval for v in equation.outvars]) for equation in products(jaxpr)), default=0.0)
+
+    return most(2) - most(1)
 
 
 def _map_shapes(config: Config, f: Any) -> tuple[AbstractArray, AbstractArray, AbstractArray]:

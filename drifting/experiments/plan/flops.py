@@ -33,6 +33,16 @@ def _of(jaxpr: Any) -> float:
     return total
 
 
+def products(jaxpr: Any) -> Iterator[Any]:
+    """Products with weights and convolutions of a trace, those within its calls and loops among them."""
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "conv_general_dilated" or (name == "dot_general" and not any(params["dimension_numbers"][1])):
+            yield equation
+        for inner in _inside(params):
+            yield from products(inner)
+
+
 def _inside(params: dict[str, Any]) -> Iterator[Any]:
     """The traces that an operation such as a call or a loop holds."""
     for value in params.values():

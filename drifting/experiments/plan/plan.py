@@ -34,6 +34,9 @@ SHARE_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 MARGIN = 0.15
 """How much more than is counted here the compiler may assign to micro-batches (docs/chips.md compares them)."""
 
+ABOUT = 0.1
+"""How much more memory than the least is worth larger micro-batches, where none leave that much to spare."""
+
 LARGEST_SHARE = 0.95
 """The largest share of a GPU that JAX can be told to take: the rest is the runtime's."""
 
@@ -142,14 +145,16 @@ def _fits(workload: Workload, mesh: Mesh, micro_batch: int, device: Device, marg
 
 
 def _chosen(workload: Workload, mesh: Mesh, device: Device) -> int | None:
-    """All samples at a time if they fit; the most that fit with a margin, or else the most that take the least memory.
+    """All samples at a time if they fit; the most that fit with a margin, or else the most of about the least memory.
 
     Smaller micro-batches cost no more operations. None: nothing fits.
     """
     fitting = [size for size in workload.micro_batches(mesh) if _fits(workload, mesh, size, device)]
     safe = [size for size in fitting if size == 0 or _fits(workload, mesh, size, device, MARGIN)]
-    tightest = min(fitting, key=lambda size: workload.total(mesh, size, device.platform), default=None)
-    return safe[0] if safe else tightest
+    totals = {size: workload.total(mesh, size, device.platform) for size in fitting}
+    # Not the least itself: the last few percent would be bought with many times as many kernels.
+    tight = [size for size in fitting if totals[size] <= (1 + ABOUT) * min(totals.values())]
+    return next(iter(safe or tight), None)
 
 
 def plan_compiled(

@@ -32,10 +32,12 @@ from drifting.experiments.plan.activations import (
     _loss_memory,
     _map_shapes,
     _residuals,
+    _widest,
     _with_backward,
 )
 from drifting.experiments.plan.flops import flops
 from drifting.method.loss import objective_loss
+from drifting.method.micro_batches import FORWARD_SHARE
 from drifting.method.objective import LossMemory
 from drifting.method.space import VAE_SLICE, SampleSpace
 from drifting.networks.kept import kept_by_name, products_kept
@@ -103,6 +105,8 @@ class Workload:
         activations: those of one sample in each network: what automatic differentiation keeps.
         loss: working memory of the loss on each device beyond all features, for a number of devices and a platform.
         encoding: activations of the VAE that encodes new images.
+        real: how many real samples there are, whose features are made in passes of several micro-batches.
+        widest: what the widest product of such a pass makes of one sample.
     """
 
     samples: int
@@ -116,6 +120,8 @@ class Workload:
     activations: Bytes
     loss: Callable[[int, str], float] = lambda devices, platform: 0.0
     encoding: float = 0.0
+    real: int = 0
+    widest: float = 0.0
     notes: tuple[str, ...] = ()
 
     def operations(self, micro_batch: int) -> float:
@@ -126,8 +132,9 @@ class Workload:
     def memory(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> Bytes:
         """Bytes on each device of a mesh, by what they hold, at the fullest moment of a step.
 
-        That is in the loss, which has the real samples' features and of a whole batch all activations; or in the
-        backward pass of a micro-batch, when the real samples' features are gone and gradients are there.
+        That is in the loss, which has the real samples' features and of a whole batch all activations; before it, in
+        the last of the passes that make features in micro-batches; or in the backward pass of a micro-batch, when the
+        real samples' features are gone and gradients are there.
         """
         local = (micro_batch or self.samples) / mesh.devices
         found = {name: size / mesh.fsdp for name, size in self.sharded.items()}
@@ -142,8 +149,14 @@ class Workload:
         if real is None:  # an autoencoder has no loss between samples
             return backward
         loss = {key: size for key, size in found.items() if key != GRADIENTS} | ({name: activations} if whole else {})
-        loss["loss of the largest feature maps"] = self.loss(mesh.devices, platform)
-        return max(loss, backward, key=lambda held: sum(held.values()))
+        forward = loss | ({} if whole else {"a forward pass": self._forward(micro_batch) / mesh.devices})
+        loss = loss | {"loss of the largest feature maps": self.loss(mesh.devices, platform)}
+        return max(loss, forward, backward, key=lambda held: sum(held.values()))
+
+    def _forward(self, micro_batch: int) -> float:
+        """Bytes of the largest pass that makes features: what a product gives, and what is made of that at once."""
+        counts = (self.samples, 1), (self.real, 2)
+        return 2 * self.widest * max(n / max(least, -(-n // (FORWARD_SHARE * micro_batch))) for n, least in counts)
 
     def total(self, mesh: Mesh, micro_batch: int, platform: str = "gpu") -> float:
         """Largest number of bytes on a device at a time."""
@@ -242,15 +255,12 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
         "encoders on real samples": n_real * reading,
         "encoders on generated, forward + backward": n_gen * flops(_with_backward(features), samples(1), frozen),
         "loss": _loss_flops(parts.recipe.objective, config, maps),
-    }
-    if space.vae is not None and not space.encoded:
-        flop["VAE on new images"] = _vae_flops(space, new)
+    } | ({} if space.vae is None or space.encoded else {"VAE on new images": _vae_flops(space, new)})
     again = {"generator, forward again": n_gen * drawing, "encoders on generated, forward again": n_gen * reading}
     # What lies between products a compiler makes again within its kernels: differentiation asks for five times as much.
     kept = jax.checkpoint(parts.features, policy=kept_by_name if config.features.remat else products_kept)
     both = {"generator": (generate, state.params, inputs), "encoders": (lambda x, p: kept(p, x), samples, frozen)}
     copies, activations = _kept_by_differentiation(both)
-    feature_bytes = _bytes(maps)
     return Workload(
         samples=n_gen,
         parameters=_counts({"generator": state.params} | frozen),
@@ -262,14 +272,16 @@ def _measure_training(config: Config, space: SampleSpace, images: ImageFacts) ->
         | ({"banks": _bytes(state.banks)} if state.banks else {}),
         spread={
             "real and generated samples": (n_real + 2 * n_gen) * _bytes(samples(1)),
-            "features kept, generated": n_gen * feature_bytes,
-            REAL_FEATURES: n_real * feature_bytes,
+            "features kept, generated": n_gen * _bytes(maps),
+            REAL_FEATURES: n_real * _bytes(maps),
         }
         | ({"resident data": _resident_bytes(config, space, images)} if config.data.resident == "device" else {}),
         copies=copies,
         activations=activations,
         loss=partial(_loss_memory, config, maps),
         encoding=_encoding(space, new),
+        real=n_real,
+        widest=max(_widest(generate, state.params, inputs), _widest(features, samples, frozen)),
         notes=images.notes,
     )
 
