@@ -69,6 +69,38 @@ def test_launches_bytes_and_what_travels_are_counted_as_often_as_they_happen():
     assert counts.products == {"f32, highest": 2 * 8 * 16 * 4}
 
 
+FUSED = """HloModule jit_step
+
+%fused (p0: f32[8,16]) -> f32[8] {{
+  %p0 = f32[8,16]{{1,0}} parameter(0)
+  %unit = f32[] constant(2)
+  %units = f32[8,16]{{1,0}} broadcast(%unit), dimensions={{}}
+  %scaled = f32[8,16]{{1,0}} {operation}
+  %left = f32[8,4]{{1,0}} slice(%scaled), slice={{[0:8], [0:4]}}
+  %right = f32[8,6]{{1,0}} slice(%scaled), slice={{[0:8], [10:16]}}
+  {root}
+}}
+
+ENTRY %main (a: f32[8,16]) -> f32[8] {{
+  %a = f32[8,16]{{1,0}} parameter(0)
+  ROOT %made = f32[8]{{0}} fusion(%a), kind=kInput, calls=%fused
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "operation, root, share",
+    [
+        ("divide(%p0, %units)", "ROOT %sum = f32[8]{0} reduce(%left, %unit), dimensions={1}, to_apply=%add", 10),
+        ("reverse(%p0), dimensions={1}", "ROOT %sum = f32[8]{0} reduce(%left, %unit), dimensions={1}", 16),
+        ("divide(%p0, %units)", "ROOT %sum = f32[8]{0} reduce(%scaled, %unit), dimensions={1}, to_apply=%add", 16),
+    ],
+    ids=["slices of a quotient", "slices of what is moved", "all of it"],
+)
+def test_of_an_operand_that_is_cut_within_a_fused_operation_the_slices_count(operation: str, root: str, share: int):
+    assert count_module(FUSED.format(operation=operation, root=root)).moved["rest"] == 4 * (8 * share + 8)
+
+
 def test_types_have_sizes():
     assert shape_bytes("(f32[2,3]{1,0}, u8[4], bf16[], pred[7])") == 24 + 4 + 2 + 7
     computations, entry = parse_module(MODULE)

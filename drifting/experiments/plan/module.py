@@ -28,6 +28,13 @@ NO_LAUNCH = (
 
 SLICING = ("dynamic-slice", "slice", "gather")
 
+BY_ELEMENT = (
+    *("abs", "add", "and", "bitcast", "compare", "convert", "divide", "exponential", "log", "maximum", "minimum"),
+    *("multiply", "negate", "not", "or", "power", "rsqrt", "select", "sqrt", "subtract", "tanh"),
+)
+"""Within a fused operation these are computed at the places that are used of their results, and of others nothing is
+read."""
+
 PARTS = ("vae", "generator", "encoder", "loss", "bank")
 """Names of `jax.named_scope` in the training step, the innermost meaning first where they are nested."""
 
@@ -40,10 +47,16 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 
 def shape_bytes(text: str) -> int:
     """Bytes of all arrays that a type names, such as `(f32[2,3]{1,0}, u8[4])`."""
-    return sum(
-        ELEMENT_BYTES.get(kind, 4) * math.prod(int(size) for size in sizes.split(",") if size)
-        for kind, sizes in _SHAPE.findall(text)
-    )
+    return sum(ELEMENT_BYTES.get(kind, 4) * _elements(sizes) for kind, sizes in _SHAPE.findall(text))
+
+
+def shape_elements(text: str) -> int:
+    """How many numbers the arrays have that a type names."""
+    return sum(_elements(sizes) for _, sizes in _SHAPE.findall(text))
+
+
+def _elements(sizes: str) -> int:
+    return math.prod(int(size) for size in sizes.split(",") if size)
 
 
 @dataclass(frozen=True)
@@ -240,20 +253,24 @@ def _read(computations: Computations, name: str, operation: Operation) -> int:
     for inner in fused.values():
         for operand in inner.operands:
             users[operand].append(inner)
+    shares: dict[str, float] = {}
+    for inner in reversed(fused.values()):
+        shares[inner.name] = _used(inner, users[inner.name], shares)
     parameters = {int(inner.attributes.split(")")[0]): inner for inner in fused.values() if inner.opcode == "parameter"}
-    return sum(min(size, _used(parameters[i], users)) for i, size in enumerate(sizes) if i in parameters)
+    return sum(round(size * shares[parameters[i].name]) for i, size in enumerate(sizes) if i in parameters)
 
 
-def _used(operation: Operation, users: dict[str, list[Operation]]) -> int:
-    """Bytes of a fused computation's parameter that are read."""
-    found = users[operation.name]
-    if found and all(user.opcode in SLICING and user.operands[0] == operation.name for user in found):
-        return sum(shape_bytes(user.type) for user in found)
-    if found and all(user.opcode == "dynamic-update-slice" and user.operands[0] == operation.name for user in found):
-        return 0
-    if found and all(user.opcode == "bitcast" for user in found):
-        return max(_used(user, users) for user in found)
-    return shape_bytes(operation.type)
+def _used(operation: Operation, users: list[Operation], shares: dict[str, float]) -> float:
+    """The share of an operation's elements that is used in its fused computation; `shares` has that of its users."""
+    used = 0.0 if users else 1.0
+    for user in users:
+        if user.opcode in SLICING and user.operands[0] == operation.name:
+            used += shape_elements(user.type) / max(1, shape_elements(operation.type))
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == operation.name:
+            continue
+        else:
+            used += shares[user.name] if user.opcode in BY_ELEMENT else 1.0
+    return min(used, 1.0)
 
 
 def _written(computations: Computations, operation: Operation) -> int:
@@ -292,5 +309,4 @@ def _product(table: dict[str, Operation], operation: Operation) -> tuple[str, in
     _, out = _SHAPE.findall(operation.type)[0]
     sides = [int(size) for size in left.split(",")]
     depth = math.prod(sides[int(axis)] for axis in (contracted[1] if contracted else "").split(",") if axis)
-    size = math.prod(int(side) for side in out.split(",") if side)
-    return f"{kind}, {precision[1].lower() if precision else 'default'}", 2 * size * depth
+    return f"{kind}, {precision[1].lower() if precision else 'default'}", 2 * _elements(out) * depth
