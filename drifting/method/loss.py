@@ -113,6 +113,8 @@ def mean_products(
 ) -> Float32[Array, "problems widths widths"]:
     """The mean of the product of the fields of each two widths; on the diagonal their mean squares."""
     (_, count, n, channels), each = fields.shape, range(fields.shape[1])
+    # Where a GPU's compiler writes the product itself, it would go through its result once for each of these sums.
+    fields = jax.lax.optimization_barrier(fields)
     sums = {(i, j): jnp.sum(fields[:, i] * fields[:, j], axis=(1, 2)) for i in each for j in range(i + 1)}
     # Before they are arranged: so the fields are gone through once for all of them.
     sums = jax.lax.optimization_barrier(sums)
