@@ -6,7 +6,8 @@
 Times are minima of ten calls on this machine and move with it; floating-point operations and temporary memory are the
 compiler's own figures and do not. Two codes are compared by the second line alone: it calls them in turns, in one
 process. `FOLDER/rival.py` has a function `workloads()`, which gives a dict of functions without arguments by the names
-of `WORKLOADS`, as many as there are; each makes one call and returns its arrays.
+below, as many as there are; each makes one call and returns its arrays, which are waited for. Shapes are those of
+docs/performance.md.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import importlib.util
 import io
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from drifting.assembly.spaces import sample_space
 from drifting.config.schema import BankConfig, Config, LossConfig, MAEConfig, ModelConfig, OptimizerConfig
 from drifting.data.crop import centre_crop, random_crop
 from drifting.data.decode import decode
+from drifting.errors import ConfigError, one_line
 from drifting.method.encoders import FeatureEncoder
 from drifting.method.encoders.mae import mae_features
 from drifting.method.features import pixel_features
@@ -221,24 +224,55 @@ def workloads() -> Iterator[tuple[str, Callable[[], Measured]]]:
         yield f"drift loss, {problems} problems x {channels} channels", partial(compiled, function, *arguments)
 
 
-def race(folder: Path) -> Table:
-    """Our calls and those of another code in turns, minima of ten: `FOLDER/rival.py`."""
+def rival_workloads(folder: Path) -> dict[str, Callable[[], Any]]:
+    """What `FOLDER/rival.py` has to be compared.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be run, or what its `workloads()` gives is no dict of functions by
+            the names of `WORKLOADS`.
+    """
     file = folder / "rival.py"
     specification = importlib.util.spec_from_file_location("rival", file) if file.is_file() else None
     if specification is None or specification.loader is None:
-        sys.exit(f"--against={folder}: has no rival.py")
+        raise ConfigError(f"--against={folder}: has no rival.py")
     rival = importlib.util.module_from_spec(specification)
     sys.path.insert(0, str(folder))
-    specification.loader.exec_module(rival)
-    theirs: dict[str, Callable[[], Any]] = rival.workloads()
-    if unknown := set(theirs) - set(WORKLOADS):
-        sys.exit(f"--against={folder}: workloads() has {', '.join(sorted(unknown))}: use {'; '.join(WORKLOADS)}")
+    sys.modules["rival"] = rival  # where dataclasses look for it
+    try:
+        specification.loader.exec_module(rival)
+        found = rival.workloads()
+    except Exception as error:
+        raise ConfigError(f"--against={folder}: rival.py does not run: {_told(error)}") from error
+    remedy = f"return a dict of functions by one or more of these names: {'; '.join(WORKLOADS)}"
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"--against={folder}: workloads() returns {one_line(repr(found))[:100]}; {remedy}")
+    if unknown := [name for name in found if name not in WORKLOADS or not callable(found[name])]:
+        raise ConfigError(f"--against={folder}: workloads() has {', '.join(map(repr, unknown))}; {remedy}")
+    return found
+
+
+def _told(error: Exception) -> str:
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {one_line(str(error))} ({Path(line.filename).name}, line {line.lineno})"
+
+
+def race(folder: Path) -> tuple[Table, bool]:
+    """Our calls and those of another code in turns, minima of ten; and whether all of that code's could be made."""
+    theirs, whole = rival_workloads(folder), True
     table = Table("what", "ours, ms", "theirs, ms", "theirs / ours", title=f"in turns, minima of {REPEATS}")
     for name, compile_ours in workloads():
-        if name in theirs:
-            ours, other = in_turns(compile_ours().call, theirs[name])
-            table.add_row(name, f"{ours * 1e3:.1f}", f"{other * 1e3:.1f}", f"{other / ours:.2f}")
-    return table
+        if name not in theirs:
+            continue
+        call = compile_ours().call
+        try:
+            jax.block_until_ready(theirs[name]())
+        except Exception as error:
+            whole = False
+            table.add_row(name, "", f"failed: {_told(error)}", "")
+            continue
+        ours, other = in_turns(call, theirs[name])
+        table.add_row(name, f"{ours * 1e3:.1f}", f"{other * 1e3:.1f}", f"{other / ours:.2f}")
+    return table, whole
 
 
 def in_turns(*calls: Callable[[], Any]) -> list[float]:
@@ -254,15 +288,21 @@ def in_turns(*calls: Callable[[], Any]) -> list[float]:
     return least
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another code's step beside ours, see above")
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; returns 1 where another code failed."""
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nNames: {'; '.join(WORKLOADS)}.", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another code's step beside ours")
     options = parser.parse_args(arguments)
     console = Console(width=120)
     if options.against is not None:
-        console.print(race(options.against))
-        return
+        try:
+            shown, whole = race(options.against)
+        except ConfigError as error:
+            parser.error(str(error))
+        console.print(shown)
+        return int(not whole)
     table = Table("what", "ms", "GFLOP", "MB temp", "compile s", title=f"float32 on {jax.devices()[0].device_kind}")
     for name, compile_it in workloads():
         measured = compile_it()
@@ -282,7 +322,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"matrix product of 2048 x 2048: {product.gflop / min(timed(product.call)):.0f} GFLOP/s")
     print("GFLOP of the generator's blocks count one block of four: the compiler counts the body of a loop once")
     bench_data.main()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

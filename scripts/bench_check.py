@@ -63,22 +63,16 @@ def programs() -> dict[str, Program]:
 
 def counts_of(function: Callable[..., Any], arguments: tuple[Any, ...]) -> dict[str, float]:
     """The figures of one program."""
-    traces: list[None] = []
-
-    def traced(*given: Any) -> Any:
-        traces.append(None)
-        return function(*given)
-
-    jitted = jax.jit(traced, donate_argnums=0)
+    jitted = jax.jit(function, donate_argnums=0)
     compiled: Any = jitted.lower(*arguments).compile(compiler_options=COMPILER_OPTIONS)
-    loops = count_module(compiled.as_text()).loops
+    counts = count_module(compiled.as_text())
     return {
         "GFLOP": flops(function, *arguments) / 1e9,
         "GB moved, loops once": compiled.cost_analysis()["bytes accessed"] / 1e9,
         "MB temporary": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        "loops": float(loops.total()),
-        "trips of loops": float(sum(trips * count for trips, count in loops.items())),
-        "traces": float(len(traces)),
+        "loops": float(counts.loops.total()),
+        "trips of loops": float(sum(trips * count for trips, count in counts.loops.items())),
+        "operations, loops once": float(counts.static.total()),
     }
 
 
@@ -95,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.record and not options.note.strip():
         parser.error('--record: say why with --note="One sentence."')
+    if options.note and not options.record:
+        parser.error("--note: is written with --record, give that as well")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {"programs": {}, "notes": []}
     table = Table("what", "figure", "recorded", "now", "difference", title=f"jax {jax.__version__}, CPU compiler")
     found: dict[str, dict[str, float]] = {}
@@ -108,6 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
                 wrong.append(f"{name}: {figure} is {value:g}, recorded {recorded}")
             shown = ["" if recorded is None else f"{recorded:g}", f"{value:g}", "" if off is None else f"{off:+.1%}"]
             table.add_row(name, figure, *shown)
+    for name, figures in record["programs"].items():
+        gone = sorted(set(figures) - set(found.get(name, {})))
+        wrong += [f"{name}: {figure} is recorded, {figures[figure]:g}, and was not found" for figure in gone]
     Console(width=120).print(table)
     if options.record:
         notes = [*record["notes"], {"jax": jax.__version__, "note": options.note.strip()}]

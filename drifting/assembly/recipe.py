@@ -1,14 +1,19 @@
 """The numbers of a step, and the optimiser, from settings."""
 
+import logging
+
 from drifting.config.schema import Config, LossConfig, OptimizerConfig
 from drifting.errors import one_of
 from drifting.method.fields import FIELDS
+from drifting.method.fused import MOST_PAIRS, is_covered
 from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
 from drifting.method.objective import FEATURE_SCALES, FUSED_PLATFORMS, KERNEL_BACKENDS, LOSS_MEMORY, Objective
 from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES, Optimizer, learning_rate, make_optimizer
 from drifting.method.potentials import LOSSES
 from drifting.method.step import Recipe
+
+logger = logging.getLogger("drifting")
 
 
 def recipe_of(config: Config, platform: str | None = None) -> Recipe:
@@ -45,6 +50,23 @@ def objective_of(loss: LossConfig, platform: str | None = None) -> Objective:
     memory = None if platform is None else LOSS_MEMORY.get(platform, LOSS_MEMORY["gpu"])
     fused = platform if platform in FUSED_PLATFORMS and loss.kernel_backend == "pallas" else None
     return Objective(loss.objective, KERNELS[loss.kernel], loss.normalise_field, loss.feature_scale, memory, fused)
+
+
+def tell_of_kernels(loss: LossConfig, objective: Objective) -> None:
+    """Says where kernels are asked for and yet the loss is computed as operations of JAX, and why."""
+    if loss.kernel_backend != "pallas":
+        return
+    counts = loss.generated, loss.unconditional, loss.positives
+    if objective.fused is None:
+        reason = "there are kernels for GPUs and TPUs"
+    elif not is_covered(objective, (16, 16, 16), 1):
+        reason = f"there are none of {loss.objective} with {loss.kernel}"
+    elif not is_covered(objective, counts, 1):
+        samples = "{} generated, {} unconditional and {} positives".format(*counts)
+        reason = f"a program has room for {MOST_PAIRS:,} pairs, not for those of {samples}"
+    else:
+        return
+    logger.warning("loss.kernel_backend=pallas: the loss is computed as operations of JAX, for %s", reason)
 
 
 def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:

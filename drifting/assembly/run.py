@@ -16,7 +16,7 @@ from drifting.assembly import networks
 from drifting.assembly.feed import batch_names, make_feed, resident_source
 from drifting.assembly.names import check_settings
 from drifting.assembly.pools import banks_of, fill_banks, pool_of
-from drifting.assembly.recipe import optimizer_of, recipe_of
+from drifting.assembly.recipe import optimizer_of, recipe_of, tell_of_kernels
 from drifting.assembly.spaces import (
     feature_encoder,
     features_until_loss,
@@ -241,6 +241,7 @@ def prepare(
     found = feature_encoder(config.features, space) if encoder is None else own_encoder(encoder, space)
     read, space = resident_source(config.data, source, space)
     parts, empty = set_up(config, space, found, source.num_classes, layout, network)
+    tell_of_kernels(config.loss, parts.recipe.objective)
     placed = shardings(layout, jax.eval_shape(empty))
     # Arguments, not constants: runs that differ in them alone share what is compiled.
     everywhere = partial(jax.jit, out_shardings=layout.replicated)

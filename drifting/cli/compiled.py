@@ -1,13 +1,18 @@
 """Where commands keep what they have compiled, so that a run that goes on does not compile again."""
 
+import glob
 import hashlib
+import itertools
 import logging
 import os
 import platform
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from drifting.config.paths import is_address
 from drifting.errors import one_line
@@ -28,6 +33,11 @@ ADDRESSES = ("gs", "s3", "az", "hf")
 
 NOT_KEPT = "Error (reading|writing) persistent compilation cache entry|Cache value for key .* exceeds the maximum"
 """How JAX's warnings begin, one for each program, where it cannot read or keep what is compiled."""
+
+NOT_READ = "Error reading persistent compilation cache entry for '([^']*)'"
+
+KEPT_FILES = ("-cache", "-atime")
+"""How the names end of the two files that JAX has of a program."""
 
 
 def keep_compiled() -> None:
@@ -52,8 +62,36 @@ def keep_compiled() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     for name, value in COMPILED_SETTINGS.items():
         os.environ.setdefault(name, value)
-    # A file that a crash cut short, or a full disk: the program is compiled, and nobody needs to know.
-    warnings.filterwarnings("ignore", message=NOT_KEPT)
+    _remove_halves(folder)
+    _replace_what_cannot_be_read(folder)
+
+
+def _remove_halves(folder: Path) -> None:
+    """Removes programs that a killed process had not kept to the end: without its second file, when it was used last,
+    one of them makes JAX keep no further one."""
+    names = {suffix: {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")} for suffix in KEPT_FILES}
+    # Under JAX's own lock, for another process may be between the two; a lock that is taken is not waited for.
+    with suppress(OSError, Timeout), FileLock(folder / ".lockfile", timeout=1):
+        for suffix, other in itertools.permutations(KEPT_FILES):
+            for name in names[suffix]:
+                if not (folder / f"{name}{other}").exists():
+                    (folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+
+def _replace_what_cannot_be_read(folder: Path) -> None:
+    """Removes what JAX says it cannot read, so that the program, once compiled, is kept in its place. A full disk or
+    one that cannot be written to is no matter: the program is compiled, and nobody needs to know."""
+    show = warnings.showwarning
+
+    def showwarning(message: Any, *where: Any, **more: Any) -> None:
+        if not re.match(NOT_KEPT, str(message)):
+            show(message, *where, **more)
+        elif broken := re.match(NOT_READ, str(message)):
+            with suppress(OSError):
+                for path in folder.glob(f"{glob.escape(broken[1])}-*"):
+                    path.unlink(missing_ok=True)
+
+    warnings.showwarning = showwarning
 
 
 def _tell_once_what_is_not_kept(folder: str) -> None:

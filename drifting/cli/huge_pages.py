@@ -40,7 +40,9 @@ def begin_with_huge_pages() -> None:
 def _gain(environment: Mapping[str, str]) -> bool:
     declined = environment.get(HUGE_PAGES_VARIABLE, "1").lower() in ("0", "false", "no", "off")
     tuned = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in environment)
-    elsewhere = environment.get("JAX_PLATFORMS", "cpu") != "cpu" or any(Path(file).exists() for file in ACCELERATORS)
+    # An empty variable is none to JAX.
+    asked = environment.get("JAX_PLATFORMS", "")
+    elsewhere = asked != "cpu" if asked else any(Path(file).exists() for file in ACCELERATORS)
     return not (declined or tuned or elsewhere) and _reads_the_tunable() and _given_to_those_who_ask()
 
 

@@ -93,6 +93,8 @@ def _plan(values: flags.FlagValues) -> int:
     if values.json and not values.compile:
         raise ConfigError("--json: give --compile as well, whose figures it prints")
     if values.compile:
+        if values["efficiency"].present:
+            raise ConfigError(f"--efficiency={values.efficiency:g}: with --compile there are no times, leave it out")
         asked = dict(mesh=values.mesh, device=values.device, micro_batch=values.micro_batch)
         return 0 if plan_compiled(config, **asked, as_json=values.json) else 1
     fits = plan(

@@ -72,7 +72,7 @@ class LossConfig:
         "unit of the widths: mean distance of a map (per_map) or problem, to near real samples (neighbour), or none",
     ] = "per_map"
     kernel_backend: Annotated[
-        str, "what computes the loss: operations of jax, or on accelerators kernels in pallas (not inverse_profile_kde)"
+        str, "what computes the loss: operations of jax, or on accelerators kernels in pallas, where they have room"
     ] = "jax"
     labels: Annotated[
         int, "class labels a step, with drift problems of their own; of few classes some are repeated"

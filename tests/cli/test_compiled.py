@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from drifting.cli.compiled import COMPILED_BYTES, compiled_folder, keep_compiled
 from tests.support.runs import TINY
@@ -66,6 +68,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     for name in [name for name in os.environ if "CACHE" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     return monkeypatch
 
 
@@ -97,6 +100,62 @@ def test_where_and_how_much_is_kept(environment: pytest.MonkeyPatch, tmp_path: P
 def test_what_the_user_says_stays(environment: pytest.MonkeyPatch, tmp_path: Path, setting: tuple[str, str]):
     environment.setenv(*setting)
     assert changes() == {} and not (tmp_path / "cache").exists()
+
+
+COMPILE = """
+import sys
+from drifting.cli.compiled import keep_compiled
+keep_compiled()
+import jax
+def double(x):
+    return 2 * x
+def triple(x):
+    return 3 * x
+for name in sys.argv[1:]:
+    jax.jit(globals()[name])(1.0)
+"""
+
+
+def test_what_a_crash_left_of_a_program_is_kept_anew(tmp_path: Path):
+    """One file of two, or half of one: JAX would keep no further program, or compile that one at each start."""
+    settings = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XDG_CACHE_HOME": str(tmp_path)}
+    inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+
+    def compile_in_a_process(*names: str) -> dict[str, Path]:
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILE, *names],
+            capture_output=True, text=True, check=True, timeout=60, env=inherited | settings,
+        )  # fmt: skip
+        assert done.stderr == ""
+        (folder,) = (tmp_path / "drifting" / "compiled").iterdir()
+        return {f"{path.name.partition('-')[0]}-{path.name[-5:]}": path for path in folder.glob("*-?????")}
+
+    kept = compile_in_a_process("double")
+    assert set(kept) == {"jit_double-cache", "jit_double-atime"}
+    whole = kept["jit_double-cache"].read_bytes()
+    kept["jit_double-atime"].unlink()
+    kept = compile_in_a_process("triple")
+    assert set(kept) == {"jit_triple-cache", "jit_triple-atime"}
+    kept = compile_in_a_process("double")
+    assert len(kept) == 4
+    kept["jit_double-cache"].write_bytes(whole[: len(whole) // 2])
+    kept["jit_triple-cache"].unlink()
+    kept = compile_in_a_process("double")
+    assert set(kept) == {"jit_double-cache", "jit_double-atime"}
+    assert len(kept["jit_double-cache"].read_bytes()) == len(whole)
+
+
+def test_half_a_program_stays_while_another_process_may_be_writing_it(environment: pytest.MonkeyPatch, tmp_path: Path):
+    changes()
+    forget(environment)
+    half = compiled_folder() / "jit_f-0-cache"
+    half.write_bytes(b"0")
+    with FileLock(compiled_folder() / ".lockfile"):
+        changes()
+        assert half.exists()
+    forget(environment)
+    changes()
+    assert not half.exists()
 
 
 UNUSABLE = """

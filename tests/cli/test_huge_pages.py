@@ -75,6 +75,21 @@ def test_who_sets_it_otherwise_is_left_alone(name: str, value: str, begun: list[
     assert not begun
 
 
+@pytest.mark.parametrize(
+    ("platforms", "accelerator", "begins"),
+    [("cpu", True, True), ("", False, True), ("", True, False), (None, True, False), ("cuda", False, False)],
+)
+def test_a_computation_on_the_cpu_has_them_on_any_machine(
+    platforms: str | None, accelerator: bool, begins: bool, begun: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huge_pages, "ACCELERATORS", (__file__,) if accelerator else ())
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if platforms is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    begin_with_huge_pages()
+    assert bool(begun) == begins
+
+
 @pytest.mark.parametrize("offered", ["[always] madvise never", "always madvise [never]", None])
 def test_where_nothing_is_gained_nothing_happens(offered: str | None, begun: list[Any]):
     Path(huge_pages.OFFERED).unlink() if offered is None else Path(huge_pages.OFFERED).write_text(offered)

@@ -238,6 +238,11 @@ def test_json_is_of_the_compilers_figures(capsys: pytest.CaptureFixture[str]):
     assert "--json: give --compile as well" in capsys.readouterr().err
 
 
+def test_the_compiler_knows_no_share_of_the_peak(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", f"--config={TINY}", "--device=h100", "--compile", "--efficiency=0.3"]) == 2
+    assert "--efficiency=0.3: with --compile there are no times" in capsys.readouterr().err
+
+
 def test_every_card_has_a_description():
     from importlib import resources
 
