@@ -4,8 +4,9 @@
 
 Tensor cores multiply bfloat16 or TF32 numbers and add up in float32. A float32 number is the sum of three bfloat16
 ones, or of two of TF32 to within a bit or two, so that some products of parts come near to that of the numbers, by the
-names that XLA has for them (`jax.lax.DotAlgorithmPreset`). Products of parts are exact in float32, so that the emulation
-differs from a card in the order of additions alone. Everything besides products is float32; compared is with float64.
+names that XLA has for them (`jax.lax.DotAlgorithmPreset`). Products of parts are exact in float32, so that the
+emulation differs from a card in the order of additions alone. Everything besides products is float32; compared is with
+float64.
 """
 
 import sys
