@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
 from configs.sweeps.mnist_recipe import BEST, CHANGES
 from drifting.errors import ConfigError
 from drifting.experiments.grid import SweepCell
@@ -233,23 +231,22 @@ def with_tables(page: str, heading: str, tables: Iterable[str]) -> str:
 
 
 def compare(row: Row, rows: Sequence[Row]) -> tuple[str, bool]:
-    """What a cell that was run again comes to, and whether one more seed would give that.
+    """What a cell that was run again comes to, and whether that lies within the spread of the table.
 
-    Other rounding, of another processor or another version of a library, soon is another draw. So each score is
-    compared with those of the seeds at that width, by Student's prediction interval of 95 % for one more of them.
+    The spread of a score is its range over the seeds at that width, to both sides of what the table says of this seed.
 
     Raises:
         ConfigError: the table has not this cell, or has not several seeds of its width.
     """
     seeds = [old for old in rows if all(old[name] == str(row[name]) for name in CELL[:3])]
-    if not any(old["seed"] == str(row["seed"]) for old in seeds) or len(seeds) < 2:
+    before = next((old for old in seeds if old["seed"] == str(row["seed"])), None)
+    if before is None or len(seeds) < 2:
         raise ConfigError(f"{TABLE.name}: has no spread for {' '.join(str(row[name]) for name in CELL)}")
-    factor = float(student.ppf(0.975, len(seeds) - 1)) * (1 + 1 / len(seeds)) ** 0.5
-    lines, fits = [f"{'score':20}{'here':>10}{'seeds':>10}{'within':>10}"], True
+    lines, fits = [f"{'score':20}{'here':>10}{'table':>10}{'spread':>10}"], True
     for name in ("frechet_distance", "f1", "coverage", "classifier_accuracy"):
         values = [float(old[name]) for old in seeds]
-        here, mean, width = float(row[name]), statistics.mean(values), factor * statistics.stdev(values)
-        within = abs(here - mean) <= width
+        width, here, there = max(values) - min(values), float(row[name]), float(before[name])
+        within = abs(here - there) <= width
         fits &= within
-        lines.append(f"{name:20}{here:10.4f}{mean:10.4f}{width:10.4f}{'' if within else '  outside'}")
+        lines.append(f"{name:20}{here:10.4f}{there:10.4f}{width:10.4f}{'' if within else '  outside'}")
     return "\n".join(lines), fits
