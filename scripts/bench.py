@@ -263,14 +263,13 @@ def race(folder: Path) -> tuple[Table, bool]:
     for name, compile_ours in workloads():
         if name not in theirs:
             continue
-        call = compile_ours().call
         try:
             jax.block_until_ready(theirs[name]())
         except Exception as error:
             whole = False
             table.add_row(name, "", f"failed: {_told(error)}", "")
             continue
-        ours, other = in_turns(call, theirs[name])
+        ours, other = in_turns(compile_ours().call, theirs[name])
         table.add_row(name, f"{ours * 1e3:.1f}", f"{other * 1e3:.1f}", f"{other / ours:.2f}")
     return table, whole
 

@@ -3,7 +3,7 @@
 import logging
 
 from drifting.config.schema import Config, LossConfig, OptimizerConfig
-from drifting.errors import one_of
+from drifting.errors import counted, one_of
 from drifting.method.fields import FIELDS
 from drifting.method.fused import MOST_PAIRS, is_covered
 from drifting.method.guidance import GuidancePrior
@@ -62,7 +62,7 @@ def tell_of_kernels(loss: LossConfig, objective: Objective) -> None:
     elif not is_covered(objective, (16, 16, 16), 1):
         reason = f"there are none of {loss.objective} with {loss.kernel}"
     elif not is_covered(objective, counts, 1):
-        samples = "{} generated, {} unconditional and {} positives".format(*counts)
+        samples = f"{counts[0]} generated, {counts[1]} unconditional and {counted(counts[2], 'positive')}"
         reason = f"a program has room for {MOST_PAIRS:,} pairs, not for those of {samples}"
     else:
         return
