@@ -49,7 +49,7 @@ def read(folder: Path) -> dict[str, list[Row]]:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
-LARGE = ("ablation", "latent_b")
+LARGE = ("ablation", "ablation_pallas", "latent_b")
 """Sections whose steps take long to compile."""
 
 
@@ -83,8 +83,8 @@ def test_the_smallest_form_measures_everything(measured: tuple[Path, int]):
     compared = {row["group"] for row in sections["agreement"]}
     wanted = {group for group in TOLERANCES if FULL or not group.startswith("networks")}
     assert compared == wanted and all(row["ok"] for row in sections["agreement"])
-    recipes = [name for name in ("mnist", "ablation", "latent_b") if name in sections]
-    assert len(recipes) == (3 if FULL else 1)
+    recipes = [name for name in ("mnist", *LARGE) if name in sections]
+    assert len(recipes) == (1 + len(LARGE) if FULL else 1)
     for name in recipes:
         (row,) = sections[name]
         assert row["steps_timed"] >= 10 and not row["partial"]
@@ -155,8 +155,11 @@ def test_devices_are_known_by_what_jax_calls_them(kind: str, name: str | None):
 def test_kernels_are_read_off_the_compiled_module():
     calls = 'x = f32[] custom-call(y), custom_call_target="{}"\n'
     plain = calls.format("__cublas$gemm") * 2
-    assert kernels(plain) == {"custom_calls": {"__cublas$gemm": 2}, "flash": False}
+    none = {"flash": False, "loss_in_kernels": False}
+    assert kernels(plain) == {"custom_calls": {"__cublas$gemm": 2}} | none
     assert kernels(plain + calls.format("__gpu$xla.gpu.triton"))["flash"]
+    loss = calls.format("__gpu$xla.gpu.triton").replace("x =", "loss_norms =")
+    assert kernels(plain + loss)["loss_in_kernels"] and not kernels(plain + loss)["flash"]
     assert kernels(calls.format("tpu_custom_call"))["flash"]
 
 

@@ -5,9 +5,10 @@ import logging
 from drifting.config.schema import Config, LossConfig, OptimizerConfig
 from drifting.errors import counted, one_of
 from drifting.method.fields import FIELDS
-from drifting.method.fused import MOST_PAIRS, is_covered
+from drifting.method.fused import is_covered, sizes_of
 from drifting.method.guidance import GuidancePrior
 from drifting.method.kernels import KERNELS
+from drifting.method.loss_program import MOST_PAIRS, SUBLANES
 from drifting.method.objective import FEATURE_SCALES, FUSED_PLATFORMS, KERNEL_BACKENDS, LOSS_MEMORY, Objective
 from drifting.method.optimizer import DECAYED, OPTIMIZERS, SCHEDULES, Optimizer, learning_rate, make_optimizer
 from drifting.method.potentials import LOSSES
@@ -56,17 +57,26 @@ def tell_of_kernels(loss: LossConfig, objective: Objective) -> None:
     """Says where kernels are asked for and yet the loss is computed as operations of JAX, and why."""
     if loss.kernel_backend != "pallas":
         return
+    reason = why_uncovered(loss, objective)
+    if reason is not None:
+        logger.warning("loss.kernel_backend=pallas: the loss is computed as operations of JAX, because %s", reason)
+
+
+def why_uncovered(loss: LossConfig, objective: Objective) -> str | None:
+    """Why kernels do not compute the loss, whatever its features are; None: they do."""
     counts = loss.generated, loss.unconditional, loss.positives
     if objective.fused is None:
-        reason = "there are kernels for GPUs and TPUs"
-    elif not is_covered(objective, (16, 16, 16), 1):
-        reason = f"there are none of {loss.objective} with {loss.kernel}"
-    elif not is_covered(objective, counts, 1):
-        samples = f"{counts[0]} generated, {counts[1]} unconditional and {counted(counts[2], 'positive')}"
-        reason = f"a program has room for {MOST_PAIRS:,} pairs, not for those of {samples}"
-    else:
-        return
-    logger.warning("loss.kernel_backend=pallas: the loss is computed as operations of JAX, for %s", reason)
+        return "there are kernels for GPUs and TPUs alone"
+    if not is_covered(objective, (16, 16, 16), 1):
+        return f"there are none of {loss.objective} with {loss.kernel}"
+    if is_covered(objective, counts, 1):
+        return None
+    sizes = sizes_of(objective, counts)
+    if sizes.pairs <= MOST_PAIRS:
+        return f"on a TPU loss.generated={loss.generated} must be a multiple of {SUBLANES} beside unconditional samples"
+    samples = f"{counts[0]} generated, {counts[1]} unconditional and {counted(counts[2], 'positive')}"
+    filled = ", filled up to powers of two," if sizes.pairs > counts[0] * (counts[0] + counts[1] + counts[2]) else ""
+    return f"a program has room for {MOST_PAIRS:,} pairs, and {samples}{filled} are {sizes.pairs:,}"
 
 
 def optimizer_of(config: OptimizerConfig, steps: int) -> Optimizer:

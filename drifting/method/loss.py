@@ -44,8 +44,9 @@ def _gradients(
 
     Three passes over the problems, for what is between them are means over all problems of a map.
     """
-    objective, (labels, n, _, channels) = problems.objective, problems.features[0].shape
-    passes = Fused(problems) if is_covered(objective, problems.counts, channels) else Chunked(problems, keep)
+    objective, (labels, n, positions, channels) = problems.objective, problems.features[0].shape
+    covered = is_covered(objective, problems.counts, channels, labels * positions)
+    passes = Fused(problems) if covered else Chunked(problems, keep)
     units, scale = units_of(problems, *passes.scales(), placement)
     means = problems.map_means(jnp.stack(passes.norms(units, measure), axis=2), placement)
     values, gaps, squares = means[:, 0], means[:, 1], means[:, 2]
@@ -226,7 +227,7 @@ def _loss_of_labels(
         labels, _, _, channels = gen[names[0]].shape
         sizes = [gen[name].shape[2] for name in names]
         shape = ChunkShape(labels, sum(sizes))
-        if not is_covered(objective, counts, channels):
+        if not is_covered(objective, counts, channels, labels * sum(sizes)):
             of_problem = problem_numbers(1, channels, counts, len(widths))
             shape = chunk_shape(memory.chunk, labels, sum(sizes), of_problem, len(names) > 1)
         features = tuple(_joined([maps[name] for name in names], shape.added) for maps in (gen, real))

@@ -16,6 +16,7 @@ SECTIONS: dict[str, Section] = {
     "mnist": partial(steps.rows, "mnist"),
     "sampling": sampling.rows,
     "ablation": partial(steps.rows, "ablation"),
+    "ablation_pallas": partial(steps.rows, "ablation_pallas"),
     "latent_b": partial(steps.rows, "latent_b"),
 }
 

@@ -27,14 +27,23 @@ from scripts.chip.machine import known_device, usable_memory
 from scripts.chip.rows import Row
 from scripts.measuring import REPEATS, made_up_samples, made_up_state, timed
 
-RECIPES = {"ablation": ("imagenet_ablation", 8), "latent_b": ("imagenet_latent:b", 8), "mnist": ("mnist", 1)}
-"""Experiment, and over how many devices its labels are divided. A recipe for one device runs on one."""
+RECIPES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "mnist": ("mnist", 1, {}),
+    "ablation": ("imagenet_ablation", 8, {}),
+    "ablation_pallas": ("imagenet_ablation", 8, {"kernel_backend": "pallas"}),
+    "latent_b": ("imagenet_latent:b", 8, {}),
+}
+"""Experiment, over how many devices its labels are divided, and what is other than its own of the loss's settings. A
+recipe for one device runs on one."""
 
 MOST_STEPS, LONG_ENOUGH = 50, 15.0
 """Steps that are timed at most, and seconds of them that are enough."""
 
-FLASH = re.compile(r"triton|tpu_custom_call|mosaic")
-"""Targets of custom calls that are a kernel of JAX's own: attention has the only ones in a step."""
+PALLAS = re.compile(r'custom_call_target="[^"]*(?:triton|tpu_custom_call|mosaic)')
+"""A call of a kernel in Pallas, in the text of a module."""
+
+LOSS_KERNEL = re.compile(r"loss_(?:scales|norms|gradient)")
+"""The kernels of the loss, in such a line; the others are attention's."""
 
 
 def rows(recipe: str, tiny: bool, seconds: float) -> Iterator[Row]:
@@ -48,14 +57,15 @@ def rows(recipe: str, tiny: bool, seconds: float) -> Iterator[Row]:
             yield from _measured(recipe, with_micro_batch(config, size), layout, workload, refused)
             return
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or size == sizes[:2][-1]:
+            # A kernel that wants too much shared memory is not helped by smaller micro-batches.
+            if "RESOURCE_EXHAUSTED" not in str(error) or "hared memory" in str(error) or size == sizes[:2][-1]:
                 raise
             refused.append(size)
 
 
 def share(recipe: str, tiny: bool) -> tuple[Config, Layout]:
     """A recipe with as many labels as each device has of them, for all devices that are here; nothing is read."""
-    name, divided = RECIPES[recipe]
+    name, divided, changes = RECIPES[recipe]
     settings = load_settings(f"{name}{',' if ':' in name else ':'}tiny" if tiny else name).to_dict()
     config = parse(untrained(settings))
     assert isinstance(config, Config)
@@ -66,7 +76,7 @@ def share(recipe: str, tiny: bool) -> tuple[Config, Layout]:
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, path=None),
-        loss=dataclasses.replace(config.loss, labels=labels),
+        loss=dataclasses.replace(config.loss, labels=labels, **changes),
         bank=dataclasses.replace(config.bank, push=push),
     ), layout
 
@@ -148,9 +158,10 @@ def _timed(compiled: Any, arguments: tuple[Any, ...], config: Config, layout: La
 
 def kernels(module: str) -> Row:
     """Which kernels other than the compiler's own a compiled module calls, how often in its text, and whether attention
-    is one."""
+    and the loss are some."""
     targets = Counter(re.findall(r'custom_call_target="([^"]+)"', module))
-    return {"custom_calls": dict(targets), "flash": any(FLASH.search(target) for target in targets)}
+    of_loss = [bool(LOSS_KERNEL.search(line)) for line in module.splitlines() if PALLAS.search(line)]
+    return {"custom_calls": dict(targets), "flash": not all(of_loss), "loss_in_kernels": any(of_loss)}
 
 
 def made_up_arguments(config: Config, step: AbstractStep, facts: ImageFacts, layout: Layout) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ STEPS: dict[str, Cell] = {
     ),
     "compiled in, s": number("compile_seconds"),
     "attention": lambda row: "one kernel" if row["flash"] else "products",
+    "loss": lambda row: "kernels" if row["loss_in_kernels"] else "operations of JAX",
 }
 
 SAMPLING: dict[str, Cell] = {
@@ -49,7 +50,7 @@ def _ms(row: Row, name: str) -> str:
 
 def markdown(sections: Mapping[str, Sequence[Row]]) -> str:
     """All that is known so far."""
-    steps = [row for name in ("ablation", "latent_b", "mnist") for row in sections.get(name, ())]
+    steps = [row for name in ("ablation", "ablation_pallas", "latent_b", "mnist") for row in sections.get(name, ())]
     sampling = sections.get("sampling", ())
     parts = [
         *_machine(sections.get("machine", ())),

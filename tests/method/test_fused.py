@@ -1,5 +1,6 @@
 """The loss in kernels, interpreted, against the loss in operations of JAX; and against the golden vectors."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ def test_odd_sizes(name: str, normalise: bool, sizes: tuple[int, ...]):
     assert_same(dict(name=name, kernel="laplace", normalise_field=normalise), [0.4], arguments(*sizes))
 
 
+@pytest.mark.parametrize("name", ["log_kde", "drift_row"])
+def test_what_fills_a_tile_is_nothing_beside_samples_that_are_far_apart(name: str):
+    """Whose kernel falls as a power of their distance, here 1e10 widths."""
+    features, weights = (arguments(2, 5, 6, 3, 2, 4)[i] for i in (slice(3), slice(3, 6)))
+    far = [1e4 * x for x in features]
+    assert_same(dict(name=name, kernel="rational_quadratic", feature_scale="none"), [1e-6], [*far, *weights])
+
+
 @pytest.mark.parametrize("scale", ["per_problem", "none"])
 def test_every_feature_scale(scale: str):
     assert_same(dict(name="log_kde", kernel="gaussian", feature_scale=scale), [0.4, 2.0], arguments(2, 4, 5, 3, 2, 6))
@@ -133,6 +142,22 @@ def test_for_gpus_there_are_three_kernels(name: str):
     assert text.count("__gpu$xla.gpu.triton") == 3
 
 
+def test_on_gpus_maps_of_all_sizes_have_the_same_kernels():
+    """What is compiled for one serves all; only channels that are no multiple of a tile's, and a number of problems of
+    another order, have their own."""
+    shapes = {"a": (2, 64), "b": (7, 128), "c": (40, 32), "d": (2, 65), "e": (300, 96)}
+    maps = [{name: jnp.zeros((2, count, *shape)) for name, shape in shapes.items()} for count in (4, 5, 3)]
+    loss = partial(objective_loss, Objective("drift", "laplace", fused="gpu"), jnp.float32([0.3, 0.1]))
+
+    @jax.jit
+    def gradient(gen: Any, measure: Any) -> Any:
+        return jax.grad(lambda x: loss(x, *maps[1:], jnp.float32([1.7, 1.0]), measure=measure), has_aux=True)(gen)
+
+    text = gradient.trace(maps[0], True).lower(lowering_platforms=("cuda",)).as_text()
+    found = re.findall(r"__gpu\$xla.gpu.triton\(.*?backend_config = \{(.*?)\}, operand", text, re.DOTALL)
+    assert len(found) == 3 * len(shapes) and len(set(found)) == 3 * 3
+
+
 def test_what_the_kernels_do_not_know_is_computed_by_the_reference():
     """A kernel of one's own, a link that searches, and problems that are too large for a program."""
     args = arguments(1, 4, 5, 3, 1, 6)
@@ -146,4 +171,8 @@ def test_what_the_kernels_do_not_know_is_computed_by_the_reference():
         (Objective("log_kde", "laplace", fused="tpu-interpreted"), few),  # 4 generated samples
     ):
         assert not fused.is_covered(objective, counts, 6)
+    few = Objective("log_kde", "laplace", fused="gpu"), (4, 3, 5)
+    assert fused.is_covered(*few, 2**10, 2**17) and not fused.is_covered(
+        *few, 2**10, 2**18
+    )  # places are 32-bit numbers
     assert np.isfinite(evaluate(Objective("log_kde", own, fused="gpu-interpreted"), jnp.float32([0.4]), *args)[0][0])
