@@ -58,7 +58,7 @@ def rows(recipe: str, tiny: bool, seconds: float) -> Iterator[Row]:
             return
         except jax.errors.JaxRuntimeError as error:
             # A kernel that wants too much shared memory is not helped by smaller micro-batches.
-            if "RESOURCE_EXHAUSTED" not in str(error) or "hared memory" in str(error) or size == sizes[:2][-1]:
+            if "RESOURCE_EXHAUSTED" not in str(error) or "shared memory" in str(error).lower() or size == sizes[:2][-1]:
                 raise
             refused.append(size)
 
