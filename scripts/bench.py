@@ -53,7 +53,7 @@ MICRO_BATCHES = (32, 8, 2)  # of the 128 generated samples
 
 # Workload T: a training step that keeps every part of the ImageNet recipe and fits two CPU cores.
 WORKLOAD_T = Config(
-    model=ModelConfig(hidden_size=128, depth=4, num_heads=4),
+    model=ModelConfig(hidden_size=128, depth=4, num_heads=4, remat_mlp=True),
     loss=LossConfig(
         objective="drift",
         kernel="laplace",

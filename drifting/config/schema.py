@@ -48,6 +48,7 @@ class ModelConfig:
     dtype: Annotated[Dtype, "numbers that the blocks compute with; parameters are float32"] = "float32"
     attention_dtype: Annotated[Dtype | None, "numbers that attention computes with; None: dtype"] = "float32"
     remat: Annotated[bool, "compute activations anew in the backward pass: less memory, more time"] = False
+    remat_mlp: Annotated[bool, "of these the MLPs' hidden layers alone: half the memory, a tenth more time"] = False
     noise_dim: Annotated[int, "numbers of noise that a sample is made of; name=mlp only"] = 32
     options: Annotated[dict[str, Any], "what a network of one's own is told, by name"] = field(
         default_factory=dict, hash=False

@@ -64,12 +64,10 @@ LEAST_LOGIT = -3.4028234e38
 """Of float32 less is nothing but -inf: from that, where all terms are, no difference is formed."""
 
 
-def log_sum_exp(
-    logits: Float[Array, "*shape"], axis: int, weights: Float[Array, "*shape"] | float = 1.0
-) -> Float[Array, "*reduced"]:
-    """`log sum weights exp(logits)` along an axis; two reductions, and the rest can be joined with what follows."""
+def log_sum_exp(logits: Float[Array, "*shape"], axis: int) -> Float[Array, "*reduced"]:
+    """`log sum exp(logits)` along an axis; two reductions, and the rest can be joined with what follows."""
     top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=axis, keepdims=True), LEAST_LOGIT))
-    return jnp.log(jnp.sum(jnp.exp(logits - top) * weights, axis=axis)) + jnp.squeeze(top, axis)
+    return jnp.log(jnp.sum(jnp.exp(logits - top), axis=axis)) + jnp.squeeze(top, axis)
 
 
 def log_density(
@@ -82,12 +80,13 @@ def log_density(
     `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded`. Weights of zero are
     allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
     """
-    w = jnp.broadcast_to(weights, log_kernel.shape)
-    if excluded is not None:
-        w = jnp.where(excluded, 0.0, w)
-    # Weights multiply after the exponential: their logarithms would be one more for each pair.
-    log_kernel = jnp.where(w > 0, log_kernel, -jnp.inf)
-    return log_sum_exp(log_kernel, 1, w) - jnp.log(jnp.sum(w, axis=1))
+    # Logarithms of the weights are one for each target, and added where `log_kernel` is made. A weight that multiplies
+    # the exponentials would be in the way of the CPU's reductions: it took longer than they do.
+    weighted = log_kernel + jnp.log(weights)
+    if excluded is None:
+        return log_sum_exp(weighted, 1) - jnp.log(jnp.sum(weights))
+    total = jnp.sum(jnp.where(excluded, 0.0, weights), axis=1)
+    return log_sum_exp(jnp.where(excluded, -jnp.inf, weighted), 1) - jnp.log(total)
 
 
 def density_weights(
@@ -201,7 +200,7 @@ def _log_total(logits: list[Float[Array, "queries _targets"]]) -> Float[Array, "
 
 
 def _cross_weighted(a: list[Float[Array, "queries _targets"]], pairs: Pairs) -> Affinities:
-    """Each side's affinities times the other side's total: the rows of the result sum to zero."""
+    """Each side's affinities times the other side's total: those of each query sum to zero, see `BALANCED`."""
     a_neg, a_pos = a[0] * pairs.w_neg, a[1] * pairs.w_pos
     total_neg, total_pos = jnp.sum(a_neg, axis=1, keepdims=True), jnp.sum(a_pos, axis=1, keepdims=True)
     return Affinities(a_pos * total_neg, -a_neg * total_pos)
@@ -217,6 +216,11 @@ FIELDS: dict[str, Field] = {
     "score": smoothed_score,
     "coulomb": coulomb,
 }
+
+
+BALANCED: tuple[Field, ...] = (drift, drift_row, drift_raw)
+"""Fields whose affinities sum to zero for each query, whatever rounding does to its logarithms: where the query itself
+lies takes no part in them. (Those of `mean_shift` sum to zero as far as exponentials of large logarithms are exact.)"""
 
 
 def displace(

@@ -201,8 +201,10 @@ class Program:
     def affinities(self, pairs: Pairs, width: Float32[Array, ""], coordinate: Float32[Array, ""]) -> Affinities:
         """Those whose product with the targets is the field: what a query weighs itself is among them."""
         pos, neg = self.objective.affinities(pairs, width)
-        own = jnp.sum(pos, axis=1, keepdims=True) + jnp.sum(neg, axis=1, keepdims=True)
-        return Affinities(pos / coordinate, (neg - jnp.where(pairs.is_self, own, 0.0)) / coordinate)
+        if not self.objective.is_balanced:
+            own = jnp.sum(pos, axis=1, keepdims=True) + jnp.sum(neg, axis=1, keepdims=True)
+            neg -= jnp.where(pairs.is_self, own, 0.0)
+        return Affinities(pos / coordinate, neg / coordinate)
 
     def field(self, b: Affinities, points: SomeSamples) -> Float32[Array, "queries channels"]:
         """The field of these affinities, in some channels."""

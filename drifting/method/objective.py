@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32
 
-from drifting.method.fields import FIELDS, Affinities, Field, Pairs
+from drifting.method.fields import BALANCED, FIELDS, Affinities, Field, Pairs
 from drifting.method.kernels import Kernel, Width, kernel_of
 from drifting.method.placement import Tree
 from drifting.method.potentials import LOSSES, Link, potential_affinities
@@ -107,6 +107,11 @@ class Objective:
             return potential_affinities(pairs, self.kernel, width, self.link)
         assert self.field is not None  # it has one of the two
         return self.field(pairs, self.kernel, width)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the affinities of each query sum to zero by construction."""
+        return self.field in BALANCED
 
     @property
     def is_scalar(self) -> bool:

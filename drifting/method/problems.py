@@ -104,8 +104,8 @@ class Problems:
         if rows * columns == 1:
             return jax.tree.map(lambda x: x[None], function((0, 0), *jax.tree.map(lambda x: x[0], kept)))
         # Not `jax.lax.map`: nothing says when its empty results are made, so a compiler makes those of all maps first.
-        # Made of a number of the features, whatever it is, they cannot be before the features are.
-        filling = self.features[0][0, 0, 0, 0]
+        # Made of a number that the pass needs, whatever it is, they cannot be before the pass before is done.
+        filling = jax.tree.leaves((kept, self.features))[0].ravel()[0]
 
         def one(number: Int32[Array, ""] | int) -> Any:
             chunk = (number // columns * self.labels, number % columns * self.positions)
@@ -211,7 +211,8 @@ class Problems:
         """What a chunk's targets weigh in the field of each width; and the potential (0 for a field) of each problem.
 
         A query moves by `sum_j b_ij (y_j - x_i)`, in the unit of the coordinates. The queries are the first targets, so
-        that what each of them weighs itself takes up the second part: no array of fields is gone through for it.
+        that what each of them weighs itself takes up the second part: no array of fields is gone through for it. Where
+        a query's affinities sum to zero there is none.
         """
         objective = self.objective
 
@@ -222,9 +223,11 @@ class Problems:
             value = jnp.zeros(())
             if objective.is_scalar and objective.link is not None:
                 value = jnp.mean(potential(pairs, objective.kernel, width, objective.link))
-            # Summed side by side: what is joined would be written, read for the sums, and written again.
-            own = sum(jnp.sum(side, axis=1, keepdims=True) for side in affinities)
-            neg = affinities.neg - jnp.where(pairs.is_self, own, 0.0)
+            neg = affinities.neg
+            if not objective.is_balanced:
+                # Summed side by side: what is joined would be written, read for the sums, and written again.
+                own = sum(jnp.sum(side, axis=1, keepdims=True) for side in affinities)
+                neg -= jnp.where(pairs.is_self, own, 0.0)
             return jnp.concatenate([neg, affinities.pos], axis=1), value
 
         b, value = self.by_width(of_problem, chunk, d, units)

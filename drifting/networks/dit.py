@@ -62,6 +62,7 @@ DIT_SETTINGS = (
     "dtype",
     "attention_dtype",
     "remat",
+    "remat_mlp",
 )
 """Settings that are constructor arguments of the same name."""
 
@@ -93,12 +94,13 @@ class DiTBlock(nnx.Module):
         dtype: DTypeLike,
         attention_dtype: DTypeLike | None,
         flash: str | None,
+        remat_mlp: bool,
         rngs: nnx.Rngs,
     ) -> None:
         def linear(inputs: int, outputs: int) -> Linear:
             return Linear(inputs, outputs, dtype=dtype, init=_xavier, rngs=rngs)
 
-        self.num_heads, self.rope, self.flash = num_heads, rope, flash
+        self.num_heads, self.rope, self.flash, self.remat_mlp = num_heads, rope, flash, remat_mlp
         self.attention_dtype = jnp.dtype(dtype if attention_dtype is None else attention_dtype)
         head = hidden_size // num_heads
         self.norm1, self.norm2 = make_norm(hidden_size, rms_norm), make_norm(hidden_size, rms_norm)
@@ -114,30 +116,32 @@ class DiTBlock(nnx.Module):
     def __call__(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
         """`x [B, N, hidden]`, `modulation [B, 6, hidden]`: shift, scale, gate of the attention, then of the MLP."""
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=1)
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        x = x + gate1 * self.attention(self.norm1(x, 1 + scale1) + shift1)
+        return x + gate2 * self.mlp(self.norm2(x, 1 + scale2) + shift2)
 
     def attention(self, x: jax.Array) -> jax.Array:
         """Multi-head self-attention, `[B, N, hidden]` to the same."""
         b, n, hidden = x.shape
-        qkv = keep(self.qkv(x)).reshape(b, n, 3, self.num_heads, hidden // self.num_heads)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        # Tokens first until the products: norms and rotations then go through the memory as it lies.
+        qkv, head = jnp.split(keep(self.qkv(x)), 3, axis=-1), hidden // self.num_heads
+        q, k, v = (a.reshape(b, n, self.num_heads, head) for a in qkv)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rope:
-            angles = rotary_angles(n, q.shape[-1])
+            angles = [table[:, None] for table in rotary_angles(n, head)]
             q, k = rotate(q, *angles), rotate(k, *angles)
-        q, k, v = (a.astype(self.attention_dtype) for a in (q, k, v))
+        q, k, v = (a.astype(self.attention_dtype).swapaxes(1, 2) for a in (q, k, v))
         attended = attend(q, k, v) if self.flash is None else flash_attend(q, k, v, self.flash)
-        out = attended.astype(x.dtype).swapaxes(1, 2)
         # Not kept: the smallest product of all, which the backward pass wants for the gradient of the gate alone.
-        return self.attention_out(out.reshape(b, n, hidden))
+        return self.attention_out(attended.astype(x.dtype).swapaxes(1, 2).reshape(b, n, hidden))
 
     def mlp(self, x: jax.Array) -> jax.Array:
         """SwiGLU (Shazeer 2020) or exact-GELU MLP, `[B, N, hidden]` to the same."""
-        h = keep(self.mlp_in(x))
-        h = jax.nn.gelu(h, approximate=False) if self.mlp_gate is None else jax.nn.silu(h) * keep(self.mlp_gate(x))
-        return keep(self.mlp_out(h))
+        keep_hidden = (lambda h: h) if self.remat_mlp else keep
+        h = keep_hidden(self.mlp_in(x))
+        if self.mlp_gate is None:
+            return keep(self.mlp_out(jax.nn.gelu(h, approximate=False)))
+        return keep(self.mlp_out(jax.nn.silu(h) * keep_hidden(self.mlp_gate(x))))
 
 
 def make_norm(features: int, rms_norm: bool, affine: bool = False) -> RMSNorm | LayerNorm:
@@ -161,6 +165,7 @@ class DiT(nnx.Module):
         dtype: what the network computes in; parameters, norm statistics, condition and output are float32.
         attention_dtype: what queries, keys and values are cast to; None = `dtype`.
         remat: keep only each block's input for the backward pass; otherwise also its products with weights.
+        remat_mlp: of these not the products that make the MLP's hidden layer, which are the widest.
         flash: the platform whose attention kernel is used, see `flash_attend`; None = attention by plain products. It
             is no setting of a trained network: the same parameters work with either.
 
@@ -171,7 +176,7 @@ class DiT(nnx.Module):
     rounded = ("modulation_kernel", "modulation_bias", "pos_embed", "register_embed")
     class_axes: ClassVar = {"label_embed": 0}
     position_tables = ("pos_embed",)
-    adaptable = ("input_size", "num_classes", "dtype", "attention_dtype", "remat", "flash")
+    adaptable = ("input_size", "num_classes", "dtype", "attention_dtype", "remat", "remat_mlp", "flash")
 
     def __init__(
         self,
@@ -196,14 +201,14 @@ class DiT(nnx.Module):
         dtype: DTypeLike,
         attention_dtype: DTypeLike | None,
         remat: bool,
+        remat_mlp: bool = False,
         flash: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         _check_sizes(input_size, patch_size, hidden_size, num_heads, rope, num_classes, style_tokens, style_codebook)
         (height, width), self.patch_size = height_and_width(input_size), patch_size
         self.noise_shape, self.sample_shape = (height, width, in_channels), (height, width, out_channels)
-        self.grid = height // patch_size, width // patch_size
-        self.remat, self.dtype = remat, jnp.dtype(dtype)
+        self.remat, self.dtype, self.grid = remat, jnp.dtype(dtype), (height // patch_size, width // patch_size)
 
         def linear(inputs: int, outputs: int, init: nnx.Initializer, compute: DTypeLike = self.dtype) -> Linear:
             return Linear(inputs, outputs, dtype=compute, init=init, rngs=rngs)
@@ -224,7 +229,7 @@ class DiT(nnx.Module):
 
         block: dict[str, Any] = dict(hidden_size=hidden_size, num_heads=num_heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm)
         block |= dict(swiglu=swiglu, rope=rope, rms_norm=rms_norm, dtype=self.dtype, attention_dtype=attention_dtype)
-        block |= dict(flash=flash)
+        block |= dict(flash=flash, remat_mlp=remat_mlp)
         # One array each for all blocks, so that one matrix product modulates them all.
         self.modulation_kernel = nnx.Param(jnp.zeros((depth, cond_dim, 6 * hidden_size), jnp.float32))
         self.modulation_bias = nnx.Param(jnp.zeros((depth, 6 * hidden_size), jnp.float32))
@@ -250,7 +255,7 @@ class DiT(nnx.Module):
         x, registers = self._tokens(noise["image"], condition)
         x = self._transform(x, activated)[:, registers:]
         shift, scale = jnp.split(self.final_modulation(activated)[:, None], 2, axis=-1)
-        x = self.final(self.final_norm(x) * (1 + scale) + shift).astype(jnp.float32)
+        x = self.final(self.final_norm(x, 1 + scale) + shift).astype(jnp.float32)
         return unpatchify(x.reshape(x.shape[0], *self.grid, x.shape[-1]), self.patch_size)
 
     def condition(self, noise: Noise, labels: jax.Array, alpha: jax.Array | float) -> jax.Array:
@@ -320,8 +325,7 @@ class DiT(nnx.Module):
         require_dtype("dtype", settings["dtype"])
         if settings["attention_dtype"] is not None:
             require_dtype("attention_dtype", settings["attention_dtype"])
-        sizes = {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
-        preset = settings["preset"]
+        preset, sizes = settings["preset"], {key: settings[key] for key in ("hidden_size", "depth", "num_heads")}
         if preset is not None:
             require_setting(preset in PRESETS, "preset", preset, f"use one of {', '.join(PRESETS)}")
             for key, value in sizes.items():
@@ -386,11 +390,10 @@ def _check_sizes(
     divides = all(side % patch_size == 0 for side in height_and_width(input_size))
     require_argument(divides, "patch_size", patch_size, f"must divide input_size {input_size}")
     require_argument(hidden_size % num_heads == 0, "num_heads", num_heads, f"must divide hidden_size {hidden_size}")
-    wide = hidden_size % 4 == 0
-    require_argument(wide, "hidden_size", hidden_size, "must be a multiple of 4 (2-D sine-cosine positions)")
-    head = hidden_size // num_heads
-    remedy = f"makes heads {head} wide, which must be even for rotary positions"
-    require_argument(not rope or head % 2 == 0, "num_heads", num_heads, remedy)
+    remedy = "must be a multiple of 4 (2-D sine-cosine positions)"
+    require_argument(hidden_size % 4 == 0, "hidden_size", hidden_size, remedy)
+    remedy = f"makes heads {hidden_size // num_heads} wide, which must be even for rotary positions"
+    require_argument(not rope or hidden_size // num_heads % 2 == 0, "num_heads", num_heads, remedy)
     remedy = "must be at least 1: use 1 and label 0 for unlabelled data"
     require_argument(num_classes >= 1, "num_classes", num_classes, remedy)
     some = not style_tokens or style_codebook >= 1

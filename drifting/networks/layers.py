@@ -53,11 +53,34 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:
-    """`gain * x / sqrt(mean(x^2) + eps)` over the last axis; the result has the dtype of `x`."""
+def rms_unit(x: jax.Array) -> jax.Array:
+    """`x / sqrt(mean(x^2) + eps)` over the last axis, float32."""
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)
-    return (y * gain).astype(x.dtype)
+    return y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + EPSILON)
+
+
+@jax.custom_vjp
+def modulated(unit: jax.Array, gain: jax.Array, scale: jax.Array) -> jax.Array:
+    """`unit * gain` in the dtype of `scale`, times `scale`, which is one for all tokens.
+
+    Args:
+        unit: float32 `[..., N, features]`.
+        gain: float32 `[features]`.
+        scale: `[..., 1, features]`.
+    """
+    return (unit * gain).astype(scale.dtype) * scale
+
+
+def _modulated_backward(kept: tuple[jax.Array, ...], slope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The slopes of both factors from one sum over the tokens: autodiff has one for each, and an array between them."""
+    unit, gain, scale = kept
+    slope = slope.astype(jnp.float32)
+    total = jnp.sum(slope * unit, axis=-2, keepdims=True)
+    dgain = jnp.sum(total * scale, axis=tuple(range(total.ndim - 1)))
+    return slope * (gain * scale), dgain, (total * gain).astype(scale.dtype)
+
+
+modulated.defvjp(lambda *given: (modulated(*given), given), _modulated_backward)
 
 
 def layer_norm(x: jax.Array, epsilon: float = EPSILON) -> jax.Array:
@@ -108,9 +131,11 @@ class RMSNorm(nnx.Module):
     def __init__(self, features: int) -> None:
         self.gain = nnx.Param(jnp.ones(features, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., features]` to the same shape and dtype."""
-        return rms_norm(x, self.gain[...])
+    def __call__(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+        """`[..., features]` to the same shape and dtype, times a `scale` of that dtype, see `modulated`."""
+        if scale is None:
+            return (rms_unit(x) * self.gain[...]).astype(x.dtype)
+        return modulated(rms_unit(x), self.gain[...], scale)
 
 
 class LayerNorm(nnx.Module):
@@ -124,11 +149,12 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32)) if affine else None
         self.epsilon = epsilon
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., features]` to the same shape and dtype."""
-        if self.gain is None or self.bias is None:
-            return layer_norm(x, self.epsilon)
-        return (layer_norm(x.astype(jnp.float32), self.epsilon) * self.gain[...] + self.bias[...]).astype(x.dtype)
+    def __call__(self, x: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+        """`[..., features]` to the same shape and dtype, times a `scale` of that dtype."""
+        y = layer_norm(x if self.gain is None else x.astype(jnp.float32), self.epsilon)
+        if self.gain is not None and self.bias is not None:
+            y = (y * self.gain[...] + self.bias[...]).astype(x.dtype)
+        return y if scale is None else y * scale
 
 
 class Conv(nnx.Module):
@@ -298,11 +324,42 @@ def rotate(x: jax.Array, cos: np.ndarray, sin: np.ndarray) -> jax.Array:
     return y * cos + jnp.concatenate([-second, first], axis=-1) * sin
 
 
+@jax.custom_vjp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention of `[B, heads, N, d]`, scaled by `1/sqrt(d)`; products in the inputs' dtype, result float32."""
+    """Softmax attention of `[B, heads, N, d]`, scaled by `1/sqrt(d)`; products in the inputs' dtype, result float32.
+
+    The gradient is in closed form (Dao et al. 2022, Eq. 4): what autodiff makes of the softmax goes through the array
+    of all pairs of tokens more often. There is no forward-mode derivative.
+    """
+    return _attend(q, k, v)[0]
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `attend` gives, and how much each token takes of each other one, float32 `[B, heads, N, N]`."""
     logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(logits).astype(v.dtype)
-    return jnp.einsum("bhnm,bhmd->bhnd", weights, v, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32), weights
+
+
+def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    out, weights = _attend(q, k, v)
+    return out, (q, k, v, weights, out)
+
+
+def _attend_backward(kept: tuple[jax.Array, ...], slope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v, weights, out = kept
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    # The mean of a row's slopes, by its result: that has fewer numbers.
+    mean = jnp.sum(slope * out, axis=-1, keepdims=True)
+    slope = slope.astype(v.dtype)
+    logits = (weights * (product("bhnd,bhmd->bhnm", slope, v) - mean)).astype(q.dtype)
+    dq = product("bhnm,bhmd->bhnd", logits, k) * q.shape[-1] ** -0.5
+    dk = product("bhnm,bhnd->bhmd", logits, q) * q.shape[-1] ** -0.5
+    dv = product("bhnm,bhnd->bhmd", weights.astype(v.dtype), slope)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 def sincos_table(height: int, width: int, features: int) -> np.ndarray:

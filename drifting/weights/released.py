@@ -138,8 +138,8 @@ def save_released(
     """Write `ema_params.msgpack` and `metadata.json` in the released layout, replacing `directory` whole or not at all.
 
     The arguments are those of `save_artifact`. What `load_released` reads from it are the same parameters, exactly;
-    of `model_config` it does not keep the `remat` of an MAE, nor a style codebook of no style tokens. The metadata
-    have our `sha256` beside the released fields.
+    of `model_config` it does not keep the `remat` of an MAE or the `remat_mlp` of a generator, nor a style codebook of
+    no style tokens. The metadata have our `sha256` beside the released fields.
 
     Raises:
         InputError: the model has no released form, the parameters are not those of `model_config`, `extra` redefines

@@ -90,14 +90,14 @@ def _filled(config: Mapping[str, Any], defaults: Mapping[str, Any], **examples: 
 
 
 def generator_kwargs_to_released(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `generator_kwargs_from_released`, up to the codebook of no style tokens.
+    """Inverse of `generator_kwargs_from_released`, up to the codebook of no style tokens and without `remat_mlp`.
 
     Raises:
         InputError: the generator has a setting that the released one lacks.
     """
-    kwargs = {"mlp_ratio": _GENERATOR_DEFAULTS["mlp_ratio"], **kwargs}
+    kwargs = {"mlp_ratio": _GENERATOR_DEFAULTS["mlp_ratio"], "remat_mlp": False, **kwargs}
     ours = [*_GENERATOR_FIELDS.values(), "style_tokens", "style_codebook", "dtype", "attention_dtype"]
-    check_names(kwargs, ours, "generator setting")
+    check_names(kwargs, [*ours, "remat_mlp"], "generator setting")
     if (attention := kwargs["attention_dtype"]) not in (None, "float32"):
         raise InputError(f"attention_dtype {attention!r} has no released form: use None or float32, or our format")
     if not isinstance(size := kwargs["input_size"], int):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drifting.method.fields import FIELDS, Pairs, density_weights, displace, drift_field, log_density
+from drifting.method.fields import BALANCED, FIELDS, Pairs, density_weights, displace, drift_field, log_density
 from drifting.method.kernels import KERNELS, pairwise_distance
 from tests.support import restated
 
@@ -326,5 +326,8 @@ def test_affinities_have_their_signs(name, kernel):
     assert np.all(np.asarray(b.pos) >= 0) and np.any(b.pos) and np.all(np.asarray(b.neg) <= 0) and np.any(b.neg)
     got = displace(b, s["x"], s["y_pos"], s["y_neg"])
     assert_same(got, evaluate(name, kernel, **s))
+    if FIELDS[name] in BALANCED:
+        total = np.abs(b.pos).sum(axis=1)
+        np.testing.assert_array_less(np.abs(b.pos.sum(axis=1) + b.neg.sum(axis=1)), 1e-6 * total)
     # The coordinates of a sample's pair with itself do not matter: its displacement is zero.
     assert name.startswith("drift") or not np.any(np.diagonal(b.neg))

@@ -196,12 +196,38 @@ def test_style_table_adds_one_row_for_each_token(tiny: Any):
     np.testing.assert_allclose(model.condition(noise, labels, alpha) - bare, added, atol=1e-5)
 
 
-def test_rematerialisation_changes_no_gradient(tiny: Any):
+@pytest.mark.parametrize("setting", ["remat", "remat_mlp"])
+def test_rematerialisation_changes_no_gradient(tiny: Any, setting: str):
     _, params, batch, (out, grads) = tiny
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: DiT(**TINY | {"remat": True}, rngs=nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: DiT(**TINY | {setting: True}, rngs=nnx.Rngs(0))))
     remat_out, remat_grads = value_and_grad(graphdef, params, batch)
     np.testing.assert_allclose(remat_out, out, rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), remat_grads, grads)
+
+
+@pytest.mark.parametrize("swiglu", [True, False])
+def test_what_blocks_keep_for_the_backward_pass(swiglu: bool):
+    """Their input and the products with weights; with `remat_mlp` not the hidden layers, with `remat` nothing more."""
+
+    def kept(**changes: bool) -> int:
+        """Numbers of a token in a block."""
+        model = nnx.eval_shape(lambda: DiT(**TINY | changes | {"swiglu": swiglu}, rngs=nnx.Rngs(0)))
+        graphdef, params = nnx.split(model)
+
+        def pull_back(params: Any, x: jax.Array, activated: jax.Array) -> Any:
+            return jax.vjp(nnx.merge(graphdef, params)._transform, x, activated)[1]
+
+        def numbers(batch: int) -> int:
+            x, activated = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((batch, 19, 32), (batch, 24)))
+            stacked = [a for a in jax.tree.leaves(jax.eval_shape(pull_back, params, x, activated)) if a.ndim == 4]
+            return sum(a.size for a in stacked if a.shape[:3] == (3, batch, 19))
+
+        return (numbers(4) - numbers(2)) // (2 * 3 * 19)
+
+    hidden = 2 * swiglu_width(32, 4.0) if swiglu else 128
+    assert kept(remat=True) == kept(remat=True, remat_mlp=True) == 32
+    assert kept(remat_mlp=True) == 32 + 96 + 32
+    assert kept() == 32 + 96 + 32 + hidden
 
 
 def test_stacked_blocks_equal_a_loop_over_them(tiny: Any):

@@ -153,6 +153,38 @@ def test_attention_is_its_formula():
     np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
+def test_the_gradient_of_attention_is_that_of_its_formula(dtype: str, tolerance: float):
+    *given, slope = (jnp.asarray(3 * draw(2, 3, 5, 4, seed=s), dtype) for s in range(4))
+
+    def formula(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k) / 2) @ v
+
+    def gradients(function: Any, *given: jax.Array) -> Any:
+        return jax.grad(lambda *given: jnp.sum(function(*given) * slope.astype(jnp.float32)), (0, 1, 2))(*given)
+
+    found, expected = gradients(attend, *given), gradients(formula, *(a.astype(jnp.float32) for a in given))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == given[0].dtype
+        assert np.linalg.norm(one.astype(jnp.float32) - other) < tolerance * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(6), LayerNorm(6, affine=True), LayerNorm(6, affine=False)])
+def test_a_norm_times_a_scale_and_its_gradient(norm: Any):
+    graphdef, params = nnx.split(norm)
+    params = jax.tree.map(lambda p: p + jnp.asarray(draw(6, seed=2)), params)
+    x, scale, slope = (jnp.asarray(draw(2, n, 6, seed=n)) for n in (5, 1, 4))
+
+    def gradients(function: Any) -> Any:
+        def value(params: Any, x: jax.Array, scale: jax.Array) -> jax.Array:
+            return jnp.sum(function(nnx.merge(graphdef, params), x, scale)[:, 1:] * slope)
+
+        return jax.value_and_grad(value, (0, 1, 2))(params, x, scale)
+
+    found, expected = gradients(lambda norm, *given: norm(*given)), gradients(lambda norm, x, scale: norm(x) * scale)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
 def test_rotary_products_depend_on_the_distance_alone():
     cos, sin = rotary_angles(12, 8)
     q, k = (jnp.broadcast_to(jnp.asarray(draw(8, seed=s)), (12, 8)) for s in (1, 2))
