@@ -328,8 +328,8 @@ def rotate(x: jax.Array, cos: np.ndarray, sin: np.ndarray) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention of `[B, heads, N, d]`, scaled by `1/sqrt(d)`; products in the inputs' dtype, result float32.
 
-    The gradient is in closed form (Dao et al. 2022, App. B.2): what autodiff makes of the softmax goes through the array
-    of all pairs of tokens more often. There is no forward-mode derivative.
+    The gradient is in closed form (Dao et al. 2022, App. B.2): what autodiff makes of the softmax goes through the
+    array of all pairs of tokens more often. There is no forward-mode derivative.
     """
     return _attend(q, k, v)[0]
 
