@@ -14,7 +14,7 @@ one's pair with itself excluded) followed by unconditional real samples of weigh
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,18 @@ SELF_DISTANCE = 100.0
 
 AFFINITY_FLOOR = 1e-6
 
+LEAST_LOGIT = -3.4028234e38
+"""Of float32 less is nothing but -inf: from that, where all terms are, no difference is formed."""
+
+
+def log_sum_exp(
+    logits: Float[Array, "*shape"], axis: int, factors: Float[Array, "*shape"] | None = None
+) -> Float[Array, "*reduced"]:
+    """`log sum factors exp(logits)` along an axis; two reductions, and the rest can be joined with what follows."""
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=axis, keepdims=True), LEAST_LOGIT))
+    terms = jnp.exp(logits - top)
+    return jnp.log(jnp.sum(terms if factors is None else factors * terms, axis=axis)) + jnp.squeeze(top, axis)
+
 
 class Pairs(NamedTuple):
     """One drift problem as a kernel sees it; the queries are the generated samples.
@@ -41,6 +53,7 @@ class Pairs(NamedTuple):
         w_pos: weights of the positives (one each, unless stated).
         w_neg: weights of the negatives: 1 for generated, `w_u >= 0` for unconditional samples.
         is_self: whether the negative is the generated sample itself.
+        d_self: the distance of a sample to itself.
     """
 
     d_pos: Float32[Array, "queries positives"]
@@ -48,6 +61,54 @@ class Pairs(NamedTuple):
     w_pos: Float32[Array, "positives"]
     w_neg: Float32[Array, "negatives"]
     is_self: Bool[Array, "queries negatives"]
+    d_self: Float32[Array, ""] | float = 0.0
+
+    def log_sum(
+        self, logits: Float[Array, "*shape"], axis: int, factors: Float[Array, "*shape"] | None = None
+    ) -> Float[Array, "*reduced"]:
+        """`log_sum_exp` of an array of pairs."""
+        return log_sum_exp(logits, axis, factors)
+
+    def apart(self, *arrays: Any) -> Any:
+        """The arrays; what was made of them before may be made a second time of these, see `StoredPairs`."""
+        return arrays
+
+
+class StoredPairs(Pairs):
+    """The pairs of many problems, under `jax.vmap`, that an accelerator reads from its memory.
+
+    It takes less time for an exponential than for its way to memory and back: distances are read as seldom as can be,
+    and nothing of their shape is written but the affinities.
+    """
+
+    __slots__ = ()
+
+    def log_sum(
+        self, logits: Float[Array, "*shape"], axis: int, factors: Float[Array, "*shape"] | None = None
+    ) -> Float[Array, "*reduced"]:
+        """`log_sum_exp` of an array of pairs."""
+        return log_sum_exp_in_one_pass(logits, axis, factors)
+
+    def apart(self, *arrays: Any) -> Any:
+        """The arrays, and the compiler cannot know that they are the same."""
+        return jax.lax.optimization_barrier(arrays)
+
+
+def log_sum_exp_in_one_pass(
+    logits: Float[Array, "*shape"], axis: int, factors: Float[Array, "*shape"] | None = None
+) -> Float[Array, "*reduced"]:
+    """`log_sum_exp` as one reduction, of pairs: the largest logit so far, and the sum relative to it."""
+    Part = tuple[Float[Array, "..."], Float[Array, "..."]]
+
+    def joined(one: Part, other: Part) -> Part:
+        top = jnp.maximum(one[0], other[0])
+        return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
+
+    # The difference of two infinities is no number.
+    parts = jnp.maximum(logits, LEAST_LOGIT), jnp.ones_like(logits) if factors is None else factors
+    nothing = jnp.asarray(LEAST_LOGIT, logits.dtype), jnp.zeros((), logits.dtype)
+    top, total = jax.lax.reduce(parts, nothing, joined, (axis % logits.ndim,))
+    return jnp.where(top <= LEAST_LOGIT, -jnp.inf, jnp.log(total) + top)
 
 
 class Affinities(NamedTuple):
@@ -57,36 +118,35 @@ class Affinities(NamedTuple):
     neg: Float32[Array, "queries negatives"]
 
 
+Sides = list[Float[Array, "queries _targets"]]
+"""What negatives have, and what positives have."""
+
 Field = Callable[[Pairs, Kernel, Width], Affinities]
 
-
-LEAST_LOGIT = -3.4028234e38
-"""Of float32 less is nothing but -inf: from that, where all terms are, no difference is formed."""
-
-
-def log_sum_exp(logits: Float[Array, "*shape"], axis: int) -> Float[Array, "*reduced"]:
-    """`log sum exp(logits)` along an axis; two reductions, and the rest can be joined with what follows."""
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=axis, keepdims=True), LEAST_LOGIT))
-    return jnp.log(jnp.sum(jnp.exp(logits - top), axis=axis)) + jnp.squeeze(top, axis)
+LogSum = Callable[[Float[Array, "queries targets"], int, Float[Array, "queries targets"] | None], Float[Array, "_any"]]
+"""`log_sum_exp`, or what stands for it, see `Pairs`."""
 
 
 def log_density(
     log_kernel: Float[Array, "queries targets"],
     weights: Float[Array, "targets"],
     excluded: Bool[Array, "queries targets"] | None = None,
+    log_sum: LogSum = log_sum_exp,
+    factors: Float[Array, "queries targets"] | None = None,
 ) -> Float[Array, "queries"]:
     """Logarithm of a weighted kernel density estimate at each query.
 
-    `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded`. Weights of zero are
-    allowed. "Drifting Fields are not Conservative", Definition 2 and Algorithm 1, with weights for guidance.
+    `log sum_j w_j k_ij - log sum_j w_j`, both sums over the targets that are not `excluded`; `k_ij` is
+    `exp(log_kernel)`, times its factor if there are any. Weights of zero are allowed. "Drifting Fields are not
+    Conservative", Definition 2 and Algorithm 1, with weights for guidance.
     """
     # Logarithms of the weights are one for each target, and added where `log_kernel` is made. A weight that multiplies
     # the exponentials would be in the way of the CPU's reductions: it took longer than they do.
     weighted = log_kernel + jnp.log(weights)
     if excluded is None:
-        return log_sum_exp(weighted, 1) - jnp.log(jnp.sum(weights))
+        return log_sum(weighted, 1, factors) - jnp.log(jnp.sum(weights))
     total = jnp.sum(jnp.where(excluded, 0.0, weights), axis=1)
-    return log_sum_exp(jnp.where(excluded, -jnp.inf, weighted), 1) - jnp.log(total)
+    return log_sum(jnp.where(excluded, -jnp.inf, weighted), 1, factors) - jnp.log(total)
 
 
 def density_weights(
@@ -118,7 +178,7 @@ def _difference_of_means(
         if normalise is None:
             log_norm = jnp.zeros(d.shape[0], d.dtype)
         else:
-            log_norm = log_density(normalise(d, width), w, excluded)
+            log_norm = log_density(normalise(d, width), w, excluded, pairs.log_sum)
         return density_weights(weigh(d, width), w, log_norm, excluded)
 
     return Affinities(side(pairs.d_pos, pairs.w_pos, None), -side(pairs.d_neg, pairs.w_neg, pairs.is_self))
@@ -168,41 +228,52 @@ def drift(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     before the root; the softmaxes are unweighted, the weights multiply afterwards. Not conservative.
     """
     logits = _logits(pairs, kernel, width)
-    row, columns = _log_total(logits), [log_sum_exp(side, axis=0) for side in logits]
-    # One exponential of the mean of both logarithms, in place of two softmaxes and a root.
-    both = (side - 0.5 * (row[:, None] + column) for side, column in zip(logits, columns, strict=True))
-    return _cross_weighted([jnp.maximum(jnp.exp(side), AFFINITY_FLOOR**0.5) for side in both], pairs)
+    row, columns = _log_total(logits, pairs), [pairs.log_sum(side, 0) for side in logits]
+
+    def unweighted(width: Width) -> Sides:
+        # One exponential of the mean of both logarithms, in place of two softmaxes and a root.
+        sides = zip(_logits(pairs, kernel, width), columns, strict=True)
+        both = (side - 0.5 * (row[:, None] + column) for side, column in sides)
+        return [jnp.maximum(jnp.exp(side), AFFINITY_FLOOR**0.5) for side in both]
+
+    return _cross_weighted(unweighted, pairs, width)
 
 
 def drift_row(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the softmax over targets alone: `E[k k (y_pos - y_neg)] / (Z_p + Z_q)^2` where both sides count the
     same ("Drifting Fields are not Conservative", Eq. 21 and Appendix D)."""
-    logits = _logits(pairs, kernel, width)
-    row = _log_total(logits)[:, None]
-    return _cross_weighted([jnp.exp(side - row) for side in logits], pairs)
+    row = _log_total(_logits(pairs, kernel, width), pairs)[:, None]
+    return _cross_weighted(lambda width: [jnp.exp(side - row) for side in _logits(pairs, kernel, width)], pairs, width)
 
 
 def drift_raw(pairs: Pairs, kernel: Kernel, width: Width) -> Affinities:
     """`drift` with the kernel itself, not normalised at all (Deng et al., Table 11)."""
-    return _cross_weighted([jnp.exp(side) for side in _logits(pairs, kernel, width)], pairs)
+    return _cross_weighted(lambda width: [jnp.exp(side) for side in _logits(pairs, kernel, width)], pairs, width)
 
 
-def _logits(pairs: Pairs, kernel: Kernel, width: Width) -> list[Float[Array, "queries _targets"]]:
+def _logits(pairs: Pairs, kernel: Kernel, width: Width) -> Sides:
     """`log k` of negatives and of positives; a sample's pair with itself is pushed far away."""
-    d_neg = pairs.d_neg + jnp.where(pairs.is_self, SELF_DISTANCE, 0.0)
-    return [kernel.log_k(d, width) for d in (d_neg, pairs.d_pos)]
+    neg, pos = (kernel.log_k(d, width) for d in (pairs.d_neg, pairs.d_pos))
+    far = kernel.log_k(jnp.full((1, 1), pairs.d_self + SELF_DISTANCE, neg.dtype), width)
+    return [jnp.where(pairs.is_self, far, neg), pos]
 
 
-def _log_total(logits: list[Float[Array, "queries _targets"]]) -> Float[Array, "queries"]:
+def _log_total(logits: Sides, pairs: Pairs) -> Float[Array, "queries"]:
     """The logarithm of each query's sum over the targets of both kinds."""
-    negative, positive = (log_sum_exp(side, axis=1) for side in logits)
+    negative, positive = (pairs.log_sum(side, 1) for side in logits)
     return jnp.logaddexp(negative, positive)
 
 
-def _cross_weighted(a: list[Float[Array, "queries _targets"]], pairs: Pairs) -> Affinities:
+def _cross_weighted(unweighted: Callable[[Width], Sides], pairs: Pairs, width: Width) -> Affinities:
     """Each side's affinities times the other side's total: those of each query sum to zero, see `BALANCED`."""
-    a_neg, a_pos = a[0] * pairs.w_neg, a[1] * pairs.w_pos
-    total_neg, total_pos = jnp.sum(a_neg, axis=1, keepdims=True), jnp.sum(a_pos, axis=1, keepdims=True)
+
+    def weighted(width: Width) -> Sides:
+        a_neg, a_pos = unweighted(width)
+        return [a_neg * pairs.w_neg, a_pos * pairs.w_pos]
+
+    totals = [jnp.sum(side, axis=1, keepdims=True) for side in weighted(width)]
+    width, (total_neg, total_pos) = pairs.apart(width, totals)
+    a_neg, a_pos = weighted(width)
     return Affinities(a_pos * total_neg, -a_neg * total_pos)
 
 

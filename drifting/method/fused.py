@@ -14,7 +14,7 @@ from einops import rearrange
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu, triton
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float32
 
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS
@@ -30,7 +30,7 @@ from drifting.method.loss_program import (
 )
 from drifting.method.objective import Objective
 from drifting.method.potentials import identity_link, log_link
-from drifting.method.problems import PerChunk, Problems, Units
+from drifting.method.problems import MapGradients, PerChunk, Problems, Units
 
 PROGRAMS = [512 * 16**k for k in range(7)]
 """How many programs a kernel for GPUs has: the least that suffices for its problems. The others end at once."""
@@ -96,14 +96,12 @@ class Fused:
         values, gaps, squares = self._call(norms, (self._problems.widths, asked, *units), [count] * 3)
         return values, jnp.where(asked > 0, gaps, jnp.nan), squares
 
-    def gradient(
-        self, units: Units, factors: PerChunk, slope: OfProblem
-    ) -> tuple[Float[Array, "labels generated positions channels"], OfProblem]:
-        """`slope` times the sum over the widths of the fields times their `factors`, as an array of the generated
+    def gradient(self, units: Units, factors: PerChunk, slope: OfProblem) -> tuple[MapGradients, OfProblem]:
+        """`slope` times the sum over the widths of the fields times their `factors`, as arrays of the generated
         samples; and each problem's mean square of that sum."""
         arguments = (self._problems.widths, *units, factors, slope)
         squares, found = self._call(gradient, arguments, [1, None])
-        return found, squares[..., 0]
+        return self._problems.by_map(found, 2), squares[..., 0]
 
     def _on_gpu(self, kernel: Callable[..., None], arguments: tuple[Any, ...], outputs: Outputs) -> list[Any]:
         """Runs a kernel by way of Triton.

@@ -11,7 +11,7 @@ Both have closed forms for the kernels of that paper's Table 1. A kernel that ha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 
 import jax
@@ -36,6 +36,9 @@ Bracket = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
 EXACT_PRODUCT = jax.lax.Precision.HIGHEST
 """Distances that enter a matrix product must not be rounded to bfloat16 (TPU) or TF32 (GPU): widths go to 0.02."""
 
+PROFILES = ("log_profile", "log_sharp_profile", "log_flat_profile", "sharp_ratio")
+"""The functions of a `Kernel`."""
+
 _WANTED = "must be a jax function (d, width) -> array of the shape of d"
 
 _FLAT_AT_ZERO = 1e-4
@@ -50,17 +53,20 @@ class Kernel:
         log_profile: gives `log k`, a function of `d / width` alone.
         log_sharp_profile: gives `log k#`, or None to integrate numerically (`k` must decay faster than `1/d^2`).
         log_flat_profile: gives `log kb`, or None to differentiate `log_profile`.
+        sharp_ratio: gives `k# / k`, or None where that takes no less time than the logarithm of `k#`. It stands for
+            `log_sharp_profile` then.
 
     Raises:
         ValueError: one of them is no function.
     """
 
     log_profile: LogProfile
-    log_sharp_profile: LogProfile | None = None
-    log_flat_profile: LogProfile | None = None
+    log_sharp_profile: LogProfile | None = field(default=None, repr=False)
+    log_flat_profile: LogProfile | None = field(default=None, repr=False)
+    sharp_ratio: LogProfile | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
+        for name in PROFILES:
             profile = getattr(self, name)
             if not (callable(profile) or (profile is None and name != "log_profile")):
                 raise ValueError(f"kernel: {name} {_WANTED}, is {profile!r}")
@@ -71,9 +77,20 @@ class Kernel:
 
     def log_sharp(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
         """`log k#` at distances `d >= 0`; differentiable in `d` and `width` either way."""
+        if self.sharp_ratio is not None:
+            return self.log_k(d, width) + jnp.log(self.sharp_ratio(d, width))
         if self.log_sharp_profile is not None:
             return self.log_sharp_profile(d, width)
         return _log_sharp_by_quadrature(self.log_profile, d, jnp.asarray(width, d.dtype))
+
+    def sharp_parts(
+        self, d: Float[Array, "*shape"], width: Width
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"] | None]:
+        """`k#` at distances `d >= 0` as the logarithm of a number and a factor (None: 1), for sums of it."""
+        if self.sharp_ratio is not None:
+            # Finite, for what fills a tile of the loss in kernels is so far away that no other factor of it counts.
+            return self.log_k(d, width), jnp.minimum(self.sharp_ratio(d, width), 3e38)
+        return self.log_sharp(d, width), None
 
     def log_flat(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
         """`log kb` at distances `d >= 0`; `+inf` at `d = 0` for a kernel with a cusp there (Laplace)."""
@@ -108,8 +125,8 @@ KERNELS: dict[str, Kernel] = {
     ),
     "laplace": Kernel(
         laplace,
-        log_sharp_profile=lambda d, width: laplace(d, width) + jnp.log(width) + jnp.log(d + width),
         log_flat_profile=lambda d, width: laplace(d, width) - jnp.log(width) - jnp.log(d),
+        sharp_ratio=lambda d, width: jnp.square(width) + width * d,
     ),
     "rational_quadratic": Kernel(
         rational_quadratic,
@@ -135,7 +152,7 @@ def kernel_of(kernel: str | Kernel) -> Kernel:
 @cache
 def _tried(kernel: Kernel) -> Kernel:
     d, width = jax.ShapeDtypeStruct((2, 3), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
+    for name in PROFILES:
         profile = getattr(kernel, name)
         if profile is None:
             continue

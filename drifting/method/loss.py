@@ -15,12 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Bool, Float, Float32
 
 from drifting.method.fused import Fused, is_covered
-from drifting.method.objective import LOSS_MEMORY, LossMemory, MapMetrics, MetricsByMap, Objective, attach_gradient
+from drifting.method.objective import LossMemory, MapMetrics, MetricsByMap, Objective, attach_gradient
 from drifting.method.placement import ONE_DEVICE, Batched, Placement
-from drifting.method.problems import Chunk, PairDistances, PerChunk, PerWidth, Problems, Units, units_of
+from drifting.method.problems import (
+    Chunk,
+    MapGradients,
+    PairDistances,
+    PerChunk,
+    PerWidth,
+    Problems,
+    Units,
+    units_of,
+)
 
 FIELD_FLOOR = 1e-8
 """Of the released recipe: the mean square of a field is at least that."""
@@ -39,8 +49,8 @@ Flag = Bool[Array, ""] | bool
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _gradients(
     problems: Problems, keep: bool, placement: Placement, measure: Bool[Array, ""] | None
-) -> tuple[Float[Array, "labels generated positions channels"], Numbers]:
-    """Gradient of the loss of some maps at the generated samples, and the numbers of each map.
+) -> tuple[MapGradients, Numbers]:
+    """Gradients of the loss of some maps at the generated samples, and the numbers of each map.
 
     Three passes over the problems, for what is between them are means over all problems of a map.
     """
@@ -58,11 +68,11 @@ def _gradients(
         slope = -units.coordinate / jnp.square(units.distance) / count
     else:
         slope = -2 / units.coordinate / (count * channels)
-    gradient, of_sum = passes.gradient(units, problems.of_maps(norms), slope)
+    gradients, of_sum = passes.gradient(units, problems.of_maps(norms), slope)
     means = problems.map_means(jnp.stack([of_sum, scale], axis=2), placement)
     losses = jnp.sum(values, axis=1) if objective.is_scalar else means[:, 0]
     numbers = jnp.stack([losses, jnp.mean(gaps, axis=1), means[:, 1]], axis=1)
-    return gradient, jnp.concatenate([numbers, jnp.sqrt(squares)], axis=1)
+    return gradients, jnp.concatenate([numbers, jnp.sqrt(squares)], axis=1)
 
 
 class Chunked:
@@ -94,19 +104,30 @@ class Chunked:
 
     def gradient(
         self, units: Units, factors: PerChunk, slope: Float32[Array, "chunks problems"]
-    ) -> tuple[Float[Array, "labels generated positions channels"], Float32[Array, "chunks problems"]]:
+    ) -> tuple[MapGradients, Float32[Array, "chunks problems"]]:
         """See `Fused.gradient`."""
-        problems = self._problems
+        problems, weights = self._problems, slope[..., None]
         if self._keep:
-            # Not a product: a sum is joined with what follows.
-            count = len(problems.widths)
-            total = reduce(jnp.add, (factors[:, :, i, None, None] * self._fields[:, :, i] for i in range(count)))
+            weights, fields = weights * factors, self._fields
         else:
-            total = problems.each(problems.summed_field, self._distances, units, factors)
-        gradient = problems.by_position(slope[..., None, None] * total)
-        gradient = rearrange(gradient, "l f n c -> l n f c").astype(problems.features[0].dtype)
+            fields = problems.each(problems.summed_field, self._distances, units, factors)[:, :, None]
+        # Each map's own at once, for each is read and written but once then.
+        of_maps = (problems.by_map(problems.by_position(x), 1) for x in (weights, fields))
+        gradients = [self._gradient_of_map(*own) for own in zip(*of_maps, strict=True)]
         # The mean square of the sum: it is not gone through a second time.
-        return gradient, jnp.sum(factors[..., None] * self._products * factors[:, :, None], axis=(2, 3))
+        return gradients, jnp.sum(factors[..., None] * self._products * factors[:, :, None], axis=(2, 3))
+
+    def _gradient_of_map(
+        self,
+        weights: Float32[Array, "labels positions fields"],
+        fields: Float32[Array, "labels positions fields generated channels"],
+    ) -> Float[Array, "labels generated positions channels"]:
+        """The weighted sum of the fields, as an array like the features of generated samples."""
+        # Not a product: a sum is joined with what follows.
+        total = reduce(jnp.add, (weights[:, :, i, None, None] * fields[:, :, i] for i in range(fields.shape[2])))
+        total = rearrange(total, "l f n c -> l n f c").astype(self._problems.features[0].dtype)
+        # As the axes are: a compiler would keep the positions before the samples, and copy all of it afterwards.
+        return with_layout_constraint(total, Layout((0, 1, 2, 3)))
 
 
 def mean_products(
@@ -217,10 +238,10 @@ def _loss_of_labels(
     Of the real samples the unconditional come first, then the positives; `weights` are of these three.
     Small maps of equal channels are computed together, large ones some positions at a time, see `LossMemory`.
     """
-    memory = objective.memory or LOSS_MEMORY.get(jax.default_backend(), LOSS_MEMORY["gpu"])
+    memory, widths = objective.room, jax.lax.stop_gradient(widths)
     counts = (weights[0].shape[1], weights[1].shape[1], weights[2].shape[1])
     joined_weights = jnp.concatenate(weights, axis=1)
-    gradients: list[Float[Array, "labels generated _positions _channels"]] = []
+    gradients: list[MapGradients] = []
     numbers: list[Numbers] = []
     groups = by_size(gen, maps_together(gen, counts, len(widths), memory))
     for names in groups:
@@ -243,9 +264,8 @@ def _loss_of_labels(
     # Numbers too: what they are made of would otherwise stay in memory until the step's end, where they are wanted.
     gradients, numbers = jax.lax.optimization_barrier((gradients, numbers))
     apart: FeatureMaps = {}
-    for names, gradient in zip(groups, gradients, strict=True):
-        ends = np.cumsum([gen[name].shape[2] for name in names])
-        apart |= dict(zip(names, jnp.split(gradient, ends.tolist(), axis=2), strict=False))
+    for names, of_maps in zip(groups, gradients, strict=True):
+        apart |= dict(zip(names, of_maps, strict=False))
     computed = [name for names in groups for name in names]
     order = np.asarray([computed.index(name) for name in gen])
     return {name: apart[name] for name in gen}, jnp.concatenate(numbers)[order]

@@ -194,9 +194,8 @@ class Program:
             return jnp.where((rows < self.sizes.generated) & (columns < count), d / unit, FAR * width)
 
         w_neg, w_pos = self.each_weight()
-        return Pairs(
-            placed(d[1], self.sizes.positives), placed(d[0], self.sizes.negatives), w_pos, w_neg, self.is_self()
-        )
+        d_pos, d_neg = placed(d[1], self.sizes.positives), placed(d[0], self.sizes.negatives)
+        return Pairs(d_pos, d_neg, w_pos, w_neg, self.is_self(), DISTANCE_FLOOR / unit)
 
     def affinities(self, pairs: Pairs, width: Float32[Array, ""], coordinate: Float32[Array, ""]) -> Affinities:
         """Those whose product with the targets is the field: what a query weighs itself is among them."""

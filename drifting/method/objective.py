@@ -25,17 +25,19 @@ class LossMemory:
         kept: those in the fields of all widths that are kept until their norms are known; fields that are more are
             computed a second time.
         together: those of all problems of maps of equal channels that are joined; None: no more than `chunk`.
+        remade: whether what is made of distances is made again where it is wanted again, see `StoredPairs`.
     """
 
     chunk: int
     kept: int
     together: int | None = None
+    remade: bool = False
 
 
 LOSS_MEMORY = {
     "cpu": LossMemory(2**20, 2**23, 2**24),
-    "gpu": LossMemory(5 * 2**28, 2**29, 2**29),
-    "tpu": LossMemory(2**28, 2**28),
+    "gpu": LossMemory(5 * 2**28, 2**29, 3 * 2**27, remade=True),
+    "tpu": LossMemory(2**28, 2**28, remade=True),
 }
 """By platform: chunks that stay in a processor's cache, all maps of equal channels in one loop, the least to compile;
 or a few large launches of an accelerator, where large maps stay where they are."""
@@ -107,6 +109,11 @@ class Objective:
             return potential_affinities(pairs, self.kernel, width, self.link)
         assert self.field is not None  # it has one of the two
         return self.field(pairs, self.kernel, width)
+
+    @property
+    def room(self) -> LossMemory:
+        """What the loss may have in memory."""
+        return self.memory or LOSS_MEMORY.get(jax.default_backend(), LOSS_MEMORY["gpu"])
 
     @property
     def is_balanced(self) -> bool:

@@ -55,8 +55,9 @@ def log_sharp_densities(
     pairs: Pairs, kernel: Kernel, width: Width
 ) -> tuple[Float32[Array, "queries"], Float32[Array, "queries"]]:
     """`log p#` and `log q#` at the generated samples of one problem; a sample's own pair is excluded."""
-    log_p = log_density(kernel.log_sharp(pairs.d_pos, width), pairs.w_pos)
-    log_q = log_density(kernel.log_sharp(pairs.d_neg, width), pairs.w_neg, pairs.is_self)
+    (log_pos, of_pos), (log_neg, of_neg) = (kernel.sharp_parts(d, width) for d in (pairs.d_pos, pairs.d_neg))
+    log_p = log_density(log_pos, pairs.w_pos, None, pairs.log_sum, of_pos)
+    log_q = log_density(log_neg, pairs.w_neg, pairs.is_self, pairs.log_sum, of_neg)
     return log_p, log_q
 
 

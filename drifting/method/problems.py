@@ -16,7 +16,7 @@ from einops import rearrange
 from jax import Array
 from jaxtyping import Float, Float32, Int32
 
-from drifting.method.fields import Pairs
+from drifting.method.fields import Pairs, StoredPairs
 from drifting.method.kernels import EXACT_PRODUCT, safe_sqrt, squared_norms
 from drifting.method.objective import Objective
 from drifting.method.placement import Placement
@@ -42,6 +42,9 @@ PerProblem = Float32[Array, "problems"]
 
 PerWidth = Float32[Array, "problems widths"]
 """A number for each problem of a chunk and each width."""
+
+MapGradients = list[Float[Array, "labels generated _positions channels"]]
+"""A gradient for each map, like its features of generated samples."""
 
 PerChunk = Float32[Array, "chunks problems widths"]
 """A number for each problem of each chunk and each width."""
@@ -123,6 +126,10 @@ class Problems:
         """What the chunks have for their problems, by label and position."""
         rows, columns = self.parts
         return rearrange(x, "(a b) (l f) ... -> (a l) (b f) ...", a=rows, b=columns, l=self.labels)
+
+    def by_map(self, x: Float[Array, "*shape"], axis: int) -> list[Float[Array, "*_shape"]]:
+        """What there is for the positions of each map; `axis` is that of the positions."""
+        return jnp.split(x, np.cumsum(self.sizes)[:-1].tolist(), axis=axis)
 
     def by_chunk(self, x: Float32[Array, "labels positions *rest"]) -> Float32[Array, "chunks problems *rest"]:
         """Inverse of `by_position`."""
@@ -244,13 +251,21 @@ class Problems:
 
     def by_width(self, of_problem: Callable[..., Any], chunk: Chunk, d: PairDistances, units: "Units") -> Any:
         """`of_problem(pairs, width)` for each problem of a chunk and each width."""
-        m, d, weights = self.negatives, d / units.distance[:, None, None], self.target_weights(chunk)
-        is_self = jnp.eye(self.queries, m, dtype=bool)
+        m, reciprocal, weights = self.negatives, 1 / units.distance, self.target_weights(chunk)
+        is_self, kind = jnp.eye(self.queries, m, dtype=bool), StoredPairs if self.objective.room.remade else Pairs
 
-        def of_pairs(d: Float32[Array, "queries targets"], w: Float[Array, "targets"], width: Float[Array, ""]) -> Any:
-            return of_problem(Pairs(d[:, m:], d[:, :m], w[m:], w[:m], is_self), width)
+        def of_pairs(
+            d: Float32[Array, "queries targets"],
+            d_self: Float32[Array, ""],
+            w: Float[Array, "targets"],
+            width: Float[Array, ""],
+        ) -> Any:
+            return of_problem(kind(d[:, m:], d[:, :m], w[m:], w[:m], is_self, d_self), width)
 
-        return jax.vmap(jax.vmap(of_pairs, in_axes=(None, None, 0)), in_axes=(0, 0, None))(d, weights, self.widths)
+        of_widths = jax.vmap(of_pairs, in_axes=(None, None, None, 0))
+        # Not divided: that takes so long that a compiler would rather write the result.
+        d, d_self = d * reciprocal[:, None, None], DISTANCE_FLOOR * reciprocal
+        return jax.vmap(of_widths, in_axes=(0, 0, 0, None))(d, d_self, weights, self.widths)
 
 
 class Units(NamedTuple):

@@ -101,6 +101,13 @@ def test_of_an_operand_that_is_cut_within_a_fused_operation_the_slices_count(ope
     assert count_module(FUSED.format(operation=operation, root=root)).moved["rest"] == 4 * (8 * share + 8)
 
 
+def test_of_a_slice_that_is_cut_again_the_second_slice_counts():
+    operation, again = "divide(%p0, %units)", "%again = f32[2,4]{1,0} slice(%left), slice={[0:2], [0:4]}"
+    turned = "%turned = f32[4,2]{1,0} transpose(%again), dimensions={1,0}"
+    root = f"{again}\n  {turned}\n  ROOT %sum = f32[8]{{0}} custom-call(%turned)"
+    assert count_module(FUSED.format(operation=operation, root=root)).moved["rest"] == 4 * (2 * 4 + 8 * 6 + 8)
+
+
 def test_types_have_sizes():
     assert shape_bytes("(f32[2,3]{1,0}, u8[4], bf16[], pred[7])") == 24 + 4 + 2 + 7
     computations, entry = parse_module(MODULE)

@@ -6,8 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from drifting.method.fields import BALANCED, FIELDS, Pairs, density_weights, displace, drift_field, log_density
+from drifting.method.fields import (
+    BALANCED,
+    FIELDS,
+    Pairs,
+    StoredPairs,
+    density_weights,
+    displace,
+    drift_field,
+    log_density,
+    log_sum_exp,
+    log_sum_exp_in_one_pass,
+)
 from drifting.method.kernels import KERNELS, pairwise_distance
 from tests.support import restated
 
@@ -301,6 +313,36 @@ def test_log_density_counts_only_what_is_not_excluded():
     rows = quick(density_weights)(log_k, w, got, excluded)
     np.testing.assert_allclose(np.sum(rows, axis=1), 1.0, rtol=1e-6)
     assert not np.any(np.asarray(rows)[excluded]) and not np.any(rows[:, 2])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_pass_over_pairs_and_two_give_the_same_sums(axis):
+    """Accelerators take the one, processors the other. Nothing but -inf gives -inf, one that is no number none, and far
+    ones keep their digits."""
+    logits = np.random.default_rng(6).normal(scale=30, size=(5, 6)).astype(np.float32)
+    logits[1, :], logits[:, 2] = -np.inf, -np.inf
+    logits[:, 3] = -1e30
+    logits[0, 0], logits[4, 5] = 1e4, np.nan
+    both, factors = np.stack([logits, logits - 7]), np.float32([[[0.5]], [[3.0]]]) + np.zeros_like(logits)
+    for function in (log_sum_exp, log_sum_exp_in_one_pass):
+        bare, times = quick(jax.vmap(lambda a, b, f=function: (f(a, axis), f(a, axis, b))))(both, factors)
+        want = np.stack([logsumexp(a.astype(np.float64), axis=axis) for a in both])
+        np.testing.assert_allclose(bare, want, rtol=2e-7)
+        np.testing.assert_allclose(times, want + np.log([[0.5], [3.0]]), rtol=2e-7)
+
+
+@EVERY
+def test_stored_pairs_have_the_affinities_of_pairs(name, kernel):
+    """What is for accelerators, here on the CPU: each exponential twice, each sum in one pass."""
+    s = {key: jnp.asarray(a, jnp.float32) for key, a in samples().items()}
+    d_pos, d_neg = pairwise_distance(s["x"], s["y_pos"]), pairwise_distance(s["x"], s["y_neg"])
+    arguments = d_pos, d_neg, s["w_pos"], s["w_neg"], jnp.eye(N, M, dtype=bool), jnp.float32(1e-4)
+
+    def affinities(kind):
+        return jax.vmap(lambda width: FIELDS[name](kind(*arguments), KERNELS[kernel], width))(jnp.array([0.5, 1.5]))
+
+    for one, other in zip(*(quick(partial(affinities, kind))() for kind in (StoredPairs, Pairs)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-12)
 
 
 def test_a_target_of_weight_zero_counts_for_nothing_however_near():

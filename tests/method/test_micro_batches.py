@@ -93,15 +93,16 @@ def test_a_map_in_chunks_has_the_same_loss(name: str, scale: str, normalise: boo
     weights = [jnp.asarray(rng.uniform(0.5, 1.5, (2, n)), jnp.float32) for n in (4, 5, 3)]
     widths = jnp.asarray([0.4, 0.1])
 
-    def evaluate(chunk: int, kept: int) -> Any:
-        objective = Objective(name, KERNELS["laplace"], normalise, scale, LossMemory(chunk, kept))
+    def evaluate(chunk: int, kept: int, remade: bool = False) -> Any:
+        memory = LossMemory(chunk, kept, remade=remade)
+        objective = Objective(name, KERNELS["laplace"], normalise, scale, memory)
         function = jax.value_and_grad(lambda gen: map_loss(objective, widths, gen, pos, unc, *weights), has_aux=True)
         return jax.jit(function, compiler_options=QUICK)(gen)
 
     whole = evaluate(2**28, 2**28)
     # A problem has 3 x 4 x 12 + 12 x 5 + 2 x 4 x 5 = 244 numbers, and its fields 40.
-    for chunk, kept in ((2**28, 0), (500, 2**28), (500, 0), (1500, 479), (244, 480)):
-        assert relative(evaluate(chunk, kept), whole) < 2e-6, (chunk, kept)
+    for memory in ((2**28, 0), (500, 2**28), (500, 0), (1500, 479), (244, 480), (2**28, 2**28, True), (500, 0, True)):
+        assert relative(evaluate(*memory), whole) < 2e-6, memory
 
 
 def test_what_is_not_finite_stays_in_its_problem():

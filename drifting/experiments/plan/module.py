@@ -30,7 +30,8 @@ SLICING = ("dynamic-slice", "slice", "gather")
 
 BY_ELEMENT = (
     *("abs", "add", "and", "bitcast", "compare", "convert", "divide", "exponential", "log", "maximum", "minimum"),
-    *("multiply", "negate", "not", "or", "power", "rsqrt", "select", "sqrt", "subtract", "tanh"),
+    *("multiply", "negate", "not", "or", "power", "reshape", "rsqrt", "select", "sqrt", "subtract", "tanh"),
+    "transpose",
 )
 """Within a fused operation these are computed at the places that are used of their results, and of others nothing is
 read."""
@@ -265,7 +266,7 @@ def _used(operation: Operation, users: list[Operation], shares: dict[str, float]
     used = 0.0 if users else 1.0
     for user in users:
         if user.opcode in SLICING and user.operands[0] == operation.name:
-            used += shape_elements(user.type) / max(1, shape_elements(operation.type))
+            used += shares[user.name] * shape_elements(user.type) / max(1, shape_elements(operation.type))
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == operation.name:
             continue
         else:
