@@ -70,7 +70,7 @@ class Pairs(NamedTuple):
         return log_sum_exp(logits, axis, factors)
 
     def apart(self, *arrays: Any) -> Any:
-        """The arrays; what was made of them before may be made a second time of these, see `StoredPairs`."""
+        """The arrays, of which something is made that was made before, too: as they are, it is made once."""
         return arrays
 
 
@@ -90,14 +90,17 @@ class StoredPairs(Pairs):
         return log_sum_exp_in_one_pass(logits, axis, factors)
 
     def apart(self, *arrays: Any) -> Any:
-        """The arrays, and the compiler cannot know that they are the same."""
+        """The arrays, and the compiler does not know them again: what is made of these is made, and not kept."""
         return jax.lax.optimization_barrier(arrays)
 
 
 def log_sum_exp_in_one_pass(
     logits: Float[Array, "*shape"], axis: int, factors: Float[Array, "*shape"] | None = None
 ) -> Float[Array, "*reduced"]:
-    """`log_sum_exp` as one reduction, of pairs: the largest logit so far, and the sum relative to it."""
+    """`log_sum_exp` as one reduction of two numbers, the largest logit so far and the sum relative to it.
+
+    It is not differentiable. Where all logits are -inf, so is the result.
+    """
     Part = tuple[Float[Array, "..."], Float[Array, "..."]]
 
     def joined(one: Part, other: Part) -> Part:
@@ -105,7 +108,7 @@ def log_sum_exp_in_one_pass(
         return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
 
     # The difference of two infinities is no number.
-    parts = jnp.maximum(logits, LEAST_LOGIT), jnp.ones_like(logits) if factors is None else factors
+    parts = jnp.maximum(logits, LEAST_LOGIT), jnp.ones_like(logits) if factors is None else factors.astype(logits.dtype)
     nothing = jnp.asarray(LEAST_LOGIT, logits.dtype), jnp.zeros((), logits.dtype)
     top, total = jax.lax.reduce(parts, nothing, joined, (axis % logits.ndim,))
     return jnp.where(top <= LEAST_LOGIT, -jnp.inf, jnp.log(total) + top)

@@ -11,7 +11,7 @@ Both have closed forms for the kernels of that paper's Table 1. A kernel that ha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 
 import jax
@@ -36,13 +36,32 @@ Bracket = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
 EXACT_PRODUCT = jax.lax.Precision.HIGHEST
 """Distances that enter a matrix product must not be rounded to bfloat16 (TPU) or TF32 (GPU): widths go to 0.02."""
 
-PROFILES = ("log_profile", "log_sharp_profile", "log_flat_profile", "sharp_ratio")
-"""The functions of a `Kernel`."""
+LARGEST_FACTOR = 3e38
+"""Of what numbers in float32 are multiplied by."""
 
 _WANTED = "must be a jax function (d, width) -> array of the shape of d"
 
 _FLAT_AT_ZERO = 1e-4
 """`d / width` below which a flat that is found by differentiation is that of this ratio."""
+
+
+@dataclass(frozen=True, repr=False)
+class LogProduct:
+    """A `LogProfile` that is `log_profile` plus the logarithm of a factor.
+
+    Sums of the product itself need no logarithm for each pair, see `Kernel.sharp_parts`.
+
+    Attributes:
+        log_profile: the logarithm of what the factor stands before.
+        factor: what it is multiplied by, 0 or more.
+    """
+
+    log_profile: LogProfile
+    factor: LogProfile
+
+    def __call__(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
+        """The logarithm of the product at distances `d >= 0`."""
+        return self.log_profile(d, width) + jnp.log(self.factor(d, width))
 
 
 @dataclass(frozen=True)
@@ -53,20 +72,17 @@ class Kernel:
         log_profile: gives `log k`, a function of `d / width` alone.
         log_sharp_profile: gives `log k#`, or None to integrate numerically (`k` must decay faster than `1/d^2`).
         log_flat_profile: gives `log kb`, or None to differentiate `log_profile`.
-        sharp_ratio: gives `k# / k`, or None where that takes no less time than the logarithm of `k#`. It stands for
-            `log_sharp_profile` then.
 
     Raises:
         ValueError: one of them is no function.
     """
 
     log_profile: LogProfile
-    log_sharp_profile: LogProfile | None = field(default=None, repr=False)
-    log_flat_profile: LogProfile | None = field(default=None, repr=False)
-    sharp_ratio: LogProfile | None = field(default=None, repr=False)
+    log_sharp_profile: LogProfile | None = None
+    log_flat_profile: LogProfile | None = None
 
     def __post_init__(self) -> None:
-        for name in PROFILES:
+        for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
             profile = getattr(self, name)
             if not (callable(profile) or (profile is None and name != "log_profile")):
                 raise ValueError(f"kernel: {name} {_WANTED}, is {profile!r}")
@@ -77,8 +93,6 @@ class Kernel:
 
     def log_sharp(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
         """`log k#` at distances `d >= 0`; differentiable in `d` and `width` either way."""
-        if self.sharp_ratio is not None:
-            return self.log_k(d, width) + jnp.log(self.sharp_ratio(d, width))
         if self.log_sharp_profile is not None:
             return self.log_sharp_profile(d, width)
         return _log_sharp_by_quadrature(self.log_profile, d, jnp.asarray(width, d.dtype))
@@ -86,10 +100,11 @@ class Kernel:
     def sharp_parts(
         self, d: Float[Array, "*shape"], width: Width
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"] | None]:
-        """`k#` at distances `d >= 0` as the logarithm of a number and a factor (None: 1), for sums of it."""
-        if self.sharp_ratio is not None:
-            # Finite, for what fills a tile of the loss in kernels is so far away that no other factor of it counts.
-            return self.log_k(d, width), jnp.minimum(self.sharp_ratio(d, width), 3e38)
+        """The logarithm of a number, and a factor that it is `k#` with (None: 1), at distances `d >= 0`."""
+        sharp = self.log_sharp_profile
+        if isinstance(sharp, LogProduct):
+            # Finite: where the kernel is zero, as it is where nothing but a tile is filled, so is the product.
+            return sharp.log_profile(d, width), jnp.minimum(sharp.factor(d, width), LARGEST_FACTOR)
         return self.log_sharp(d, width), None
 
     def log_flat(self, d: Float[Array, "*shape"], width: Width) -> Float[Array, "*shape"]:
@@ -125,8 +140,8 @@ KERNELS: dict[str, Kernel] = {
     ),
     "laplace": Kernel(
         laplace,
+        log_sharp_profile=LogProduct(laplace, lambda d, width: jnp.square(width) + width * d),
         log_flat_profile=lambda d, width: laplace(d, width) - jnp.log(width) - jnp.log(d),
-        sharp_ratio=lambda d, width: jnp.square(width) + width * d,
     ),
     "rational_quadratic": Kernel(
         rational_quadratic,
@@ -152,7 +167,7 @@ def kernel_of(kernel: str | Kernel) -> Kernel:
 @cache
 def _tried(kernel: Kernel) -> Kernel:
     d, width = jax.ShapeDtypeStruct((2, 3), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    for name in PROFILES:
+    for name in ("log_profile", "log_sharp_profile", "log_flat_profile"):
         profile = getattr(kernel, name)
         if profile is None:
             continue

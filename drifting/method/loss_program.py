@@ -156,9 +156,9 @@ class Program:
         raise NotImplementedError
 
     def is_self(self) -> Bool[Array, "queries negatives"]:
-        """Whether a negative is the query itself."""
-        shape = self.sizes.tiles[:2]
-        return jax.lax.broadcasted_iota(jnp.int32, shape, 0) == jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        """Whether a negative is the query itself. What fills a tile is none."""
+        rows, columns = (jax.lax.broadcasted_iota(jnp.int32, self.sizes.tiles[:2], axis) for axis in (0, 1))
+        return (rows == columns) & (rows < self.sizes.generated)
 
     def distances(self) -> Pair:
         """Raw distances of all pairs."""

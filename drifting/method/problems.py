@@ -252,7 +252,8 @@ class Problems:
     def by_width(self, of_problem: Callable[..., Any], chunk: Chunk, d: PairDistances, units: "Units") -> Any:
         """`of_problem(pairs, width)` for each problem of a chunk and each width."""
         m, reciprocal, weights = self.negatives, 1 / units.distance, self.target_weights(chunk)
-        is_self, kind = jnp.eye(self.queries, m, dtype=bool), StoredPairs if self.objective.room.remade else Pairs
+        is_self = jnp.eye(self.queries, m, dtype=bool)
+        kind = StoredPairs if self.objective.room.remade else Pairs
 
         def of_pairs(
             d: Float32[Array, "queries targets"],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from drifting.method import fused
+from drifting.method.arguments import WIDTH_RANGE
 from drifting.method.fields import FIELDS
 from drifting.method.kernels import KERNELS, Kernel
 from drifting.method.loss import map_loss, objective_loss
@@ -115,6 +116,14 @@ def test_maps_together_and_the_gap_where_it_is_asked_for():
         assert all(np.isfinite(m.gap) == measure for m in found[0][1].values())
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("log_kde", "laplace"), ("drift", "rational_quadratic")])
+def test_however_wide_a_kernel_what_fills_a_tile_counts_for_nothing(name: str, kernel: str):
+    widths, args = jnp.float32([0.3, WIDTH_RANGE[1]]), arguments(2, 4, 5, 3, 2, 6)
+    found, wanted = (evaluate(Objective(name, kernel, fused=how), widths, *args) for how in ("gpu-interpreted", None))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=False)
 
 
 @pytest.mark.parametrize("number", range(29) if FULL else (0, 9, 20))

@@ -121,6 +121,14 @@ def test_closed_forms_agree_with_what_a_bare_profile_gets(name):
     assert_log_close(bare.log_flat(d, width), flat)
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_parts_of_a_sharp_make_it_up(name):
+    d, width = float32(U * 0.05), 0.05
+    log, factor = KERNELS[name].sharp_parts(d, width)
+    assert_log_close(log + (0.0 if factor is None else np.log(factor)), KERNELS[name].log_sharp(d, width))
+    assert (factor is None) == (name != "laplace")
+
+
 # --- quadrature -------------------------------------------------------------------------------------------------------
 
 
