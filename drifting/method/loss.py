@@ -38,6 +38,9 @@ FIELD_FLOOR = 1e-8
 FeatureMaps = dict[str, Float[Array, "labels _samples _positions _channels"]]
 """Feature maps by name."""
 
+LARGE_MAP = 0.75
+"""Of the numbers that may be joined: a map of more stays by itself, for it would be copied for a few small ones."""
+
 Numbers = Float32[Array, "maps numbers"]
 """The metrics of each map: loss, gap, scale and the field norm of each width. One array: there are many maps."""
 
@@ -290,16 +293,23 @@ def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, 
         counts: generated, unconditional and positive samples of a problem.
         widths: how many kernel widths there are.
         memory: how much room there is: for their problems, and for their fields if each alone would be kept.
+
+    Returns:
+        The groups. A map that takes most of the room is one of its own, see `LARGE_MAP`.
     """
     limit = memory.chunk if memory.together is None else memory.together
     groups: list[list[str]] = []
     last: dict[Any, tuple[list[str], int]] = {}
     for name, x in gen.items():
         (labels, _, positions, channels), kind = x.shape, (x.shape[3], x.dtype)
-        group, held = last.get(kind, ([], positions))
+        of_position = labels * problem_numbers(1, channels, counts, widths)
+        if positions * of_position > LARGE_MAP * limit:
+            groups.append([name])  # what comes next is joined with what came before
+            continue
+        group, held = last.get(kind, ([], 0))
         together = held + positions
-        fits = labels * problem_numbers(together, channels, counts, widths) <= limit
-        if not group or not fits or not keeps_fields(memory, labels * together, channels, counts, widths):
+        fits = together * of_position <= limit and keeps_fields(memory, labels * together, channels, counts, widths)
+        if not group or not fits:
             group, together = [], positions
             groups.append(group)
         group.append(name)

@@ -36,7 +36,7 @@ class LossMemory:
 
 LOSS_MEMORY = {
     "cpu": LossMemory(2**20, 2**23, 2**24),
-    "gpu": LossMemory(5 * 2**28, 2**29, 3 * 2**27, remade=True),
+    "gpu": LossMemory(5 * 2**28, 2**29, 2**29, remade=True),
     "tpu": LossMemory(2**28, 2**28, remade=True),
 }
 """By platform: chunks that stay in a processor's cache, all maps of equal channels in one loop, the least to compile;

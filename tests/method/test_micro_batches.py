@@ -148,6 +148,20 @@ def test_maps_that_are_joined_have_the_same_losses(name: str, scale: str):
     assert relative(evaluate(joined), evaluate(apart)) < 2e-6
 
 
+def test_a_map_that_takes_most_of_the_room_is_not_copied_for_small_ones():
+    """And those before it are joined with those after it."""
+    positions = {"a": 1, "large": 8, "b": 2, "larger": 11, "c": 6, "d": 2, "largest_of_the_joined": 7}
+    maps = {name: jax.ShapeDtypeStruct((2, 4, count, 5), jnp.float32) for name, count in positions.items()}
+    # Ten positions of these problems, see above, of which three quarters are seven and a half.
+    memory = LossMemory(0, 2**28, 10 * 2 * 244)
+    assert maps_together(maps, (4, 3, 5), 2, memory) == [
+        ["a", "b", "c"],
+        ["large"],
+        ["larger"],
+        ["d", "largest_of_the_joined"],
+    ]
+
+
 def test_maps_come_one_after_the_other():
     """A map more costs the generated samples' features, whose place the gradient takes, and its distances."""
     labels, n, positions, channels = 8, 16, 64, 32
