@@ -38,8 +38,8 @@ FIELD_FLOOR = 1e-8
 FeatureMaps = dict[str, Float[Array, "labels _samples _positions _channels"]]
 """Feature maps by name."""
 
-LARGE_MAP = 0.75
-"""Of the numbers that may be joined: a map of more stays by itself, for it would be copied for a few small ones."""
+ALONE_ABOVE = 0.75
+"""Share of the numbers that may be joined: a map of more stays by itself, it would be copied for a few small ones."""
 
 Numbers = Float32[Array, "maps numbers"]
 """The metrics of each map: loss, gap, scale and the field norm of each width. One array: there are many maps."""
@@ -292,10 +292,11 @@ def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, 
         gen: the generated samples' feature maps `[labels, generated, positions, channels]`, or their shapes.
         counts: generated, unconditional and positive samples of a problem.
         widths: how many kernel widths there are.
-        memory: how much room there is: for their problems, and for their fields if each alone would be kept.
+        memory: how much room there is: for their problems, and for their fields, which are kept.
 
     Returns:
-        The groups. A map that takes most of the room is one of its own, see `LARGE_MAP`.
+        The groups: a map joins the last one of its kind, or begins another. One that takes most of the room is alone,
+        see `ALONE_ABOVE`.
     """
     limit = memory.chunk if memory.together is None else memory.together
     groups: list[list[str]] = []
@@ -303,7 +304,7 @@ def maps_together(gen: Mapping[str, Any], counts: tuple[int, ...], widths: int, 
     for name, x in gen.items():
         (labels, _, positions, channels), kind = x.shape, (x.shape[3], x.dtype)
         of_position = labels * problem_numbers(1, channels, counts, widths)
-        if positions * of_position > LARGE_MAP * limit:
+        if positions * of_position > ALONE_ABOVE * limit:
             groups.append([name])  # what comes next is joined with what came before
             continue
         group, held = last.get(kind, ([], 0))

@@ -24,7 +24,8 @@ class LossMemory:
         chunk: those in the arrays of the problems that are computed together.
         kept: those in the fields of all widths that are kept until their norms are known; fields that are more are
             computed a second time.
-        together: those of all problems of maps of equal channels that are joined; None: no more than `chunk`.
+        together: those of all problems of maps of equal channels that are joined, see `maps_together`; None: no more
+            than `chunk`.
         remade: whether what is made of distances is made again where it is wanted again, see `StoredPairs`.
     """
 

@@ -120,9 +120,9 @@ def test_what_is_not_finite_stays_in_its_problem():
 
 @pytest.mark.parametrize(("name", "scale"), [("drift", "per_map"), ("log_kde", "per_problem"), ("score", "none")])
 def test_maps_that_are_joined_have_the_same_losses(name: str, scale: str):
-    """Ten positions of two maps in chunks of four, for which two are made up; and each map by itself."""
+    """Eleven positions of three maps in chunks of four, for which one is made up; the large one by itself, and each."""
     rng = np.random.default_rng(0)
-    shapes = {"a": (7, 5), "c": (2, 6), "b": (3, 5)}
+    shapes = {"d": (1, 5), "a": (7, 5), "c": (2, 6), "b": (3, 5)}
     maps = [
         {key: jnp.asarray(rng.normal(size=(2, n, *shape)) + 1, jnp.float32) for key, shape in shapes.items()}
         for n in (4, 5, 3)
@@ -137,21 +137,24 @@ def test_maps_that_are_joined_have_the_same_losses(name: str, scale: str):
         return jax.jit(function, compiler_options=QUICK)(maps[0])
 
     # A problem of five channels has 244 numbers, see above, and its fields 40.
-    joined, apart = LossMemory(1952, 2**28, 2**28), LossMemory(1952, 2**28, 0)
-    assert chunk_shape(1952, 2, 10, 244, joined=True) == (2, 4, 2)
+    apart, joined, around = (LossMemory(1952, 2**28, together) for together in (0, 2**28, 4000))
+    assert chunk_shape(1952, 2, 11, 244, joined=True) == (2, 4, 1)
     for memory, together in (
-        (joined, [["a", "b"], ["c"]]),
-        (apart, [["a"], ["c"], ["b"]]),
-        (LossMemory(1952, 799, 2**28), [["a"], ["c"], ["b"]]),
+        (apart, [["d"], ["a"], ["c"], ["b"]]),
+        (joined, [["d", "a", "b"], ["c"]]),
+        (around, [["d", "b"], ["a"], ["c"]]),
+        (LossMemory(1952, 799, 2**28), [["d", "a"], ["c"], ["b"]]),
     ):
         assert maps_together(maps[0], (4, 3, 5), 2, memory) == together
-    assert relative(evaluate(joined), evaluate(apart)) < 2e-6
+    alone = evaluate(apart)
+    assert relative(evaluate(joined), alone) < 2e-6 and relative(evaluate(around), alone) < 2e-6
 
 
 def test_a_map_that_takes_most_of_the_room_is_not_copied_for_small_ones():
     """And those before it are joined with those after it."""
     positions = {"a": 1, "large": 8, "b": 2, "larger": 11, "c": 6, "d": 2, "largest_of_the_joined": 7}
     maps = {name: jax.ShapeDtypeStruct((2, 4, count, 5), jnp.float32) for name, count in positions.items()}
+    maps["of_another_dtype"] = jax.ShapeDtypeStruct((2, 4, 1, 5), jnp.bfloat16)
     # Ten positions of these problems, see above, of which three quarters are seven and a half.
     memory = LossMemory(0, 2**28, 10 * 2 * 244)
     assert maps_together(maps, (4, 3, 5), 2, memory) == [
@@ -159,6 +162,7 @@ def test_a_map_that_takes_most_of_the_room_is_not_copied_for_small_ones():
         ["large"],
         ["larger"],
         ["d", "largest_of_the_joined"],
+        ["of_another_dtype"],
     ]
 
 
