@@ -262,14 +262,14 @@ def _of_tangents(groups: int, given: Any, tangents: Any) -> tuple[jax.Array, jax
     """
     (x, gain, bias), (dx, dgain, dbias) = given, tangents
     centred, inverse = _centred(x, groups)
-    unit = centred * inverse
-    slope = jnp.zeros_like(unit)
+    slope = jnp.zeros_like(centred)
     if not _unchanged(dx):
         d = dx.astype(jnp.float32)
-        shared, along = (_over_group(jnp.mean(of, axis=(1, 2)), groups)[:, None, None] for of in (d, d * unit))
-        slope = (d - shared - unit * along) * (inverse * gain)
+        shared, along = (_over_group(jnp.mean(of, axis=(1, 2)), groups)[:, None, None] for of in (d, d * centred))
+        # Not `* (inverse * gain)`, a factor that the result has, too: XLA would keep it on a CPU, as large as the map.
+        slope = (d - shared - centred * (jnp.square(inverse) * along)) * inverse * gain
     if not _unchanged(dgain):
-        slope += unit * dgain
+        slope += centred * (inverse * dgain)
     if not _unchanged(dbias):
         slope += dbias
     return (centred * (inverse * gain) + bias).astype(x.dtype), slope.astype(x.dtype)
