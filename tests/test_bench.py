@@ -76,6 +76,24 @@ def test_a_workload_that_fails_leaves_the_others_rows(
     assert [row.split("│")[1].strip() for row in rows[::2]] == ["step", "encoder, real samples"]
 
 
+USED_UP = """
+state = [1]
+
+def workloads():
+    return {"step": state.pop, "generator, forward": lambda: None, "encoder, real samples": lambda: 2}
+"""
+
+
+def test_what_works_once_or_returns_nothing_is_not_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "workloads", lambda: ((name, lambda: Ours(lambda: 0)) for name in bench.WORKLOADS))
+    assert bench.main([written(tmp_path, USED_UP)]) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "failed: IndexError: pop from empty list" in rows[0] and "failed: it returns no array" in rows[1]
+    assert len(rows) == 3 and "failed" not in rows[2]
+
+
 def test_help_names_what_may_be_compared(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         bench.main(["--help"])
